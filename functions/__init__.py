@@ -1,0 +1,1 @@
+"""The deployed functions, one file each: parse, call the core, respond."""

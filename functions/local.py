@@ -1,0 +1,83 @@
+"""All functions and the console page in one process: `python -m functions.local`, `netlify dev`, containers."""
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from starlette.routing import Mount
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from functions import ops, publish, stream
+from functions.serving import serve
+from functions.web import create_app
+from shared.config import Settings
+from shared.errors import SettingsError
+from shared.hub import Hub
+from shared.wiring import make_hub
+
+SITE = Path(__file__).parent.parent / "site"
+
+_SITE_HEADERS = [
+    (b"content-security-policy", b"default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"cache-control", b"no-cache"),
+]
+
+
+def app(hub: Hub, settings: Settings) -> ASGIApp:
+    """Return the one app: the stream as raw ASGI, everything else as Starlette routes."""
+    streams = stream.StreamApp(hub, settings)
+    site = Mount("/", _with_headers(StaticFiles(directory=SITE, html=True)))
+    rest = create_app([*publish.routes(hub, settings), *ops.routes(hub, settings), site], settings.allowed_origins)
+
+    async def dispatch(scope: Any, receive: Any, send: Any) -> None:
+        await (streams if scope["path"] == stream.PATH else rest)(scope, receive, send)
+
+    return dispatch
+
+
+def main() -> int:
+    """Serve what the environment says until SIGINT or SIGTERM."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        settings = Settings.from_env(os.environ)
+    except SettingsError as error:
+        print(f"tidemark: {error}", file=sys.stderr)
+        return 2
+    _warn(settings)
+    hub = make_hub(settings)
+    authentication = "required" if settings.auth_required else "off"
+    banner = f"Tidemark on {{url}} (transport: {settings.transport}, authentication: {authentication})"
+    serve(app(hub, settings), settings.host, settings.port, hub.drain, hub.aclose, banner)
+    return 0
+
+
+def _warn(settings: Settings) -> None:
+    logger = logging.getLogger("tidemark")
+    if settings.auth_required:
+        if not settings.publish_keys:
+            logger.warning("REALTIME_PUBLISH_KEYS is not set: nobody can publish over HTTP")
+        if settings.jwt_secret is None and settings.jwks_url is None:
+            logger.warning("neither REALTIME_JWT_SECRET nor REALTIME_JWKS_URL is set: nobody can subscribe")
+    elif settings.host not in ("127.0.0.1", "::1", "localhost"):
+        logger.warning("authentication is off and HOST is not local: everyone who reaches this port reads every event")
+
+
+def _with_headers(files: ASGIApp) -> ASGIApp:
+    async def serve_file(scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *_SITE_HEADERS]
+            await send(message)
+
+        await files(scope, receive, send_with_headers)
+
+    return serve_file
+
+
+if __name__ == "__main__":
+    sys.exit(main())

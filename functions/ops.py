@@ -1,0 +1,81 @@
+"""Health, metrics and the API's description."""
+
+import asyncio
+import functools
+import os
+from pathlib import Path
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from functions.web import create_app, to_response
+from shared.config import Settings
+from shared.errors import Unavailable
+from shared.hub import Hub
+from shared.problem import problem
+
+OPENAPI = Path(__file__).with_name("openapi.json")
+PING_SECONDS = 2.0  # a load balancer's own time-out is rarely longer
+
+_HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
+
+
+def routes(hub: Hub, settings: Settings) -> list[BaseRoute]:
+    """Return the routes of this function."""
+
+    async def live(request: Request) -> Response:
+        return JSONResponse({"status": "live"}, headers=_HEADERS)
+
+    async def ready(request: Request) -> Response:
+        reasons = await _reasons(hub)
+        if reasons:
+            return to_response(problem(503, "Not ready: " + "; ".join(reasons), headers={"retry-after": "1"}))
+        return JSONResponse({"status": "ready", "transport": settings.transport}, headers=_HEADERS)
+
+    async def metrics(request: Request) -> Response:
+        from shared.metrics import CONTENT_TYPE, exposition  # prometheus-client only where it is asked for
+
+        return Response(exposition(hub), headers={**_HEADERS, "content-type": CONTENT_TYPE})
+
+    async def openapi(request: Request) -> Response:
+        return Response(OPENAPI.read_bytes(), headers={**_HEADERS, "content-type": "application/json"})
+
+    return [
+        Route("/api/health/live", live),
+        Route("/api/health/ready", ready),
+        Route("/api/metrics", metrics),
+        Route("/api/openapi.json", openapi),
+    ]
+
+
+def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
+    """AWS Lambda: API Gateway and function URL events."""
+    return _mangum()(event, context)  # type: ignore[no-any-return]
+
+
+@functools.cache
+def _mangum() -> Any:
+    from mangum import Mangum
+
+    from shared.wiring import make_hub
+
+    settings = Settings.from_env(os.environ)
+    return Mangum(create_app(routes(make_hub(settings), settings), settings.allowed_origins), lifespan="off")
+
+
+async def _reasons(hub: Hub) -> list[str]:
+    reasons = []
+    if hub.draining:
+        reasons.append("the instance is draining")
+    if not hub.tail_running:
+        reasons.append("the tail is reconnecting")
+    try:
+        async with asyncio.timeout(PING_SECONDS):
+            await hub.transport.ping()
+    except TimeoutError:
+        reasons.append(f"the transport did not answer within {PING_SECONDS:g} s")
+    except Unavailable as error:
+        reasons.append(error.detail)
+    return reasons

@@ -1,0 +1,80 @@
+"""POST /api/publish: events in, receipts out. `handler` is the Lambda entry, `create_app` the ASGI app."""
+
+import functools
+import os
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp
+
+from functions.web import create_app, read_body, to_response
+from shared import cloudevents, envelope
+from shared.auth import PublishKeys, bearer
+from shared.config import Settings
+from shared.cursor import Cursor
+from shared.event import Event
+from shared.hub import Hub
+from shared.problem import problem
+from shared.transports.base import Receipt
+
+
+def routes(hub: Hub, settings: Settings) -> list[BaseRoute]:
+    """Return the routes of this function."""
+    keys = PublishKeys(settings.publish_keys)
+
+    async def publish(request: Request) -> Response:
+        if settings.auth_required:
+            keys.check(bearer(request.headers))
+        events = await _events(request)
+        if events is None:
+            accepted = ", ".join(_JSON_TYPES)
+            return to_response(problem(415, f"Send the event as one of: {accepted}", headers={"accept": accepted}))
+        receipts = await hub.dispatch(events)
+        body = msgspec.json.encode({"events": [_receipt(receipt) for receipt in receipts]})
+        return Response(body, 202, _HEADERS)
+
+    return [Route("/api/publish", publish, methods=["POST"])]
+
+
+def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
+    """AWS Lambda: API Gateway and function URL events."""
+    return _mangum()(event, context)  # type: ignore[no-any-return]
+
+
+@functools.cache
+def _mangum() -> Any:
+    from mangum import Mangum
+
+    from shared.wiring import make_hub
+
+    settings = Settings.from_env(os.environ)
+    app: ASGIApp = create_app(routes(make_hub(settings), settings), settings.allowed_origins)
+    return Mangum(app, lifespan="off")  # "auto" would run start-up and shutdown on every invocation
+
+
+_JSON_TYPES = ("application/json", cloudevents.STRUCTURED, cloudevents.BATCHED)
+_HEADERS = {"content-type": "application/json", "cache-control": "no-store", "x-content-type-options": "nosniff"}
+
+
+async def _events(request: Request) -> list[Event] | None:
+    """Return the events of the request by its content type, None where that is not one of ours."""
+    media_type, _, parameters = request.headers.get("content-type", "").partition(";")
+    media_type = media_type.strip().lower()
+    charset = parameters.strip().lower().removeprefix("charset=").strip('"')
+    if media_type not in _JSON_TYPES or (parameters.strip() and charset not in ("utf-8", "utf8")):
+        return None
+    body = await read_body(request, envelope.MAX_BODY_BYTES)
+    if media_type != "application/json":
+        return cloudevents.parse_structured(body, media_type == cloudevents.BATCHED)
+    if "ce-specversion" in request.headers:
+        return cloudevents.parse_binary(request.headers, body)
+    return envelope.parse_events(body, envelope.idempotency_key(request.headers.get("idempotency-key")))
+
+
+def _receipt(receipt: Receipt) -> dict[str, Any]:
+    # Without times: a partition that the cursor does not name starts at its head.
+    cursor = None if receipt.positions is None else Cursor(receipt.positions).encode(time=0)
+    return {"id": receipt.id, "cursor": cursor, "duplicate": receipt.duplicate}

@@ -1,0 +1,235 @@
+"""GET /api/events: a raw ASGI app, so that the hub itself can drive `send` (no task and no queue a subscriber)."""
+
+import asyncio
+import logging
+import random
+import time
+import types
+from collections.abc import Awaitable, Coroutine, Generator, Mapping
+from typing import Any, Protocol
+
+from shared.auth import Identity, Verifier, allowed_types, subscriber_token
+from shared.config import Settings
+from shared.cors import cors_headers, preflight_headers
+from shared.errors import TidemarkError, Unavailable
+from shared.filter import Interest
+from shared.hub import Hub
+from shared.page import Page
+from shared.problem import Problem, from_error, problem
+from shared.query import EventsQuery, parse_query
+from shared.sse import CLOUDEVENTS, DATA, ClosingReason, retry
+from shared.subscriber import Subscriber
+
+logger = logging.getLogger(__name__)
+
+PATH = "/api/events"
+PAGE_SECONDS = 20.0  # how long a page may take to read before the client should try again
+
+Scope = Mapping[str, Any]
+Message = Mapping[str, Any]
+
+
+class Receive(Protocol):
+    """ASGI receive."""
+
+    def __call__(self) -> Awaitable[Message]: ...  # noqa: D102
+
+
+class Send(Protocol):
+    """ASGI send."""
+
+    def __call__(self, message: Any, /) -> Coroutine[Any, Any, None]: ...  # noqa: D102
+
+
+class StreamApp:
+    """Answers GET /api/events with a stream of server-sent events, or with one JSON page."""
+
+    def __init__(self, hub: Hub, settings: Settings) -> None:
+        self._hub = hub
+        self._settings = settings
+        self._verifier = Verifier.from_settings(settings)
+        self._random = random.Random()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        cors = cors_headers(headers.get("origin"), self._settings.allowed_origins)
+        try:
+            refused = await self._answer(scope, headers, cors, receive, send)
+        except TidemarkError as error:
+            refused = from_error(error)
+        if refused is not None:
+            await _respond(send, refused.status, {**refused.headers, **cors}, refused.body)
+
+    async def _answer(
+        self, scope: Scope, headers: Mapping[str, str], cors: Mapping[str, str], receive: Receive, send: Send
+    ) -> Problem | None:
+        if scope["method"] == "OPTIONS":
+            granted = preflight_headers(headers, self._settings.allowed_origins)
+            if granted is None:
+                return problem(403, "This origin is not in REALTIME_ALLOWED_ORIGINS")
+            await _respond(send, 204, granted, b"")
+            return None
+        if scope["method"] != "GET":
+            return problem(405, "This path takes GET", headers={"allow": "GET, OPTIONS"})
+        if self._hub.draining:
+            raise Unavailable("This instance is going away; come back, and another one will answer")
+        query = parse_query(scope["query_string"], headers)
+        identity = await self._identify(headers, query)
+        interest = Interest(identity.user_id, allowed_types(identity, query.types))
+        accept = headers.get("accept", "")
+        if "application/json" in accept and "text/event-stream" not in accept:
+            await self._page(interest, query, cors, send)
+        else:
+            await self._stream(interest, query, identity, cors, receive, send)
+        return None
+
+    async def _identify(self, headers: Mapping[str, str], query: EventsQuery) -> Identity:
+        if not self._settings.auth_required:
+            return Identity(query.user_id)
+        return await self._verifier.verify(subscriber_token(headers))
+
+    async def _stream(
+        self,
+        interest: Interest,
+        query: EventsQuery,
+        identity: Identity,
+        cors: Mapping[str, str],
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        format = CLOUDEVENTS if query.format == "cloudevents" else DATA
+        async with self._hub.subscribe(interest, query.start, format) as subscriber:
+            await send({"type": "http.response.start", "status": 200, "headers": _encode(_STREAM_HEADERS, cors)})
+            # Clients of one lost instance must not come back at the same moment.
+            wait = retry(round(self._settings.retry * 1000 * self._random.uniform(0.5, 1.5)))
+            await send({"type": "http.response.body", "body": wait, "more_body": True})
+            sink = AsgiSink(send)
+            subscriber.start(sink)
+            timer = self._end_in_time(subscriber, identity)
+            try:
+                while (await receive())["type"] != "http.disconnect":
+                    pass
+            except asyncio.CancelledError:
+                if not sink.stuck:
+                    raise
+            finally:
+                if timer is not None:
+                    timer.cancel()
+
+    def _end_in_time(self, subscriber: Subscriber, identity: Identity) -> asyncio.TimerHandle | None:
+        """End the stream at its lifetime or when its token ends, whichever is first."""
+        ends: list[tuple[float, ClosingReason]] = []
+        if self._settings.stream_seconds is not None:
+            ends.append((self._settings.stream_seconds, "max-age"))
+        if identity.expires_at is not None:
+            left = identity.expires_at + self._settings.jwt_leeway - time.time()
+            ends.append((max(left, 0.0), "token-expired"))
+        if not ends:
+            return None
+        seconds, reason = min(ends)
+        return asyncio.get_running_loop().call_later(seconds, subscriber.close, reason)
+
+    async def _page(
+        self, interest: Interest, query: EventsQuery, cors: Mapping[str, str], send: Send
+    ) -> None:
+        page = Page(query.format)
+        async with self._hub.subscribe(interest, query.start, page) as subscriber:
+            subscriber.start(page)
+            try:
+                async with asyncio.timeout(PAGE_SECONDS):
+                    await page.replayed.wait()
+            except TimeoutError:
+                raise Unavailable("The log did not answer in time") from None
+            try:
+                async with asyncio.timeout(query.wait):
+                    await page.settled.wait()
+            except TimeoutError:
+                pass  # nothing came: the cursor alone is an answer
+            body = page.body()
+        await _respond(send, 200, {**_PAGE_HEADERS, **cors}, body)
+
+
+class AsgiSink:
+    """Writes to one ASGI `send` without a task of its own.
+
+    A server that has room takes the bytes at once: its `send` ends at the first step, and no task switch is paid
+    for. Where it waits for the client to read, the rest of that `send` goes on in a task.
+    """
+
+    __slots__ = ("_ended", "_owner", "_send", "_waiting", "stuck")
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._waiting: asyncio.Task[None] | None = None
+        self._ended = False
+        self._owner = asyncio.current_task()
+        self.stuck = False
+
+    def write(self, chunk: bytes) -> Awaitable[None] | None:
+        """Send a chunk; an answer to await means that the client does not keep up."""
+        if self._ended:
+            return None
+        return self._drive({"type": "http.response.body", "body": chunk, "more_body": True})
+
+    def end(self, chunk: bytes) -> None:
+        """Send the last chunk and end the response; a client that takes nothing is cut off instead."""
+        if self._ended:
+            return
+        self._ended = True
+        if self._waiting is not None and not self._waiting.done():
+            self.stuck = True
+            if self._owner is not None:
+                self._owner.cancel()
+            return
+        self._drive({"type": "http.response.body", "body": chunk, "more_body": False})
+
+    def _drive(self, message: Message) -> asyncio.Task[None] | None:
+        sending = self._send(message)
+        try:
+            waits_for = sending.send(None)
+        except StopIteration:
+            return None
+        self._waiting = asyncio.get_running_loop().create_task(_finish(sending, waits_for))
+        return self._waiting
+
+
+async def _finish(sending: Coroutine[Any, Any, None], waits_for: Any) -> None:
+    await _resume(sending, waits_for)
+
+
+@types.coroutine
+def _resume(sending: Coroutine[Any, Any, None], waits_for: Any) -> Generator[Any, Any, None]:
+    """Go on with a coroutine that was stepped by hand and is waiting for `waits_for`."""
+    while True:
+        try:
+            try:
+                answer = yield waits_for
+            except BaseException as error:
+                waits_for = sending.throw(error)
+            else:
+                waits_for = sending.send(answer)
+        except StopIteration:
+            return
+
+
+_STREAM_HEADERS = {
+    "content-type": "text/event-stream",
+    "cache-control": "no-cache, no-transform",  # a proxy that gzips would also buffer
+    "x-accel-buffering": "no",
+    "x-content-type-options": "nosniff",
+}
+_PAGE_HEADERS = {
+    "content-type": "application/json",
+    "cache-control": "no-store",
+    "x-content-type-options": "nosniff",
+}
+
+
+def _encode(*headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    return [(name.encode(), value.encode("latin-1")) for group in headers for name, value in group.items()]
+
+
+async def _respond(send: Send, status: int, headers: Mapping[str, str], body: bytes) -> None:
+    length = {} if status == 204 else {"content-length": str(len(body))}
+    await send({"type": "http.response.start", "status": status, "headers": _encode(headers, length)})
+    await send({"type": "http.response.body", "body": body, "more_body": False})

@@ -1,0 +1,89 @@
+"""What the Starlette functions share: errors as problem details, CORS, a bounded body."""
+
+from collections.abc import Sequence
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from shared.cors import cors_headers, preflight_headers
+from shared.errors import ContentTooLarge, TidemarkError
+from shared.problem import Problem, from_error, problem
+
+
+def create_app(routes: Sequence[BaseRoute], allowed_origins: frozenset[str]) -> ASGIApp:
+    """Return an app of these routes in which every error is a problem+json answer."""
+    app = Starlette(
+        routes=routes,
+        exception_handlers={TidemarkError: _on_error, HTTPException: _on_error, Exception: _on_failure},
+    )
+    return _Cors(app, allowed_origins)
+
+
+async def read_body(request: Request, most: int) -> bytes:
+    """Return the body of at most `most` bytes; raises ContentTooLarge before more than that is kept."""
+    too_large = ContentTooLarge(f"The body may have at most {most // 1024:,} KiB")
+    length = request.headers.get("content-length", "0")
+    if length.isdigit() and int(length) > most:
+        raise too_large
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > most:
+            raise too_large
+    return bytes(body)
+
+
+def to_response(answer: Problem) -> Response:
+    """Return the Starlette response of a problem."""
+    return Response(answer.body, answer.status, dict(answer.headers))
+
+
+async def _on_error(request: Request, error: Exception) -> Response:
+    if isinstance(error, TidemarkError):
+        return to_response(from_error(error))
+    assert isinstance(error, HTTPException)
+    details = {404: "There is nothing at this path", 405: "This path does not take this method"}
+    detail = details.get(error.status_code, "The request cannot be answered")
+    return to_response(problem(error.status_code, detail, headers=error.headers))
+
+
+async def _on_failure(request: Request, error: Exception) -> Response:
+    return to_response(problem(500, "The server failed; the log of the server says why"))
+
+
+class _Cors:
+    """Adds the CORS headers to every answer, errors included: without them a page cannot even read the error."""
+
+    def __init__(self, app: ASGIApp, allowed: frozenset[str]) -> None:
+        self._app = app
+        self._allowed = allowed
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        if scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
+            granted = preflight_headers(headers, self._allowed)
+            answer = (
+                Response(status_code=204, headers=granted)
+                if granted is not None
+                else to_response(problem(403, "This origin is not in REALTIME_ALLOWED_ORIGINS"))
+            )
+            await answer(scope, receive, send)
+            return
+        extra = [
+            (name.encode(), value.encode("latin-1"))
+            for name, value in cors_headers(headers.get("origin"), self._allowed).items()
+        ]
+
+        async def send_with_cors(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), *extra]
+            await send(message)
+
+        await self._app(scope, receive, send_with_cors if extra else send)

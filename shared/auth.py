@@ -1,0 +1,192 @@
+"""Who is asking: publish keys, and subscriber tokens (JWT, RFC 7519) → identity.
+
+PyJWT and cryptography are imported at the first token, so that a function that never sees one does not pay for
+them at its cold start.
+"""
+
+import hashlib
+import hmac
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from shared.config import Settings
+from shared.errors import Forbidden, Unauthorized
+from shared.event import TYPE_PATTERN, is_user_id
+from shared.jwks import KeySet
+
+logger = logging.getLogger(__name__)
+
+MAX_TOKEN_LENGTH = 8_192  # characters; nothing longer is even split
+MIN_SECRET_BYTES = 32  # RFC 7518 section 3.2: a key of the same size as the hash output, or larger
+
+ALGORITHMS: Mapping[str, str] = {"RSA": "RS256", "EC": "ES256", "OKP": "EdDSA"}
+"""The one algorithm that each type of public key verifies. A token does not choose: a public key taken as an HMAC
+secret, or `none`, is the oldest attack on JWT (RFC 8725 section 2.1)."""
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """What a token says: the user, the types allowed (None is all), and when it ends (s since 1970)."""
+
+    user_id: str | None = None
+    types: frozenset[str] | None = None
+    expires_at: float | None = None
+
+
+class PublishKeys:
+    """The keys that may publish."""
+
+    def __init__(self, keys: tuple[str, ...]) -> None:
+        self._digests = [hashlib.sha256(key.encode()).digest() for key in keys]
+
+    def check(self, token: str | None) -> None:
+        """Return where the key is one of ours; raises Unauthorized.
+
+        Digests are compared, in constant time and all of them: neither the length of a key nor how much of it
+        was right shows in the time.
+        """
+        if token is None:
+            raise Unauthorized("Send a publish key: Authorization: Bearer <key>", None)
+        digest = hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
+        matches = [hmac.compare_digest(digest, known) for known in self._digests]
+        if not any(matches):
+            raise Unauthorized("The publish key is not one of REALTIME_PUBLISH_KEYS")
+
+
+class Verifier:
+    """Verifies subscriber tokens: HS256 with the shared secret, RS256, ES256 and EdDSA with the key set."""
+
+    def __init__(
+        self,
+        secret: str | None,
+        keys: KeySet | None,
+        issuer: str | None = None,
+        audience: str | None = None,
+        leeway: float = 0.0,
+    ) -> None:
+        self._secret = secret
+        self._keys = keys
+        self._issuer = issuer
+        self._audience = audience
+        self._leeway = leeway
+        if secret is not None and len(secret.encode()) < MIN_SECRET_BYTES:
+            logger.warning(
+                "REALTIME_JWT_SECRET is shorter than %d bytes and can be guessed from one token; make one with:"
+                " openssl rand -hex 32",
+                MIN_SECRET_BYTES,
+            )
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> "Verifier":
+        """Return the verifier that the settings describe; the key set is not fetched yet."""
+        keys = KeySet(settings.jwks_url) if settings.jwks_url is not None else None
+        return cls(settings.jwt_secret, keys, settings.jwt_issuer, settings.jwt_audience, settings.jwt_leeway)
+
+    async def verify(self, token: str | None) -> Identity:
+        """Return who the token speaks for. Raises Unauthorized, and Unavailable where the key set is out of reach."""
+        if token is None:
+            raise Unauthorized("Send a subscriber token: Authorization: Bearer <token>, or the cookie", None)
+        if len(token) > MAX_TOKEN_LENGTH:
+            raise Unauthorized("The token is too long to be one of ours")
+        import jwt
+
+        try:
+            header = jwt.get_unverified_header(token)
+        except (jwt.PyJWTError, ValueError):
+            raise Unauthorized("The token is not a JWT") from None
+        key, algorithm = await self._key(header)
+        try:
+            claims = jwt.decode(
+                token,
+                key,
+                algorithms=[algorithm],
+                issuer=self._issuer,
+                audience=self._audience,
+                leeway=self._leeway,
+                options={
+                    "verify_aud": self._audience is not None,
+                    "require": [name for name, set_ in (("iss", self._issuer), ("aud", self._audience)) if set_],
+                },
+            )
+        except (jwt.PyJWTError, ValueError, TypeError, OverflowError) as error:
+            raise Unauthorized(f"The token does not hold: {_reason(error)}") from None
+        return _identity(claims)
+
+    async def _key(self, header: Mapping[str, Any]) -> tuple[Any, str]:
+        """Return the key for this header and the one algorithm that it verifies."""
+        algorithm = header.get("alg")
+        if algorithm == "HS256" and self._secret is not None:
+            return self._secret, "HS256"
+        if algorithm in ALGORITHMS.values() and self._keys is not None:
+            kid = header.get("kid")
+            key = await self._keys.find(kid if isinstance(kid, str) else None, str(algorithm))
+            if key is not None:
+                return key, str(algorithm)
+            raise Unauthorized("The token's key is not in the key set")
+        raise Unauthorized("The token's algorithm is not one that this server verifies")
+
+
+def bearer(headers: Mapping[str, str]) -> str | None:
+    """Return the token of the Authorization header, None where there is no header; raises Unauthorized."""
+    value = headers.get("authorization")
+    if value is None:
+        return None
+    scheme, _, token = value.strip().partition(" ")
+    if scheme.lower() != "bearer" or not token.strip():
+        raise Unauthorized("Use the Bearer scheme: Authorization: Bearer <token>", "invalid_request")
+    return token.strip()
+
+
+def subscriber_token(headers: Mapping[str, str]) -> str | None:
+    """Return the token of the Authorization header, else of the cookie `realtime_token`."""
+    token = bearer(headers)
+    if token is not None:
+        return token
+    for pair in headers.get("cookie", "").split(";"):
+        name, _, value = pair.strip().partition("=")
+        if name == "realtime_token" and value:
+            return value.strip('"')
+    return None
+
+
+def allowed_types(identity: Identity, wanted: frozenset[str] | None) -> frozenset[str] | None:
+    """Return the types to deliver: what is wanted, within what the token allows. Raises Forbidden."""
+    if identity.types is None:
+        return wanted
+    if wanted is None:
+        return identity.types
+    if refused := wanted - identity.types:
+        raise Forbidden(f"The token does not allow the type {sorted(refused)[0]!r}")
+    return wanted
+
+
+def _identity(claims: Mapping[str, Any]) -> Identity:
+    subject, types, expires = claims.get("sub"), claims.get("types"), claims.get("exp")
+    if subject is not None and not (isinstance(subject, str) and is_user_id(subject)):
+        raise Unauthorized("The token's sub is not a user id")
+    if types is not None and not (
+        isinstance(types, list) and all(isinstance(t, str) and TYPE_PATTERN.fullmatch(t) for t in types)
+    ):
+        raise Unauthorized("The token's types must be a list of event types")
+    return Identity(
+        subject,
+        None if types is None else frozenset(types),
+        float(expires) if expires is not None else None,
+    )
+
+
+def _reason(error: Exception) -> str:
+    """Name what is wrong without any part of the token."""
+    import jwt
+
+    reasons: list[tuple[type[Exception], str]] = [
+        (jwt.ExpiredSignatureError, "it has expired"),
+        (jwt.ImmatureSignatureError, "it is not valid yet"),
+        (jwt.InvalidIssuerError, "its issuer is not REALTIME_JWT_ISSUER"),
+        (jwt.InvalidAudienceError, "its audience is not REALTIME_JWT_AUDIENCE"),
+        (jwt.MissingRequiredClaimError, "it lacks a claim that is required here (iss or aud)"),
+        (jwt.InvalidSignatureError, "its signature does not match"),
+    ]
+    return next((text for kind, text in reasons if isinstance(error, kind)), "it is malformed")

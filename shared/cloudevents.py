@@ -1,0 +1,102 @@
+"""CloudEvents 1.0 in its three HTTP modes → events (CloudEvents HTTP Protocol Binding 1.0.2)."""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import unquote
+
+import msgspec
+
+from shared import event as rules
+from shared.envelope import MAX_EVENT_BYTES, check_all, check_json, split
+from shared.errors import ContentTooLarge, InvalidRequest
+from shared.event import Event
+
+STRUCTURED = "application/cloudevents+json"
+BATCHED = "application/cloudevents-batch+json"
+MAX_ATTRIBUTES = 32
+MAX_ATTRIBUTE_LENGTH = 1_024  # characters
+AUDIENCE = "userids"  # our extension attribute: comma-separated user ids
+
+_NAME = re.compile(r"[a-z0-9]{1,64}", re.ASCII)  # the specification asks for at most 20; it is not enforced by others
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII)
+_JSON_TYPE = re.compile(r"(application|text)/([a-z0-9.+-]*\+)?json\s*(;.*)?", re.ASCII | re.IGNORECASE)
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+def parse_structured(body: bytes, batched: bool) -> list[Event]:
+    """Return the events of a structured or batched body. Raises InvalidRequest, ContentTooLarge."""
+    items, single = split(body)
+    if single is batched:
+        raise InvalidRequest(f"{BATCHED} takes an array, {STRUCTURED} one object")
+    parsed = []
+    for index, item in enumerate(items):
+        where = f"/{index}" if batched else ""
+        try:
+            members = _members.decode(item)
+        except msgspec.ValidationError as error:
+            raise InvalidRequest("A CloudEvent is a JSON object", [(where, str(error))]) from None
+        data = bytes(members.pop("data", msgspec.Raw(b"null")))
+        values = {name: msgspec.json.decode(raw) for name, raw in members.items()}
+        parsed.append((where, values, data))
+    check_all((where, _problems(values)) for where, values, _ in parsed)
+    return [_event(values, data) for _, values, data in parsed]
+
+
+def parse_binary(headers: Mapping[str, str], body: bytes) -> list[Event]:
+    """Return the one event of a binary-mode request: `ce-*` headers, the body is the data."""
+    if len(body) > MAX_EVENT_BYTES:
+        raise ContentTooLarge(f"An event may have at most {MAX_EVENT_BYTES // 1024} KiB")
+    check_json(body)
+    values: dict[str, Any] = {
+        name[3:]: unquote(value) for name, value in headers.items() if name.startswith("ce-")
+    }
+    check_all([("", _problems(values))])
+    return [_event(values, body)]
+
+
+def _problems(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    if values.get("specversion") != "1.0":
+        yield "/specversion", 'must be "1.0"'
+    for name in ("id", "source", "type"):
+        if not isinstance(values.get(name), str) or not values[name]:
+            yield f"/{name}", "is required, and must be a text that is not empty"
+            return
+    if "data_base64" in values:
+        yield "/data_base64", "is not supported: data must be JSON"
+        return
+    if len(values) > MAX_ATTRIBUTES:
+        yield "", f"has more than {MAX_ATTRIBUTES} attributes"
+    for name, value in values.items():
+        if not _NAME.fullmatch(name):
+            yield f"/{name}", "is not an attribute name: lower-case letters and digits"
+        elif not isinstance(value, str | bool | int):
+            yield f"/{name}", "must be a text, a whole number or a boolean"
+        elif name != AUDIENCE and (len(str(value)) > MAX_ATTRIBUTE_LENGTH or _CONTROL.search(str(value))):
+            yield f"/{name}", f"must have at most {MAX_ATTRIBUTE_LENGTH:,} characters, none of them control characters"
+    content_type = values.get("datacontenttype", "application/json")
+    if not isinstance(content_type, str) or not _JSON_TYPE.fullmatch(content_type):
+        yield "/datacontenttype", "must be a JSON type"
+    time = values.get("time")
+    if time is not None and not (isinstance(time, str) and _TIME.fullmatch(time)):
+        yield "/time", "must be an RFC 3339 time"
+    for pointer, problem in rules.problems(values["type"], values["id"], _audience(values)):
+        yield f"/{AUDIENCE}" if pointer.startswith("/userIds") else pointer, problem
+
+
+def _audience(values: Mapping[str, Any]) -> tuple[str, ...] | None:
+    text = values.get(AUDIENCE)
+    if text is None:
+        return None
+    users = (user.strip() for user in str(text).split(","))
+    return tuple(dict.fromkeys(user for user in users if user))
+
+
+def _event(values: Mapping[str, Any], data: bytes) -> Event:
+    attributes = {
+        name: str(value).lower() if isinstance(value, bool) else str(value)
+        for name, value in values.items()
+        if name not in ("specversion", "id", "type", "datacontenttype", AUDIENCE)
+    }
+    return Event(values["id"], values["type"], data, _audience(values), attributes)

@@ -1,0 +1,164 @@
+"""The body of POST /api/publish → events: strict JSON, every rule checked before anything is appended."""
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from shared import event as rules
+from shared.errors import ContentTooLarge, InvalidRequest
+from shared.event import Event, new_id
+
+MAX_EVENTS = 100
+MAX_EVENT_BYTES = 256 * 1024
+MAX_BODY_BYTES = 1024 * 1024
+MAX_DEPTH = 100  # levels of nesting; every JSON reader on the way must be able to follow
+
+
+class _Draft(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
+    """One event as a publisher writes it. Unknown fields are refused: `userId` for `userIds` would tell everyone."""
+
+    type: str
+    data: msgspec.Raw
+    user_ids: tuple[str, ...] | None = None
+    id: str | None = None
+
+
+_draft = msgspec.json.Decoder(_Draft)
+_raw_list = msgspec.json.Decoder(list[msgspec.Raw])
+
+
+def parse_events(body: bytes, idempotency_key: str | None = None) -> list[Event]:
+    """Return the events of an application/json body: one object or an array of at most `MAX_EVENTS`.
+
+    `idempotency_key` is the header's value: the id of a single event that has none. Raises InvalidRequest with
+    pointers to every field that is wrong, and ContentTooLarge.
+    """
+    items, single = split(body)
+    drafts = [_decode(item, "" if single else f"/{index}") for index, item in enumerate(items)]
+    if idempotency_key is not None:
+        if not single:
+            raise InvalidRequest("Idempotency-Key is for a single event; give each event of an array its own id")
+        if drafts[0].id not in (None, idempotency_key):
+            raise InvalidRequest("Idempotency-Key and the event's id differ", [("/id", "differs from the header")])
+        drafts[0].id = idempotency_key
+    check_all(
+        ("" if single else f"/{index}", rules.problems(draft.type, draft.id, draft.user_ids))
+        for index, draft in enumerate(drafts)
+    )
+    return [
+        Event(
+            new_id() if draft.id is None else draft.id,
+            draft.type,
+            bytes(draft.data),
+            None if draft.user_ids is None else tuple(dict.fromkeys(draft.user_ids)),
+        )
+        for draft in drafts
+    ]
+
+
+def split(body: bytes) -> tuple[list[bytes], bool]:
+    """Return the events of a body as JSON texts, and whether it was a single one; the JSON is strict from here on."""
+    check_json(body)
+    single = not body.lstrip(b" \t\r\n").startswith(b"[")
+    items = [body] if single else [bytes(item) for item in _raw_list.decode(body)]
+    if not items:
+        raise InvalidRequest("The array holds no event", [("", "must hold at least one event")])
+    if len(items) > MAX_EVENTS:
+        raise InvalidRequest(
+            f"At most {MAX_EVENTS} events fit in one request, not {len(items)}: send the rest in another",
+            [("", f"must hold at most {MAX_EVENTS} events")],
+        )
+    for index, item in enumerate(items):
+        if len(item) > MAX_EVENT_BYTES:
+            where = "" if single else f"/{index}"
+            raise ContentTooLarge(
+                f"An event may have at most {MAX_EVENT_BYTES // 1024} KiB", [(where, f"has {len(item):,} bytes")]
+            )
+    return items, single
+
+
+def check_json(body: bytes) -> None:
+    """Raise InvalidRequest unless `body` is JSON that everyone reads alike (I-JSON, RFC 7493): UTF-8, no key twice."""
+    try:
+        text = body.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"The body is not UTF-8 (at byte {error.start})") from None
+    if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _depth(body) > MAX_DEPTH:
+        raise InvalidRequest(f"The JSON is nested more than {MAX_DEPTH} levels deep")
+    try:
+        _checker.decode(text)
+        msgspec.json.decode(body, type=msgspec.Raw)
+    except (_DuplicateKeyError, json.JSONDecodeError, msgspec.DecodeError) as error:
+        raise InvalidRequest(f"The body is not valid JSON: {error}") from None
+
+
+def check_all(found: Any) -> None:
+    """Raise InvalidRequest with every problem in (prefix, problems) pairs, if there is one."""
+    errors = [(prefix + pointer, problem) for prefix, problems in found for pointer, problem in problems]
+    if errors:
+        where, problem = errors[0]
+        raise InvalidRequest(f"{where or 'The event'} {problem}", errors)
+
+
+class _DuplicateKeyError(Exception):
+    pass
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> None:
+    if len(pairs) > 1 and len({key for key, _ in pairs}) != len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise _DuplicateKeyError(f"the key {json.dumps(twice[:64])} stands twice in one object")
+
+
+def _refuse(constant: str) -> None:
+    raise _DuplicateKeyError(f"{constant} is not a JSON value")
+
+
+_nothing: Callable[[str], None] = lambda _: None  # noqa: E731
+_checker = json.JSONDecoder(
+    object_pairs_hook=_no_duplicates, parse_int=_nothing, parse_float=_nothing, parse_constant=_refuse
+)
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+
+
+def _depth(body: bytes) -> int:
+    depth = deepest = 0
+    for byte in _STRING.sub(b"", body):
+        if byte in b"[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif byte in b"]}":
+            depth -= 1
+    return deepest
+
+
+def _decode(item: bytes, where: str) -> _Draft:
+    try:
+        return _draft.decode(item)
+    except msgspec.ValidationError as error:
+        problem, _, path = str(error)[:300].partition(" - at `$")
+        pointer = where + to_pointer(path.rstrip("`"))
+        if field := _FIELD.search(problem):
+            pointer += f"/{field[1]}"
+        raise InvalidRequest(f"{pointer or 'The event'}: {problem}", [(pointer, problem)]) from None
+
+
+_FIELD = re.compile(r"(?:missing required|unknown) field `([^`]*)`")
+
+
+def to_pointer(path: str) -> str:
+    """Turn msgspec's path (`.userIds[2]`) into a JSON pointer (`/userIds/2`)."""
+    return re.sub(r"\.([^.\[]+)|\[(\d+)\]", lambda match: f"/{match[1] or match[2]}", path)
+
+
+def idempotency_key(header: str | None) -> str | None:
+    """Return the Idempotency-Key header's text; the quotes of its structured form are not part of it."""
+    if header is not None and len(header) > 2 and header[0] == header[-1] == '"':
+        return header[1:-1]
+    return header
+
+

@@ -1,0 +1,68 @@
+"""Every error that the core raises; the caller catches the branch it can answer.
+
+    TidemarkError
+    ├── SettingsError          a variable is missing or wrong: the start stops with this one line
+    ├── InvalidRequest         the caller sent something wrong, and can mend it (400)
+    │   └── ContentTooLarge    … by sending less (413)
+    ├── Unauthorized           no credential, or none that holds (401)
+    ├── Forbidden              a good credential that does not reach this far (403)
+    └── Unavailable            something that we need does not answer now (503)
+        └── TransportUnavailable   … the log: nothing was accepted
+"""
+
+from collections.abc import Sequence
+
+
+class TidemarkError(Exception):
+    """Base of everything raised on purpose."""
+
+
+class SettingsError(TidemarkError):
+    """A setting is missing or wrong; the text names the variable and what to do, never its value."""
+
+    def __init__(self, variable: str, problem: str) -> None:
+        super().__init__(f"{variable}: {problem}")
+        self.variable = variable
+
+
+class InvalidRequest(TidemarkError):
+    """The request cannot be taken as it is; `errors` pairs a JSON pointer (RFC 6901) with what is wrong there."""
+
+    def __init__(self, detail: str, errors: Sequence[tuple[str, str]] = ()) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.errors = tuple(errors)
+
+
+class ContentTooLarge(InvalidRequest):
+    """The request is well formed but larger than a stated limit."""
+
+
+class Unauthorized(TidemarkError):
+    """No credential, or none that holds; `code` is RFC 6750's error code, None where none was sent."""
+
+    def __init__(self, detail: str, code: str | None = "invalid_token") -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.code = code
+
+
+class Forbidden(TidemarkError):
+    """The credential is good but does not cover what was asked (RFC 6750: insufficient_scope)."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.detail = detail
+
+
+class Unavailable(TidemarkError):
+    """Something that the answer depends on cannot be reached now; `retry_after` is in seconds."""
+
+    def __init__(self, detail: str, retry_after: int = 1) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.retry_after = retry_after
+
+
+class TransportUnavailable(Unavailable):
+    """The transport cannot be reached now: what was published is not known to be kept."""

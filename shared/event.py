@@ -1,0 +1,83 @@
+"""The event, and the rules that a published one must meet."""
+
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping
+
+import msgspec
+
+TYPE_PATTERN = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
+ID_PATTERN = re.compile(r"[\x21-\x7e]{1,256}")  # visible ASCII: safe in a header, a log line and an SSE field
+RESERVED_TYPES = "realtime."  # control events of the stream; a published one could pass for a gap
+MAX_USER_IDS = 1_000
+MAX_USER_ID_LENGTH = 256  # characters
+
+
+class Event(msgspec.Struct, frozen=True):
+    """An immutable fact: what happened (`type`, `data`) and who may see it (`user_ids`; None is everyone).
+
+    `data` is the JSON text exactly as published, in UTF-8. `attributes` are CloudEvents context attributes
+    (source, subject, time, extensions) that travel with the event.
+    """
+
+    id: str
+    type: str
+    data: bytes
+    user_ids: tuple[str, ...] | None = None
+    attributes: Mapping[str, str] = {}
+
+    @property
+    def key(self) -> str:
+        """What makes a second publication a duplicate: the id, or source and id where a source was given.
+
+        CloudEvents 1.0 promises unique ids only within one source: two sources may both send "1".
+        """
+        source = self.attributes.get("source")
+        return f"{source} {self.id}" if source else self.id
+
+
+def problems(
+    type: str, id: str | None, user_ids: tuple[str, ...] | None
+) -> Iterator[tuple[str, str]]:
+    """Yield (JSON pointer, what is wrong) for every rule of docs/protocol.md that the fields break."""
+    if not TYPE_PATTERN.fullmatch(type):
+        yield "/type", "must be 1 to 128 characters of A-Z a-z 0-9 . _ -"
+    elif type.startswith(RESERVED_TYPES):
+        yield "/type", f"must not start with {RESERVED_TYPES!r}: these names are reserved"
+    if id is not None and not ID_PATTERN.fullmatch(id):
+        yield "/id", "must be 1 to 256 visible ASCII characters (no spaces)"
+    if user_ids is None:
+        return
+    if not user_ids:
+        yield "/userIds", "must not be empty: leave it out to reach everyone"
+    if len(user_ids) > MAX_USER_IDS:
+        yield "/userIds", f"must name at most {MAX_USER_IDS:,} users, not {len(user_ids):,}"
+        return
+    for index, user_id in enumerate(user_ids):
+        if not is_user_id(user_id):
+            yield (
+                f"/userIds/{index}",
+                f"must be 1 to {MAX_USER_ID_LENGTH} characters without control characters",
+            )
+
+
+def is_user_id(text: str) -> bool:
+    """Tell whether `text` can name a user: 1 to 256 printable characters."""
+    return 0 < len(text) <= MAX_USER_ID_LENGTH and not _CONTROL.search(text)
+
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+def new_id() -> str:
+    """Make a UUIDv7 (RFC 9562 section 5.7): unique, and sorted by the millisecond it was made in."""
+    value = (
+        (time.time_ns() // 1_000_000) << 80
+        | 0x7 << 76
+        | (int.from_bytes(os.urandom(2), "big") & 0xFFF) << 64
+        | 0x2 << 62
+        | (int.from_bytes(os.urandom(8), "big") >> 2)
+    )
+    text = f"{value:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"

@@ -1,0 +1,198 @@
+"""The hub: one process's subscribers, one tail, and the way in."""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Self
+
+from shared.cursor import Cursor, Position
+from shared.event import Event
+from shared.fanout import Fanout
+from shared.filter import Interest
+from shared.partitions import Partitions
+from shared.record import Record
+from shared.ring import Ring
+from shared.sse import Format
+from shared.subscriber import Start, Stats, Subscriber
+from shared.transports.base import Log, Receipt, Tail, Transport
+
+HEARTBEAT_SLOTS = 16  # a heartbeat's interval is cut in so many turns, so that not all subscribers are written to at once
+
+
+class Hub:
+    """Publishes to a transport and delivers what its tail brings to the subscribers of this process.
+
+    Whoever assigns the order delivers the event: where the transport is a log, what `dispatch` published comes
+    back by the tail; delivering it before would move cursors past records that are still on their way.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        partitions: Partitions = Partitions(),
+        *,
+        heartbeat: float = 15.0,
+        ring: Ring | None = None,
+    ) -> None:
+        self.transport = transport
+        self.partitions = partitions
+        self.heartbeat = heartbeat
+        self.fanout = Fanout(ring or Ring())
+        self.stats = Stats()
+        self.subscribers: set[Subscriber] = set()
+        self.draining = False
+        self.published = 0
+        self._log = transport if isinstance(transport, Log) else None
+        self._readers: dict[str, int] = {}
+        self._context: AbstractAsyncContextManager[Tail] | None = None
+        self._tail: Tail | None = None
+        self._opening = asyncio.Lock()
+        self._slots: list[dict[Subscriber, None]] = [{} for _ in range(HEARTBEAT_SLOTS)]
+        self._slot = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def dispatch(self, events: Sequence[Event]) -> list[Receipt]:
+        """Publish the events; each reaches every matching subscriber of every process once.
+
+        Raises TransportUnavailable; then some may have been taken, and the same ids can be sent again.
+        """
+        receipts = await self.transport.publish(events)
+        self.published += len(receipts)
+        for event, receipt in zip(events, receipts, strict=True):
+            if receipt.positions is None and not receipt.duplicate:
+                for partition, part in self.partitions.route(event):
+                    self.fanout.broadcast(Record(part, partition, None))
+        return receipts
+
+    def subscribe(self, interest: Interest, start: Start, format: Format) -> "Subscription":
+        """Open a subscription: `async with hub.subscribe(…) as subscriber: subscriber.start(sink)`.
+
+        Entering raises TransportUnavailable where the log cannot be reached.
+        """
+        return Subscription(self, interest, start, format)
+
+    @property
+    def tail_running(self) -> bool:
+        """Whether the tail is reading, or nobody needs it to."""
+        return self._tail is None or self._tail.running or not self.subscribers
+
+    def drain(self) -> None:
+        """Send every subscriber away to resume elsewhere, and take no new ones."""
+        self.draining = True
+        for subscriber in tuple(self.subscribers):
+            subscriber.close("draining")
+
+    async def aclose(self) -> None:
+        """End every stream, the tail and the transport."""
+        self.drain()
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._context is not None:
+            await self._context.__aexit__(None, None, None)
+            self._context = None
+        await self.transport.aclose()
+
+    async def add(self, interest: Interest, start: Start, format: Format) -> Subscriber:
+        """Register a subscriber first, then read the head: nothing can fall between the two."""
+        partitions = self.partitions.needed(interest)
+        for name in partitions:
+            self._readers[name] = self._readers.get(name, 0) + 1
+        try:
+            heads = await self._follow(partitions)
+            subscriber = Subscriber(
+                self.transport, self.fanout, self.stats, interest, format, partitions, self.heartbeat
+            )
+            if self._log is not None and not _covers(heads, self.fanout.positions, partitions):
+                heads = await self._log.head(partitions)
+            await subscriber.prepare(start, heads)
+        except BaseException:
+            self._release(partitions)
+            raise
+        self.subscribers.add(subscriber)
+        self._slots[self._slot][subscriber] = None
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(
+                self.heartbeat / HEARTBEAT_SLOTS, self._beat
+            )
+        return subscriber
+
+    def remove(self, subscriber: Subscriber) -> None:
+        """Forget a subscriber; a partition that nobody else needs is no longer read."""
+        subscriber.cancel()
+        self.subscribers.discard(subscriber)
+        for slot in self._slots:
+            slot.pop(subscriber, None)
+        self._release(subscriber.partitions)
+
+    async def _follow(self, partitions: Sequence[str]) -> Cursor:
+        """Make the tail read these partitions; return the heads that were read for the new ones."""
+        async with self._opening:
+            if self._context is None:
+                self._context = self.transport.on_message(self.fanout.broadcast)
+                self._tail = await self._context.__aenter__()
+        assert self._tail is not None
+        new = [name for name in partitions if name not in self.fanout.positions]
+        if not new:
+            return Cursor({})
+        if self._log is None:
+            self._tail.follow(dict.fromkeys(new))
+            return Cursor({})
+        heads = await self._log.head(new)
+        for name, head in heads.positions.items():
+            if name not in self.fanout.positions:  # another subscriber may have been faster
+                self.fanout.positions[name] = head
+                self._tail.follow({name: head})
+        return heads
+
+    def _release(self, partitions: Sequence[str]) -> None:
+        for name in partitions:
+            self._readers[name] -= 1
+            if not self._readers[name]:
+                del self._readers[name]
+                self.fanout.positions.pop(name, None)
+                if self._tail is not None:
+                    self._tail.unfollow((name,))
+
+    def _beat(self) -> None:
+        """Write the heartbeat of one slot; pending frames first, or the cursor would be ahead of them."""
+        self._timer = asyncio.get_running_loop().call_later(self.heartbeat / HEARTBEAT_SLOTS, self._beat)
+        self.fanout.flush()
+        self._slot = (self._slot + 1) % HEARTBEAT_SLOTS
+        frames: dict[tuple[Format, tuple[str, ...]], bytes] = {}
+        for subscriber in tuple(self._slots[self._slot]):
+            if not subscriber.live:
+                continue
+            key = (subscriber.format, subscriber.partitions)
+            if key not in frames:
+                frames[key] = subscriber.format.heartbeat(self.fanout.cursor(subscriber.partitions))
+            self.fanout.write((subscriber,), frames[key])
+
+
+class Subscription:
+    """The lifetime of one subscriber in its hub."""
+
+    __slots__ = ("_arguments", "_hub", "_subscriber")
+
+    def __init__(self, hub: Hub, interest: Interest, start: Start, format: Format) -> None:
+        self._hub = hub
+        self._arguments = (interest, start, format)
+
+    async def __aenter__(self) -> Subscriber:
+        self._subscriber = await self._hub.add(*self._arguments)
+        return self._subscriber
+
+    async def __aexit__(self, *_: object) -> None:
+        self._hub.remove(self._subscriber)
+
+
+def _covers(heads: Cursor, tail: dict[str, Position], partitions: Sequence[str]) -> bool:
+    """Tell whether these heads are known to be at or after the tail's place in every partition."""
+    return all(
+        name in heads.positions and heads.positions[name][:2] >= tail[name][:2] for name in partitions
+    )

@@ -1,0 +1,50 @@
+"""Which slices of the log an event is appended to, and which ones a subscriber reads."""
+
+import zlib
+from collections.abc import Sequence
+
+import msgspec
+
+from shared.event import Event
+from shared.filter import Interest
+
+ALL = "all"
+
+
+class Partitions(msgspec.Struct, frozen=True):
+    """The partition scheme: types with a partition of their own, and user shards (0 is none).
+
+    With shards, an event with an audience goes to `<base>:u<hash(user) % shards>` alone, one copy a shard, each
+    addressed to that shard's users; `<base>` holds what everyone may see. A function that serves one user then
+    reads two small streams instead of everybody's events.
+    """
+
+    types: frozenset[str] = frozenset()
+    user_shards: int = 0
+
+    def route(self, event: Event) -> list[tuple[str, Event]]:
+        """Return (partition, event as stored there) for each partition that the event belongs to."""
+        base = event.type if event.type in self.types else ALL
+        if not self.user_shards or event.user_ids is None:
+            return [(base, event)]
+        shards: dict[str, list[str]] = {}
+        for user_id in event.user_ids:
+            shards.setdefault(self._shard(base, user_id), []).append(user_id)
+        return [
+            (shard, msgspec.structs.replace(event, user_ids=tuple(users)))
+            for shard, users in shards.items()
+        ]
+
+    def needed(self, interest: Interest) -> tuple[str, ...]:
+        """Return the partitions that can hold an event matching `interest`."""
+        if interest.types is None:
+            bases: Sequence[str] = (ALL, *sorted(self.types))
+        else:
+            own = sorted(interest.types & self.types)
+            bases = own if len(own) == len(interest.types) else (ALL, *own)
+        if not self.user_shards or interest.user_id is None:
+            return tuple(bases)
+        return tuple(name for base in bases for name in (base, self._shard(base, interest.user_id)))
+
+    def _shard(self, base: str, user_id: str) -> str:
+        return f"{base}:u{zlib.crc32(user_id.encode()) % self.user_shards}"

@@ -1,0 +1,54 @@
+"""Errors as answers: RFC 9457 problem details, for every function alike."""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+
+import msgspec
+
+from shared.errors import ContentTooLarge, Forbidden, InvalidRequest, TidemarkError, Unauthorized, Unavailable
+
+MEDIA_TYPE = "application/problem+json"
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """One answer that is an error: status, headers and body."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+def problem(
+    status: int, detail: str, errors: tuple[tuple[str, str], ...] = (), headers: Mapping[str, str] | None = None
+) -> Problem:
+    """Return the problem+json answer; `errors` are (JSON pointer, what is wrong there)."""
+    content: dict[str, object] = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+    }
+    if errors:
+        content["errors"] = [{"pointer": pointer, "detail": what} for pointer, what in errors]
+    fixed = {"content-type": MEDIA_TYPE, "cache-control": "no-store", "x-content-type-options": "nosniff"}
+    return Problem(status, {**fixed, **(headers or {})}, msgspec.json.encode(content))
+
+
+def from_error(error: TidemarkError) -> Problem:
+    """Return the answer for an error of the core; what is not known to be the caller's is a 500 without details."""
+    match error:
+        case ContentTooLarge():
+            return problem(413, error.detail, error.errors)
+        case InvalidRequest():
+            return problem(400, error.detail, error.errors)
+        case Unauthorized():
+            # RFC 6750 section 3.1: no error code where the request carried no credential at all.
+            code = f', error="{error.code}"' if error.code else ""
+            return problem(401, error.detail, headers={"www-authenticate": f'Bearer realm="tidemark"{code}'})
+        case Forbidden():
+            challenge = 'Bearer realm="tidemark", error="insufficient_scope"'
+            return problem(403, error.detail, headers={"www-authenticate": challenge})
+        case Unavailable():
+            return problem(503, error.detail, headers={"retry-after": str(error.retry_after)})
+        case _:
+            return problem(500, "The server failed; the log of the server says why")

@@ -1,0 +1,103 @@
+"""The query of GET /api/events → what the subscriber asked for; a wrong value is an InvalidRequest."""
+
+import re
+import time
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Literal
+from urllib.parse import parse_qsl
+
+import msgspec
+
+from shared.errors import InvalidRequest
+from shared.event import TYPE_PATTERN, is_user_id
+from shared.subscriber import Start
+
+MAX_TYPES = 100
+MAX_WAIT = 20.0  # seconds: below the 26 s after which Netlify's rewrites give up
+
+
+class EventsQuery(msgspec.Struct, frozen=True):
+    """The parsed query; `user_id` counts only where authentication is off."""
+
+    types: frozenset[str] | None
+    start: Start
+    format: Literal["data", "cloudevents"]
+    wait: float
+    user_id: str | None
+
+
+def parse_query(query_string: bytes, headers: Mapping[str, str]) -> EventsQuery:
+    """Parse the query and the Last-Event-ID header, which wins over `last_event_id`. Raises InvalidRequest."""
+    try:
+        pairs = parse_qsl(
+            query_string.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=50
+        )
+    except ValueError:
+        raise InvalidRequest("The query is not percent-encoded UTF-8, or has too many fields") from None
+    query: dict[str, str] = {}
+    for name, value in pairs:
+        if name in query:
+            raise InvalidRequest(f"The query has {name!r} twice" if len(name) < 40 else "The query has a field twice")
+        query[name] = value
+    return EventsQuery(
+        _types(query.get("types")),
+        Start(headers.get("last-event-id") or query.get("last_event_id") or None, _since(query.get("from", "now"))),
+        _format(query.get("format", "data")),
+        _wait(query.get("wait", "0")),
+        _user_id(query.get("userId")),
+    )
+
+
+def _types(text: str | None) -> frozenset[str] | None:
+    if text is None:
+        return None
+    types = text.split(",")
+    if len(types) > MAX_TYPES:
+        raise InvalidRequest(f"types: at most {MAX_TYPES}, not {len(types)}")
+    for name in types:
+        if not TYPE_PATTERN.fullmatch(name):
+            raise InvalidRequest("types: a comma-separated list of event types (A-Z a-z 0-9 . _ -, 1 to 128 each)")
+    return frozenset(types)
+
+
+_RFC3339 = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d(?:\.\d{1,9})?)([Zz]|[+\- ]\d\d:\d\d)", re.ASCII)
+
+
+def _since(text: str) -> Literal["now", "earliest"] | int:
+    if text == "now":
+        return "now"
+    if text == "earliest":
+        return "earliest"
+    try:
+        match = _RFC3339.fullmatch(text)
+        if match is None:
+            raise ValueError
+        day, clock, zone = match.groups()
+        # A "+" that was not percent-encoded arrives as a space.
+        moment = datetime.fromisoformat(f"{day}T{clock}{zone.replace(' ', '+').upper()}")
+        return max(0, min(int(moment.timestamp() * 1000), int(time.time() * 1000) + 86_400_000))
+    except (ValueError, OverflowError):
+        raise InvalidRequest(
+            "from: must be now, earliest, or an RFC 3339 time such as 2026-11-23T10:00:00Z"
+        ) from None
+
+
+def _format(text: str) -> Literal["data", "cloudevents"]:
+    if text == "data":
+        return "data"
+    if text == "cloudevents":
+        return "cloudevents"
+    raise InvalidRequest("format: must be data or cloudevents")
+
+
+def _wait(text: str) -> float:
+    if re.fullmatch(r"\d{1,3}(\.\d{1,3})?", text, re.ASCII) and float(text) <= MAX_WAIT:
+        return float(text)
+    raise InvalidRequest(f"wait: must be a number of seconds from 0 to {MAX_WAIT:g}")
+
+
+def _user_id(text: str | None) -> str | None:
+    if text is not None and not is_user_id(text):
+        raise InvalidRequest("userId: must be 1 to 256 characters without control characters")
+    return text

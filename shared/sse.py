@@ -1,0 +1,128 @@
+"""Records to bytes: server-sent events by the WHATWG rules (HTML Living Standard, section 9.2).
+
+A `Format` turns what the hub delivers into the bytes of one kind of answer; both of them here are stateless, so
+that one encoded frame serves every subscriber.
+"""
+
+import re
+from datetime import UTC, datetime
+from typing import Literal, Protocol
+
+import msgspec
+
+from shared.record import Gap, Record
+
+READY, GAP, CLOSING = "realtime.ready", "realtime.gap", "realtime.closing"
+
+ClosingReason = Literal["max-age", "token-expired", "draining", "slow-consumer"]
+
+SOURCE = "tidemark"  # CloudEvents `source` of an event that was published without one
+
+
+class Format(Protocol):
+    """How one kind of subscriber is written to; `cursor` is the place after what is written."""
+
+    def record(self, cursor: str, record: Record) -> bytes:
+        """Return the bytes of one event."""
+
+    def gap(self, cursor: str, gap: Gap) -> bytes:
+        """Return the bytes that announce a loss."""
+
+    def ready(self, cursor: str, recovered: bool, replayed: int) -> bytes:
+        """Return the bytes that end the replay: from here on, all that is appended arrives."""
+
+    def heartbeat(self, cursor: str) -> bytes:
+        """Return the bytes that move the cursor past events that were not for this subscriber."""
+
+    def closing(self, reason: ClosingReason) -> bytes:
+        """Return the bytes that say why the server ends the stream."""
+
+
+def frame(cursor: str | None = None, event: str | None = None, data: bytes | None = None) -> bytes:
+    """Return one SSE frame; None leaves a field out.
+
+    No field can forge another: control characters are cut from `cursor` and `event`, and line ends in `data`
+    (JSON text between its tokens may hold them) start another `data:` line.
+    """
+    parts = []
+    if cursor is not None:
+        parts.append(b"id: " + _one_line(cursor) + b"\n")
+    if event is not None:
+        parts.append(b"event: " + _one_line(event) + b"\n")
+    if data is not None:
+        if b"\n" in data or b"\r" in data:
+            data = b"\ndata: ".join(_LINE_END.split(data))
+        parts.append(b"data: " + data + b"\n")
+    parts.append(b"\n")
+    return b"".join(parts)
+
+
+def retry(milliseconds: int) -> bytes:
+    """Return the frame that sets how long a client waits before it comes back."""
+    return b"retry: %d\n\n" % milliseconds
+
+
+_LINE_END = re.compile(rb"\r\n|\n|\r")
+_CONTROL = re.compile(r"[\x00-\x1f]")
+
+
+def _one_line(text: str) -> bytes:
+    return (text if text.isprintable() else _CONTROL.sub("", text)).encode("utf-8", "replace")
+
+
+class DataFormat:
+    """`format=data`: events named by their type, `data` as published."""
+
+    def record(self, cursor: str, record: Record) -> bytes:
+        """Return the event under its own type."""
+        return frame(cursor, record.event.type, record.event.data)
+
+    def gap(self, cursor: str, gap: Gap) -> bytes:
+        """Return the announcement of a loss."""
+        return frame(cursor, GAP, msgspec.json.encode({"reason": gap.reason, "recovered": False}))
+
+    def ready(self, cursor: str, recovered: bool, replayed: int) -> bytes:
+        """Return the end of the replay; its id primes the cursor."""
+        return frame(cursor, READY, msgspec.json.encode({"recovered": recovered, "replayed": replayed}))
+
+    def heartbeat(self, cursor: str) -> bytes:
+        """Return an id-only frame: it dispatches nothing but moves the cursor."""
+        return frame(cursor)
+
+    def closing(self, reason: ClosingReason) -> bytes:
+        """Return the reason why the server ends the stream; the id stays that of the last event written."""
+        return frame(None, CLOSING, msgspec.json.encode({"reason": reason}))
+
+
+class CloudEventsFormat(DataFormat):
+    """`format=cloudevents`: unnamed messages, each a CloudEvents 1.0 JSON object; control events keep their names."""
+
+    def record(self, cursor: str, record: Record) -> bytes:
+        """Return the event as an unnamed message."""
+        return frame(cursor, None, cloudevent(record))
+
+
+def cloudevent(record: Record) -> bytes:
+    """Return the record as a CloudEvents 1.0 JSON object; the audience is not part of it."""
+    event = record.event
+    attributes: dict[str, str] = {
+        "specversion": "1.0",
+        "id": event.id,
+        "source": SOURCE,
+        "type": event.type,
+        "datacontenttype": "application/json",
+    }
+    if record.position is not None:
+        attributes["time"] = rfc3339(record.position.time)
+    attributes.update(event.attributes)
+    return msgspec.json.encode(attributes)[:-1] + b',"data":' + event.data + b"}"
+
+
+def rfc3339(milliseconds: int) -> str:
+    """Return a time in ms since 1970 as RFC 3339 text in UTC."""
+    moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+DATA = DataFormat()
+CLOUDEVENTS = CloudEventsFormat()

@@ -1,0 +1,302 @@
+"""One subscriber: from its cursor through the log to the live tail, and back to the log when it cannot keep up."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Sequence
+from typing import Literal
+
+import msgspec
+
+from shared.backoff import Backoff
+from shared.cursor import Cursor, Position
+from shared.errors import TransportUnavailable
+from shared.fanout import Fanout, Sink, cursor_text
+from shared.filter import Interest
+from shared.record import Gap, GapReason, Record
+from shared.sse import ClosingReason, Format
+from shared.transports.base import Log, Transport
+
+logger = logging.getLogger(__name__)
+
+BATCH_BYTES = 64 * 1024  # of replayed frames a write; more would only fill the server's buffer
+BATCH_ITEMS = 200  # records read before others have their turn: a log in memory never waits by itself
+STALLED = 60.0  # seconds without room for one byte: the client is gone or frozen
+
+
+class Start(msgspec.Struct, frozen=True):
+    """Where a subscriber begins: after `cursor` where there is one, else at `since` (a time in ms since 1970)."""
+
+    cursor: str | None = None
+    since: Literal["now", "earliest"] | int = "now"
+
+
+class Stats(msgspec.Struct):
+    """What happened to the subscribers of this process since its start."""
+
+    replays: int = 0
+    replayed: int = 0
+    slow: int = 0
+    back_to_log: int = 0
+    gaps: dict[GapReason, int] = {}
+
+
+class Subscriber:
+    """Reads the log from its own place until it meets the tail, then is a member of the fan-out.
+
+    `positions` is the place up to which everything has been matched; while the subscriber is live that is the
+    tail's place, and not kept here. No cursor is written before the events that it covers.
+    """
+
+    __slots__ = (
+        "_closed",
+        "_fanout",
+        "_gaps",
+        "_heartbeat",
+        "_log",
+        "_recovered",
+        "_replayed",
+        "_seen",
+        "_stats",
+        "_task",
+        "_until",
+        "format",
+        "interest",
+        "live",
+        "partitions",
+        "positions",
+        "sink",
+    )
+
+    def __init__(
+        self,
+        transport: Transport,
+        fanout: Fanout,
+        stats: Stats,
+        interest: Interest,
+        format: Format,
+        partitions: tuple[str, ...],
+        heartbeat: float,
+    ) -> None:
+        self.interest = interest
+        self.format = format
+        self.partitions = partitions
+        self.positions: dict[str, Position] = {}
+        self.live = False
+        self.sink: Sink
+        self._log = transport if isinstance(transport, Log) else None
+        self._fanout = fanout
+        self._stats = stats
+        self._heartbeat = heartbeat
+        self._seen = fanout.ring.end  # the ring's number up to which everything has been matched
+        self._until: Cursor | None = None  # the head to replay to; None: to be read
+        self._gaps: list[Gap] = []
+        self._replayed = 0
+        self._recovered = True
+        self._closed = False
+        self._task: asyncio.Task[None] | None = None
+
+    async def prepare(self, start: Start, heads: Cursor) -> None:
+        """Find the place to begin at; `heads` must have been read after the subscriber was made.
+
+        Raises TransportUnavailable.
+        """
+        self._until = heads
+        if self._log is None:
+            if start.cursor is not None or start.since != "now":
+                self._gaps = [Gap("no-log", self.partitions[0], None)]
+            return
+        places = dict(heads.positions)
+        if start.cursor is not None:
+            cursor = Cursor.parse(start.cursor)
+            if cursor is None or not cursor.positions:
+                places = dict((await self._log.seek(self.partitions, None)).positions)
+                self._gaps = [Gap("invalid", self.partitions[0], places[self.partitions[0]])]
+            else:
+                missing = [name for name in self.partitions if name not in cursor.positions]
+                if missing and cursor.time:  # another scheme wrote it: what came since then may be unseen
+                    places.update((await self._log.seek(missing, cursor.time)).positions)
+                places.update(cursor.positions)
+        elif start.since != "now":
+            since = None if start.since == "earliest" else start.since
+            places = dict((await self._log.seek(self.partitions, since)).positions)
+        self.positions = {name: places[name] for name in self.partitions}
+
+    def start(self, sink: Sink) -> None:
+        """Write to `sink` from now on: gaps, replay, `ready`, then live."""
+        self.sink = sink
+        self._task = asyncio.create_task(self._run(self._begin()))
+
+    def fall_behind(self, room: Awaitable[None]) -> None:
+        """Stop being live until there is room, then read on from where the last write ended."""
+        self.live = False
+        self.positions = {name: self._fanout.positions[name] for name in self.partitions if self._log}
+        self._seen = self._fanout.ring.end
+        self._stats.slow += 1
+        self._task = asyncio.create_task(self._run(self._wait(room)))
+
+    def close(self, reason: ClosingReason | None = None) -> None:
+        """End the stream, and say why where there is a reason; a second call does nothing.
+
+        The last frame carries no id: what was matched but not written must be read again on the resume.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        if self.live:
+            self._fanout.flush()
+            self._fanout.leave(self)
+            self.live = False
+        if self._task is not None and self._task is not asyncio.current_task():
+            self._task.cancel()
+        self.sink.end(b"" if reason is None else self.format.closing(reason))
+
+    def cancel(self) -> None:
+        """Stop writing at once: the client has gone."""
+        self._closed = True
+        if self.live:
+            self._fanout.leave(self)
+            self.live = False
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _run(self, first: Awaitable[None]) -> None:
+        backoff = Backoff()
+        try:
+            await first
+            while not await self._join():
+                self._stats.back_to_log += 1
+                await self._catch_up(backoff)
+        except _StalledError:
+            self.close("slow-consumer")
+        except Exception:
+            logger.exception("a stream failed and is ended; its client resumes from its cursor")
+            self.close()
+
+    async def _begin(self) -> None:
+        for gap in self._gaps:
+            await self._announce(gap)
+        self._gaps = []
+        await self._catch_up(Backoff())
+        await self._write(self.format.ready(self._cursor(), self._recovered, self._replayed))
+
+    async def _catch_up(self, backoff: Backoff) -> None:
+        """Read the log from our place to its head, however long it is away meanwhile.
+
+        The stream stays open: an EventSource gives up for good when a reconnection is refused, but it waits
+        on a silent stream.
+        """
+        if self._log is None:
+            if self._until is None:  # fallen out of the ring, and nothing remembers what left it
+                self._seen = self._fanout.ring.end
+                await self._announce(Gap("no-log", self.partitions[0], None))
+            self._until = None
+            return
+        while True:
+            try:
+                if self._until is None:
+                    self._seen = self._fanout.ring.end  # before the head is read: what comes later is in the ring
+                    self._until = await self._log.head(self.partitions)
+                until, self._until = self._until, None
+                await self._replay(self._log, until)
+                return
+            except TransportUnavailable as error:
+                logger.warning("replay interrupted, trying again: %s", error.detail)
+                await asyncio.sleep(backoff.next())
+                await self._write(self.format.heartbeat(self._cursor()))
+
+    async def _replay(self, log: Log, until: Cursor) -> None:
+        self._stats.replays += 1
+        frames: list[bytes] = []
+        try:
+            read = 0
+            async for item in log.replay(Cursor(self.positions), until):
+                if isinstance(item, Gap):
+                    await self._flush(frames)
+                    if item.position is not None:
+                        self.positions[item.partition] = item.position
+                    await self._announce(item)
+                    continue
+                self._match(item, frames)
+                read += 1
+                if read % BATCH_ITEMS == 0:
+                    if not frames:  # all filtered out: the cursor moves, and the connection is not silent
+                        frames.append(self.format.heartbeat(self._cursor()))
+                    await self._flush(frames)
+                    await asyncio.sleep(0)
+        except TransportUnavailable:
+            await self._flush(frames)  # our place is after them
+            raise
+        await self._flush(frames)
+
+    async def _join(self) -> bool:
+        """Take from the ring what the tail brought meanwhile and go live; False where the log must be read again."""
+        await self._wait_for_tail()
+        while (items := self._fanout.ring.since(self._seen, BATCH_ITEMS)) is not None:
+            if not items:  # no await between this look and the join: nothing can come in between
+                self._fanout.join(self)
+                self.live, self.positions, self._task = True, {}, None
+                return True
+            frames: list[bytes] = []
+            for item in items:
+                self._seen += 1
+                if item.partition not in self.partitions:
+                    continue
+                if isinstance(item, Record):
+                    self._match(item, frames)
+                    continue
+                await self._flush(frames)
+                if self._log is not None:
+                    return False  # the log may still hold what the tail has missed
+                await self._announce(item)
+            await self._flush(frames)
+        return False
+
+    async def _wait_for_tail(self) -> None:
+        while not self._fanout.has_reached(self.positions):
+            try:
+                async with asyncio.timeout(self._heartbeat):
+                    await self._fanout.reached(self.positions)
+                return
+            except TimeoutError:
+                await self._write(self.format.heartbeat(self._cursor()))
+
+    def _match(self, record: Record, frames: list[bytes]) -> None:
+        """Move our place over the record, and add its frame where it is for us; one we had already is dropped."""
+        position = record.position
+        if position is not None:
+            ours = self.positions[record.partition]
+            if (position.epoch, position.offset) <= (ours.epoch, ours.offset):
+                return
+            self.positions[record.partition] = position
+        if self.interest.matches(record.event):
+            frames.append(self.format.record(self._cursor(), record))
+            self._replayed += 1
+            self._stats.replayed += 1
+
+    async def _announce(self, gap: Gap) -> None:
+        self._recovered = False
+        self._stats.gaps[gap.reason] = self._stats.gaps.get(gap.reason, 0) + 1
+        await self._write(self.format.gap(self._cursor(), gap))
+
+    def _cursor(self) -> str:
+        return cursor_text(self.positions, self.partitions)
+
+    async def _flush(self, frames: list[bytes]) -> None:
+        chunk = b"".join(frames)
+        frames.clear()
+        await self._write(chunk)
+
+    async def _write(self, chunk: bytes) -> None:
+        if chunk and (room := self.sink.write(chunk)) is not None:
+            await self._wait(room)
+
+    async def _wait(self, room: Awaitable[None]) -> None:
+        try:
+            async with asyncio.timeout(STALLED):
+                await room
+        except TimeoutError:
+            raise _StalledError from None
+
+
+class _StalledError(Exception):
+    """The client took no byte for `STALLED` seconds."""

@@ -1,0 +1,107 @@
+"""What the hub asks of a transport, and of one that remembers.
+
+`memory` and `redis_streams` are a `Log`: they keep what was published and can be read again from a cursor. A
+transport that only carries events to whoever listens at that moment (Redis Pub/Sub) is a `Transport` and no more;
+a subscriber who comes back to it is told of a gap.
+"""
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol, runtime_checkable
+
+import msgspec
+
+from shared.cursor import Cursor, Position
+from shared.event import Event
+from shared.record import Gap, Record
+
+Handler = Callable[[Record | Gap], None]
+"""Called for each record in the order of its partition. It must not block and must not raise."""
+
+
+class Retention(msgspec.Struct, frozen=True):
+    """What a log keeps: records younger than `age`, at most `events` of them a partition (0: no limit), and
+    each event's id for `idempotency_window`; times in seconds."""
+
+    age: float = 86_400
+    events: int = 0
+    idempotency_window: float = 86_400
+
+
+class Receipt(msgspec.Struct, frozen=True):
+    """The answer for one published event; `positions` is None where no log keeps it.
+
+    `duplicate`: the same event was appended before, within the idempotency window, and nothing was now; the
+    positions are the first append's.
+    """
+
+    id: str
+    positions: Mapping[str, Position] | None
+    duplicate: bool = False
+
+
+class Tail(Protocol):
+    """The one live read of this process; it goes on until the context that opened it ends."""
+
+    def follow(self, positions: Mapping[str, Position | None]) -> None:
+        """Read these partitions too, from after the position (None: from now, where no log keeps positions).
+
+        Records after the position reach the handler without a hole, whenever the call comes. A partition that
+        is followed already stays where it is.
+        """
+
+    def unfollow(self, partitions: Sequence[str]) -> None:
+        """Stop reading these partitions; a record that is on its way may still arrive."""
+
+    @property
+    def running(self) -> bool:
+        """Whether the tail is reading now; False while it is reconnecting."""
+
+
+class Transport(Protocol):
+    """Carries events from any process to every process."""
+
+    async def publish(self, events: Sequence[Event]) -> list[Receipt]:
+        """Hand over all events, or raise; receipts are in the order of the events.
+
+        Raises TransportUnavailable where it cannot be told that all were taken: some may have been, and
+        publishing the same ids again is safe.
+        """
+
+    def on_message(self, handler: Handler) -> AbstractAsyncContextManager[Tail]:
+        """Open the tail; records and gaps go to `handler` until the context ends.
+
+        A lost connection is opened again with full-jitter backoff and goes on from where it was; where that
+        place is gone, the handler gets a Gap.
+        """
+
+    async def ping(self) -> None:
+        """Return if the transport answers; raise TransportUnavailable if not."""
+
+    async def aclose(self) -> None:
+        """Close every connection; nothing may be called afterwards."""
+
+
+@runtime_checkable
+class Log(Transport, Protocol):
+    """A transport that remembers."""
+
+    async def head(self, partitions: Sequence[str]) -> Cursor:
+        """Return the place after the last record of each partition.
+
+        What was acknowledged before the call is before it. Raises TransportUnavailable.
+        """
+
+    async def seek(self, partitions: Sequence[str], time: int | None) -> Cursor:
+        """Return the place before each partition's first record appended at or after `time` (ms since 1970).
+
+        None is before the oldest record kept. Raises TransportUnavailable.
+        """
+
+    def replay(self, after: Cursor, until: Cursor) -> AsyncIterator[Record | Gap]:
+        """Yield what lies in `(after, until]` of each partition in `until`, in the order of each partition.
+
+        Complete, or with a Gap where something is missing; gaps known at the start come before any record.
+        Reads page by page, as the caller consumes. Raises TransportUnavailable; starting again after the last
+        yielded position loses and repeats nothing.
+        """

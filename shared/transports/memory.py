@@ -1,0 +1,198 @@
+"""The log in this process's memory: the local default, and the model that the other logs are tested against."""
+
+import asyncio
+import time
+from bisect import bisect_left
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+
+from shared.cursor import Cursor, Position
+from shared.event import Event
+from shared.partitions import Partitions
+from shared.record import Gap, Record
+from shared.transports import reading
+from shared.transports.base import Handler, Receipt, Retention
+
+
+async def _no_pause() -> None:
+    """The production checkpoint: a memory log does no I/O. Tests yield here, as a networked log would."""
+
+
+class MemoryLog:
+    """A log that lives and dies with the process; one process is all it reaches."""
+
+    def __init__(
+        self,
+        partitions: Partitions = Partitions(),
+        retention: Retention = Retention(),
+        *,
+        clock: Callable[[], float] = time.time,
+        pause: Callable[[], Awaitable[None]] = _no_pause,
+    ) -> None:
+        self._scheme = partitions
+        self._retention = retention
+        self._clock = clock
+        self._pause = pause
+        self._partitions: dict[str, _Partition] = {}
+        self._tails: set[_MemoryTail] = set()
+
+    async def publish(self, events: Sequence[Event]) -> list[Receipt]:
+        """Append all events at once; see `Transport.publish`."""
+        await self._pause()
+        receipts = [self._append(event) for event in events]
+        for tail in self._tails:
+            tail.ring()
+        await self._pause()
+        return receipts
+
+    @asynccontextmanager
+    async def on_message(self, handler: Handler) -> AsyncIterator["_MemoryTail"]:
+        """Open the tail; see `Transport.on_message`."""
+        tail = _MemoryTail(self, handler)
+        self._tails.add(tail)
+        task = asyncio.create_task(tail.run())
+        try:
+            yield tail
+        finally:
+            self._tails.discard(tail)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def head(self, partitions: Sequence[str]) -> Cursor:
+        """Return the place after the last record of each partition."""
+        await self._pause()
+        return Cursor({name: self._partition(name).last for name in partitions})
+
+    async def seek(self, partitions: Sequence[str], time: int | None) -> Cursor:
+        """Return the place before the first record at or after `time`; None is before the oldest kept."""
+        await self._pause()
+        return Cursor({name: self._partition(name).before(time) for name in partitions})
+
+    def replay(self, after: Cursor, until: Cursor) -> AsyncIterator[Record | Gap]:
+        """Yield what lies in `(after, until]`; see `Log.replay`."""
+        return reading.replay(after, until, read_page=self._read_page, seek=self.seek)
+
+    async def ping(self) -> None:
+        """Return at once: the process is its own log."""
+
+    async def aclose(self) -> None:
+        """Forget everything."""
+        self._partitions.clear()
+
+    async def _read_page(self, partition: str, after: Position, until: int) -> Sequence[Record]:
+        await self._pause()
+        return self._partition(partition).after(after, until)
+
+    def _partition(self, name: str) -> "_Partition":
+        if name not in self._partitions:
+            self._partitions[name] = _Partition(name, epoch=int(self._clock() * 1000))
+        return self._partitions[name]
+
+    def _append(self, event: Event) -> Receipt:
+        positions = {}
+        duplicate = True
+        for name, stored in self._scheme.route(event):
+            position, known = self._partition(name).append(stored, self._retention, self._clock())
+            positions[name] = position
+            duplicate = duplicate and known
+        return Receipt(event.id, positions, duplicate)
+
+
+class _Partition:
+    def __init__(self, name: str, epoch: int) -> None:
+        self.name = name
+        self.last = Position(epoch, 0)
+        self._records: list[tuple[Position, Record]] = []
+        self._trimmed = 0  # entries at the front of the list that are no longer kept
+        self._ids: dict[str, Position] = {}  # in order of time, so that the oldest leave first
+
+    def append(self, event: Event, retention: Retention, now: float) -> tuple[Position, bool]:
+        """Append unless its key is known; return its position and whether it was known."""
+        time = max(int(now * 1000), self.last.time)  # never back: seek searches by time
+        while self._ids:
+            key, position = next(iter(self._ids.items()))
+            if position.time > time - retention.idempotency_window * 1000:
+                break
+            del self._ids[key]
+        if (known := self._ids.get(event.key)) is not None:
+            return known, True
+        check = reading.chain(self.last.check, event.key)
+        self.last = Position(self.last.epoch, self.last.offset + 1, check, time)
+        self._records.append((self.last, Record(event, self.name, self.last)))
+        self._ids[event.key] = self.last
+        self._trim(time - retention.age * 1000, retention.events)
+        return self.last, False
+
+    def before(self, time: int | None) -> Position:
+        """Return the place before the first record at or after `time` (None: before the oldest kept)."""
+        index = bisect_left(self._records, time or 0, self._trimmed, key=lambda entry: entry[0].time)
+        if index == len(self._records):
+            return self.last
+        if index > self._trimmed:
+            return self._records[index - 1][0]
+        first = self._records[index][0]
+        return Position(first.epoch, first.offset - 1)
+
+    def after(self, position: Position, until: int) -> list[Record]:
+        """Return the next records after `position` up to offset `until`, at most a page."""
+        if position.epoch != self.last.epoch:
+            return []
+        behind = self.last.offset - len(self._records)  # the offset before the list's first entry
+        start = max(position.offset - behind, self._trimmed)
+        stop = min(until - behind, start + reading.PAGE)
+        return [record for _, record in self._records[start:stop]]
+
+    def _trim(self, oldest: float, most: int) -> None:
+        surplus = len(self._records) - most if most else 0
+        while self._trimmed < surplus or self._records[self._trimmed][0].time <= oldest:
+            self._trimmed += 1
+            if self._trimmed == len(self._records):
+                break
+        if self._trimmed > 1_000 and self._trimmed * 2 > len(self._records):
+            del self._records[: self._trimmed]  # seldom, so that trimming costs O(1) a record
+            self._trimmed = 0
+
+
+class _MemoryTail:
+    """Follows positions like a reader of any log would, so that what the hub sees is the same everywhere."""
+
+    running = True
+
+    def __init__(self, log: MemoryLog, handler: Handler) -> None:
+        self._log = log
+        self._handler = handler
+        self._at: dict[str, Position] = {}
+        self._doorbell = asyncio.Event()
+
+    def follow(self, positions: Mapping[str, Position | None]) -> None:
+        for name, position in positions.items():
+            if position is not None:
+                self._at.setdefault(name, position)
+        self.ring()
+
+    def unfollow(self, partitions: Sequence[str]) -> None:
+        for name in partitions:
+            self._at.pop(name, None)
+
+    def ring(self) -> None:
+        self._doorbell.set()
+
+    async def run(self) -> None:
+        while True:
+            await self._doorbell.wait()
+            self._doorbell.clear()
+            for name in list(self._at):
+                await self._deliver(name)
+
+    async def _deliver(self, name: str) -> None:
+        while name in self._at:
+            at = self._at[name]
+            head = (await self._log.head((name,))).positions[name]
+            if head.offset == at.offset and head.epoch == at.epoch:
+                return
+            async for item in self._log.replay(Cursor({name: at}), Cursor({name: head})):
+                if name not in self._at:
+                    return
+                assert item.position is not None
+                self._at[name] = item.position
+                self._handler(item)

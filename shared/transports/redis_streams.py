@@ -1,0 +1,354 @@
+"""The log on Redis Streams over TCP: any Redis 6.2 or newer, Valkey, Upstash's TCP endpoint.
+
+Keys of the partition `all` under the prefix `rt`, all in one cluster slot:
+
+    rt:all              the stream; an entry's id is <epoch>-<offset>, its field `e` holds check, time and event
+    {rt:all}:meta       the counter: epoch, seq, check, time
+    {rt:all}:id:<key>   where the event with this key was appended; expires with the idempotency window
+"""
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import redis.asyncio as redis
+from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.exceptions import ConnectionError, NoScriptError, RedisError
+
+from shared.backoff import Backoff
+from shared.cursor import Cursor, Position
+from shared.errors import TransportUnavailable
+from shared.event import Event
+from shared.partitions import Partitions
+from shared.record import Gap, Record, pack, unpack
+from shared.transports import reading
+from shared.transports.base import Handler, Receipt, Retention
+
+log = logging.getLogger(__name__)
+
+BLOCK = 20.0
+"""Seconds that one XREAD waits: three commands a minute while idle, and a dead connection is noticed."""
+
+_TIMEOUT = 5.0  # seconds for any other command; a publisher hears 503 after it, not after minutes
+_LUA = Path(__file__).parent / "lua"
+
+
+class RedisStreams:
+    """A `Log` on Redis Streams."""
+
+    def __init__(
+        self,
+        url: str,
+        prefix: str = "rt",
+        partitions: Partitions = Partitions(),
+        retention: Retention = Retention(),
+        *,
+        block: float = BLOCK,
+    ) -> None:
+        self._prefix = prefix
+        self._scheme = partitions
+        self._retention = retention
+        self._block = block
+        # A retry after a lost connection cannot append twice: every event has an id before it gets here. A
+        # time-out is not retried, or a silent server would hold a publisher for several of them.
+        retry = Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.2), 2, (ConnectionError,))
+        self._client = redis.Redis.from_url(
+            url, protocol=2, socket_timeout=_TIMEOUT, socket_connect_timeout=_TIMEOUT, retry=retry
+        )
+        self._client.set_response_callback("XRANGE", lambda reply, **_: reply)  # parsed here, once
+        # redis-py's own time-out and retries would repeat a blocked XREAD silently for a minute.
+        self._tail_pool = redis.ConnectionPool.from_url(
+            url,
+            protocol=2,
+            socket_timeout=block + _TIMEOUT,
+            socket_connect_timeout=_TIMEOUT,
+            retry=Retry(ExponentialWithJitterBackoff(), 0),
+        )
+        self._append = _script("append")
+        self._seek = _script("seek")
+
+    async def publish(self, events: Sequence[Event]) -> list[Receipt]:
+        """Append all events, each partition's in one atomic script, all scripts in one round trip."""
+        batches: dict[str, list[tuple[int, Event]]] = {}
+        for index, event in enumerate(events):
+            for partition, stored in self._scheme.route(event):
+                batches.setdefault(partition, []).append((index, stored))
+        keep = self._retention
+        limits = [int(keep.age * 1000), keep.events, int(keep.idempotency_window * 1000)]
+        calls = []
+        for partition, batch in batches.items():
+            keys, args = self._keys(partition), [*limits]
+            for _, event in batch:
+                keys.append(f"{{{self._prefix}:{partition}}}:id:{event.key}")
+                args += [event.key, pack(event)]
+            calls.append((keys, args))
+        positions: list[dict[str, Position]] = [{} for _ in events]
+        duplicate = [True] * len(events)
+        for (partition, batch), reply in zip(batches.items(), await self._run(self._append, calls), strict=True):
+            for (index, _), answer in zip(batch, reply, strict=True):
+                positions[index][partition] = _position(answer)
+                duplicate[index] = duplicate[index] and answer[4] == 1
+        return [Receipt(e.id, p, d) for e, p, d in zip(events, positions, duplicate, strict=True)]
+
+    @asynccontextmanager
+    async def on_message(self, handler: Handler) -> AsyncIterator["_RedisTail"]:
+        """Open the tail: one connection, one blocking read, whatever the number of subscribers."""
+        tail = _RedisTail(self, handler)
+        task = asyncio.create_task(tail.run())
+        try:
+            yield tail
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def head(self, partitions: Sequence[str]) -> Cursor:
+        """Return the place after the last record of each partition, in one round trip."""
+        return await self._places(partitions, "head")
+
+    async def seek(self, partitions: Sequence[str], time: int | None) -> Cursor:
+        """Return the place before the first record at or after `time`, in one round trip."""
+        return await self._places(partitions, str(time or 0))
+
+    def replay(self, after: Cursor, until: Cursor) -> AsyncIterator[Record | Gap]:
+        """Yield what lies in `(after, until]`; see `Log.replay`."""
+        return reading.replay(after, until, read_page=self._read_page, seek=self.seek)
+
+    async def ping(self) -> None:
+        """Return if Redis answers."""
+        try:
+            await self._client.ping()
+        except (RedisError, OSError) as error:
+            raise _unavailable(error) from error
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        await self._client.aclose()
+        await self._tail_pool.aclose()
+
+    async def unblock(self, client_id: int) -> bool:
+        """End the blocking read of another connection; False where it was not blocked."""
+        return bool(await self._client.execute_command("CLIENT", "UNBLOCK", client_id))
+
+    def tail_connection(self) -> AbstractConnection:
+        """Return a new connection for blocking reads; the caller connects and disconnects it."""
+        return self._tail_pool.make_connection()
+
+    def stream(self, partition: str) -> str:
+        """Return the key of a partition's stream."""
+        return f"{self._prefix}:{partition}"
+
+    @property
+    def block(self) -> float:
+        """Seconds that one blocking read waits."""
+        return self._block
+
+    def _keys(self, partition: str) -> list[str]:
+        # {…} is the cluster hash tag: the stream's whole key is the same text, so all share one slot.
+        stream = self.stream(partition)
+        return [stream, f"{{{stream}}}:meta"]
+
+    async def _places(self, partitions: Sequence[str], where: str) -> Cursor:
+        calls = [(self._keys(partition), [where]) for partition in partitions]
+        replies = await self._run(self._seek, calls)
+        return Cursor({name: _position(reply) for name, reply in zip(partitions, replies, strict=True)})
+
+    async def _read_page(self, partition: str, after: Position, until: int) -> list[Record]:
+        start, end = f"{after.epoch}-{after.offset + 1}", f"{after.epoch}-{until}"
+        try:
+            entries = await self._client.execute_command(
+                "XRANGE", self.stream(partition), start, end, "COUNT", reading.PAGE
+            )
+        except (RedisError, OSError) as error:
+            raise _unavailable(error) from error
+        return parse_entries(partition, entries)
+
+    async def _run(self, script: "_Script", calls: Sequence[tuple[list[str], list[Any]]]) -> list[Any]:
+        """Run one script for each (keys, arguments), all in one round trip; a script is sent whole only once."""
+        try:
+            replies = await self._pipeline([("EVALSHA", script.sha, len(k), *k, *a) for k, a in calls])
+            unknown = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+            if unknown:  # a restarted server has no scripts; EVAL brings it back for the next time
+                again = [("EVAL", script.text, len(calls[i][0]), *calls[i][0], *calls[i][1]) for i in unknown]
+                for i, reply in zip(unknown, await self._pipeline(again), strict=True):
+                    replies[i] = reply
+        except (RedisError, OSError) as error:
+            raise _unavailable(error) from error
+        for reply in replies:
+            if isinstance(reply, RedisError):
+                raise _unavailable(reply) from reply
+        return replies
+
+    async def _pipeline(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        pipeline = self._client.pipeline(transaction=False)
+        for command in commands:
+            pipeline.execute_command(*command)
+        return list(await pipeline.execute(raise_on_error=False))
+
+
+class _RedisTail:
+    """Reads all followed streams with one XREAD on one connection."""
+
+    def __init__(self, redis: RedisStreams, handler: Handler) -> None:
+        self.running = False
+        self._redis = redis
+        self._handler = handler
+        self._at: dict[str, Position] = {}
+        self._changed = asyncio.Event()
+        self._wanted = 0  # counts changes of what is followed; a read that began before the last one is stale
+        self._reading = 0
+        self._client_id: int | None = None
+        self._interrupting: asyncio.Task[None] | None = None
+
+    def follow(self, positions: Mapping[str, Position | None]) -> None:
+        """Read these partitions too, also while a read is blocked on the others."""
+        new = {name: at for name, at in positions.items() if at is not None and name not in self._at}
+        if not new:
+            return
+        self._at.update(new)
+        self._wanted += 1
+        self._changed.set()
+        if self._interrupting is None or self._interrupting.done():
+            self._interrupting = asyncio.create_task(self._interrupt())
+
+    def unfollow(self, partitions: Sequence[str]) -> None:
+        """Stop reading these partitions, from the next read on."""
+        for name in partitions:
+            self._at.pop(name, None)
+
+    async def run(self) -> None:
+        """Read until cancelled; a failure of any kind is logged and followed by another try."""
+        backoff = Backoff()
+        while True:
+            connection = self._redis.tail_connection()
+            try:
+                while not self._at:
+                    self._changed.clear()
+                    await self._changed.wait()
+                await connection.connect()
+                await connection.send_command("CLIENT", "ID")
+                self._client_id = int(await connection.read_response())
+                await self._verify()
+                self.running = True
+                backoff.reset()
+                while True:
+                    await self._read(connection)
+            except (RedisError, OSError, TransportUnavailable) as error:
+                log.warning("tail lost, reconnecting: %s", _safe(error))
+            except Exception:
+                log.exception("tail failed, reconnecting")
+            finally:
+                self.running = False
+                self._client_id = None
+                await connection.disconnect(nowait=True)
+            await asyncio.sleep(backoff.next())
+
+    async def _verify(self) -> None:
+        """Check that the log still holds our places: a failover may have brought back an older state.
+
+        A blocking read would not notice: the numbers that are counted again are below the place it waits at.
+        """
+        heads = (await self._redis.head(tuple(self._at))).positions
+        for name, head in heads.items():
+            at = self._at.get(name)
+            if at is None:
+                continue
+            if head.epoch != at.epoch:
+                self._jump(Gap("epoch", name, Position(head.epoch, 0)))
+            elif head.offset < at.offset or (head.offset == at.offset and at.check and head.check != at.check):
+                self._jump(Gap("epoch", name, head))
+
+    async def _read(self, connection: AbstractConnection) -> None:
+        while not self._at:
+            self._changed.clear()
+            await self._changed.wait()
+        self._reading = self._wanted
+        names = {self._redis.stream(name).encode(): name for name in self._at}
+        places = [f"{at.epoch}-{at.offset}" for at in self._at.values()]
+        await connection.send_command(
+            "XREAD", "COUNT", reading.PAGE, "BLOCK", int(self._redis.block * 1000), "STREAMS", *names, *places
+        )
+        reply = await connection.read_response(disable_decoding=True)
+        self._reading = self._wanted
+        for stream, entries in reply or ():
+            self._deliver(names[stream], parse_entries(names[stream], entries))
+
+    def _deliver(self, name: str, records: Sequence[Record]) -> None:
+        for index, record in enumerate(records):
+            at = self._at.get(name)
+            if at is None:
+                return
+            position = record.position
+            assert position is not None
+            if position.epoch == at.epoch and position.offset <= at.offset:
+                continue  # asked for before the partition was unfollowed and followed again, further on
+            if position.epoch != at.epoch:
+                self._jump(Gap("epoch", name, Position(position.epoch, position.offset - 1)))
+            elif position.offset != at.offset + 1:
+                self._jump(Gap("trimmed", name, Position(position.epoch, position.offset - 1)))
+            elif index == 0 and not reading.follows(at, record):
+                self._jump(Gap("epoch", name, Position(position.epoch, position.offset - 1)))
+            self._at[name] = position
+            self._handler(record)
+
+    def _jump(self, gap: Gap) -> None:
+        assert gap.position is not None
+        self._at[gap.partition] = gap.position
+        self._handler(gap)
+
+    async def _interrupt(self) -> None:
+        """End a blocked read that began before the last `follow`, so that the next one covers it.
+
+        The read may be on its way to the server, not blocked yet: then UNBLOCK answers 0 and is tried again.
+        """
+        while self._client_id is not None and self._reading < self._wanted:
+            try:
+                if await self._redis.unblock(self._client_id):
+                    return
+            except (RedisError, OSError) as error:
+                log.warning("cannot interrupt the tail's read: %s", _safe(error))
+            await asyncio.sleep(0.005)
+
+
+class _Script(msgspec.Struct, frozen=True):
+    text: str
+    sha: str
+
+
+def _script(name: str) -> _Script:
+    text = (_LUA / f"{name}.lua").read_text()
+    return _Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+def parse_entries(partition: str, entries: Sequence[tuple[bytes, Sequence[bytes]]]) -> list[Record]:
+    """Return the records of raw stream entries; one that cannot be read is left out, and so becomes a gap."""
+    records = []
+    for entry_id, fields in entries:
+        epoch, _, offset = entry_id.partition(b"-")
+        value = fields[1]
+        try:
+            position = Position(int(epoch), int(offset), value[:8].decode(), int(value[8:21]))
+            records.append(Record(unpack(value[21:]), partition, position))
+        except ValueError:
+            log.error("partition %s: the entry %s is not a record", partition, entry_id.decode())
+    return records
+
+
+def _position(reply: Sequence[bytes]) -> Position:
+    return Position(int(reply[0]), int(reply[1]), reply[2].decode(), int(reply[3]))
+
+
+def _unavailable(error: Exception) -> TransportUnavailable:
+    return TransportUnavailable(f"Redis cannot be used now ({_safe(error)})")
+
+
+def _safe(error: Exception) -> str:
+    """Name the error without its text: a driver's text may hold a host or a URL with its password."""
+    cause = error.__cause__ if isinstance(error, TransportUnavailable) and error.__cause__ else error
+    return type(cause).__name__
