@@ -8,7 +8,6 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
-from starlette.types import ASGIApp
 
 from functions.web import create_app, read_body, to_response
 from shared import cloudevents, envelope
@@ -51,7 +50,7 @@ def _mangum() -> Any:
     from shared.wiring import make_hub
 
     settings = Settings.from_env(os.environ)
-    app: ASGIApp = create_app(routes(make_hub(settings), settings), settings.allowed_origins)
+    app = create_app(routes(make_hub(settings), settings), settings.allowed_origins)
     return Mangum(app, lifespan="off")  # "auto" would run start-up and shutdown on every invocation
 
 

@@ -1,6 +1,7 @@
 """Running an ASGI app as a process that drains before it stops."""
 
 import asyncio
+import contextlib
 import resource
 import socket
 from collections.abc import Awaitable, Callable
@@ -17,9 +18,15 @@ class Server(uvicorn.Server):
     uvicorn waits for open answers before it runs the lifespan's shutdown; streams never end by themselves.
     """
 
-    def __init__(self, config: uvicorn.Config, drain: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, drain: Callable[[], None], banner: str) -> None:
         super().__init__(config)
         self._drain = drain
+        self._banner = banner
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept connections, and say so."""
+        await super().startup(sockets)
+        print(self._banner, flush=True)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Send the subscribers away, then wait for what is under way."""
@@ -47,14 +54,8 @@ def serve(
     url = f"http://{host}:{listener.getsockname()[1]}"
 
     async def main() -> None:
-        server = Server(config, drain)
-        running = asyncio.create_task(server.serve(sockets=[listener]))
-        while not server.started and not running.done():
-            await asyncio.sleep(0.01)
-        if server.started:
-            print(banner.format(url=url), flush=True)
         try:
-            await running
+            await Server(config, drain, banner.format(url=url)).serve(sockets=[listener])
         finally:
             await aclose()
 
@@ -67,7 +68,5 @@ def _raise_open_files() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = hard if hard != resource.RLIM_INFINITY else max(soft, 65_536)
     if soft < wanted:
-        try:
+        with contextlib.suppress(ValueError, OSError):  # macOS caps below what it reports; the soft limit stands
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-        except (ValueError, OSError):
-            pass  # macOS caps below what it reports; the soft limit stands

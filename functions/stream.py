@@ -32,13 +32,13 @@ Message = Mapping[str, Any]
 class Receive(Protocol):
     """ASGI receive."""
 
-    def __call__(self) -> Awaitable[Message]: ...  # noqa: D102
+    def __call__(self) -> Awaitable[Message]: ...
 
 
 class Send(Protocol):
     """ASGI send."""
 
-    def __call__(self, message: Any, /) -> Coroutine[Any, Any, None]: ...  # noqa: D102
+    def __call__(self, message: Any, /) -> Coroutine[Any, Any, None]: ...
 
 
 class StreamApp:
@@ -48,7 +48,6 @@ class StreamApp:
         self._hub = hub
         self._settings = settings
         self._verifier = Verifier.from_settings(settings)
-        self._random = random.Random()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
@@ -101,7 +100,7 @@ class StreamApp:
         async with self._hub.subscribe(interest, query.start, format) as subscriber:
             await send({"type": "http.response.start", "status": 200, "headers": _encode(_STREAM_HEADERS, cors)})
             # Clients of one lost instance must not come back at the same moment.
-            wait = retry(round(self._settings.retry * 1000 * self._random.uniform(0.5, 1.5)))
+            wait = retry(round(self._settings.retry * 1000 * random.uniform(0.5, 1.5)))  # noqa: S311 — no secret
             await send({"type": "http.response.body", "body": wait, "more_body": True})
             sink = AsgiSink(send)
             subscriber.start(sink)
@@ -129,9 +128,7 @@ class StreamApp:
         seconds, reason = min(ends)
         return asyncio.get_running_loop().call_later(seconds, subscriber.close, reason)
 
-    async def _page(
-        self, interest: Interest, query: EventsQuery, cors: Mapping[str, str], send: Send
-    ) -> None:
+    async def _page(self, interest: Interest, query: EventsQuery, cors: Mapping[str, str], send: Send) -> None:
         page = Page(query.format)
         async with self._hub.subscribe(interest, query.start, page) as subscriber:
             subscriber.start(page)
@@ -204,7 +201,7 @@ def _resume(sending: Coroutine[Any, Any, None], waits_for: Any) -> Generator[Any
         try:
             try:
                 answer = yield waits_for
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 — cancellation belongs to the coroutine too
                 waits_for = sending.throw(error)
             else:
                 waits_for = sending.send(answer)

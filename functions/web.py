@@ -1,20 +1,25 @@
 """What the Starlette functions share: errors as problem details, CORS, a bounded body."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from shared.cors import cors_headers, preflight_headers
 from shared.errors import ContentTooLarge, TidemarkError
 from shared.problem import Problem, from_error, problem
 
 
-def create_app(routes: Sequence[BaseRoute], allowed_origins: frozenset[str]) -> ASGIApp:
+App = Callable[[Scope, Receive, Send], Coroutine[Any, Any, None]]
+"""An ASGI app as Mangum and uvicorn both take it."""
+
+
+def create_app(routes: Sequence[BaseRoute], allowed_origins: frozenset[str]) -> App:
     """Return an app of these routes in which every error is a problem+json answer."""
     app = Starlette(
         routes=routes,
@@ -58,7 +63,7 @@ async def _on_failure(request: Request, error: Exception) -> Response:
 class _Cors:
     """Adds the CORS headers to every answer, errors included: without them a page cannot even read the error."""
 
-    def __init__(self, app: ASGIApp, allowed: frozenset[str]) -> None:
+    def __init__(self, app: App, allowed: frozenset[str]) -> None:
         self._app = app
         self._allowed = allowed
 

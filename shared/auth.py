@@ -158,7 +158,7 @@ def allowed_types(identity: Identity, wanted: frozenset[str] | None) -> frozense
     if wanted is None:
         return identity.types
     if refused := wanted - identity.types:
-        raise Forbidden(f"The token does not allow the type {sorted(refused)[0]!r}")
+        raise Forbidden(f"The token does not allow the type {min(refused)!r}")
     return wanted
 
 

@@ -49,9 +49,7 @@ def parse_binary(headers: Mapping[str, str], body: bytes) -> list[Event]:
     if len(body) > MAX_EVENT_BYTES:
         raise ContentTooLarge(f"An event may have at most {MAX_EVENT_BYTES // 1024} KiB")
     check_json(body)
-    values: dict[str, Any] = {
-        name[3:]: unquote(value) for name, value in headers.items() if name.startswith("ce-")
-    }
+    values: dict[str, Any] = {name[3:]: unquote(value) for name, value in headers.items() if name.startswith("ce-")}
     check_all([("", _problems(values))])
     return [_event(values, body)]
 
@@ -68,6 +66,12 @@ def _problems(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         return
     if len(values) > MAX_ATTRIBUTES:
         yield "", f"has more than {MAX_ATTRIBUTES} attributes"
+    yield from _attribute_problems(values)
+    for pointer, problem in rules.problems(values["type"], values["id"], _audience(values)):
+        yield f"/{AUDIENCE}" if pointer.startswith("/userIds") else pointer, problem
+
+
+def _attribute_problems(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name, value in values.items():
         if not _NAME.fullmatch(name):
             yield f"/{name}", "is not an attribute name: lower-case letters and digits"
@@ -81,8 +85,6 @@ def _problems(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     time = values.get("time")
     if time is not None and not (isinstance(time, str) and _TIME.fullmatch(time)):
         yield "/time", "must be an RFC 3339 time"
-    for pointer, problem in rules.problems(values["type"], values["id"], _audience(values)):
-        yield f"/{AUDIENCE}" if pointer.startswith("/userIds") else pointer, problem
 
 
 def _audience(values: Mapping[str, Any]) -> tuple[str, ...] | None:

@@ -55,7 +55,9 @@ class Settings:
         keys = tuple(_list(env, "REALTIME_PUBLISH_KEYS"))
         verifies = "REALTIME_JWT_SECRET" in env or "REALTIME_JWKS_URL" in env
         # Memory mode is open by default, but a key that is set and not asked for would be a trap.
-        default: Literal["required", "none"] = "none" if transport == "memory" and not keys and not verifies else "required"
+        default: Literal["required", "none"] = (
+            "none" if transport == "memory" and not keys and not verifies else "required"
+        )
         required = _choice(env, "REALTIME_AUTH", ("required", "none"), default) == "required"
         if required and not keys and not verifies:
             raise SettingsError(
@@ -76,9 +78,7 @@ class Settings:
             jwt_audience=env.get("REALTIME_JWT_AUDIENCE"),
             jwt_leeway=_duration(env, "REALTIME_JWT_LEEWAY", 0.0, 0.0, 300.0),
             retention=_duration(env, "REALTIME_RETENTION", 86_400.0, 0.1),
-            max_events=_integer(
-                env, "REALTIME_MAX_EVENTS", MEMORY_MAX_EVENTS if transport == "memory" else 0, 1
-            ),
+            max_events=_integer(env, "REALTIME_MAX_EVENTS", MEMORY_MAX_EVENTS if transport == "memory" else 0, 1),
             idempotency_window=_duration(env, "REALTIME_IDEMPOTENCY_WINDOW", 86_400.0, 0.1),
             heartbeat=_duration(env, "REALTIME_HEARTBEAT", 15.0, 0.1, 60.0),
             stream_seconds=_lifetime(env, LAMBDA_STREAM_SECONDS if on_lambda else None),
@@ -117,9 +117,7 @@ _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?", re.ASCII)
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
 
 
-def _duration(
-    env: Mapping[str, str], name: str, default: float, least: float, most: float | None = None
-) -> float:
+def _duration(env: Mapping[str, str], name: str, default: float, least: float, most: float | None = None) -> float:
     if name not in env:
         return default
     match = _DURATION.fullmatch(env[name])

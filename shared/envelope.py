@@ -160,5 +160,3 @@ def idempotency_key(header: str | None) -> str | None:
     if header is not None and len(header) > 2 and header[0] == header[-1] == '"':
         return header[1:-1]
     return header
-
-

@@ -37,9 +37,7 @@ class Event(msgspec.Struct, frozen=True):
         return f"{source} {self.id}" if source else self.id
 
 
-def problems(
-    type: str, id: str | None, user_ids: tuple[str, ...] | None
-) -> Iterator[tuple[str, str]]:
+def problems(type: str, id: str | None, user_ids: tuple[str, ...] | None) -> Iterator[tuple[str, str]]:
     """Yield (JSON pointer, what is wrong) for every rule of docs/protocol.md that the fields break."""
     if not TYPE_PATTERN.fullmatch(type):
         yield "/type", "must be 1 to 128 characters of A-Z a-z 0-9 . _ -"

@@ -16,7 +16,9 @@ from shared.sse import Format
 from shared.subscriber import Start, Stats, Subscriber
 from shared.transports.base import Log, Receipt, Tail, Transport
 
-HEARTBEAT_SLOTS = 16  # a heartbeat's interval is cut in so many turns, so that not all subscribers are written to at once
+HEARTBEAT_SLOTS = (
+    16  # a heartbeat's interval is cut in so many turns, so that not all subscribers are written to at once
+)
 
 
 class Hub:
@@ -117,9 +119,7 @@ class Hub:
         self.subscribers.add(subscriber)
         self._slots[self._slot][subscriber] = None
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(
-                self.heartbeat / HEARTBEAT_SLOTS, self._beat
-            )
+            self._timer = asyncio.get_running_loop().call_later(self.heartbeat / HEARTBEAT_SLOTS, self._beat)
         return subscriber
 
     def remove(self, subscriber: Subscriber) -> None:
@@ -193,6 +193,4 @@ class Subscription:
 
 def _covers(heads: Cursor, tail: dict[str, Position], partitions: Sequence[str]) -> bool:
     """Tell whether these heads are known to be at or after the tail's place in every partition."""
-    return all(
-        name in heads.positions and heads.positions[name][:2] >= tail[name][:2] for name in partitions
-    )
+    return all(name in heads.positions and heads.positions[name][:2] >= tail[name][:2] for name in partitions)

@@ -83,7 +83,7 @@ def _parse(body: bytes) -> list[Any]:
     """Return the signature keys of a JWKS that we can use; others are left out. Raises ValueError."""
     import jwt
 
-    usable = {("RSA", None): "RS256", ("EC", "P-256"): "ES256", ("OKP", "Ed25519"): "EdDSA"}
+    usable: dict[Any, str] = {("RSA", None): "RS256", ("EC", "P-256"): "ES256", ("OKP", "Ed25519"): "EdDSA"}
     content = msgspec.json.decode(body)
     entries = content.get("keys") if isinstance(content, dict) else None
     if not isinstance(entries, list):

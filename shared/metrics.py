@@ -30,7 +30,9 @@ class _HubCollector:
         subscribers.add_metric(["catching-up"], len(hub.subscribers) - live)
         yield subscribers
         yield GaugeMetricFamily("realtime_tail_running", "1 while the tail is reading", hub.tail_running)
-        yield GaugeMetricFamily("realtime_ring_bytes", "Event data kept for subscribers a little behind", fanout.ring.bytes)
+        yield GaugeMetricFamily(
+            "realtime_ring_bytes", "Event data kept for subscribers a little behind", fanout.ring.bytes
+        )
         yield CounterMetricFamily("realtime_published", "Events that the transport took", hub.published)
         yield CounterMetricFamily("realtime_records", "Records that the tail brought", fanout.records)
         yield CounterMetricFamily("realtime_deliveries", "Live frames written to subscribers", fanout.deliveries)

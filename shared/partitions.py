@@ -30,10 +30,7 @@ class Partitions(msgspec.Struct, frozen=True):
         shards: dict[str, list[str]] = {}
         for user_id in event.user_ids:
             shards.setdefault(self._shard(base, user_id), []).append(user_id)
-        return [
-            (shard, msgspec.structs.replace(event, user_ids=tuple(users)))
-            for shard, users in shards.items()
-        ]
+        return [(shard, msgspec.structs.replace(event, user_ids=tuple(users))) for shard, users in shards.items()]
 
     def needed(self, interest: Interest) -> tuple[str, ...]:
         """Return the partitions that can hold an event matching `interest`."""

@@ -30,9 +30,7 @@ class EventsQuery(msgspec.Struct, frozen=True):
 def parse_query(query_string: bytes, headers: Mapping[str, str]) -> EventsQuery:
     """Parse the query and the Last-Event-ID header, which wins over `last_event_id`. Raises InvalidRequest."""
     try:
-        pairs = parse_qsl(
-            query_string.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=50
-        )
+        pairs = parse_qsl(query_string.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=50)
     except ValueError:
         raise InvalidRequest("The query is not percent-encoded UTF-8, or has too many fields") from None
     query: dict[str, str] = {}
@@ -78,9 +76,7 @@ def _since(text: str) -> Literal["now", "earliest"] | int:
         moment = datetime.fromisoformat(f"{day}T{clock}{zone.replace(' ', '+').upper()}")
         return max(0, min(int(moment.timestamp() * 1000), int(time.time() * 1000) + 86_400_000))
     except (ValueError, OverflowError):
-        raise InvalidRequest(
-            "from: must be now, earliest, or an RFC 3339 time such as 2026-11-23T10:00:00Z"
-        ) from None
+        raise InvalidRequest("from: must be now, earliest, or an RFC 3339 time such as 2026-11-23T10:00:00Z") from None
 
 
 def _format(text: str) -> Literal["data", "cloudevents"]:

@@ -21,7 +21,8 @@ Handler = Callable[[Record | Gap], None]
 
 class Retention(msgspec.Struct, frozen=True):
     """What a log keeps: records younger than `age`, at most `events` of them a partition (0: no limit), and
-    each event's id for `idempotency_window`; times in seconds."""
+    each event's id for `idempotency_window`; times in seconds.
+    """
 
     age: float = 86_400
     events: int = 0

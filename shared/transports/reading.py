@@ -35,9 +35,7 @@ def follows(last: Position, record: Record) -> bool:
     )
 
 
-async def replay(
-    after: Cursor, until: Cursor, *, read_page: ReadPage, seek: Seek
-) -> AsyncIterator[Record | Gap]:
+async def replay(after: Cursor, until: Cursor, *, read_page: ReadPage, seek: Seek) -> AsyncIterator[Record | Gap]:
     """Yield `(after, until]` of every partition, merged by append time, each partition proven complete."""
     readers = [
         _Reader(name, after.positions[name], end, read_page, seek)
@@ -76,9 +74,7 @@ def _time(item: Record | Gap) -> int:
 class _Reader:
     """Reads one partition from its position to the end; every jump becomes a Gap."""
 
-    def __init__(
-        self, partition: str, after: Position, until: Position, read_page: ReadPage, seek: Seek
-    ) -> None:
+    def __init__(self, partition: str, after: Position, until: Position, read_page: ReadPage, seek: Seek) -> None:
         self.partition = partition
         self.at = after
         self.until = until

@@ -20,7 +20,8 @@ import redis.asyncio as redis
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
-from redis.exceptions import ConnectionError, NoScriptError, RedisError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError, RedisError
 
 from shared.backoff import Backoff
 from shared.cursor import Cursor, Position
@@ -58,11 +59,11 @@ class RedisStreams:
         self._block = block
         # A retry after a lost connection cannot append twice: every event has an id before it gets here. A
         # time-out is not retried, or a silent server would hold a publisher for several of them.
-        retry = Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.2), 2, (ConnectionError,))
+        retry = Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.2), 2, (RedisConnectionError,))
         self._client = redis.Redis.from_url(
             url, protocol=2, socket_timeout=_TIMEOUT, socket_connect_timeout=_TIMEOUT, retry=retry
         )
-        self._client.set_response_callback("XRANGE", lambda reply, **_: reply)  # parsed here, once
+        self._client.set_response_callback("XRANGE", _unparsed)  # parsed here, once
         # redis-py's own time-out and retries would repeat a blocked XREAD silently for a minute.
         self._tail_pool = redis.ConnectionPool.from_url(
             url,
@@ -81,7 +82,7 @@ class RedisStreams:
             for partition, stored in self._scheme.route(event):
                 batches.setdefault(partition, []).append((index, stored))
         keep = self._retention
-        limits = [int(keep.age * 1000), keep.events, int(keep.idempotency_window * 1000)]
+        limits: list[Any] = [int(keep.age * 1000), keep.events, int(keep.idempotency_window * 1000)]
         calls = []
         for partition, batch in batches.items():
             keys, args = self._keys(partition), [*limits]
@@ -138,7 +139,8 @@ class RedisStreams:
 
     def tail_connection(self) -> AbstractConnection:
         """Return a new connection for blocking reads; the caller connects and disconnects it."""
-        return self._tail_pool.make_connection()
+        connection: AbstractConnection = self._tail_pool.make_connection()
+        return connection
 
     def stream(self, partition: str) -> str:
         """Return the key of a partition's stream."""
@@ -336,8 +338,12 @@ def parse_entries(partition: str, entries: Sequence[tuple[bytes, Sequence[bytes]
             position = Position(int(epoch), int(offset), value[:8].decode(), int(value[8:21]))
             records.append(Record(unpack(value[21:]), partition, position))
         except ValueError:
-            log.error("partition %s: the entry %s is not a record", partition, entry_id.decode())
+            log.exception("partition %s: the entry %s is not a record", partition, entry_id.decode())
     return records
+
+
+def _unparsed(response: Any, **_: Any) -> Any:
+    return response
 
 
 def _position(reply: Sequence[bytes]) -> Position:
