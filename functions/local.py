@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from functions import ops, publish, stream
 from functions.serving import serve
-from functions.web import App, create_app
+from functions.web import create_app
 from shared.config import Settings
 from shared.errors import SettingsError
 from shared.hub import Hub
@@ -28,7 +28,7 @@ _SITE_HEADERS = [
 ]
 
 
-def app(hub: Hub, settings: Settings) -> App:
+def app(hub: Hub, settings: Settings) -> ASGIApp:
     """Return the one app: the stream as raw ASGI, everything else as Starlette routes."""
     streams = stream.StreamApp(hub, settings)
     site = Mount("/", _with_headers(StaticFiles(directory=SITE, html=True)))

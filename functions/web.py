@@ -1,31 +1,26 @@
 """What the Starlette functions share: errors as problem details, CORS, a bounded body."""
 
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared.cors import cors_headers, preflight_headers
 from shared.errors import ContentTooLarge, TidemarkError
 from shared.problem import Problem, from_error, problem
 
 
-App = Callable[[Scope, Receive, Send], Coroutine[Any, Any, None]]
-"""An ASGI app as Mangum and uvicorn both take it."""
-
-
-def create_app(routes: Sequence[BaseRoute], allowed_origins: frozenset[str]) -> App:
+def create_app(routes: Sequence[BaseRoute], allowed_origins: frozenset[str]) -> "CorsApp":
     """Return an app of these routes in which every error is a problem+json answer."""
     app = Starlette(
         routes=routes,
         exception_handlers={TidemarkError: _on_error, HTTPException: _on_error, Exception: _on_failure},
     )
-    return _Cors(app, allowed_origins)
+    return CorsApp(app, allowed_origins)
 
 
 async def read_body(request: Request, most: int) -> bytes:
@@ -60,10 +55,10 @@ async def _on_failure(request: Request, error: Exception) -> Response:
     return to_response(problem(500, "The server failed; the log of the server says why"))
 
 
-class _Cors:
+class CorsApp:
     """Adds the CORS headers to every answer, errors included: without them a page cannot even read the error."""
 
-    def __init__(self, app: App, allowed: frozenset[str]) -> None:
+    def __init__(self, app: ASGIApp, allowed: frozenset[str]) -> None:
         self._app = app
         self._allowed = allowed
 
