@@ -4,10 +4,10 @@ import asyncio
 import logging
 import random
 import time
-import types
-from collections.abc import Awaitable, Coroutine, Generator, Mapping
+from collections.abc import Awaitable, Mapping
 from typing import Any, Protocol
 
+from functions.sinks import Message, Send, sink_for
 from shared.auth import Identity, Verifier, allowed_types, subscriber_token
 from shared.config import Settings
 from shared.cors import cors_headers, preflight_headers
@@ -26,19 +26,12 @@ PATH = "/api/events"
 PAGE_SECONDS = 20.0  # how long a page may take to read before the client should try again
 
 Scope = Mapping[str, Any]
-Message = Mapping[str, Any]
 
 
 class Receive(Protocol):
     """ASGI receive."""
 
     def __call__(self) -> Awaitable[Message]: ...
-
-
-class Send(Protocol):
-    """ASGI send."""
-
-    def __call__(self, message: Any, /) -> Coroutine[Any, Any, None]: ...
 
 
 class StreamApp:
@@ -102,7 +95,7 @@ class StreamApp:
             # Clients of one lost instance must not come back at the same moment.
             wait = retry(round(self._settings.retry * 1000 * random.uniform(0.5, 1.5)))  # noqa: S311 — no secret
             await send({"type": "http.response.body", "body": wait, "more_body": True})
-            sink = AsgiSink(send)
+            sink = sink_for(send)
             subscriber.start(sink)
             timer = self._end_in_time(subscriber, identity)
             try:
@@ -144,69 +137,6 @@ class StreamApp:
                 pass  # nothing came: the cursor alone is an answer
             body = page.body()
         await _respond(send, 200, {**_PAGE_HEADERS, **cors}, body)
-
-
-class AsgiSink:
-    """Writes to one ASGI `send` without a task of its own.
-
-    A server that has room takes the bytes at once: its `send` ends at the first step, and no task switch is paid
-    for. Where it waits for the client to read, the rest of that `send` goes on in a task.
-    """
-
-    __slots__ = ("_ended", "_owner", "_send", "_waiting", "stuck")
-
-    def __init__(self, send: Send) -> None:
-        self._send = send
-        self._waiting: asyncio.Task[None] | None = None
-        self._ended = False
-        self._owner = asyncio.current_task()
-        self.stuck = False
-
-    def write(self, chunk: bytes) -> Awaitable[None] | None:
-        """Send a chunk; an answer to await means that the client does not keep up."""
-        if self._ended:
-            return None
-        return self._drive({"type": "http.response.body", "body": chunk, "more_body": True})
-
-    def end(self, chunk: bytes) -> None:
-        """Send the last chunk and end the response; a client that takes nothing is cut off instead."""
-        if self._ended:
-            return
-        self._ended = True
-        if self._waiting is not None and not self._waiting.done():
-            self.stuck = True
-            if self._owner is not None:
-                self._owner.cancel()
-            return
-        self._drive({"type": "http.response.body", "body": chunk, "more_body": False})
-
-    def _drive(self, message: Message) -> asyncio.Task[None] | None:
-        sending = self._send(message)
-        try:
-            waits_for = sending.send(None)
-        except StopIteration:
-            return None
-        self._waiting = asyncio.get_running_loop().create_task(_finish(sending, waits_for))
-        return self._waiting
-
-
-async def _finish(sending: Coroutine[Any, Any, None], waits_for: Any) -> None:
-    await _resume(sending, waits_for)
-
-
-@types.coroutine
-def _resume(sending: Coroutine[Any, Any, None], waits_for: Any) -> Generator[Any, Any, None]:
-    """Go on with a coroutine that was stepped by hand and is waiting for `waits_for`."""
-    while True:
-        try:
-            try:
-                answer = yield waits_for
-            except BaseException as error:  # noqa: BLE001 — cancellation belongs to the coroutine too
-                waits_for = sending.throw(error)
-            else:
-                waits_for = sending.send(answer)
-        except StopIteration:
-            return
 
 
 _STREAM_HEADERS = {

@@ -5,15 +5,17 @@ Layout, version 1: the character `1`, then base64url without padding of
     6 bytes   oldest time (ms since 1970) among the records last seen, 0 where unknown
     then for each partition, in order of name:
     1 byte    length of the name         n bytes   the name, ASCII
-    6 bytes   epoch                      varint    offset (LEB128)
+    6 bytes   epoch
+    1 byte    length of the offset       n bytes   the offset
     4 bytes   check of the record at that offset, 0 where unknown
 
 base64url, because a cursor travels in a query string, a header and an SSE `id` field, and must pass through all
-three unescaped.
+three unescaped. Numbers are big-endian.
 """
 
 import base64
 import binascii
+import functools
 import re
 from collections.abc import Mapping
 from typing import NamedTuple, Self
@@ -75,12 +77,22 @@ def encode(positions: Mapping[str, Position], time: int) -> str:
     parts = [time.to_bytes(6, "big")]
     for name in sorted(positions) if len(positions) > 1 else positions:
         epoch, offset, check, _ = positions[name]
-        parts.append(bytes((len(name),)) + name.encode() + epoch.to_bytes(6, "big"))
-        parts.append(_varint(offset) + bytes.fromhex(check or "00000000"))
+        size = (offset.bit_length() + 7) >> 3
+        parts += (
+            _name_and_epoch(name, epoch),
+            size.to_bytes(1, "big"),
+            offset.to_bytes(size, "big"),
+            binascii.unhexlify(check or b"00000000"),
+        )
     return _VERSION + binascii.b2a_base64(b"".join(parts), newline=False).translate(_URL_SAFE, b"=").decode()
 
 
 _URL_SAFE = bytes.maketrans(b"+/", b"-_")
+
+
+@functools.lru_cache(maxsize=64)
+def _name_and_epoch(name: str, epoch: int) -> bytes:
+    return bytes((len(name),)) + name.encode() + epoch.to_bytes(6, "big")
 
 
 def _unpack(raw: bytes) -> dict[str, Position]:
@@ -91,34 +103,10 @@ def _unpack(raw: bytes) -> dict[str, Position]:
         start, at = at + 1, at + 1 + raw[at]
         name = raw[start:at].decode("ascii")
         epoch, at = int.from_bytes(raw[at : at + 6], "big"), at + 6
-        offset, at = _read_varint(raw, at)
+        start, at = at + 1, at + 1 + raw[at]
+        offset = int.from_bytes(raw[start:at], "big")
         check, at = raw[at : at + 4].hex(), at + 4
-        if at > len(raw) or not _NAME.fullmatch(name) or name in positions:
+        if at > len(raw) or offset > MAX_OFFSET or not _NAME.fullmatch(name) or name in positions:
             raise ValueError("not a cursor")
         positions[name] = Position(epoch, offset, "" if check == "00000000" else check, time)
     return positions
-
-
-def _varint(number: int) -> bytes:
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
-
-
-def _read_varint(raw: bytes, at: int) -> tuple[int, int]:
-    number = shift = 0
-    while True:
-        byte = raw[at]
-        at += 1
-        number |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            break
-        shift += 7
-        if shift > 56:
-            raise ValueError("not a cursor")
-    if number > MAX_OFFSET:
-        raise ValueError("not a cursor")
-    return number, at

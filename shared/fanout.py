@@ -188,6 +188,8 @@ class _Group:
 
 def cursor_text(positions: Mapping[str, Position], partitions: Sequence[str]) -> str:
     """Return the cursor text of `positions` in `partitions`; those without a position are left out."""
+    if len(partitions) == 1 and (only := positions.get(partitions[0])) is not None:
+        return encode({partitions[0]: only}, only.time)
     known = {name: positions[name] for name in partitions if name in positions}
     return encode(known, min((at.time for at in known.values()), default=0))
 

@@ -1,0 +1,129 @@
+"""Where a stream's bytes go: any ASGI server's `send`, or the socket under uvicorn where that is cheaper."""
+
+import asyncio
+import types
+from collections.abc import Awaitable, Coroutine, Generator, Mapping
+from typing import Any, Protocol
+
+Message = Mapping[str, Any]
+
+
+class Send(Protocol):
+    """ASGI send, of a server whose `send` is a coroutine function."""
+
+    def __call__(self, message: Any, /) -> Coroutine[Any, Any, None]: ...
+
+
+class AsgiSink:
+    """Writes to one ASGI `send` without a task of its own.
+
+    A server that has room takes the bytes at once: its `send` ends at the first step, and no task switch is paid
+    for. Where it waits for the client to read, the rest of that `send` goes on in a task.
+    """
+
+    __slots__ = ("_ended", "_owner", "_send", "_waiting", "stuck")
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._waiting: asyncio.Task[None] | None = None
+        self._ended = False
+        self._owner = asyncio.current_task()
+        self.stuck = False
+
+    def write(self, chunk: bytes) -> Awaitable[None] | None:
+        """Send a chunk; an answer to await means that the client does not keep up."""
+        if self._ended:
+            return None
+        return self._drive({"type": "http.response.body", "body": chunk, "more_body": True})
+
+    def end(self, chunk: bytes) -> None:
+        """Send the last chunk and end the response; a client that takes nothing is cut off instead."""
+        if self._ended:
+            return
+        self._ended = True
+        if self._waiting is not None and not self._waiting.done():
+            self.stuck = True
+            if self._owner is not None:
+                self._owner.cancel()
+            return
+        self._drive({"type": "http.response.body", "body": chunk, "more_body": False})
+
+    def _drive(self, message: Message) -> asyncio.Task[None] | None:
+        sending = self._send(message)
+        try:
+            waits_for = sending.send(None)
+        except StopIteration:
+            return None
+        self._waiting = asyncio.get_running_loop().create_task(_finish(sending, waits_for))
+        return self._waiting
+
+
+class UvicornSink(AsgiSink):
+    """Writes chunks that are framed once for all subscribers to the transport under uvicorn's httptools protocol.
+
+    It uses attributes that uvicorn does not promise, so `sink_for` looks for each of them and takes `AsgiSink`
+    where one is missing.
+    """
+
+    __slots__ = ("_cycle", "_flow", "_transport")
+
+    def __init__(self, send: Send, cycle: Any) -> None:
+        super().__init__(send)
+        self._cycle = cycle
+        self._flow = cycle.flow
+        self._transport = cycle.transport
+
+    def write(self, chunk: bytes) -> Awaitable[None] | None:
+        """Send a chunk; an answer to await means that the client does not keep up."""
+        if self._flow.write_paused or self._ended or self._cycle.disconnected:
+            return super().write(chunk)
+        self._transport.write(_framed(chunk))
+        return None
+
+
+def sink_for(send: Send) -> AsgiSink:
+    """Return the cheapest sink for this response; its start must have been sent."""
+    cycle = getattr(send, "__self__", None)
+    if (
+        getattr(cycle, "chunked_encoding", None) is True
+        and hasattr(cycle, "disconnected")
+        and hasattr(getattr(cycle, "flow", None), "write_paused")
+        and isinstance(getattr(cycle, "transport", None), asyncio.Transport)
+    ):
+        return UvicornSink(send, cycle)
+    return AsgiSink(send)
+
+
+_last: tuple[bytes, bytes] = (b"", b"")
+
+
+def _framed(chunk: bytes) -> bytes:
+    """Return the chunk with its HTTP/1.1 chunk framing (RFC 9112 section 7.1).
+
+    The hub writes one bytes object to all members in a row: the last one framed is most often the next.
+    """
+    global _last  # noqa: PLW0603 — one entry, replaced whole; a race could only frame twice
+    known, framed = _last
+    if known is not chunk:
+        framed = b"%x\r\n%b\r\n" % (len(chunk), chunk)
+        _last = (chunk, framed)
+    return framed
+
+
+async def _finish(sending: Coroutine[Any, Any, None], waits_for: Any) -> None:
+    await _resume(sending, waits_for)
+
+
+@types.coroutine
+def _resume(sending: Coroutine[Any, Any, None], waits_for: Any) -> Generator[Any, Any, None]:
+    """Go on with a coroutine that was stepped by hand and is waiting for `waits_for`."""
+    while True:
+        try:
+            try:
+                answer = yield waits_for
+            except BaseException as error:  # noqa: BLE001 — cancellation belongs to the coroutine too
+                waits_for = sending.throw(error)
+            else:
+                waits_for = sending.send(answer)
+        except StopIteration:
+            return
