@@ -1,0 +1,97 @@
+"""Fixtures for every test: real servers, started for the first test that asks for one."""
+
+import os
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack
+from typing import TypeVar
+
+import pytest
+from hypothesis import settings
+
+from tests.processes import Instance, MakeInstance, MakeRedis, RedisServer, ServerProcess
+
+# A time limit for one example would measure how busy the machine is; pytest-timeout bounds a test.
+settings.register_profile("tidemark", deadline=None, print_blob=True)
+settings.load_profile("tidemark")
+
+IN_CI = os.environ.get("CI", "").lower() not in ("", "0", "false")
+
+Server = TypeVar("Server", bound=ServerProcess)
+
+_started = pytest.StashKey[list[ServerProcess]]()
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """This worker's Redis, which no other worker sees; tests share it, so none may break it."""
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    with ExitStack() as stack:
+        stack.callback(server.stop)
+        yield server.start()
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> str:
+    """The shared Redis, emptied."""
+    assert redis_server.ask("FLUSHALL") == "+OK"
+    return redis_server.url
+
+
+@pytest.fixture
+def make_redis(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeRedis]:
+    """Starts a Redis for this test alone, to be killed, paused and restarted."""
+    with ExitStack() as stack:
+
+        def make(*, aof: bool = True) -> RedisServer:
+            server = RedisServer(tmp_path_factory.mktemp("redis"), aof=aof)
+            return _start(server, stack, request)
+
+        yield make
+
+
+@pytest.fixture
+def make_instance(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeInstance]:
+    """Starts a Tidemark with these settings: `make_instance(REALTIME_RETENTION="1s")`."""
+    with ExitStack() as stack:
+
+        def make(**settings: str) -> Instance:
+            return _start(Instance(tmp_path_factory.mktemp("instance"), settings), stack, request)
+
+        yield make
+
+
+def _start(server: Server, stack: ExitStack, request: pytest.FixtureRequest) -> Server:
+    request.node.stash.setdefault(_started, []).append(server)
+    stack.callback(server.stop)
+    return server.start()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    # An expected failure is told as skipped too; it ran, unless it says that it did not.
+    if IN_CI and report.skipped and getattr(report, "wasxfail", "[NOTRUN]").startswith("[NOTRUN]"):
+        _fail_instead_of_skip(report)
+    if report.failed:
+        for server in item.stash.get(_started, []):
+            report.sections.append((f"log of {server.log_file.name}", server.log()))
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    if IN_CI and report.skipped:
+        _fail_instead_of_skip(report)
+    return report
+
+
+def _fail_instead_of_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
+    """CI has all that the tests need: a test skipped there is a promise that nobody checked."""
+    reason = report.longrepr[-1] if isinstance(report.longrepr, tuple) else report.longrepr
+    report.outcome = "failed"
+    report.longrepr = f"skipped, which counts as failed where CI is set: {reason}"
+    if hasattr(report, "wasxfail"):
+        del report.wasxfail
