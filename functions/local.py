@@ -31,11 +31,13 @@ _SITE_HEADERS = [
 def app(hub: Hub, settings: Settings) -> ASGIApp:
     """Return the one app: the stream as raw ASGI, everything else as Starlette routes."""
     streams = stream.StreamApp(hub, settings)
-    site = Mount("/", _with_headers(StaticFiles(directory=SITE, html=True)))
-    rest = create_app([*publish.routes(hub, settings), *ops.routes(hub, settings), site], settings.allowed_origins)
+    api = create_app([*publish.routes(hub, settings), *ops.routes(hub, settings)], settings.allowed_origins)
+    site = create_app([Mount("/", _with_headers(StaticFiles(directory=SITE, html=True)))], frozenset())
 
     async def dispatch(scope: Any, receive: Any, send: Any) -> None:
-        await (streams if scope["path"] == stream.PATH else rest)(scope, receive, send)
+        path = scope["path"]
+        rest = api if path.startswith("/api/") else site  # the site would answer 404 or 405 for what the API has
+        await (streams if path == stream.PATH else rest)(scope, receive, send)
 
     return dispatch
 
@@ -43,6 +45,7 @@ def app(hub: Hub, settings: Settings) -> ASGIApp:
 def main() -> int:
     """Serve what the environment says until SIGINT or SIGTERM."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # its lines would hold the URL of the key set
     try:
         settings = Settings.from_env(os.environ)
     except SettingsError as error:

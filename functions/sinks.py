@@ -1,9 +1,12 @@
 """Where a stream's bytes go: any ASGI server's `send`, or the socket under uvicorn where that is cheaper."""
 
 import asyncio
+import logging
 import types
 from collections.abc import Awaitable, Coroutine, Generator, Mapping
 from typing import Any, Protocol
+
+logger = logging.getLogger(__name__)
 
 Message = Mapping[str, Any]
 
@@ -54,6 +57,10 @@ class AsgiSink:
             waits_for = sending.send(None)
         except StopIteration:
             return None
+        except Exception:  # the server says in its own way that the client is gone
+            logger.debug("a stream's client is gone", exc_info=True)
+            self._ended = True
+            return None
         self._waiting = asyncio.get_running_loop().create_task(_finish(sending, waits_for))
         return self._waiting
 
@@ -75,7 +82,7 @@ class UvicornSink(AsgiSink):
 
     def write(self, chunk: bytes) -> Awaitable[None] | None:
         """Send a chunk; an answer to await means that the client does not keep up."""
-        if self._flow.write_paused or self._ended or self._cycle.disconnected:
+        if self._flow.write_paused or self._ended or self._cycle.disconnected or self._transport.is_closing():
             return super().write(chunk)
         self._transport.write(_framed(chunk))
         return None

@@ -1,6 +1,7 @@
 """GET /api/events: a raw ASGI app, so that the hub itself can drive `send` (no task and no queue a subscriber)."""
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
@@ -23,7 +24,7 @@ from shared.subscriber import Subscriber
 logger = logging.getLogger(__name__)
 
 PATH = "/api/events"
-PAGE_SECONDS = 20.0  # how long a page may take to read before the client should try again
+PAGE_SECONDS = 25.0  # how long a page may take, waiting included: proxies give up soon after
 
 Scope = Mapping[str, Any]
 
@@ -123,20 +124,23 @@ class StreamApp:
 
     async def _page(self, interest: Interest, query: EventsQuery, cors: Mapping[str, str], send: Send) -> None:
         page = Page(query.format)
+        try:
+            async with asyncio.timeout(PAGE_SECONDS):
+                if query.wait:
+                    await self._wait_for_page(page, interest, query)
+                else:
+                    await page.filled_by(self._hub.replay(interest, query.start, page, page))
+        except TimeoutError:
+            raise Unavailable("The log did not answer in time") from None
+        await _respond(send, 200, {**_PAGE_HEADERS, **cors}, page.body())
+
+    async def _wait_for_page(self, page: Page, interest: Interest, query: EventsQuery) -> None:
         async with self._hub.subscribe(interest, query.start, page) as subscriber:
             subscriber.start(page)
-            try:
-                async with asyncio.timeout(PAGE_SECONDS):
-                    await page.replayed.wait()
-            except TimeoutError:
-                raise Unavailable("The log did not answer in time") from None
-            try:
+            await page.replayed.wait()
+            with contextlib.suppress(TimeoutError):  # nothing came: the cursor alone is an answer
                 async with asyncio.timeout(query.wait):
                     await page.settled.wait()
-            except TimeoutError:
-                pass  # nothing came: the cursor alone is an answer
-            body = page.body()
-        await _respond(send, 200, {**_PAGE_HEADERS, **cors}, body)
 
 
 _STREAM_HEADERS = {

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -18,8 +18,14 @@ def create_app(routes: Sequence[BaseRoute], allowed_origins: frozenset[str]) -> 
     """Return an app of these routes in which every error is a problem+json answer."""
     app = Starlette(
         routes=routes,
-        exception_handlers={TidemarkError: _on_error, HTTPException: _on_error, Exception: _on_failure},
+        exception_handlers={
+            TidemarkError: _on_error,
+            HTTPException: _on_error,
+            ClientDisconnect: _on_disconnect,
+            Exception: _on_failure,
+        },
     )
+    app.router.redirect_slashes = False  # a path is there or not; a redirected POST would be published twice or never
     return CorsApp(app, allowed_origins)
 
 
@@ -27,7 +33,7 @@ async def read_body(request: Request, most: int) -> bytes:
     """Return the body of at most `most` bytes; raises ContentTooLarge before more than that is kept."""
     too_large = ContentTooLarge(f"The body may have at most {most // 1024:,} KiB")
     length = request.headers.get("content-length", "0")
-    if length.isdigit() and int(length) > most:
+    if length.isascii() and length.isdigit() and int(length) > most:
         raise too_large
     body = bytearray()
     async for chunk in request.stream():
@@ -49,6 +55,10 @@ async def _on_error(request: Request, error: Exception) -> Response:
     details = {404: "There is nothing at this path", 405: "This path does not take this method"}
     detail = details.get(error.status_code, "The request cannot be answered")
     return to_response(problem(error.status_code, detail, headers=error.headers))
+
+
+async def _on_disconnect(request: Request, error: Exception) -> Response:
+    return Response(status_code=400)  # nobody reads it; nothing was accepted, and nothing of ours failed
 
 
 async def _on_failure(request: Request, error: Exception) -> Response:

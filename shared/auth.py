@@ -27,6 +27,11 @@ ALGORITHMS: Mapping[str, str] = {"RSA": "RS256", "EC": "ES256", "OKP": "EdDSA"}
 secret, or `none`, is the oldest attack on JWT (RFC 8725 section 2.1)."""
 
 
+TOKEN_TYPES = ("jwt", "at+jwt")
+"""The `typ` that a subscriber token may have, if it has one. An issuer signs other things with the same key: a logout
+token or a proof of possession is not a subscriber's (RFC 8725 section 3.11)."""
+
+
 class Identity(msgspec.Struct, frozen=True):
     """What a token says: the user, the types allowed (None is all), and when it ends (s since 1970)."""
 
@@ -96,6 +101,9 @@ class Verifier:
             header = jwt.get_unverified_header(token)
         except (jwt.PyJWTError, ValueError):
             raise Unauthorized("The token is not a JWT") from None
+        kind = header.get("typ", "JWT")
+        if not isinstance(kind, str) or kind.lower().removeprefix("application/") not in TOKEN_TYPES:
+            raise Unauthorized("The token is of another type: its typ must be JWT or at+jwt")
         key, algorithm = await self._key(header)
         try:
             claims = jwt.decode(
@@ -135,7 +143,7 @@ def bearer(headers: Mapping[str, str]) -> str | None:
         return None
     scheme, _, token = value.strip().partition(" ")
     if scheme.lower() != "bearer" or not token.strip():
-        raise Unauthorized("Use the Bearer scheme: Authorization: Bearer <token>", "invalid_request")
+        raise Unauthorized("Use the Bearer scheme: Authorization: Bearer <token>", None)
     return token.strip()
 
 
@@ -155,6 +163,8 @@ def allowed_types(identity: Identity, wanted: frozenset[str] | None) -> frozense
     """Return the types to deliver: what is wanted, within what the token allows. Raises Forbidden."""
     if identity.types is None:
         return wanted
+    if not identity.types:
+        raise Forbidden("The token allows no event type at all")
     if wanted is None:
         return identity.types
     if refused := wanted - identity.types:
@@ -163,18 +173,18 @@ def allowed_types(identity: Identity, wanted: frozenset[str] | None) -> frozense
 
 
 def _identity(claims: Mapping[str, Any]) -> Identity:
-    subject, types, expires = claims.get("sub"), claims.get("types"), claims.get("exp")
+    subject, types = claims.get("sub"), claims.get("types")
     if subject is not None and not (isinstance(subject, str) and is_user_id(subject)):
         raise Unauthorized("The token's sub is not a user id")
     if types is not None and not (
         isinstance(types, list) and all(isinstance(t, str) and TYPE_PATTERN.fullmatch(t) for t in types)
     ):
         raise Unauthorized("The token's types must be a list of event types")
-    return Identity(
-        subject,
-        None if types is None else frozenset(types),
-        float(expires) if expires is not None else None,
-    )
+    try:
+        expires = float(claims["exp"]) if "exp" in claims else None
+    except OverflowError:
+        raise Unauthorized("The token's exp is not a time") from None
+    return Identity(subject, None if types is None else frozenset(types), expires)
 
 
 def _reason(error: Exception) -> str:

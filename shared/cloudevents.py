@@ -1,14 +1,16 @@
 """CloudEvents 1.0 in its three HTTP modes → events (CloudEvents HTTP Protocol Binding 1.0.2)."""
 
+import math
 import re
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from typing import Any
 from urllib.parse import unquote
 
 import msgspec
 
 from shared import event as rules
-from shared.envelope import MAX_EVENT_BYTES, check_all, check_json, split
+from shared.envelope import MAX_EVENT_BYTES, MAX_TOLD_NAME, check_all, check_json, pointer_token, split
 from shared.errors import ContentTooLarge, InvalidRequest
 from shared.event import Event
 
@@ -22,6 +24,7 @@ _NAME = re.compile(r"[a-z0-9]{1,64}", re.ASCII)  # the specification asks for at
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII)
 _JSON_TYPE = re.compile(r"(application|text)/([a-z0-9.+-]*\+)?json\s*(;.*)?", re.ASCII | re.IGNORECASE)
+_ESCAPED = re.compile(r"\\(.)")
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
@@ -38,8 +41,9 @@ def parse_structured(body: bytes, batched: bool) -> list[Event]:
         except msgspec.ValidationError as error:
             raise InvalidRequest("A CloudEvent is a JSON object", [(where, str(error))]) from None
         data = bytes(members.pop("data", msgspec.Raw(b"null")))
-        values = {name: msgspec.json.decode(raw) for name, raw in members.items()}
-        parsed.append((where, values, data))
+        values = {name: _value(raw) for name, raw in members.items()}
+        # JSON Event Format 1.0.2 section 2.2: null is the same as absent.
+        parsed.append((where, {name: value for name, value in values.items() if value is not None}, data))
     check_all((where, _problems(values)) for where, values, _ in parsed)
     return [_event(values, data) for _, values, data in parsed]
 
@@ -49,9 +53,33 @@ def parse_binary(headers: Mapping[str, str], body: bytes) -> list[Event]:
     if len(body) > MAX_EVENT_BYTES:
         raise ContentTooLarge(f"An event may have at most {MAX_EVENT_BYTES // 1024} KiB")
     check_json(body)
-    values: dict[str, Any] = {name[3:]: unquote(value) for name, value in headers.items() if name.startswith("ce-")}
+    values: dict[str, Any] = {}
+    for name, value in headers.items():
+        if name.startswith("ce-"):
+            if name[3:] in values:
+                raise InvalidRequest("A ce- header stands twice", [(f"/{pointer_token(name[3:])}", "stands twice")])
+            values[name[3:]] = _header_text(name, value)
     check_all([("", _problems(values))])
     return [_event(values, body)]
+
+
+def _value(raw: msgspec.Raw) -> Any:
+    try:
+        return msgspec.json.decode(raw)
+    except msgspec.ValidationError:  # a whole number with thousands of digits
+        return math.inf
+
+
+def _header_text(name: str, value: str) -> str:
+    """Return a `ce-` header's text: quotes and percent-encoding undone, once (HTTP Protocol Binding 3.1.3.2)."""
+    if len(value) > 1 and value[0] == value[-1] == '"':
+        value = _ESCAPED.sub(r"\1", value[1:-1])
+    try:
+        # Raw bytes beyond ASCII could be of any encoding: guessing would name another user.
+        return unquote(value.encode("ascii").decode(), errors="strict")
+    except ValueError:
+        where = f"/{pointer_token(name[3:])}"
+        raise InvalidRequest("A ce- header cannot be read", [(where, "must be percent-encoded UTF-8")]) from None
 
 
 def _problems(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -73,25 +101,41 @@ def _problems(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _attribute_problems(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name, value in values.items():
-        if not _NAME.fullmatch(name):
-            yield f"/{name}", "is not an attribute name: lower-case letters and digits"
-        elif not isinstance(value, str | bool | int):
-            yield f"/{name}", "must be a text, a whole number or a boolean"
+        if name == "data" or not _NAME.fullmatch(name):
+            # `data` as a header would stand beside the body's data in what subscribers get.
+            where = f"/{pointer_token(name)}" if len(name) <= MAX_TOLD_NAME else ""
+            yield where, "is not an attribute name: 1 to 64 lower-case letters and digits, and not data"
+        elif not isinstance(value, str) and (name == AUDIENCE or not _is_bool_or_int32(value)):
+            yield (
+                f"/{name}",
+                "must be a text" + ("" if name == AUDIENCE else ", a whole number of 32 bits or a boolean"),
+            )
         elif name != AUDIENCE and (len(str(value)) > MAX_ATTRIBUTE_LENGTH or _CONTROL.search(str(value))):
             yield f"/{name}", f"must have at most {MAX_ATTRIBUTE_LENGTH:,} characters, none of them control characters"
     content_type = values.get("datacontenttype", "application/json")
     if not isinstance(content_type, str) or not _JSON_TYPE.fullmatch(content_type):
         yield "/datacontenttype", "must be a JSON type"
     time = values.get("time")
-    if time is not None and not (isinstance(time, str) and _TIME.fullmatch(time)):
+    if time is not None and not (isinstance(time, str) and _is_time(time)):
         yield "/time", "must be an RFC 3339 time"
+
+
+def _is_bool_or_int32(value: object) -> bool:
+    return isinstance(value, int) and -(2**31) <= value < 2**31
+
+
+def _is_time(text: str) -> bool:
+    try:
+        return _TIME.fullmatch(text) is not None and bool(datetime.fromisoformat(text))
+    except ValueError:
+        return False  # the form is right, but there is no such day or hour
 
 
 def _audience(values: Mapping[str, Any]) -> tuple[str, ...] | None:
     text = values.get(AUDIENCE)
-    if text is None:
+    if not isinstance(text, str):
         return None
-    users = (user.strip() for user in str(text).split(","))
+    users = (user.strip(" ") for user in text.split(","))  # a line end is for the rules of user ids to refuse
     return tuple(dict.fromkeys(user for user in users if user))
 
 

@@ -1,16 +1,14 @@
 """The cursor: a subscriber's place in the log, as opaque text.
 
-Layout, version 1: the character `1`, then base64url without padding of
+Version 1 is `1<names>.<time>.<place>…`:
 
-    6 bytes   oldest time (ms since 1970) among the records last seen, 0 where unknown
-    then for each partition, in order of name:
-    1 byte    length of the name         n bytes   the name, ASCII
-    6 bytes   epoch
-    1 byte    length of the offset       n bytes   the offset
-    4 bytes   check of the record at that offset, 0 where unknown
+    names   base64url without padding of, for each partition in order of name:
+            1 byte the name's length, the name (ASCII), 6 bytes the epoch (big-endian)
+    time    hex: the oldest append time (ms since 1970) among the records last seen, 0 where unknown
+    place   one a partition, in the same order: hex offset, `-`, check of the record there ("" where unknown)
 
-base64url, because a cursor travels in a query string, a header and an SSE `id` field, and must pass through all
-three unescaped. Numbers are big-endian.
+Only characters that pass unescaped through a query string, a header and an SSE `id` field. What changes with each
+record is plain hex at the end, because a cursor is made for every frame that is written.
 """
 
 import base64
@@ -25,7 +23,7 @@ import msgspec
 MAX_LENGTH = 4_096  # characters; more is refused before it is decoded
 MAX_OFFSET = 2**53 - 1  # what Lua, JavaScript and Postgres can all count exactly
 _VERSION = "1"
-_TEXT = re.compile(r"1[A-Za-z0-9_-]{8,}")
+_TEXT = re.compile(r"1([A-Za-z0-9_-]*)\.([0-9a-f]{1,12})((?:\.[0-9a-f]{1,14}-(?:[0-9a-f]{8})?)*)")
 _NAME = re.compile(r"[A-Za-z0-9._:-]{1,160}", re.ASCII)
 
 
@@ -63,50 +61,60 @@ class Cursor(msgspec.Struct, frozen=True):
     @classmethod
     def parse(cls, text: str) -> Self | None:
         """Read the text form; None where it is not a cursor of ours: a gap at the caller, never an exception."""
-        if len(text) > MAX_LENGTH or not _TEXT.fullmatch(text):
+        match = _TEXT.fullmatch(text) if len(text) <= MAX_LENGTH else None
+        if match is None:
             return None
+        names, time, places = match.groups()
         try:
-            raw = base64.b64decode(text[1:] + "=" * (-len(text[1:]) % 4), altchars=b"-_", validate=True)
-            return cls(_unpack(raw))
-        except (binascii.Error, IndexError, UnicodeDecodeError, ValueError):
+            partitions = _unpack(base64.b64decode(names + "=" * (-len(names) % 4), altchars=b"-_", validate=True))
+        except (binascii.Error, IndexError, ValueError):
             return None
+        offsets = [place.split("-") for place in places.split(".")[1:]]
+        if len(offsets) != len(partitions) or any(int(offset, 16) > MAX_OFFSET for offset, _ in offsets):
+            return None
+        return cls(
+            {
+                name: Position(epoch, int(offset, 16), check, int(time, 16))
+                for (name, epoch), (offset, check) in zip(partitions.items(), offsets, strict=True)
+            }
+        )
 
 
 def encode(positions: Mapping[str, Position], time: int) -> str:
     """Return the text form of `positions`; `time` is the oldest time (ms) to start a partition from that it lacks."""
-    parts = [time.to_bytes(6, "big")]
-    for name in sorted(positions) if len(positions) > 1 else positions:
-        epoch, offset, check, _ = positions[name]
-        size = (offset.bit_length() + 7) >> 3
-        parts += (
-            _name_and_epoch(name, epoch),
-            size.to_bytes(1, "big"),
-            offset.to_bytes(size, "big"),
-            binascii.unhexlify(check or b"00000000"),
-        )
-    return _VERSION + binascii.b2a_base64(b"".join(parts), newline=False).translate(_URL_SAFE, b"=").decode()
+    ordered = sorted(positions.items())
+    names = _names(tuple((name, position.epoch) for name, position in ordered))
+    places = "".join(f".{position.offset:x}-{position.check}" for _, position in ordered)
+    return f"{names}.{time:x}{places}"
 
 
-_URL_SAFE = bytes.maketrans(b"+/", b"-_")
+def encode_one(name: str, position: Position) -> str:
+    """Return the text form of a single partition's position: the usual case, made for every frame."""
+    epoch, offset, check, time = position
+    return f"{_names_one(name, epoch)}.{time:x}.{offset:x}-{check}"
 
 
-@functools.lru_cache(maxsize=64)
-def _name_and_epoch(name: str, epoch: int) -> bytes:
-    return bytes((len(name),)) + name.encode() + epoch.to_bytes(6, "big")
+@functools.lru_cache(maxsize=256)
+def _names_one(name: str, epoch: int) -> str:
+    return _names(((name, epoch),))
 
 
-def _unpack(raw: bytes) -> dict[str, Position]:
-    time = int.from_bytes(raw[:6], "big")
-    positions: dict[str, Position] = {}
-    at = 6
-    while at < len(raw):
-        start, at = at + 1, at + 1 + raw[at]
-        name = raw[start:at].decode("ascii")
-        epoch, at = int.from_bytes(raw[at : at + 6], "big"), at + 6
-        start, at = at + 1, at + 1 + raw[at]
-        offset = int.from_bytes(raw[start:at], "big")
-        check, at = raw[at : at + 4].hex(), at + 4
-        if at > len(raw) or offset > MAX_OFFSET or not _NAME.fullmatch(name) or name in positions:
+@functools.lru_cache(maxsize=256)  # what does not change from one record to the next
+def _names(partitions: tuple[tuple[str, int], ...]) -> str:
+    packed = b"".join(
+        len(name).to_bytes(1, "big") + name.encode() + epoch.to_bytes(6, "big") for name, epoch in partitions
+    )
+    return _VERSION + base64.urlsafe_b64encode(packed).rstrip(b"=").decode()
+
+
+def _unpack(packed: bytes) -> dict[str, int]:
+    partitions: dict[str, int] = {}
+    at = 0
+    while at < len(packed):
+        start, at = at + 1, at + 1 + packed[at]
+        name = packed[start:at].decode("ascii")
+        start, at = at, at + 6
+        if at > len(packed) or not _NAME.fullmatch(name) or name in partitions:
             raise ValueError("not a cursor")
-        positions[name] = Position(epoch, offset, "" if check == "00000000" else check, time)
-    return positions
+        partitions[name] = int.from_bytes(packed[start:at], "big")
+    return partitions

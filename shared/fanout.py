@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from typing import Protocol
 
-from shared.cursor import Position, encode
+from shared.cursor import Position, encode, encode_one
 from shared.event import Event
 from shared.filter import Interest
 from shared.record import Gap, Record
@@ -18,7 +18,9 @@ from shared.sse import Format
 
 
 class Sink(Protocol):
-    """Where one subscriber's bytes go."""
+    """Where one subscriber's bytes go. Nothing here raises: one client that is gone must not keep the next from its
+    events, so a sink without a client takes everything and does nothing.
+    """
 
     def write(self, chunk: bytes) -> Awaitable[None] | None:
         """Take the bytes. None: the next write may follow; otherwise it may once the answer is awaited."""
@@ -189,7 +191,7 @@ class _Group:
 def cursor_text(positions: Mapping[str, Position], partitions: Sequence[str]) -> str:
     """Return the cursor text of `positions` in `partitions`; those without a position are left out."""
     if len(partitions) == 1 and (only := positions.get(partitions[0])) is not None:
-        return encode({partitions[0]: only}, only.time)
+        return encode_one(partitions[0], only)
     known = {name: positions[name] for name in partitions if name in positions}
     return encode(known, min((at.time for at in known.values()), default=0))
 

@@ -7,7 +7,7 @@ from typing import Self
 
 from shared.cursor import Cursor, Position
 from shared.event import Event
-from shared.fanout import Fanout
+from shared.fanout import Fanout, Sink
 from shared.filter import Interest
 from shared.partitions import Partitions
 from shared.record import Record
@@ -16,9 +16,7 @@ from shared.sse import Format
 from shared.subscriber import Start, Stats, Subscriber
 from shared.transports.base import Log, Receipt, Tail, Transport
 
-HEARTBEAT_SLOTS = (
-    16  # a heartbeat's interval is cut in so many turns, so that not all subscribers are written to at once
-)
+HEARTBEAT_SLOTS = 16  # the turns of one interval: not all subscribers are written to at once
 
 
 class Hub:
@@ -84,6 +82,17 @@ class Hub:
         """Whether the tail is reading, or nobody needs it to."""
         return self._tail is None or self._tail.running or not self.subscribers
 
+    async def replay(self, interest: Interest, start: Start, format: Format, sink: Sink) -> None:
+        """Write what the log holds now to `sink`, once, without the tail: a poll costs one look at the log.
+
+        Raises TransportUnavailable.
+        """
+        partitions = self.partitions.needed(interest)
+        heads = await self._log.head(partitions) if self._log is not None else Cursor({})
+        subscriber = self._make_subscriber(interest, format, partitions)
+        await subscriber.prepare(start, heads)
+        await subscriber.replay(sink)
+
     def drain(self) -> None:
         """Send every subscriber away to resume elsewhere, and take no new ones."""
         self.draining = True
@@ -107,9 +116,7 @@ class Hub:
             self._readers[name] = self._readers.get(name, 0) + 1
         try:
             heads = await self._follow(partitions)
-            subscriber = Subscriber(
-                self.transport, self.fanout, self.stats, interest, format, partitions, self.heartbeat
-            )
+            subscriber = self._make_subscriber(interest, format, partitions)
             if self._log is not None and not _covers(heads, self.fanout.positions, partitions):
                 heads = await self._log.head(partitions)
             await subscriber.prepare(start, heads)
@@ -129,6 +136,9 @@ class Hub:
         for slot in self._slots:
             slot.pop(subscriber, None)
         self._release(subscriber.partitions)
+
+    def _make_subscriber(self, interest: Interest, format: Format, partitions: tuple[str, ...]) -> Subscriber:
+        return Subscriber(self.transport, self.fanout, self.stats, interest, format, partitions, self.heartbeat)
 
     async def _follow(self, partitions: Sequence[str]) -> Cursor:
         """Make the tail read these partitions; return the heads that were read for the new ones."""

@@ -63,6 +63,7 @@ class KeySet:
         self._tried = self._clock()
         try:
             async with (
+                asyncio.timeout(TIMEOUT),  # in all: an issuer that drips bytes would hold every caller
                 httpx.AsyncClient(timeout=TIMEOUT, follow_redirects=False) as client,
                 client.stream("GET", self._url, headers={"accept": "application/json"}) as response,
             ):
@@ -74,7 +75,7 @@ class KeySet:
                         raise ValueError("the key set is too large")
             self._keys = _parse(body)
             self._fetched = self._clock()
-        except (httpx.HTTPError, ValueError) as error:
+        except (httpx.HTTPError, TimeoutError, ValueError) as error:
             # The keys that we have stay good: an issuer that is down must not log everyone out.
             logger.warning("cannot fetch the key set of REALTIME_JWKS_URL: %s", type(error).__name__)
 
@@ -92,11 +93,10 @@ def _parse(body: bytes) -> list[Any]:
     for entry in entries:
         if not isinstance(entry, dict) or entry.get("use", "sig") != "sig":
             continue
-        algorithm = usable.get((entry.get("kty"), entry.get("crv")))
-        if algorithm is None or entry.get("alg", algorithm) != algorithm:
-            continue
         try:
-            keys.append(jwt.PyJWK(entry, algorithm))
+            algorithm = usable.get((entry.get("kty"), entry.get("crv")))
+            if algorithm is not None and entry.get("alg", algorithm) == algorithm:
+                keys.append(jwt.PyJWK(entry, algorithm))
         except (jwt.PyJWTError, ValueError, TypeError):
             logger.warning("a key of REALTIME_JWKS_URL cannot be read and is left out")
     return keys

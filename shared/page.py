@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Coroutine
 from typing import Literal
 
 import msgspec
@@ -37,6 +37,18 @@ class Page:
         gap = None if self._gap is None else {"reason": self._gap.reason, "recovered": False}
         rest = msgspec.json.encode({"cursor": self._cursor, "gap": gap})
         return b'{"events":[' + b",".join(self._events) + b"]," + rest[1:]
+
+    async def filled_by(self, replay: Coroutine[None, None, None]) -> None:
+        """Run a replay into this page until it ends or the page is full."""
+        reading = asyncio.create_task(replay)
+        full = asyncio.create_task(self.replayed.wait())
+        try:
+            await asyncio.wait((reading, full), return_when=asyncio.FIRST_COMPLETED)
+            if reading.done():
+                reading.result()
+        finally:
+            reading.cancel()
+            full.cancel()
 
     def write(self, chunk: bytes) -> Awaitable[None] | None:
         """Take the frames; a full page leaves the rest to the next one and never has room again."""

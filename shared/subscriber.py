@@ -126,6 +126,11 @@ class Subscriber:
         self.sink = sink
         self._task = asyncio.create_task(self._run(self._begin()))
 
+    async def replay(self, sink: Sink) -> None:
+        """Write gaps, replay and `ready` to `sink`, and no more."""
+        self.sink = sink
+        await self._begin()
+
     def fall_behind(self, room: Awaitable[None]) -> None:
         """Stop being live until there is room, then read on from where the last write ended."""
         self.live = False

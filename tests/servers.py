@@ -72,12 +72,16 @@ def _candidates(server: Server) -> Iterator[Path]:
 
 def _version(program: Path) -> tuple[int, int]:
     """The version that a program tells of itself; (0, 0) where it does not run."""
-    try:
-        told = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=30, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
-        return (0, 0)
-    match = re.search(r"(\d+)\.(\d+)\.\d+", told)
+    match = re.search(r"(\d+)\.(\d+)\.\d+", _output([str(program), "--version"]))
     return (int(match[1]), int(match[2])) if match else (0, 0)
+
+
+def _output(command: list[str]) -> str:
+    """What a command prints; nothing where it fails, as with a shared library missing."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ""
 
 
 def main(names: list[str]) -> None:
@@ -86,7 +90,7 @@ def main(names: list[str]) -> None:
         try:
             print(find(name))
         except ServerNotFoundError as error:
-            sys.exit(f"setup: {error}")
+            sys.exit(str(error))
 
 
 if __name__ == "__main__":

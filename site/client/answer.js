@@ -1,0 +1,69 @@
+// What the server's answer means.
+
+import { retryAfter } from "./retry.js";
+
+/** @typedef {import("../realtime.d.ts").Problem} Problem */
+/** @typedef {import("../realtime.d.ts").RealtimeEvent} RealtimeEvent */
+
+/**
+ * How one attempt ended, and so what comes next. `floor`: the server asked for this wait; `hold`: drop() did.
+ * @typedef {{
+ *   kind: "lost" | "silent" | "dropped" | "closing" | "renewed" | "again" | "unauthorized" | "denied" | "stop",
+ *   reason: string, error?: unknown, problem?: Problem, floor?: number, hold?: number
+ * }} End
+ */
+
+/**
+ * null where the answer is the wanted one. 400 and 403 will not change by asking again; all else may (a 404 is a
+ * function being deployed, a 200 with HTML a hotel's login page).
+ * @param {Response} response
+ * @param {string} wanted media type
+ * @returns {Promise<End | null>}
+ */
+export async function refusalOf(response, wanted) {
+  const { status } = response;
+  const contentType = response.headers.get("Content-Type") ?? "";
+  if (status === 204) return { kind: "stop", reason: "stopped" };
+  if (status === 200 && contentType.startsWith(wanted)) return null;
+  const floor = retryAfter(response.headers.get("Retry-After"));
+  if (status === 200) {
+    const title = `The answer is ${contentType || "of no type"}, not ${wanted}`;
+    return { kind: "lost", reason: "refused", floor, problem: { status, title } };
+  }
+  const problem = await problemOf(response);
+  if (status === 401) return { kind: "unauthorized", reason: "refused", floor, problem };
+  if (status === 400 || status === 403) return { kind: "denied", reason: "refused", problem };
+  return { kind: "lost", reason: "refused", floor, problem };
+}
+
+/** The RFC 9457 body, or one made from the status. @param {Response} response @returns {Promise<Problem>} */
+export async function problemOf(response) {
+  const { status, statusText } = response;
+  const isJson = /json/.test(response.headers.get("Content-Type") ?? "");
+  const body = isJson ? await response.json().catch(() => null) : null;
+  return { title: statusText || `HTTP ${status}`, ...(typeof body === "object" ? body : null), status };
+}
+
+/**
+ * A frame as an event.
+ * @param {string} type @param {string} raw
+ * @param {{format?: string, cursor: string, replayed: boolean}} context
+ * @returns {RealtimeEvent}
+ */
+export function eventOf(type, raw, { format, cursor, replayed }) {
+  const value = parse(raw);
+  if (format !== "cloudevents" || typeof value !== "object" || value === null) {
+    return { type, data: value, raw, cursor, replayed };
+  }
+  const { id, time, source, type: name, data } = /** @type {any} */ (value);
+  return { type: String(name ?? type), data, raw, cursor, replayed, id, time, source };
+}
+
+/** @param {string} text @returns {unknown} undefined where it is no JSON */
+export function parse(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
+}
