@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from functions.web import create_app, to_response
+from functions.web import create_app, to_lambda, to_response
 from shared.config import Settings
 from shared.errors import Unavailable
 from shared.hub import Hub
@@ -57,12 +57,10 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
 
 @functools.cache
 def _mangum() -> Any:
-    from mangum import Mangum
-
     from shared.wiring import make_hub
 
     settings = Settings.from_env(os.environ)
-    return Mangum(create_app(routes(make_hub(settings), settings), settings.allowed_origins), lifespan="off")
+    return to_lambda(create_app(routes(make_hub(settings), settings), settings.allowed_origins))
 
 
 async def _reasons(hub: Hub) -> list[str]:

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from functions.web import create_app, read_body, to_response
+from functions.web import create_app, read_body, to_lambda, to_response
 from shared import cloudevents, envelope
 from shared.auth import PublishKeys, bearer
 from shared.config import Settings
@@ -45,13 +45,10 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
 
 @functools.cache
 def _mangum() -> Any:
-    from mangum import Mangum
-
     from shared.wiring import make_hub
 
     settings = Settings.from_env(os.environ)
-    app = create_app(routes(make_hub(settings), settings), settings.allowed_origins)
-    return Mangum(app, lifespan="off")  # "auto" would run start-up and shutdown on every invocation
+    return to_lambda(create_app(routes(make_hub(settings), settings), settings.allowed_origins))
 
 
 _JSON_TYPES = ("application/json", cloudevents.STRUCTURED, cloudevents.BATCHED)

@@ -3,13 +3,32 @@
 import asyncio
 import contextlib
 import resource
+import signal
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
 from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
+
+from shared.problem import problem
 
 DRAIN_SECONDS = 10  # between SIGTERM and the end, for answers that are under way
+
+
+_HTTP: Any = AutoHTTPProtocol  # h11's or httptools', whichever is installed
+
+
+class Protocol(_HTTP):  # type: ignore[misc]
+    """HTTP/1.1 whose own refusal, of what is not HTTP at all, is a problem+json answer too."""
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer and close: what follows on this connection cannot be told from the rest of the request."""
+        refused = problem(400, "The request is not valid HTTP", headers={"connection": "close"})
+        head = [b"HTTP/1.1 400 Bad Request", *(f"{name}: {value}".encode() for name, value in refused.headers.items())]
+        head.append(b"content-length: %d" % len(refused.body))
+        self.transport.write(b"\r\n".join((*head, b"", refused.body)))
+        self.transport.close()
 
 
 class Server(uvicorn.Server):
@@ -33,6 +52,20 @@ class Server(uvicorn.Server):
         self._drain()
         await super().shutdown(sockets)
 
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Take SIGINT and SIGTERM while it serves.
+
+        uvicorn's own raises them once more at the end, and the process would be killed before it has closed what
+        it holds, and with a status as if it had failed.
+        """
+        handlers = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
 
 def serve(
     app: Any, host: str, port: int, drain: Callable[[], None], aclose: Callable[[], Awaitable[None]], banner: str
@@ -43,6 +76,8 @@ def serve(
         app,
         host=host,
         port=port,
+        http=Protocol,
+        ws="none",
         lifespan="off",
         access_log=False,  # its lines would hold query strings, and with them user ids and tickets
         log_level="warning",

@@ -46,32 +46,38 @@ class StreamApp:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         cors = cors_headers(headers.get("origin"), self._settings.allowed_origins)
+        answer = _Answer(send)
         try:
-            refused = await self._answer(scope, headers, cors, receive, send)
+            refused = await self._answer(scope, headers, cors, receive, answer)
         except TidemarkError as error:
             refused = from_error(error)
+        except Exception:
+            if answer.started:
+                raise
+            logger.exception("GET %s failed", PATH)
+            refused = problem(500, "The server failed; the log of the server says why")
         if refused is not None:
             await _respond(send, refused.status, {**refused.headers, **cors}, refused.body)
 
     async def _answer(
-        self, scope: Scope, headers: Mapping[str, str], cors: Mapping[str, str], receive: Receive, send: Send
+        self, scope: Scope, headers: Mapping[str, str], cors: Mapping[str, str], receive: Receive, send: "_Answer"
     ) -> Problem | None:
-        if scope["method"] == "OPTIONS":
+        if scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
             granted = preflight_headers(headers, self._settings.allowed_origins)
             if granted is None:
                 return problem(403, "This origin is not in REALTIME_ALLOWED_ORIGINS")
             await _respond(send, 204, granted, b"")
             return None
         if scope["method"] != "GET":
-            return problem(405, "This path takes GET", headers={"allow": "GET, OPTIONS"})
+            return problem(405, "This path takes GET", headers={"allow": "GET"})
         if self._hub.draining:
             raise Unavailable("This instance is going away; come back, and another one will answer")
         query = parse_query(scope["query_string"], headers)
         identity = await self._identify(headers, query)
         interest = Interest(identity.user_id, allowed_types(identity, query.types))
-        accept = headers.get("accept", "")
+        accept = headers.get("accept", "").lower()
         if "application/json" in accept and "text/event-stream" not in accept:
-            await self._page(interest, query, cors, send)
+            await self._page(interest, query, identity, cors, send)
         else:
             await self._stream(interest, query, identity, cors, receive, send)
         return None
@@ -88,7 +94,7 @@ class StreamApp:
         identity: Identity,
         cors: Mapping[str, str],
         receive: Receive,
-        send: Send,
+        send: "_Answer",
     ) -> None:
         format = CLOUDEVENTS if query.format == "cloudevents" else DATA
         async with self._hub.subscribe(interest, query.start, format) as subscriber:
@@ -96,7 +102,7 @@ class StreamApp:
             # Clients of one lost instance must not come back at the same moment.
             wait = retry(round(self._settings.retry * 1000 * random.uniform(0.5, 1.5)))  # noqa: S311 — no secret
             await send({"type": "http.response.body", "body": wait, "more_body": True})
-            sink = sink_for(send)
+            sink = sink_for(send.send)
             subscriber.start(sink)
             timer = self._end_in_time(subscriber, identity)
             try:
@@ -115,32 +121,51 @@ class StreamApp:
         if self._settings.stream_seconds is not None:
             ends.append((self._settings.stream_seconds, "max-age"))
         if identity.expires_at is not None:
-            left = identity.expires_at + self._settings.jwt_leeway - time.time()
-            ends.append((max(left, 0.0), "token-expired"))
+            ends.append((self._left(identity.expires_at), "token-expired"))
         if not ends:
             return None
         seconds, reason = min(ends)
         return asyncio.get_running_loop().call_later(seconds, subscriber.close, reason)
 
-    async def _page(self, interest: Interest, query: EventsQuery, cors: Mapping[str, str], send: Send) -> None:
+    def _left(self, expires_at: float) -> float:
+        return max(expires_at + self._settings.jwt_leeway - time.time(), 0.0)
+
+    async def _page(
+        self, interest: Interest, query: EventsQuery, identity: Identity, cors: Mapping[str, str], send: Send
+    ) -> None:
+        wait = query.wait if identity.expires_at is None else min(query.wait, self._left(identity.expires_at))
         page = Page(query.format)
         try:
             async with asyncio.timeout(PAGE_SECONDS):
                 if query.wait:
-                    await self._wait_for_page(page, interest, query)
+                    await self._wait_for_page(page, interest, query, wait)
                 else:
                     await page.filled_by(self._hub.replay(interest, query.start, page, page))
         except TimeoutError:
             raise Unavailable("The log did not answer in time") from None
         await _respond(send, 200, {**_PAGE_HEADERS, **cors}, page.body())
 
-    async def _wait_for_page(self, page: Page, interest: Interest, query: EventsQuery) -> None:
+    async def _wait_for_page(self, page: Page, interest: Interest, query: EventsQuery, wait: float) -> None:
         async with self._hub.subscribe(interest, query.start, page) as subscriber:
             subscriber.start(page)
             await page.replayed.wait()
             with contextlib.suppress(TimeoutError):  # nothing came: the cursor alone is an answer
-                async with asyncio.timeout(query.wait):
+                async with asyncio.timeout(wait):
                     await page.settled.wait()
+
+
+class _Answer:
+    """Sends, and knows whether the answer has begun: then it is too late for another one."""
+
+    __slots__ = ("send", "started")
+
+    def __init__(self, send: Send) -> None:
+        self.send = send
+        self.started = False
+
+    async def __call__(self, message: Any, /) -> None:
+        self.started = True
+        await self.send(message)
 
 
 _STREAM_HEADERS = {

@@ -1,6 +1,7 @@
 """What the Starlette functions share: errors as problem details, CORS, a bounded body."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -11,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared.cors import cors_headers, preflight_headers
 from shared.errors import ContentTooLarge, TidemarkError
-from shared.problem import Problem, from_error, problem
+from shared.problem import MEDIA_TYPE, Problem, from_error, problem
 
 
 def create_app(routes: Sequence[BaseRoute], allowed_origins: frozenset[str]) -> "CorsApp":
@@ -25,8 +26,17 @@ def create_app(routes: Sequence[BaseRoute], allowed_origins: frozenset[str]) -> 
             Exception: _on_failure,
         },
     )
-    app.router.redirect_slashes = False  # a path is there or not; a redirected POST would be published twice or never
+    app.router.redirect_slashes = False  # a client may make a GET of a redirected POST
     return CorsApp(app, allowed_origins)
+
+
+def to_lambda(app: "CorsApp") -> Any:
+    """Return the handler for AWS Lambda's HTTP events."""
+    from mangum import Mangum
+    from mangum.adapter import DEFAULT_TEXT_MIME_TYPES
+
+    # "auto" would run start-up and shutdown on every invocation; what is not known as text is sent as base64.
+    return Mangum(app, lifespan="off", text_mime_types=[*DEFAULT_TEXT_MIME_TYPES, MEDIA_TYPE])
 
 
 async def read_body(request: Request, most: int) -> bytes:

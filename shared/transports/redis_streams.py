@@ -1,21 +1,11 @@
-"""The log on Redis Streams over TCP: any Redis 6.2 or newer, Valkey, Upstash's TCP endpoint.
-
-Keys of the partition `all` under the prefix `rt`, all in one cluster slot:
-
-    rt:all              the stream; an entry's id is <epoch>-<offset>, its field `e` holds check, time and event
-    {rt:all}:meta       the counter: epoch, seq, check, time
-    {rt:all}:id:<key>   where the event with this key was appended; expires with the idempotency window
-"""
+"""The log on Redis Streams over TCP: any Redis 6.2 or newer, Valkey, Upstash's TCP endpoint."""
 
 import asyncio
-import hashlib
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
-import msgspec
 import redis.asyncio as redis
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
@@ -28,9 +18,19 @@ from shared.cursor import Cursor, Position
 from shared.errors import TransportUnavailable
 from shared.event import Event
 from shared.partitions import Partitions
-from shared.record import Gap, Record, pack, unpack
+from shared.record import Gap, Record
 from shared.transports import reading
 from shared.transports.base import Handler, Receipt, Retention
+from shared.transports.redis_layout import (
+    APPEND,
+    SEEK,
+    Arguments,
+    Call,
+    Layout,
+    Script,
+    parse_entries,
+    parse_position,
+)
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,6 @@ BLOCK = 20.0
 """Seconds that one XREAD waits: three commands a minute while idle, and a dead connection is noticed."""
 
 _TIMEOUT = 5.0  # seconds for any other command; a publisher hears 503 after it, not after minutes
-_LUA = Path(__file__).parent / "lua"
 
 
 class RedisStreams:
@@ -53,9 +52,7 @@ class RedisStreams:
         *,
         block: float = BLOCK,
     ) -> None:
-        self._prefix = prefix
-        self._scheme = partitions
-        self._retention = retention
+        self.layout = Layout(prefix, partitions, retention)
         self._block = block
         # A retry after a lost connection cannot append twice: every event has an id before it gets here. A
         # time-out is not retried, or a silent server would hold a publisher for several of them.
@@ -72,31 +69,11 @@ class RedisStreams:
             socket_connect_timeout=_TIMEOUT,
             retry=Retry(ExponentialWithJitterBackoff(), 0),
         )
-        self._append = _script("append")
-        self._seek = _script("seek")
 
     async def publish(self, events: Sequence[Event]) -> list[Receipt]:
         """Append all events, each partition's in one atomic script, all scripts in one round trip."""
-        batches: dict[str, list[tuple[int, Event]]] = {}
-        for index, event in enumerate(events):
-            for partition, stored in self._scheme.route(event):
-                batches.setdefault(partition, []).append((index, stored))
-        keep = self._retention
-        limits: list[Any] = [int(keep.age * 1000), keep.events, int(keep.idempotency_window * 1000)]
-        calls = []
-        for partition, batch in batches.items():
-            keys, args = self._keys(partition), [*limits]
-            for _, event in batch:
-                keys.append(f"{{{self._prefix}:{partition}}}:id:{event.key}")
-                args += [event.key, pack(event)]
-            calls.append((keys, args))
-        positions: list[dict[str, Position]] = [{} for _ in events]
-        duplicate = [True] * len(events)
-        for (partition, batch), reply in zip(batches.items(), await self._run(self._append, calls), strict=True):
-            for (index, _), answer in zip(batch, reply, strict=True):
-                positions[index][partition] = _position(answer)
-                duplicate[index] = duplicate[index] and answer[4] == 1
-        return [Receipt(e.id, p, d) for e, p, d in zip(events, positions, duplicate, strict=True)]
+        appending = self.layout.append(events)
+        return appending.receipts(await self._run(APPEND, appending.calls))
 
     @asynccontextmanager
     async def on_message(self, handler: Handler) -> AsyncIterator["_RedisTail"]:
@@ -142,42 +119,33 @@ class RedisStreams:
         connection: AbstractConnection = self._tail_pool.make_connection()
         return connection
 
-    def stream(self, partition: str) -> str:
-        """Return the key of a partition's stream."""
-        return f"{self._prefix}:{partition}"
-
     @property
     def block(self) -> float:
         """Seconds that one blocking read waits."""
         return self._block
 
-    def _keys(self, partition: str) -> list[str]:
-        # {…} is the cluster hash tag: the stream's whole key is the same text, so all share one slot.
-        stream = self.stream(partition)
-        return [stream, f"{{{stream}}}:meta"]
-
     async def _places(self, partitions: Sequence[str], where: str) -> Cursor:
-        calls = [(self._keys(partition), [where]) for partition in partitions]
-        replies = await self._run(self._seek, calls)
-        return Cursor({name: _position(reply) for name, reply in zip(partitions, replies, strict=True)})
+        calls: list[Call] = [(self.layout.keys(partition), [where]) for partition in partitions]
+        replies = await self._run(SEEK, calls)
+        return Cursor({name: parse_position(reply) for name, reply in zip(partitions, replies, strict=True)})
 
     async def _read_page(self, partition: str, after: Position, until: int) -> list[Record]:
         start, end = f"{after.epoch}-{after.offset + 1}", f"{after.epoch}-{until}"
         try:
             entries = await self._client.execute_command(
-                "XRANGE", self.stream(partition), start, end, "COUNT", reading.PAGE
+                "XRANGE", self.layout.stream(partition), start, end, "COUNT", reading.PAGE
             )
         except (RedisError, OSError) as error:
             raise _unavailable(error) from error
         return parse_entries(partition, entries)
 
-    async def _run(self, script: "_Script", calls: Sequence[tuple[list[str], list[Any]]]) -> list[Any]:
+    async def _run(self, script: Script, calls: Sequence[Call]) -> list[Any]:
         """Run one script for each (keys, arguments), all in one round trip; a script is sent whole only once."""
         try:
-            replies = await self._pipeline([("EVALSHA", script.sha, len(k), *k, *a) for k, a in calls])
+            replies = await self._pipeline([script.by_sha(*call) for call in calls])
             unknown = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
             if unknown:  # a restarted server has no scripts; EVAL brings it back for the next time
-                again = [("EVAL", script.text, len(calls[i][0]), *calls[i][0], *calls[i][1]) for i in unknown]
+                again = [script.whole(*calls[i]) for i in unknown]
                 for i, reply in zip(unknown, await self._pipeline(again), strict=True):
                     replies[i] = reply
         except (RedisError, OSError) as error:
@@ -187,7 +155,7 @@ class RedisStreams:
                 raise _unavailable(reply) from reply
         return replies
 
-    async def _pipeline(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+    async def _pipeline(self, commands: Sequence[Arguments]) -> list[Any]:
         pipeline = self._client.pipeline(transaction=False)
         for command in commands:
             pipeline.execute_command(*command)
@@ -271,7 +239,7 @@ class _RedisTail:
             self._changed.clear()
             await self._changed.wait()
         self._reading = self._wanted
-        names = {self._redis.stream(name).encode(): name for name in self._at}
+        names = {self._redis.layout.stream(name).encode(): name for name in self._at}
         places = [f"{at.epoch}-{at.offset}" for at in self._at.values()]
         await connection.send_command(
             "XREAD", "COUNT", reading.PAGE, "BLOCK", int(self._redis.block * 1000), "STREAMS", *names, *places
@@ -318,36 +286,8 @@ class _RedisTail:
             await asyncio.sleep(0.005)
 
 
-class _Script(msgspec.Struct, frozen=True):
-    text: str
-    sha: str
-
-
-def _script(name: str) -> _Script:
-    text = (_LUA / f"{name}.lua").read_text()
-    return _Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
-
-
-def parse_entries(partition: str, entries: Sequence[tuple[bytes, Sequence[bytes]]]) -> list[Record]:
-    """Return the records of raw stream entries; one that cannot be read is left out, and so becomes a gap."""
-    records = []
-    for entry_id, fields in entries:
-        epoch, _, offset = entry_id.partition(b"-")
-        value = fields[1]
-        try:
-            position = Position(int(epoch), int(offset), value[:8].decode(), int(value[8:21]))
-            records.append(Record(unpack(value[21:]), partition, position))
-        except ValueError:
-            log.error("partition %s: the entry %s is not a record", partition, entry_id.decode())  # noqa: TRY400 — its text may be data
-    return records
-
-
 def _unparsed(response: Any, **_: Any) -> Any:
     return response
-
-
-def _position(reply: Sequence[bytes]) -> Position:
-    return Position(int(reply[0]), int(reply[1]), reply[2].decode(), int(reply[3]))
 
 
 def _unavailable(error: Exception) -> TransportUnavailable:

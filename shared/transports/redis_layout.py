@@ -1,0 +1,133 @@
+"""How the log lies in Redis, whichever way its commands travel: over TCP (`redis_streams`) or REST.
+
+Keys of the partition `all` under the prefix `rt`, all in one cluster slot:
+
+    rt:all              the stream; an entry's id is <epoch>-<offset>, its field `e` holds check, time and event
+    {rt:all}:meta       the counter: epoch, seq, check, time
+    {rt:all}:id:<key>   where the event with this key was appended; expires with the idempotency window
+"""
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from shared.cursor import Position
+from shared.event import Event
+from shared.partitions import Partitions
+from shared.record import Record, pack, unpack
+from shared.transports.base import Receipt, Retention
+
+logger = logging.getLogger(__name__)
+
+Arguments = list[str | bytes | int]
+
+
+class Script(msgspec.Struct, frozen=True):
+    """A Lua script and the name that Redis knows it by."""
+
+    text: str
+    sha: str
+
+    @classmethod
+    def load(cls, name: str) -> "Script":
+        """Read a script from `lua/`."""
+        text = (Path(__file__).parent / "lua" / f"{name}.lua").read_text()
+        return cls(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+    def by_sha(self, keys: Sequence[str], arguments: Arguments) -> Arguments:
+        """Return the command that runs a script which the server knows."""
+        return ["EVALSHA", self.sha, len(keys), *keys, *arguments]
+
+    def whole(self, keys: Sequence[str], arguments: Arguments) -> Arguments:
+        """Return the command that brings the script along."""
+        return ["EVAL", self.text, len(keys), *keys, *arguments]
+
+
+APPEND = Script.load("append")
+SEEK = Script.load("seek")
+
+Call = tuple[list[str], Arguments]
+"""Keys and arguments of one run of a script."""
+
+
+class Layout:
+    """The keys of one prefix, and the arguments and answers of the scripts."""
+
+    def __init__(self, prefix: str, partitions: Partitions, retention: Retention) -> None:
+        self._prefix = prefix
+        self._scheme = partitions
+        self._limits: Arguments = [
+            int(retention.age * 1000),
+            retention.events,
+            int(retention.idempotency_window * 1000),
+        ]
+
+    def stream(self, partition: str) -> str:
+        """Return the key of a partition's stream."""
+        return f"{self._prefix}:{partition}"
+
+    def keys(self, partition: str) -> list[str]:
+        """Return the keys of a partition's stream and counter.
+
+        {…} is the cluster hash tag: the stream's whole key is the same text, so all share one slot.
+        """
+        stream = self.stream(partition)
+        return [stream, f"{{{stream}}}:meta"]
+
+    def append(self, events: Sequence[Event]) -> "Appending":
+        """Return the runs of `APPEND` that these events need, one a partition."""
+        batches: dict[str, list[tuple[int, Event]]] = {}
+        for index, event in enumerate(events):
+            for partition, stored in self._scheme.route(event):
+                batches.setdefault(partition, []).append((index, stored))
+        calls = []
+        for partition, batch in batches.items():
+            keys, arguments = self.keys(partition), [*self._limits]
+            for _, event in batch:
+                keys.append(f"{{{self.stream(partition)}}}:id:{event.key}")
+                arguments += (event.key, pack(event))
+            calls.append((keys, arguments))
+        return Appending(events, batches, calls)
+
+
+class Appending(msgspec.Struct, frozen=True):
+    """Events on their way into the log."""
+
+    events: Sequence[Event]
+    batches: dict[str, list[tuple[int, Event]]]
+    calls: list[Call]
+
+    def receipts(self, replies: Sequence[Sequence[Sequence[Any]]]) -> list[Receipt]:
+        """Return the receipts, in the order of the events, from the replies to `calls`."""
+        positions: list[dict[str, Position]] = [{} for _ in self.events]
+        duplicate = [True] * len(self.events)
+        for (partition, batch), reply in zip(self.batches.items(), replies, strict=True):
+            for (index, _), answer in zip(batch, reply, strict=True):
+                positions[index][partition] = parse_position(answer)
+                duplicate[index] = duplicate[index] and int(answer[4]) == 1
+        return [Receipt(e.id, p, d) for e, p, d in zip(self.events, positions, duplicate, strict=True)]
+
+
+def parse_position(answer: Sequence[bytes | str]) -> Position:
+    """Return the position that a script answered: epoch, offset, check, time."""
+    epoch, offset, check, time = answer[:4]
+    return Position(int(epoch), int(offset), check.decode() if isinstance(check, bytes) else check, int(time))
+
+
+def parse_entries(partition: str, entries: Sequence[tuple[bytes, Sequence[bytes]]]) -> list[Record]:
+    """Return the records of raw stream entries; one that cannot be read is left out, and so becomes a gap."""
+    records = []
+    for entry_id, fields in entries:
+        epoch, _, offset = entry_id.partition(b"-")
+        value = fields[1]
+        try:
+            position = Position(int(epoch), int(offset), value[:8].decode(), int(value[8:21]))
+            records.append(Record(unpack(value[21:]), partition, position))
+        except ValueError:
+            # The error's text may hold event data: it stays out of the log.
+            logger.error("partition %s: the entry %s is not a record", partition, entry_id.decode())  # noqa: TRY400
+    return records
