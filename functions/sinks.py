@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import types
 from collections.abc import Awaitable, Coroutine, Generator, Mapping
 from typing import Any, Protocol
@@ -66,36 +67,51 @@ class AsgiSink:
 
 
 class UvicornSink(AsgiSink):
-    """Writes chunks that are framed once for all subscribers to the transport under uvicorn's httptools protocol.
+    """Writes chunks, framed once for all subscribers, to the socket under uvicorn's HTTP/1.1 protocol.
 
-    It uses attributes that uvicorn does not promise, so `sink_for` looks for each of them and takes `AsgiSink`
-    where one is missing.
+    While nothing is buffered, the kernel takes the bytes in one call; everything else goes the server's own way.
+    This uses attributes that uvicorn does not promise, so `sink_for` looks for each of them, and takes `AsgiSink`
+    where one is missing or the connection is encrypted.
     """
 
-    __slots__ = ("_cycle", "_flow", "_transport")
+    __slots__ = ("_descriptor", "_transport")
 
     def __init__(self, send: Send, cycle: Any) -> None:
         super().__init__(send)
-        self._cycle = cycle
-        self._flow = cycle.flow
         self._transport = cycle.transport
+        self._descriptor: int = cycle.transport.get_extra_info("socket").fileno()
 
     def write(self, chunk: bytes) -> Awaitable[None] | None:
         """Send a chunk; an answer to await means that the client does not keep up."""
-        if self._flow.write_paused or self._ended or self._cycle.disconnected or self._transport.is_closing():
+        transport = self._transport
+        # A closing transport gives its descriptor back, and the next connection gets the same number: without this
+        # look, one user's events could be written to another's socket. Both happen on this thread: no race.
+        if self._ended or transport.is_closing() or transport.get_write_buffer_size():
             return super().write(chunk)
-        self._transport.write(_framed(chunk))
+        framed = _framed(chunk)
+        try:
+            sent = os.write(self._descriptor, framed)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            return None  # the client is gone; the transport hears of it by itself
+        if sent < len(framed):
+            transport.write(framed[sent:])  # now its buffer is not empty, and the next chunk goes the long way
         return None
+
+
+_TRANSPORT = ("write", "is_closing", "get_write_buffer_size", "get_extra_info")
 
 
 def sink_for(send: Send) -> AsgiSink:
     """Return the cheapest sink for this response; its start must have been sent."""
     cycle = getattr(send, "__self__", None)
+    transport: Any = getattr(cycle, "transport", None)
     if (
         getattr(cycle, "chunked_encoding", None) is True
-        and hasattr(cycle, "disconnected")
-        and hasattr(getattr(cycle, "flow", None), "write_paused")
-        and isinstance(getattr(cycle, "transport", None), asyncio.Transport)
+        and all(hasattr(transport, name) for name in _TRANSPORT)
+        and transport.get_extra_info("socket") is not None
+        and transport.get_extra_info("sslcontext") is None
     ):
         return UvicornSink(send, cycle)
     return AsgiSink(send)

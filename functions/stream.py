@@ -143,6 +143,8 @@ class StreamApp:
                     await page.filled_by(self._hub.replay(interest, query.start, page, page))
         except TimeoutError:
             raise Unavailable("The log did not answer in time") from None
+        if page.cursor is None:  # sent away while it was reading; a page without a cursor would lose the client's place
+            raise Unavailable("This instance is going away; come back, and another one will answer")
         await _respond(send, 200, {**_PAGE_HEADERS, **cors}, page.body())
 
     async def _wait_for_page(self, page: Page, interest: Interest, query: EventsQuery, wait: float) -> None:

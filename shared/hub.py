@@ -6,6 +6,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Self
 
 from shared.cursor import Cursor, Position
+from shared.errors import Unavailable
 from shared.event import Event
 from shared.fanout import Fanout, Sink
 from shared.filter import Interest
@@ -73,7 +74,7 @@ class Hub:
     def subscribe(self, interest: Interest, start: Start, format: Format) -> "Subscription":
         """Open a subscription: `async with hub.subscribe(…) as subscriber: subscriber.start(sink)`.
 
-        Entering raises TransportUnavailable where the log cannot be reached.
+        Entering raises TransportUnavailable where the log cannot be reached, and Unavailable while draining.
         """
         return Subscription(self, interest, start, format)
 
@@ -120,6 +121,8 @@ class Hub:
             if self._log is not None and not _covers(heads, self.fanout.positions, partitions):
                 heads = await self._log.head(partitions)
             await subscriber.prepare(start, heads)
+            if self.draining:  # since it came: nobody would send it away any more
+                raise Unavailable("This instance is going away; come back, and another one will answer")
         except BaseException:
             self._release(partitions)
             raise

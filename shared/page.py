@@ -23,19 +23,19 @@ class Page:
 
     def __init__(self, format: Literal["data", "cloudevents"]) -> None:
         self.replayed = asyncio.Event()  # the page is full, or there is no more to replay
+        self.cursor: str | None = None  # the place after what is on the page; None while nothing was read
         self.settled = asyncio.Event()  # there is something to answer, or no reason to wait for more
         self._encode = cloudevent if format == "cloudevents" else _plain
         self._queue: deque[tuple[str, bytes | Gap | None]] = deque()
         self._events: list[bytes] = []
         self._bytes = 0
-        self._cursor: str | None = None
         self._gap: Gap | None = None
         self._full = False
 
     def body(self) -> bytes:
         """Return the page: `{"events": […], "cursor": "…", "gap": null or {…}}`."""
         gap = None if self._gap is None else {"reason": self._gap.reason, "recovered": False}
-        rest = msgspec.json.encode({"cursor": self._cursor, "gap": gap})
+        rest = msgspec.json.encode({"cursor": self.cursor, "gap": gap})
         return b'{"events":[' + b",".join(self._events) + b"]," + rest[1:]
 
     async def filled_by(self, replay: Coroutine[None, None, None]) -> None:
@@ -57,7 +57,7 @@ class Page:
             if self._full or (isinstance(item, Gap) and (self._events or self._gap)):
                 self._full = True  # a gap comes before anything else: it opens the next page
                 break
-            self._cursor = cursor
+            self.cursor = cursor
             if isinstance(item, Gap):
                 self._gap = item
             elif item is not None:

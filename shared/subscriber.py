@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Literal
 
 import msgspec
@@ -50,12 +50,14 @@ class Subscriber:
     __slots__ = (
         "_closed",
         "_fanout",
+        "_farewell",
         "_gaps",
         "_heartbeat",
         "_log",
         "_recovered",
         "_replayed",
         "_seen",
+        "_started",
         "_stats",
         "_task",
         "_until",
@@ -92,7 +94,9 @@ class Subscriber:
         self._gaps: list[Gap] = []
         self._replayed = 0
         self._recovered = True
+        self._started = False
         self._closed = False
+        self._farewell = b""
         self._task: asyncio.Task[None] | None = None
 
     async def prepare(self, start: Start, heads: Cursor) -> None:
@@ -124,7 +128,11 @@ class Subscriber:
     def start(self, sink: Sink) -> None:
         """Write to `sink` from now on: gaps, replay, `ready`, then live."""
         self.sink = sink
-        self._task = asyncio.create_task(self._run(self._begin()))
+        self._started = True
+        if self._closed:  # while the head of its answer was on the way
+            sink.end(self._farewell)
+        else:
+            self._task = asyncio.create_task(self._run(self._begin))
 
     async def replay(self, sink: Sink) -> None:
         """Write gaps, replay and `ready` to `sink`, and no more."""
@@ -137,7 +145,7 @@ class Subscriber:
         self.positions = {name: self._fanout.positions[name] for name in self.partitions if self._log}
         self._seen = self._fanout.ring.end
         self._stats.slow += 1
-        self._task = asyncio.create_task(self._run(self._wait(room)))
+        self._task = asyncio.create_task(self._run(lambda: self._wait(room)))
 
     def close(self, reason: ClosingReason | None = None) -> None:
         """End the stream, and say why where there is a reason; a second call does nothing.
@@ -153,7 +161,9 @@ class Subscriber:
             self.live = False
         if self._task is not None and self._task is not asyncio.current_task():
             self._task.cancel()
-        self.sink.end(b"" if reason is None else self.format.closing(reason))
+        self._farewell = b"" if reason is None else self.format.closing(reason)
+        if self._started:
+            self.sink.end(self._farewell)
 
     def cancel(self) -> None:
         """Stop writing at once: the client has gone."""
@@ -164,10 +174,10 @@ class Subscriber:
         if self._task is not None:
             self._task.cancel()
 
-    async def _run(self, first: Awaitable[None]) -> None:
+    async def _run(self, first: Callable[[], Awaitable[None]]) -> None:
         backoff = Backoff()
         try:
-            await first
+            await first()
             while not await self._join():
                 self._stats.back_to_log += 1
                 await self._catch_up(backoff)

@@ -101,7 +101,7 @@ class MemoryLog:
 class _Partition:
     def __init__(self, name: str, epoch: int) -> None:
         self.name = name
-        self.last = Position(epoch, 0)
+        self.last = Position(epoch, 0, "", epoch)  # the log's start is the oldest time that its readers may have missed
         self._records: list[tuple[Position, Record]] = []
         self._trimmed = 0  # entries at the front of the list that are no longer kept
         self._ids: dict[str, Position] = {}  # in order of time, so that the oldest leave first
@@ -131,7 +131,7 @@ class _Partition:
         if index > self._trimmed:
             return self._records[index - 1][0]
         first = self._records[index][0]
-        return Position(first.epoch, first.offset - 1)
+        return Position(first.epoch, first.offset - 1, "", first.time)
 
     def after(self, position: Position, until: int) -> list[Record]:
         """Return the next records after `position` up to offset `until`, at most a page."""
@@ -191,8 +191,8 @@ class _MemoryTail:
             if head.offset == at.offset and head.epoch == at.epoch:
                 return
             async for item in self._log.replay(Cursor({name: at}), Cursor({name: head})):
-                if name not in self._at:
-                    return
+                if self._at.get(name) != at:
+                    break  # left meanwhile, and perhaps followed again further on: read on from there
                 assert item.position is not None
-                self._at[name] = item.position
+                at = self._at[name] = item.position
                 self._handler(item)

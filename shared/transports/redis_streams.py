@@ -39,6 +39,10 @@ BLOCK = 20.0
 
 _TIMEOUT = 5.0  # seconds for any other command; a publisher hears 503 after it, not after minutes
 
+_FAILURES = (RedisError, OSError, RuntimeError)
+"""What a command raises where Redis is away. uvloop answers a write to a connection that the server has just closed
+with a RuntimeError, and redis-py hands it on as it is."""
+
 
 class RedisStreams:
     """A `Log` on Redis Streams."""
@@ -83,8 +87,11 @@ class RedisStreams:
         try:
             yield tail
         finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            # Again until it ends: before Python 3.12 the wait_for in which redis-py sends may swallow a cancellation
+            # (python/cpython#86296), and the tail would then sit out a whole blocking read.
+            while not task.done():
+                task.cancel()
+                await asyncio.wait((task,), timeout=0.1)
 
     async def head(self, partitions: Sequence[str]) -> Cursor:
         """Return the place after the last record of each partition, in one round trip."""
@@ -102,7 +109,7 @@ class RedisStreams:
         """Return if Redis answers."""
         try:
             await self._client.ping()
-        except (RedisError, OSError) as error:
+        except _FAILURES as error:
             raise _unavailable(error) from error
 
     async def aclose(self) -> None:
@@ -135,7 +142,7 @@ class RedisStreams:
             entries = await self._client.execute_command(
                 "XRANGE", self.layout.stream(partition), start, end, "COUNT", reading.PAGE
             )
-        except (RedisError, OSError) as error:
+        except _FAILURES as error:
             raise _unavailable(error) from error
         return parse_entries(partition, entries)
 
@@ -148,7 +155,7 @@ class RedisStreams:
                 again = [script.whole(*calls[i]) for i in unknown]
                 for i, reply in zip(unknown, await self._pipeline(again), strict=True):
                     replies[i] = reply
-        except (RedisError, OSError) as error:
+        except _FAILURES as error:
             raise _unavailable(error) from error
         for reply in replies:
             if isinstance(reply, RedisError):
@@ -209,7 +216,7 @@ class _RedisTail:
                 backoff.reset()
                 while True:
                     await self._read(connection)
-            except (RedisError, OSError, TransportUnavailable) as error:
+            except (*_FAILURES, TransportUnavailable) as error:
                 log.warning("tail lost, reconnecting: %s", _safe(error))
             except Exception:
                 log.exception("tail failed, reconnecting")
@@ -281,7 +288,7 @@ class _RedisTail:
             try:
                 if await self._redis.unblock(self._client_id):
                     return
-            except (RedisError, OSError) as error:
+            except _FAILURES as error:
                 log.warning("cannot interrupt the tail's read: %s", _safe(error))
             await asyncio.sleep(0.005)
 

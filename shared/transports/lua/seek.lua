@@ -2,14 +2,16 @@
 --
 -- KEYS  1 the stream, 2 its meta hash
 -- ARGV  1 'head', or the time in ms: the place before the first record at or after it (0: before the oldest kept)
--- Returns {epoch, offset, check ('' where unknown), time in ms ('0' where unknown)}.
+-- Returns {epoch, offset, check ('' where unknown), time in ms}. Where no record is before the place, the time is that
+-- of the log's start or of its oldest record: what other partitions hold from then on may be unseen.
 
 local stream, meta = KEYS[1], KEYS[2]
 local epoch, seq, check, time = unpack(redis.call('HMGET', meta, 'epoch', 'seq', 'check', 'time'))
 if not epoch then
   -- The reader's cursor needs an identity to hold on to, also while nothing was published yet.
   local clock = redis.call('TIME')
-  epoch, seq, check, time = string.format('%.0f', clock[1] * 1000 + math.floor(clock[2] / 1000)), '0', '', '0'
+  epoch, seq, check = string.format('%.0f', clock[1] * 1000 + math.floor(clock[2] / 1000)), '0', ''
+  time = epoch
   redis.call('UNLINK', stream)
   redis.call('HSET', meta, 'epoch', epoch, 'seq', seq, 'check', check, 'time', time, 'trim_at', '0')
 end
@@ -36,4 +38,4 @@ local before = entry_at(low - 1)
 if before then
   return {epoch, offset, string.sub(before[2][2], 1, 8), string.sub(before[2][2], 9, 21)}
 end
-return {epoch, offset, '', '0'}
+return {epoch, offset, '', string.sub(first[2][2], 9, 21)}
