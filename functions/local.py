@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,10 @@ def app(hub: Hub, settings: Settings) -> ASGIApp:
     api = create_app([*publish.routes(hub, settings), *ops.routes(hub, settings)], settings.allowed_origins)
     site = create_app([Mount("/", _with_headers(StaticFiles(directory=SITE, html=True)))], frozenset())
 
-    async def dispatch(scope: Any, receive: Any, send: Any) -> None:
+    def dispatch(scope: Any, receive: Any, send: Any) -> Awaitable[None]:  # not async: no frame for each stream
         path = scope["path"]
         rest = api if path.startswith("/api/") else site  # the site would answer 404 or 405 for what the API has
-        await (streams if path == stream.PATH else rest)(scope, receive, send)
+        return (streams if path == stream.PATH else rest)(scope, receive, send)
 
     return dispatch
 

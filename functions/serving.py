@@ -77,7 +77,9 @@ def serve(
         host=host,
         port=port,
         http=Protocol,
+        interface="asgi3",
         ws="none",
+        proxy_headers=False,  # nothing here depends on the client's address, which anyone could forge
         lifespan="off",
         access_log=False,  # its lines would hold query strings, and with them user ids and tickets
         log_level="warning",

@@ -6,9 +6,9 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Mapping
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from functions.sinks import Message, Send, sink_for
+from functions.sinks import AsgiSink, Message, Send, sink_for
 from shared.auth import Identity, Verifier, allowed_types, subscriber_token
 from shared.config import Settings
 from shared.cors import cors_headers, preflight_headers
@@ -44,11 +44,28 @@ class StreamApp:
         self._verifier = Verifier.from_settings(settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        stream = await self._begin(scope, send)
+        if stream is None:
+            return
+        # All that a quiet connection keeps of ours is this frame, its subscriber and its sink.
+        try:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+        except asyncio.CancelledError:
+            if not stream.sink.stuck:
+                raise
+        finally:
+            stream.close()
+
+    async def _begin(self, scope: Scope, send: Send) -> "_OpenStream | None":
+        """Answer the request: with an open stream, which is returned, or with what is sent already."""
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         cors = cors_headers(headers.get("origin"), self._settings.allowed_origins)
         answer = _Answer(send)
         try:
-            refused = await self._answer(scope, headers, cors, receive, answer)
+            refused = self._refuse(scope["method"], headers)
+            if refused is None:
+                return await self._answer(scope["query_string"], headers, cors, answer)
         except TidemarkError as error:
             refused = from_error(error)
         except Exception:
@@ -56,64 +73,54 @@ class StreamApp:
                 raise
             logger.exception("GET %s failed", PATH)
             refused = problem(500, "The server failed; the log of the server says why")
-        if refused is not None:
-            await _respond(send, refused.status, {**refused.headers, **cors}, refused.body)
+        await _respond(send, refused.status, {**refused.headers, **cors}, refused.body)
+        return None
 
-    async def _answer(
-        self, scope: Scope, headers: Mapping[str, str], cors: Mapping[str, str], receive: Receive, send: "_Answer"
-    ) -> Problem | None:
-        if scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
+    def _refuse(self, method: str, headers: Mapping[str, str]) -> Problem | None:
+        if method == "OPTIONS" and "access-control-request-method" in headers:
             granted = preflight_headers(headers, self._settings.allowed_origins)
             if granted is None:
                 return problem(403, "This origin is not in REALTIME_ALLOWED_ORIGINS")
-            await _respond(send, 204, granted, b"")
-            return None
-        if scope["method"] != "GET":
+            return Problem(204, granted, b"")
+        if method != "GET":
             return problem(405, "This path takes GET", headers={"allow": "GET"})
         if self._hub.draining:
             raise Unavailable("This instance is going away; come back, and another one will answer")
-        query = parse_query(scope["query_string"], headers)
+        return None
+
+    async def _answer(
+        self, query_string: bytes, headers: Mapping[str, str], cors: Mapping[str, str], send: "_Answer"
+    ) -> "_OpenStream | None":
+        query = parse_query(query_string, headers)
         identity = await self._identify(headers, query)
         interest = Interest(identity.user_id, allowed_types(identity, query.types))
         accept = headers.get("accept", "").lower()
         if "application/json" in accept and "text/event-stream" not in accept:
             await self._page(interest, query, identity, cors, send)
-        else:
-            await self._stream(interest, query, identity, cors, receive, send)
-        return None
+            return None
+        return await self._open(interest, query, identity, cors, send)
 
     async def _identify(self, headers: Mapping[str, str], query: EventsQuery) -> Identity:
         if not self._settings.auth_required:
             return Identity(query.user_id)
         return await self._verifier.verify(subscriber_token(headers))
 
-    async def _stream(
-        self,
-        interest: Interest,
-        query: EventsQuery,
-        identity: Identity,
-        cors: Mapping[str, str],
-        receive: Receive,
-        send: "_Answer",
-    ) -> None:
+    async def _open(
+        self, interest: Interest, query: EventsQuery, identity: Identity, cors: Mapping[str, str], send: "_Answer"
+    ) -> "_OpenStream":
         format = CLOUDEVENTS if query.format == "cloudevents" else DATA
-        async with self._hub.subscribe(interest, query.start, format) as subscriber:
+        subscriber = await self._hub.add(interest, query.start, format)
+        try:
             await send({"type": "http.response.start", "status": 200, "headers": _encode(_STREAM_HEADERS, cors)})
             # Clients of one lost instance must not come back at the same moment.
             wait = retry(round(self._settings.retry * 1000 * random.uniform(0.5, 1.5)))  # noqa: S311 — no secret
             await send({"type": "http.response.body", "body": wait, "more_body": True})
             sink = sink_for(send.send)
             subscriber.start(sink)
-            timer = self._end_in_time(subscriber, identity)
-            try:
-                while (await receive())["type"] != "http.disconnect":
-                    pass
-            except asyncio.CancelledError:
-                if not sink.stuck:
-                    raise
-            finally:
-                if timer is not None:
-                    timer.cancel()
+        except BaseException:
+            self._hub.remove(subscriber)
+            raise
+        return _OpenStream(self._hub, subscriber, sink, self._end_in_time(subscriber, identity))
 
     def _end_in_time(self, subscriber: Subscriber, identity: Identity) -> asyncio.TimerHandle | None:
         """End the stream at its lifetime or when its token ends, whichever is first."""
@@ -154,6 +161,19 @@ class StreamApp:
             with contextlib.suppress(TimeoutError):  # nothing came: the cursor alone is an answer
                 async with asyncio.timeout(wait):
                     await page.settled.wait()
+
+
+class _OpenStream(NamedTuple):
+    hub: Hub
+    subscriber: Subscriber
+    sink: AsgiSink
+    timer: asyncio.TimerHandle | None
+
+    def close(self) -> None:
+        """Forget the subscriber: its client has gone, or its stream has ended."""
+        if self.timer is not None:
+            self.timer.cancel()
+        self.hub.remove(self.subscriber)
 
 
 class _Answer:
