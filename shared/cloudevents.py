@@ -85,6 +85,7 @@ def _header_text(name: str, value: str) -> str:
 def _problems(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if values.get("specversion") != "1.0":
         yield "/specversion", 'must be "1.0"'
+        return  # another version has other rules
     for name in ("id", "source", "type"):
         if not isinstance(values.get(name), str) or not values[name]:
             yield f"/{name}", "is required, and must be a text that is not empty"

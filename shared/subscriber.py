@@ -8,7 +8,7 @@ from typing import Literal
 import msgspec
 
 from shared.backoff import Backoff
-from shared.cursor import Cursor, Position
+from shared.cursor import Cursor, Position, encode_one
 from shared.errors import TransportUnavailable
 from shared.fanout import Fanout, Sink, cursor_text
 from shared.filter import Interest
@@ -222,8 +222,8 @@ class Subscriber:
     async def _replay(self, log: Log, until: Cursor) -> None:
         self._stats.replays += 1
         frames: list[bytes] = []
+        read = size = 0
         try:
-            read = 0
             async for item in log.replay(Cursor(self.positions), until):
                 if isinstance(item, Gap):
                     await self._flush(frames)
@@ -231,13 +231,14 @@ class Subscriber:
                         self.positions[item.partition] = item.position
                     await self._announce(item)
                     continue
-                self._match(item, frames)
+                size += self._match(item, frames)
                 read += 1
-                if read % BATCH_ITEMS == 0:
+                if read == BATCH_ITEMS or size >= BATCH_BYTES:
                     if not frames:  # all filtered out: the cursor moves, and the connection is not silent
                         frames.append(self.format.heartbeat(self._cursor()))
                     await self._flush(frames)
                     await asyncio.sleep(0)
+                    read = size = 0
         except TransportUnavailable:
             await self._flush(frames)  # our place is after them
             raise
@@ -275,18 +276,28 @@ class Subscriber:
             except TimeoutError:
                 await self._write(self.format.heartbeat(self._cursor()))
 
-    def _match(self, record: Record, frames: list[bytes]) -> None:
-        """Move our place over the record, and add its frame where it is for us; one we had already is dropped."""
-        position = record.position
+    def _match(self, record: Record, frames: list[bytes]) -> int:
+        """Move our place over the record, and add its frame where it is for us; one we had already is dropped.
+
+        Returns the bytes added.
+        """
+        event, partition, position = record
         if position is not None:
-            ours = self.positions[record.partition]
-            if (position.epoch, position.offset) <= (ours.epoch, ours.offset):
-                return
-            self.positions[record.partition] = position
-        if self.interest.matches(record.event):
-            frames.append(self.format.record(self._cursor(), record))
-            self._replayed += 1
-            self._stats.replayed += 1
+            ours = self.positions[partition]
+            if (position.epoch == ours.epoch and position.offset <= ours.offset) or position.epoch < ours.epoch:
+                return 0
+            self.positions[partition] = position
+        if not self.interest.matches(event):
+            return 0
+        if position is not None and len(self.partitions) == 1:  # the usual case, without a look at the others
+            cursor = encode_one(partition, position)
+        else:
+            cursor = self._cursor()
+        frame = self.format.record(cursor, record)
+        frames.append(frame)
+        self._replayed += 1
+        self._stats.replayed += 1
+        return len(frame)
 
     async def _announce(self, gap: Gap) -> None:
         self._recovered = False

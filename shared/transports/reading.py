@@ -42,108 +42,116 @@ async def replay(after: Cursor, until: Cursor, *, read_page: ReadPage, seek: See
         for name, end in until.positions.items()
         if name in after.positions
     ]
-    for reader in readers:
-        await reader.open()
-    for reader in readers:  # before any record: the subscriber must hear of the loss first
-        while reader.gaps:
-            yield reader.gaps.pop(0)
+    pages = [await reader.open() for reader in readers]
+    for page in pages:  # before any record: the subscriber must hear of the loss first
+        while page and isinstance(page[0], Gap):
+            yield page.pop(0)
     if len(readers) == 1:
-        while (item := await readers[0].next()) is not None:
-            yield item
+        page = pages[0]
+        while page:
+            for item in page:
+                yield item
+            page = await readers[0].next_page()
         return
     # A merge by time, so that a user's events of several partitions come in the order they happened.
-    heap: list[tuple[int, int, Record | Gap]] = []
-    for index, reader in enumerate(readers):
-        if (item := await reader.next()) is not None:
-            heap.append((_time(item), index, item))
+    merged = [_Merging(reader, page) for reader, page in zip(readers, pages, strict=True)]
+    heap = [(_time(source.page[0]), index) for index, source in enumerate(merged) if source.page]
     heapify(heap)
     while heap:
-        _, index, item = heap[0]
-        yield item
-        following = await readers[index].next()
+        source = merged[heap[0][1]]
+        yield source.page[source.at]
+        following = await source.advance()
         if following is None:
             heappop(heap)
         else:
-            heapreplace(heap, (_time(following), index, following))
+            heapreplace(heap, (_time(following), heap[0][1]))
 
 
 def _time(item: Record | Gap) -> int:
     return item.position.time if item.position else 0
 
 
+class _Merging:
+    """A reader's place in its page."""
+
+    def __init__(self, reader: "_Reader", page: list[Record | Gap]) -> None:
+        self.page = page
+        self.at = 0
+        self._reader = reader
+
+    async def advance(self) -> Record | Gap | None:
+        self.at += 1
+        if self.at == len(self.page):
+            self.page, self.at = await self._reader.next_page(), 0
+        return self.page[self.at] if self.page else None
+
+
 class _Reader:
     """Reads one partition from its position to the end; every jump becomes a Gap."""
 
     def __init__(self, partition: str, after: Position, until: Position, read_page: ReadPage, seek: Seek) -> None:
-        self.partition = partition
-        self.at = after
-        self.until = until
-        self.gaps: list[Gap] = []
+        self._partition = partition
+        self._at = after
+        self._until = until
         self._read_page = read_page
         self._seek = seek
-        self._page: list[Record] = []  # reversed, so that the next one is the last
 
-    async def open(self) -> None:
-        """Verify the start and read the first page, so that a loss known now is told before any record."""
-        if not self._same_history():
-            await self._restart()
-        await self._fill()
-        self._check_contiguous()
+    async def open(self) -> list[Record | Gap]:
+        """Verify the start and return the first page, so that a loss known now is told before any record."""
+        at, until = self._at, self._until
+        same = at.epoch == until.epoch and at.offset <= until.offset
+        if same and at.offset == until.offset and at.check and until.check:
+            same = at.check == until.check
+        if same:
+            return await self.next_page()
+        return [await self._restart(), *await self.next_page()]
 
-    async def next(self) -> Record | Gap | None:
-        """Return the next record, or the gap before it; None at the end."""
-        if not self._page:
-            await self._fill()
-        self._check_contiguous()
-        if self.gaps:
-            return self.gaps.pop(0)
-        if not self._page:
-            return None
-        record = self._page.pop()
-        assert record.position is not None
-        self.at = record.position
-        return record
+    async def next_page(self) -> list[Record | Gap]:
+        """Return the next records, and a gap wherever one does not follow the last; [] at the end."""
+        records = await self._read()
+        if records and _offset(records[0]) == self._at.offset + 1 and not follows(self._at, records[0]):
+            # The number fits but the history does not: the store fell back.
+            return [await self._restart(), *self._verified(await self._read())]
+        return self._verified(records)
 
-    def _same_history(self) -> bool:
-        at, until = self.at, self.until
-        if at.epoch != until.epoch or at.offset > until.offset:
-            return False
-        return not (at.offset == until.offset and at.check and until.check and at.check != until.check)
+    async def _read(self) -> Sequence[Record]:
+        if self._at.offset >= self._until.offset:
+            return ()
+        return await self._read_page(self._partition, self._at, self._until.offset)
 
-    async def _restart(self) -> None:
+    async def _restart(self) -> Gap:
         """The log is not the one the cursor came from: all that it holds may be unseen."""
-        start = (await self._seek((self.partition,), None)).positions[self.partition]
-        if start.epoch != self.until.epoch or start.offset > self.until.offset:
-            start = self.until  # it changed once more since `until` was read; the next resume tells
-        self.at = start
-        self.gaps.append(Gap("epoch", self.partition, start))
+        start = (await self._seek((self._partition,), None)).positions[self._partition]
+        if start.epoch != self._until.epoch or start.offset > self._until.offset:
+            start = self._until  # it changed once more since `until` was read; the next resume tells
+        self._at = start
+        return Gap("epoch", self._partition, start)
 
-    async def _fill(self) -> None:
-        page = await self._next_page()
-        if page and not follows(self.at, page[0]) and _offset(page[0]) == self.at.offset + 1:
-            await self._restart()  # the number fits but the history does not: the store fell back
-            page = await self._next_page()
-        self._page = page[::-1]
+    def _verified(self, records: Sequence[Record]) -> list[Record | Gap]:
+        """Return the records of a page with a gap wherever a number is missing.
 
-    async def _next_page(self) -> list[Record]:
-        if self.at.offset >= self.until.offset:
-            return []
-        return list(await self._read_page(self.partition, self.at, self.until.offset))
-
-    def _check_contiguous(self) -> None:
-        """Queue a gap, and step over it, where the next record is not the last one plus one."""
-        if self._page:
-            record = self._page[-1]
-            offset = _offset(record)
-            if offset == self.at.offset + 1:
-                return
-            # The place before the next record is known by its number alone: a lost record has no check.
-            self.at = Position(self.until.epoch, offset - 1, "", _time(record))
-        elif self.at.offset < self.until.offset:
-            self.at = self.until
+        The place before a record that follows a loss is known by its number alone: a lost record has no check.
+        """
+        if not records:
+            if self._at.offset >= self._until.offset:
+                return []
+            self._at = self._until
+            return [Gap("trimmed", self._partition, self._until)]
+        first, last = _offset(records[0]), _offset(records[-1])
+        if first == self._at.offset + 1 and last - first == len(records) - 1:
+            page: list[Record | Gap] = list(records)  # in order and without a hole: the usual case, seen at once
         else:
-            return
-        self.gaps.append(Gap("trimmed", self.partition, self.at))
+            page, expected = [], self._at.offset + 1
+            for record in records:
+                if _offset(record) != expected:
+                    before = Position(self._until.epoch, _offset(record) - 1, "", _time(record))
+                    page.append(Gap("trimmed", self._partition, before))
+                page.append(record)
+                expected = _offset(record) + 1
+        position = records[-1].position
+        assert position is not None
+        self._at = position
+        return page
 
 
 def _offset(record: Record) -> int:

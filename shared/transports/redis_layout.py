@@ -9,7 +9,7 @@ Keys of the partition `all` under the prefix `rt`, all in one cluster slot:
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,12 @@ from shared.transports.base import Receipt, Retention
 logger = logging.getLogger(__name__)
 
 Arguments = list[str | bytes | int]
+
+Call = tuple[list[str], Arguments]
+"""Keys and arguments of one run of a script."""
+
+Send = Callable[[Sequence[Arguments]], Awaitable[list[Any]]]
+"""Commands → their replies, in one round trip; a reply may be an error."""
 
 
 class Script(msgspec.Struct, frozen=True):
@@ -46,12 +52,22 @@ class Script(msgspec.Struct, frozen=True):
         """Return the command that brings the script along."""
         return ["EVAL", self.text, len(keys), *keys, *arguments]
 
+    async def run(self, calls: Sequence[Call], send: Send, is_unknown: Callable[[Any], bool]) -> list[Any]:
+        """Return the replies of one run for each call, all in one round trip; the script is sent whole only once.
+
+        `is_unknown` tells the reply of a server that does not know the script.
+        """
+        replies = await send([self.by_sha(*call) for call in calls])
+        unknown = [i for i, reply in enumerate(replies) if is_unknown(reply)]
+        if unknown:  # a restarted server has no scripts; EVAL brings it back for the next time
+            for i, reply in zip(unknown, await send([self.whole(*calls[i]) for i in unknown]), strict=True):
+                replies[i] = reply
+        return replies
+
 
 APPEND = Script.load("append")
+RANGE = Script.load("range")
 SEEK = Script.load("seek")
-
-Call = tuple[list[str], Arguments]
-"""Keys and arguments of one run of a script."""
 
 
 class Layout:

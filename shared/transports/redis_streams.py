@@ -37,7 +37,12 @@ log = logging.getLogger(__name__)
 BLOCK = 20.0
 """Seconds that one XREAD waits: three commands a minute while idle, and a dead connection is noticed."""
 
+_READ_SIZE = 256 * 1024  # bytes asked of a socket at once: a page of a replay is rarely less
 _TIMEOUT = 5.0  # seconds for any other command; a publisher hears 503 after it, not after minutes
+
+_CONNECTIONS = 16
+"""For everything but the tail. A crowd waits for its turn: without a limit, an instance whose subscribers all come back
+at once would take the server's last connection; redis-py's own limit, 100, turns the 101st away."""
 
 _FAILURES = (RedisError, OSError, RuntimeError)
 """What a command raises where Redis is away. uvloop answers a write to a connection that the server has just closed
@@ -61,9 +66,17 @@ class RedisStreams:
         # A retry after a lost connection cannot append twice: every event has an id before it gets here. A
         # time-out is not retried, or a silent server would hold a publisher for several of them.
         retry = Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.2), 2, (RedisConnectionError,))
-        self._client = redis.Redis.from_url(
-            url, protocol=2, socket_timeout=_TIMEOUT, socket_connect_timeout=_TIMEOUT, retry=retry
+        pool = redis.BlockingConnectionPool.from_url(
+            url,
+            max_connections=_CONNECTIONS,
+            timeout=_TIMEOUT,
+            protocol=2,
+            socket_timeout=_TIMEOUT,
+            socket_connect_timeout=_TIMEOUT,
+            socket_read_size=_READ_SIZE,
+            retry=retry,
         )
+        self._client = redis.Redis.from_pool(pool)
         self._client.set_response_callback("XRANGE", _unparsed)  # parsed here, once
         # redis-py's own time-out and retries would repeat a blocked XREAD silently for a minute.
         self._tail_pool = redis.ConnectionPool.from_url(
@@ -231,11 +244,12 @@ class _RedisTail:
 
         A blocking read would not notice: the numbers that are counted again are below the place it waits at.
         """
-        heads = (await self._redis.head(tuple(self._at))).positions
+        asked = dict(self._at)
+        heads = (await self._redis.head(tuple(asked))).positions
         for name, head in heads.items():
-            at = self._at.get(name)
-            if at is None:
-                continue
+            at = asked[name]
+            if self._at.get(name) != at:
+                continue  # left meanwhile, and perhaps followed again from a later head
             if head.epoch != at.epoch:
                 self._jump(Gap("epoch", name, Position(head.epoch, 0)))
             elif head.offset < at.offset or (head.offset == at.offset and at.check and head.check != at.check):
@@ -255,6 +269,7 @@ class _RedisTail:
         self._reading = self._wanted
         for stream, entries in reply or ():
             self._deliver(names[stream], parse_entries(names[stream], entries))
+            self._step_over(names[stream], entries[-1][0])
 
     def _deliver(self, name: str, records: Sequence[Record]) -> None:
         for index, record in enumerate(records):
@@ -274,6 +289,13 @@ class _RedisTail:
             self._at[name] = position
             self._handler(record)
 
+    def _step_over(self, name: str, entry_id: bytes) -> None:
+        """Leave an unreadable last entry behind: asked for again, it would come again at once, and for ever."""
+        epoch, _, offset = entry_id.partition(b"-")
+        at = self._at.get(name)
+        if at is not None and at.epoch == int(epoch) and at.offset < int(offset):
+            self._jump(Gap("trimmed", name, Position(at.epoch, int(offset), "", at.time)))
+
     def _jump(self, gap: Gap) -> None:
         assert gap.position is not None
         self._at[gap.partition] = gap.position
@@ -282,12 +304,12 @@ class _RedisTail:
     async def _interrupt(self) -> None:
         """End a blocked read that began before the last `follow`, so that the next one covers it.
 
-        The read may be on its way to the server, not blocked yet: then UNBLOCK answers 0 and is tried again.
+        The read may be on its way to the server, not blocked yet: then UNBLOCK answers 0 and is tried again. And
+        while an answer is on its way here, `follow` may have been called once more.
         """
         while self._client_id is not None and self._reading < self._wanted:
             try:
-                if await self._redis.unblock(self._client_id):
-                    return
+                await self._redis.unblock(self._client_id)
             except _FAILURES as error:
                 log.warning("cannot interrupt the tail's read: %s", _safe(error))
             await asyncio.sleep(0.005)
