@@ -1,0 +1,123 @@
+"""What the tests of the contract do again and again."""
+
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator
+
+import msgspec
+
+from shared.cursor import Cursor, Position
+from shared.event import Event, new_id
+from shared.partitions import ALL
+from shared.record import Gap, Record
+from shared.transports.base import Log, Receipt, Tail, Transport
+from tests.waiting import Growing
+
+
+def event(
+    data: object = None,
+    *,
+    id: str | None = None,
+    type: str = "t",
+    users: Sequence[str] | None = None,
+    source: str | None = None,
+) -> Event:
+    """Make an event whose data tells it from the others."""
+    return Event(
+        new_id() if id is None else id,
+        type,
+        msgspec.json.encode(data),
+        None if users is None else tuple(users),
+        {} if source is None else {"source": source},
+    )
+
+
+def events(numbers: Iterable[int]) -> list[Event]:
+    """Make one event for each number."""
+    return [event(number) for number in numbers]
+
+
+async def publish(transport: Transport, *data: object, batch: int = 100) -> list[Receipt]:
+    """Publish one event for each data, in batches."""
+    receipts: list[Receipt] = []
+    for start in range(0, len(data), batch):
+        receipts += await transport.publish([event(d) for d in data[start : start + batch]])
+    return receipts
+
+
+def place(receipt: Receipt, partition: str = ALL) -> Position:
+    """Return where the receipt says that the event is."""
+    assert receipt.positions is not None
+    return receipt.positions[partition]
+
+
+def offsets(receipts: Iterable[Receipt], partition: str = ALL) -> list[int]:
+    """Return the places of these receipts in one partition."""
+    return [place(receipt, partition).offset for receipt in receipts]
+
+
+async def head(log: Log, partition: str = ALL) -> Position:
+    """Return the place after the last record."""
+    return (await log.head((partition,))).positions[partition]
+
+
+async def seek(log: Log, time: int | None, partition: str = ALL) -> Position:
+    """Return the place before the first record at or after `time`."""
+    return (await log.seek((partition,), time)).positions[partition]
+
+
+def at(position: Position, partition: str = ALL) -> Cursor:
+    """Return the cursor of this one place."""
+    return Cursor({partition: position})
+
+
+def start_of(position: Position) -> Position:
+    """Return the place before the first record that the log of `position` ever had."""
+    return Position(position.epoch, 0)
+
+
+async def read(log: Log, after: Cursor, until: Cursor | None = None) -> list[Record | Gap]:
+    """Replay all of `(after, until]`, by default up to the head."""
+    if until is None:
+        until = await log.head(tuple(after.positions))
+    return [item async for item in log.replay(after, until)]
+
+
+def told(items: Iterable[Record | Gap]) -> list[object]:
+    """Return the data of records, and of gaps the reason in brackets."""
+    return [
+        msgspec.json.decode(i.event.data) if isinstance(i, Record) else f"<{i.reason}>"
+        for i in items
+    ]
+
+
+class Heard(Growing):
+    """A tail's handler: keeps what it hears."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.items: list[Record | Gap] = []
+        self.told: list[object] = []
+
+    def __call__(self, item: Record | Gap) -> None:
+        self.items.append(item)
+        self.told += told([item])
+        self.grow()
+
+    async def has(self, data: object) -> None:
+        """Return once this has been heard."""
+        await self.until(lambda: data in self.told)
+
+    def __str__(self) -> str:
+        return str(self.told)
+
+
+@asynccontextmanager
+async def tailing(log: Transport, after: Cursor | None = None) -> AsyncIterator[tuple[Heard, Tail]]:
+    """Open a tail that follows these places."""
+    heard = Heard()
+    opened: AbstractAsyncContextManager[Tail] = log.on_message(heard)
+    async with opened as tail:
+        if after is not None:
+            tail.follow(after.positions)
+        yield heard, tail

@@ -1,0 +1,58 @@
+"""The suite runs once for each transport of `stores`."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from shared.transports.base import Log
+from tests.contract.stores import CARRIERS, LOGS, CarrierStore, LogStore, RedisStore, Store
+
+
+@pytest.fixture(params=[*LOGS, *CARRIERS])
+def made_store(request: pytest.FixtureRequest) -> Store:
+    """A store of any transport; ask for `any_store`, which closes it too."""
+    make, fixtures = {**LOGS, **CARRIERS}[request.param]
+    return make(*(request.getfixturevalue(name) for name in fixtures))
+
+
+@pytest.fixture
+async def any_store(made_store: Store) -> AsyncIterator[Store]:
+    """A store of any transport."""
+    yield made_store
+    await made_store.aclose()
+
+
+@pytest.fixture(params=LOGS)
+def made_log_store(request: pytest.FixtureRequest) -> LogStore:
+    """A store that remembers; ask for `store`, which closes it too."""
+    make, fixtures = LOGS[request.param]
+    return make(*(request.getfixturevalue(name) for name in fixtures))
+
+
+@pytest.fixture
+async def store(made_log_store: LogStore) -> AsyncIterator[LogStore]:
+    """A store that remembers."""
+    yield made_log_store
+    await made_log_store.aclose()
+
+
+@pytest.fixture
+def log(store: LogStore) -> Log:
+    """One process's log on that store."""
+    return store.open()
+
+
+@pytest.fixture
+async def carrier_store() -> AsyncIterator[CarrierStore]:
+    """The transport that remembers nothing."""
+    store = CarrierStore()
+    yield store
+    await store.aclose()
+
+
+@pytest.fixture
+async def redis_store(redis_url: str) -> AsyncIterator[RedisStore]:
+    """The store on Redis, for what only Redis can do."""
+    store = RedisStore(redis_url)
+    yield store
+    await store.aclose()

@@ -1,0 +1,82 @@
+"""A log whose parts are held up where a test wants: the tail, or the answers about the head."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
+
+from shared.cursor import Cursor
+from shared.event import Event
+from shared.record import Gap, Record
+from shared.transports.base import Handler, Log, Receipt, Tail
+
+
+class StagedLog:
+    """Passes everything on to a real log; what is held arrives late, and complete."""
+
+    def __init__(self, log: Log) -> None:
+        self.heads_read = 0
+        self._log = log
+        self._tail_held = False
+        self._held: list[Record | Gap] = []
+        self._handler: Handler | None = None
+        self._heads = asyncio.Event()
+        self._heads.set()
+        self._head_asked = asyncio.Event()
+
+    def hold_tail(self) -> None:
+        """From now on the hub does not hear what the tail brings."""
+        self._tail_held = True
+
+    def release_tail(self) -> None:
+        """Let the hub hear it all."""
+        self._tail_held = False
+        held, self._held = self._held, []
+        for item in held:
+            assert self._handler is not None
+            self._handler(item)
+
+    def hold_heads(self) -> None:
+        """From now on the answer to `head` is on its way: true when it was asked, and late."""
+        self._heads.clear()
+        self._head_asked.clear()
+
+    async def head_asked(self) -> None:
+        """Return once an answer is being held."""
+        await self._head_asked.wait()
+
+    def release_heads(self) -> None:
+        """Let the answers arrive."""
+        self._heads.set()
+
+    async def publish(self, events: Sequence[Event]) -> list[Receipt]:
+        return await self._log.publish(events)
+
+    def on_message(self, handler: Handler) -> AbstractAsyncContextManager[Tail]:
+        self._handler = handler
+        return self._log.on_message(self._hear)
+
+    async def head(self, partitions: Sequence[str]) -> Cursor:
+        answer = await self._log.head(partitions)
+        self.heads_read += 1
+        self._head_asked.set()
+        await self._heads.wait()
+        return answer
+
+    async def seek(self, partitions: Sequence[str], time: int | None) -> Cursor:
+        return await self._log.seek(partitions, time)
+
+    def replay(self, after: Cursor, until: Cursor) -> AsyncIterator[Record | Gap]:
+        return self._log.replay(after, until)
+
+    async def ping(self) -> None:
+        await self._log.ping()
+
+    async def aclose(self) -> None:
+        await self._log.aclose()
+
+    def _hear(self, item: Record | Gap) -> None:
+        if self._tail_held:
+            self._held.append(item)
+        else:
+            assert self._handler is not None
+            self._handler(item)

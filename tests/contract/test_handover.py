@@ -1,0 +1,232 @@
+"""From history to live without a seam: every subscriber has each event once and in order, whenever it comes."""
+
+import asyncio
+import random
+
+import pytest
+
+from shared.hub import Hub
+from tests.contract.acts import place, publish
+from tests.contract.staged import StagedLog
+from tests.contract.stores import LogStore
+from tests.sinks import RecordingSink, subscribed
+
+
+async def test_who_comes_while_events_are_published_misses_and_repeats_none(
+    store: LogStore,
+) -> None:
+    total, every = 400, 10
+    async with Hub(store.open()) as hub, Hub(store.open()) as publisher:
+        sinks: list[RecordingSink] = []
+        published = asyncio.Event()
+
+        async def follow() -> None:
+            async with subscribed(hub, since="earliest") as sink:
+                sinks.append(sink)
+                await sink.has(total - 1)
+
+        async with asyncio.TaskGroup() as tasks:
+            for number in range(total):
+                await publish(publisher.transport, number)
+                if number % every == 0:
+                    tasks.create_task(follow())
+            published.set()
+    assert len(sinks) == total // every
+    for sink in sinks:
+        assert sink.data == list(range(total))
+
+
+async def test_whatever_is_acknowledged_after_ready_arrives(store: LogStore) -> None:
+    async with Hub(store.open()) as hub, Hub(store.open()) as publisher:
+        for number in range(20):  # each time the first subscriber, so that the tail starts anew
+            async with subscribed(hub) as sink:
+                await sink.ready()
+                await publish(publisher.transport, number)
+                await sink.has(number)
+            assert sink.data == [number]
+
+
+async def test_clients_that_hop_between_instances_while_events_are_published_have_each_once(
+    store: LogStore,
+) -> None:
+    total = 400
+    rng = random.Random(11)
+    async with Hub(store.open()) as one, Hub(store.open()) as other:
+        hubs = (one, other)
+
+        async def hop(seed: int) -> list[int]:
+            dice = random.Random(seed)
+            cursor, seen = None, []
+            while total - 1 not in seen:
+                async with subscribed(
+                    dice.choice(hubs), cursor=cursor, since="now" if cursor else "earliest"
+                ) as sink:
+                    wanted = dice.randint(1, 60)
+                    await sink.until(lambda: len(sink.data) >= wanted or total - 1 in sink.data)
+                assert sink.gaps == []
+                seen += sink.data
+                cursor = sink.cursor
+            return seen
+
+        async with asyncio.TaskGroup() as tasks:
+            clients = [tasks.create_task(hop(seed)) for seed in range(8)]
+            number = 0
+            while number < total:
+                size = min(rng.randint(1, 9), total - number)
+                await publish(rng.choice(hubs).transport, *range(number, number + size))
+                number += size
+    for client in clients:
+        assert client.result() == list(range(total))
+
+
+async def test_a_tail_slower_than_the_read_of_the_head_repeats_nothing(store: LogStore) -> None:
+    log = StagedLog(store.open())
+    async with Hub(log) as hub, subscribed(hub) as early:
+        await early.ready()
+        log.hold_tail()
+        await publish(log, 1, 2, 3)
+        async with subscribed(hub, since="earliest") as late:
+            await late.until(lambda: late.data == [1, 2, 3])  # from the log
+            log.release_tail()
+            await publish(log, 4)
+            await late.has(4)
+            await early.has(4)
+    assert late.data == early.data == [1, 2, 3, 4]
+
+
+async def test_a_tail_that_catches_up_in_steps_repeats_and_skips_nothing(store: LogStore) -> None:
+    log = StagedLog(store.open())
+    async with Hub(log) as hub, subscribed(hub) as early:
+        await early.ready()
+        log.hold_tail()
+        await publish(log, 1, 2, 3)
+        async with subscribed(hub, since="earliest") as first:
+            await first.ready()
+            await publish(log, 4, 5)
+            async with subscribed(hub, cursor=early.cursor) as second:
+                await second.ready()
+                assert second.data == [1, 2, 3, 4, 5]
+                log.release_tail()
+                log.hold_tail()
+                await publish(log, 6)
+                async with subscribed(hub, cursor=second.cursor) as third:
+                    await third.ready()
+                    log.release_tail()
+                    await publish(log, 7)
+                    for sink in (early, first, second, third):
+                        await sink.has(7)
+    for sink in (early, first, second):
+        assert sink.data == [1, 2, 3, 4, 5, 6, 7]
+    assert third.data == [6, 7]
+
+
+@pytest.mark.parametrize("with_cursor", [True, False], ids=["cursor", "now"])
+async def test_a_head_that_is_old_when_it_arrives_loses_nothing_that_the_tail_brought(
+    store: LogStore, with_cursor: bool
+) -> None:
+    log = StagedLog(store.open())
+    async with Hub(log) as hub, subscribed(hub) as early:
+        await early.ready()
+        log.hold_heads()
+        late = RecordingSink()
+        cursor = early.cursor if with_cursor else None
+
+        async def come_late() -> None:
+            async with subscribed(hub, cursor=cursor, sink=late):
+                await late.has(4)
+
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(come_late())
+            await log.head_asked()
+            await publish(log, 1, 2, 3)
+            await early.has(3)
+            log.release_heads()
+            await late.has(3)
+            await publish(log, 4)
+    assert late.data == [1, 2, 3, 4]
+
+
+async def test_events_of_the_moment_in_which_the_first_subscriber_comes_are_not_lost(
+    store: LogStore,
+) -> None:
+    log = StagedLog(store.open())
+    async with Hub(log) as hub:
+        log.hold_heads()
+        sinks = [RecordingSink() for _ in range(3)]
+
+        async def come(sink: RecordingSink) -> None:
+            async with subscribed(hub, sink=sink):
+                await sink.has(4)
+
+        async with asyncio.TaskGroup() as tasks:
+            for sink in sinks:
+                tasks.create_task(come(sink))
+            await log.head_asked()
+            await publish(log, 1, 2, 3)
+            log.release_heads()
+            for sink in sinks:
+                await sink.ready()
+            await publish(log, 4)
+    for sink in sinks:  # each from its own head on, and nothing is missing in between
+        assert sink.data == [1, 2, 3, 4][-len(sink.data) :]
+
+
+async def test_the_last_subscriber_leaving_while_another_comes_does_not_stop_the_tail(
+    store: LogStore,
+) -> None:
+    async with Hub(store.open()) as hub:
+        for number in range(20):
+            async with subscribed(hub) as first:
+                await first.ready()
+                coming = asyncio.create_task(_follow_until(hub, f"end {number}"))
+                for _ in range(number % 4):
+                    await asyncio.sleep(0)
+            while not hub.subscribers:
+                await asyncio.sleep(0)
+            await publish(hub.transport, f"end {number}")
+            assert await coming == [f"end {number}"]
+
+
+async def test_a_partition_nobody_reads_any_more_and_then_again_starts_at_its_head(
+    store: LogStore,
+) -> None:
+    async with Hub(store.open()) as hub:
+        for number in range(10):
+            async with subscribed(hub) as sink:
+                await sink.ready()
+                await publish(hub.transport, number)
+                await sink.has(number)
+            await publish(hub.transport, "to nobody")
+            assert hub.fanout.positions == {}
+            assert sink.data == [number]
+
+
+async def _follow_until(hub: Hub, data: object) -> list[object]:
+    async with subscribed(hub) as sink:
+        await sink.has(data)
+    return sink.data
+
+
+async def test_a_crowd_that_comes_at_the_same_moment_is_served_and_none_is_turned_away(
+    store: LogStore,
+) -> None:
+    crowd = 300
+    async with Hub(store.open()) as hub:
+        await publish(hub.transport, "history")
+
+        async def come(number: int) -> list[object]:
+            async with subscribed(hub, f"u{number}", since="earliest") as sink:
+                await sink.has("end")
+            return sink.data
+
+        arrivals = [asyncio.create_task(come(number)) for number in range(crowd)]
+        while len(hub.subscribers) < crowd and not any(task.done() for task in arrivals):
+            await asyncio.sleep(0.01)
+        await publish(hub.transport, "end")
+        assert await asyncio.gather(*arrivals) == [["history", "end"]] * crowd
+
+
+async def test_a_crowd_of_publishers_is_served_and_none_is_turned_away(store: LogStore) -> None:
+    log = store.open()
+    answers = await asyncio.gather(*(publish(log, number) for number in range(300)))
+    assert sorted(place(receipt).offset for (receipt,) in answers) == list(range(1, 301))

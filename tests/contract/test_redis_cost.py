@@ -1,0 +1,161 @@
+"""What Redis is asked for: counted, since every command is paid for."""
+
+import asyncio
+from contextlib import AsyncExitStack
+
+import pytest
+
+from shared.hub import Hub
+from shared.partitions import Partitions
+from shared.transports.reading import PAGE
+from shared.transports.redis_streams import BLOCK, RedisStreams
+from tests.contract.acts import event, events, publish
+from tests.contract.stores import RedisStore
+from tests.contract.watching import watching
+from tests.sinks import subscribed
+
+ALLOWED_PER_MINUTE = 12  # commands of an idle instance
+
+
+@pytest.mark.parametrize("size", [1, 100])
+async def test_publishing_an_event_or_a_batch_costs_one_command_in_one_round_trip(
+    redis_store: RedisStore, size: int
+) -> None:
+    log = redis_store.open()
+    await publish(log, "the first one brings the script")
+    async with watching(redis_store.client) as watch:
+        await redis_store.client.config_resetstat()
+        await watch.commands()
+        await log.publish(events(range(size)))
+        commands = await watch.commands()
+        stats = await redis_store.client.info("commandstats")
+    assert [command[0] for command in commands] == ["evalsha"]
+    assert stats["cmdstat_evalsha"]["calls"] == 1
+    assert "cmdstat_eval" not in stats
+
+
+async def test_a_batch_for_several_partitions_is_one_round_trip_too(
+    redis_store: RedisStore,
+) -> None:
+    log = redis_store.open(Partitions(frozenset({"a"}), 4))
+    batch = [event(1, type="a"), event(2, users=["u1", "u2", "u3"]), event(3)]
+    await log.publish(batch)
+    async with watching(redis_store.client) as watch:
+        receipts = await log.publish([event(4, type="a"), event(5, users=["u1", "u2", "u3"]), event(6)])
+        commands = await watch.commands()
+    touched = {name for receipt in receipts for name in receipt.positions or ()}
+    assert [command[0] for command in commands] == ["evalsha"] * len(touched)
+
+
+async def test_a_restarted_server_that_knows_no_script_is_given_it_once(
+    redis_store: RedisStore,
+) -> None:
+    log = redis_store.open()
+    await publish(log, 1)
+    await redis_store.client.script_flush()
+    async with watching(redis_store.client) as watch:
+        (receipt,) = await publish(log, 2)
+        await publish(log, 3)
+        commands = await watch.commands()
+    assert [command[0] for command in commands] == ["evalsha", "eval", "evalsha"]
+    assert not receipt.duplicate
+
+
+async def test_all_subscribers_of_an_instance_share_one_blocking_read_on_one_connection(
+    redis_store: RedisStore,
+) -> None:
+    scheme = Partitions(frozenset({"a", "b"}))
+    async with Hub(redis_store.open(scheme), scheme) as hub, AsyncExitStack() as stack:
+        interests: list[set[str] | None] = [None, {"a"}, {"b"}, {"c"}]
+        for number in range(60):
+            sink = await stack.enter_async_context(
+                subscribed(hub, f"u{number}", interests[number % 4], cursor=None)
+            )
+            await sink.ready()
+        await hub.dispatch([event("end", type=type) for type in "abc"])
+        await sink.has("end")
+        clients = await redis_store.client.client_list()
+        blocked = [client for client in clients if "b" in client["flags"]]
+        while len(blocked) != 1:  # between two reads it is not blocked; more than one would stay
+            assert len(blocked) < 2
+            blocked = [c for c in await redis_store.client.client_list() if "b" in c["flags"]]
+        assert blocked[0]["cmd"] == "xread"
+        assert len(clients) < 10  # a few for all else, and the test's own
+
+
+async def test_an_idle_instance_of_a_hundred_subscribers_asks_only_for_its_blocking_read(
+    redis_store: RedisStore,
+) -> None:
+    log = RedisStreams(redis_store.url, block=0.2)
+    cycles = 5
+    async with Hub(log, heartbeat=0.1) as hub, AsyncExitStack() as stack:
+        sinks = [
+            await stack.enter_async_context(subscribed(hub, f"u{number}")) for number in range(100)
+        ]
+        for sink in sinks:
+            await sink.ready()
+        async with watching(redis_store.client) as watch, asyncio.timeout(20):
+            commands: list[str] = []
+            async for command in watch.live():
+                commands.append(command[0])
+                if commands.count("xread") > cycles:
+                    break
+        for sink in sinks:  # heartbeats went out meanwhile, and none of them asked Redis
+            assert len(sink.chunks) > 1
+    assert set(commands) == {"xread"}
+    assert 60 / BLOCK * len(commands) / cycles <= ALLOWED_PER_MINUTE
+
+
+async def test_the_tail_always_names_its_place_and_never_asks_for_what_is_new(
+    redis_store: RedisStore,
+) -> None:
+    log = redis_store.open()
+    async with watching(redis_store.client) as watch, Hub(log) as hub, subscribed(hub) as sink:
+        await sink.ready()
+        for number in range(5):
+            await publish(log, number)
+            await sink.has(number)
+            await _drop_tail(redis_store)
+        await publish(log, "end")
+        await sink.has("end")
+        reads = [command for command in await watch.commands() if command[0] == "xread"]
+    assert sink.data == [0, 1, 2, 3, 4, "end"]
+    assert len(reads) >= 5
+    for read in reads:
+        epoch, _, offset = read[-1].partition("-")
+        assert epoch.isdigit()
+        assert offset.isdigit()
+
+
+async def test_a_replay_reads_page_by_page(redis_store: RedisStore) -> None:
+    log = redis_store.open()
+    await publish(log, *range(2 * PAGE + 50))
+    async with Hub(log) as hub, watching(redis_store.client) as watch:
+        async with subscribed(hub, since="earliest") as sink:
+            await sink.ready()
+        commands = await watch.commands()
+    ranges = [command for command in commands if command[0] == "xrange"]
+    assert len(ranges) == 3
+    for command in ranges:
+        assert command[-2:] == ["COUNT", str(PAGE)]
+
+
+async def test_a_subscriber_who_starts_now_costs_one_look_at_the_head(
+    redis_store: RedisStore,
+) -> None:
+    log = redis_store.open()
+    await publish(log, *range(10))
+    async with Hub(log) as hub, subscribed(hub) as first, watching(redis_store.client) as watch:
+        await first.ready()
+        await watch.commands()
+        for _ in range(10):
+            async with subscribed(hub) as sink:
+                await sink.ready()
+        commands = [command[0] for command in await watch.commands() if command[0] != "xread"]
+    assert commands == ["evalsha"] * 10
+
+
+async def _drop_tail(store: RedisStore) -> None:
+    for client in await store.client.client_list(_type="normal"):
+        if "b" in client["flags"]:
+            await store.client.client_kill_filter(_id=client["id"])

@@ -1,0 +1,291 @@
+"""Redis goes away, comes back, comes back poorer: the tail and its subscribers."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from shared.cursor import Position
+from shared.errors import TransportUnavailable
+from shared.filter import Interest
+from shared.hub import Hub
+from shared.partitions import Partitions
+from shared.sse import DATA
+from shared.subscriber import Start
+from shared.transports.base import Receipt, Retention, Transport
+from shared.transports.reading import PAGE
+from shared.transports.redis_layout import APPEND, Layout
+from shared.transports.redis_streams import RedisStreams
+from tests.contract.acts import at, event, head, place, publish, read, seek, start_of, tailing, told
+from tests.contract.stores import KEEP_ALL, NO_SCHEME, Backup, RedisStore
+from tests.processes import MakeRedis, RedisServer
+from tests.sinks import RecordingSink, subscribed
+
+
+@pytest.fixture
+async def durable(make_redis: MakeRedis) -> AsyncIterator[tuple[RedisServer, RedisStore]]:
+    """A Redis that may be killed, with AOF on, and its store."""
+    server = make_redis()
+    store = RedisStore(server.url)
+    yield server, store
+    await store.aclose()
+
+
+async def persist(transport: Transport, data: object) -> Receipt:
+    """Publish as a careful publisher does: the same id again until it is acknowledged."""
+    one = event(data)
+    while True:
+        try:
+            return (await transport.publish([one]))[0]
+        except TransportUnavailable:
+            await asyncio.sleep(0.02)
+
+
+async def kill_tail(store: RedisStore) -> None:
+    """Cut the connection of the blocking read."""
+    killed = 0
+    while not killed:
+        for client in await store.client.client_list(_type="normal"):
+            if "b" in client["flags"]:
+                killed += await store.client.client_kill_filter(_id=client["id"])
+
+
+async def test_after_a_kill_and_a_restart_the_tail_goes_on_exactly_where_it_was(
+    durable: tuple[RedisServer, RedisStore],
+) -> None:
+    server, store = durable
+    async with Hub(store.open()) as hub, subscribed(hub) as sink:
+        await sink.ready()
+        publisher = store.open()
+
+        async def publish_all() -> None:
+            for number in range(300):
+                await persist(publisher, number)
+
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(publish_all())
+            for number in (50, 150):
+                await sink.has(number)
+                await asyncio.to_thread(server.kill)
+                await asyncio.to_thread(server.start)
+        await sink.has(299)
+    assert sink.data == list(range(300))
+    assert sink.gaps == []
+
+
+async def test_a_cut_tail_connection_is_opened_again_and_nothing_is_missed(
+    redis_store: RedisStore,
+) -> None:
+    async with Hub(redis_store.open()) as hub, subscribed(hub) as sink:
+        await sink.ready()
+        for number in range(10):
+            await kill_tail(redis_store)
+            await publish(hub.transport, number)
+            await sink.has(number)
+    assert sink.data == list(range(10))
+    assert sink.gaps == []
+
+
+async def test_a_restart_that_lost_everything_is_a_gap_for_live_and_for_late_subscribers(
+    make_redis: MakeRedis,
+) -> None:
+    server = make_redis(aof=False)
+    store = RedisStore(server.url)
+    async with Hub(store.open()) as hub:
+        async with subscribed(hub) as sink:
+            await sink.ready()
+            await publish(hub.transport, "old")
+            await sink.has("old")
+            cursor = sink.cursor
+            await asyncio.to_thread(server.restart)
+            await persist(hub.transport, "new")
+            await sink.has("new")
+            async with subscribed(hub, cursor=cursor) as late:
+                await late.ready()
+        assert sink.order == ["realtime.ready", "old", "realtime.gap", "new"]
+        assert late.order == ["realtime.gap", "new", "realtime.ready"]
+        assert sink.gaps == late.gaps == ["epoch"]
+    await store.aclose()
+
+
+@pytest.mark.parametrize("counted_again", [0, 1, 2, 3, 4])
+async def test_a_store_that_fell_back_is_noticed_by_a_live_tail_that_reconnects(
+    redis_store: RedisStore, counted_again: int
+) -> None:
+    log = redis_store.open()
+    await publish(log, "a", "b", "c")
+    backup = await redis_store.back_up()
+    async with tailing(log, await log.head(("all",))) as (heard, _):
+        await publish(log, "lost 4", "lost 5")
+        await heard.has("lost 5")
+        await _fall_back(redis_store, backup, counted_again)
+        await heard.has("<epoch>")
+        await publish(log, "end")
+        await heard.has("end")
+    # What was counted again below the tail's place cannot be told from what it has had: it is part of the gap.
+    told_again = [f"other {number}" for number in range(6, 4 + counted_again)]
+    assert heard.told == ["lost 4", "lost 5", "<epoch>", *told_again, "end"]
+
+
+async def test_who_reads_on_after_the_gap_of_a_fallen_store_has_no_second_one(
+    redis_store: RedisStore,
+) -> None:
+    async with Hub(redis_store.open()) as hub:
+        await publish(hub.transport, "a")
+        backup = await redis_store.back_up()
+        async with subscribed(hub) as sink:
+            await sink.ready()
+            await publish(hub.transport, "lost")
+            await sink.has("lost")
+            await _fall_back(redis_store, backup, 1)
+            await sink.until(lambda: sink.gaps == ["epoch"])
+            await publish(hub.transport, "live")
+            await sink.has("live")
+        async with subscribed(hub, cursor=sink.cursor) as again:
+            assert await again.ready() == {"recovered": True, "replayed": 0}
+    assert sink.gaps == ["epoch"]
+
+
+async def test_while_redis_is_away_publishing_and_subscribing_fail_and_accept_nothing(
+    durable: tuple[RedisServer, RedisStore],
+) -> None:
+    server, store = durable
+    url = store.url.replace("redis://", "redis://user:hunter2@")
+    log = RedisStreams(url)
+    await asyncio.to_thread(server.kill)
+    async with Hub(log) as hub:
+        for attempt in (
+            log.publish([event("refused")]),
+            log.head(("all",)),
+            log.seek(("all",), None),
+            log.ping(),
+            hub.add(*NEWCOMER),
+        ):
+            with pytest.raises(TransportUnavailable) as caught:
+                async with asyncio.timeout(10):
+                    await attempt
+            assert "hunter2" not in str(caught.value)
+            assert "127.0.0.1" not in str(caught.value)
+        assert hub.fanout.positions == {}
+        assert hub.subscribers == set()
+    await asyncio.to_thread(server.start)
+    assert (await head(store.open())).offset == 0
+
+
+async def test_an_instance_works_again_after_a_start_without_redis(
+    durable: tuple[RedisServer, RedisStore],
+) -> None:
+    server, store = durable
+    await asyncio.to_thread(server.kill)
+    async with Hub(store.open()) as hub:
+        with pytest.raises(TransportUnavailable):
+            await hub.add(*NEWCOMER)
+        await asyncio.to_thread(server.start)
+        async with subscribed(hub) as sink:
+            await sink.ready()
+            await publish(hub.transport, 1)
+            await sink.has(1)
+
+
+async def test_a_replay_cut_by_a_crash_goes_on_after_its_last_event(
+    durable: tuple[RedisServer, RedisStore],
+) -> None:
+    server, store = durable
+    log = store.open()
+    total = 3 * PAGE + 7
+    await publish(log, *range(total))
+    async with Hub(log) as hub:
+        sink = RecordingSink()
+        sink.full = True
+        async with subscribed(hub, since="earliest", sink=sink):
+            await sink.until(lambda: sink.is_waited_for)  # a first part is written
+            assert 0 < len(sink.data) < total
+            await asyncio.to_thread(server.kill)
+            sink.release()
+            before = len(sink.chunks)
+            await sink.until(lambda: len(sink.chunks) > before + 1)  # it keeps the stream alive
+            await asyncio.to_thread(server.start)
+            assert (await sink.ready())["recovered"] is True
+            await persist(log, "live")
+            await sink.has("live")
+    assert sink.data == [*range(total), "live"]
+
+
+async def test_an_idle_log_forgets_its_records_but_not_its_count(redis_store: RedisStore) -> None:
+    log = redis_store.open(retention=Retention(age=0.2))
+    receipts = await publish(log, 1, 2, 3)
+    async with asyncio.timeout(10):
+        while await redis_store.client.exists("rt:all"):
+            await asyncio.sleep(0.02)
+    assert await head(log) == place(receipts[-1])
+    assert await seek(log, None) == await seek(log, 0) == place(receipts[-1])
+    assert await read(log, at(place(receipts[-1]))) == []
+    assert told(await read(log, at(start_of(place(receipts[0]))))) == ["<trimmed>"]
+    (again,) = await publish(log, 4)
+    assert (place(again).epoch, place(again).offset) == (place(receipts[0]).epoch, 4)
+    assert told(await read(log, at(place(receipts[1])))) == ["<trimmed>", 4]
+    assert told(await read(log, at(place(receipts[2])))) == [4]
+
+
+async def test_an_entry_that_cannot_be_read_is_a_gap_and_does_not_stop_or_spin_the_tail(
+    redis_store: RedisStore,
+) -> None:
+    log = redis_store.open()
+    client = redis_store.client
+    (receipt,) = await publish(log, 1)
+    epoch = place(receipt).epoch
+    async with tailing(log, at(place(receipt))) as (heard, _):
+        await client.xadd("rt:all", {"e": "0badc0de1790000000000{broken"}, id=f"{epoch}-2")
+        await client.hset("{rt:all}:meta", "seq", "2")
+        await heard.has("<trimmed>")
+        await client.config_resetstat()
+        await publish(log, 3)  # a tail that asks for the same entry again would ask a thousand times before this
+        await heard.has(3)
+        stats = await client.info("commandstats")
+    assert heard.told == ["<trimmed>", 3]
+    assert stats["cmdstat_xread"]["calls"] <= 3
+    assert told(await read(log, at(place(receipt)))) == ["<trimmed>", 3]
+    assert told(await read(log, at(place(receipt)), at(Position(epoch, 2)))) == ["<trimmed>"]
+
+
+async def test_a_follow_that_meets_the_interruption_for_another_one_is_not_forgotten(
+    redis_store: RedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = redis_store.open(Partitions(frozenset({"a", "b", "c"})))
+    assert isinstance(log, RedisStreams)
+    heads = await log.head(("a", "b", "c"))
+    unblock = log.unblock
+    slow = asyncio.Event()
+
+    async def answer_late(client_id: int) -> bool:
+        done = await unblock(client_id)
+        if done and not slow.is_set():
+            slow.set()
+            await asyncio.sleep(0.1)  # the next read is blocked by now
+            tail.follow({"c": heads.positions["c"]})
+        return done
+
+    monkeypatch.setattr(log, "unblock", answer_late)
+    async with tailing(log, at(heads.positions["a"], "a")) as (heard, tail):
+        await log.publish([event("a1", type="a")])
+        await heard.has("a1")
+        tail.follow({"b": heads.positions["b"]})
+        await log.publish([event("b1", type="b")])
+        await heard.has("b1")
+        async with asyncio.timeout(10):
+            await slow.wait()
+        await log.publish([event("c1", type="c")])
+        await heard.until(lambda: "c1" in heard.told, seconds=2.5)  # a blocked read ends after 5 s
+
+
+async def _fall_back(store: RedisStore, backup: Backup, counted_again: int) -> None:
+    """Bring back the older state, count on from it, and cut the tail: all at once, so that nobody looks in between."""
+    lost = [event(f"other {number}") for number in range(4, 4 + counted_again)]
+    commands = [APPEND.whole(*call) for call in Layout("rt", NO_SCHEME, KEEP_ALL).append(lost).calls]
+    for client in await store.client.client_list(_type="normal"):
+        if "b" in client["flags"]:
+            commands.append(["CLIENT", "KILL", "ID", client["id"]])
+    await backup(*commands)
+
+
+NEWCOMER = (Interest(), Start(), DATA)

@@ -1,0 +1,175 @@
+"""The live tail of one process: everything after its place, once and in order, whatever is followed meanwhile."""
+
+import asyncio
+
+from shared.partitions import Partitions
+from shared.transports.base import Retention
+from tests.contract.acts import (
+    at,
+    event,
+    events,
+    place,
+    publish,
+    start_of,
+    tailing,
+)
+from tests.contract.stores import LogStore
+
+AB = Partitions(frozenset({"a", "b"}))
+
+
+async def test_a_tail_brings_what_lay_after_its_place_and_then_what_is_appended(
+    store: LogStore,
+) -> None:
+    log = store.open()
+    receipts = await publish(log, 1, 2, 3)
+    async with tailing(log, at(place(receipts[0]))) as (heard, _):
+        await heard.has(3)
+        await publish(log, 4)
+        await heard.has(4)
+    assert heard.told == [2, 3, 4]
+    assert heard.items[0].position == place(receipts[1])
+
+
+async def test_a_tail_hears_what_other_processes_publish_and_nothing_twice(
+    store: LogStore,
+) -> None:
+    reader, one, other = store.open(), store.open(), store.open()
+    async with tailing(reader, await reader.head(("all",))) as (heard, _):
+        for n in range(0, 30, 3):
+            await publish(reader, n)
+            await publish(one, n + 1)
+            await publish(other, n + 2)
+        await heard.has(29)
+    assert heard.told == list(range(30))
+
+
+async def test_a_tail_keeps_the_order_of_the_log_while_many_publish_at_once(
+    store: LogStore,
+) -> None:
+    logs = [store.open() for _ in range(4)]
+    async with tailing(logs[0], await logs[0].head(("all",))) as (heard, _):
+        await asyncio.gather(
+            *(logs[n % 4].publish(events(range(n * 10, n * 10 + n % 7 + 1))) for n in range(60))
+        )
+        await publish(logs[1], "end")
+        await heard.has("end")
+    positions = [item.position for item in heard.items]
+    assert [p.offset for p in positions if p] == list(range(1, len(heard.items) + 1))
+
+
+async def test_following_another_partition_does_not_wait_for_the_blocked_read_to_end(
+    store: LogStore,
+) -> None:
+    log = store.open(AB)
+    heads = await log.head(("a", "b"))
+    async with tailing(log, at(heads.positions["a"], "a")) as (heard, tail):
+        await log.publish([event("a1", type="a")])
+        await heard.has("a1")  # from now on it waits in a read of `a` alone
+        for _ in range(5):
+            await asyncio.sleep(0.01)  # for the read to reach the server; without it the test is only easier
+        tail.follow({"b": heads.positions["b"]})
+        await log.publish([event("b1", type="b")])
+        await heard.until(lambda: "b1" in heard.told, seconds=2.5)  # a blocked read ends after 5 s
+        await log.publish([event("a2", type="a")])
+        await heard.has("a2")
+    assert heard.told == ["a1", "b1", "a2"]
+
+
+async def test_records_appended_before_the_follow_call_but_after_the_place_are_not_missed(
+    store: LogStore,
+) -> None:
+    log = store.open(AB)
+    heads = await log.head(("a", "b"))
+    async with tailing(log, at(heads.positions["a"], "a")) as (heard, tail):
+        await log.publish([event("b1", type="b"), event("b2", type="b")])
+        tail.follow({"b": heads.positions["b"]})
+        await heard.has("b2")
+    assert heard.told == ["b1", "b2"]
+
+
+async def test_following_again_what_is_followed_changes_nothing(store: LogStore) -> None:
+    log = store.open()
+    receipts = await publish(log, 1, 2)
+    async with tailing(log, at(place(receipts[-1]))) as (heard, tail):
+        tail.follow(at(start_of(place(receipts[0]))).positions)
+        await publish(log, 3)
+        await heard.has(3)
+    assert heard.told == [3]
+
+
+async def test_what_is_appended_after_the_unfollow_is_not_heard(store: LogStore) -> None:
+    log = store.open(AB)
+    async with tailing(log, await log.head(("a", "b"))) as (heard, tail):
+        await log.publish([event("a1", type="a")])
+        await heard.has("a1")
+        tail.unfollow(("a",))
+        await log.publish([event("a2", type="a")])
+        await log.publish([event("end", type="b")])
+        await heard.has("end")
+    assert heard.told == ["a1", "end"]
+
+
+async def test_a_partition_left_and_followed_again_further_on_repeats_nothing(
+    store: LogStore,
+) -> None:
+    log = store.open()
+    for _ in range(20):  # the reader may be anywhere in its read when the change comes
+        before = await log.head(("all",))
+        async with tailing(log, before) as (heard, tail):
+            receipts = await publish(log, *range(10))
+            tail.unfollow(("all",))
+            heard.told.clear()
+            tail.follow(at(place(receipts[-1])).positions)
+            await publish(log, "end")
+            await heard.has("end")
+        assert heard.told == ["end"]
+
+
+async def test_a_place_that_is_no_longer_kept_is_a_gap_before_what_is_left(
+    store: LogStore,
+) -> None:
+    log = store.open(retention=Retention(events=3))
+    receipts = await publish(log, *range(1, 10))
+    async with tailing(log, at(place(receipts[1]))) as (heard, _):
+        await heard.has(9)
+    assert heard.told == ["<trimmed>", 7, 8, 9]
+    assert heard.items[0].position is not None
+    assert heard.items[0].position.offset == 6
+
+
+async def test_a_store_wiped_under_the_tail_is_a_gap_before_its_new_records(
+    store: LogStore,
+) -> None:
+    log = store.open()
+    async with tailing(log, await log.head(("all",))) as (heard, _):
+        await publish(log, 1, 2)
+        await heard.has(2)
+        await store.wipe()
+        await publish(log, "new", "newer")
+        await heard.has("newer")
+    assert heard.told == [1, 2, "<epoch>", "new", "newer"]
+
+
+async def test_a_tail_that_follows_nothing_waits_and_a_closed_one_hears_nothing(
+    store: LogStore,
+) -> None:
+    log = store.open()
+    async with tailing(log) as (heard, tail), tailing(log) as (witness, other):
+        start = await log.head(("all",))
+        await publish(log, 1)
+        tail.follow(start.positions)
+        await heard.has(1)
+        other.follow((await log.head(("all",))).positions)
+    async with tailing(log, await log.head(("all",))) as (sentinel, _):
+        await publish(log, 2)
+        await sentinel.has(2)
+    assert (heard.told, witness.told) == ([1], [])
+
+
+async def test_a_tail_runs_after_its_first_record(store: LogStore) -> None:
+    log = store.open()
+    async with tailing(log, await log.head(("all",))) as (heard, tail):
+        await publish(log, 1)
+        await heard.has(1)
+        assert tail.running

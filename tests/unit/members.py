@@ -1,0 +1,80 @@
+"""Members of a fan-out, records for it, and a count of what delivering costs."""
+
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import msgspec
+
+import shared
+from shared.cursor import Position
+from shared.event import Event
+from shared.filter import Interest
+from shared.partitions import ALL
+from shared.record import Record
+from shared.sse import DATA, DataFormat, Format
+from tests.sinks import RecordingSink
+
+CORE = str(Path(shared.__file__).parent)
+
+
+class Listener:
+    """A member that is always up to date; `room` is what it was told to wait for when it fell behind."""
+
+    def __init__(
+        self, user_id: str | None = None, types: set[str] | None = None, format: Format = DATA
+    ) -> None:
+        self.interest = Interest(user_id, None if types is None else frozenset(types))
+        self.format = format
+        self.partitions: tuple[str, ...] = (ALL,)
+        self.sink = RecordingSink()
+        self.room: Awaitable[None] | None = None
+
+    def fall_behind(self, room: Awaitable[None]) -> None:
+        self.room = room
+
+
+class CountingFormat(DataFormat):
+    """Counts how often a record is encoded."""
+
+    def __init__(self) -> None:
+        self.encoded = 0
+
+    def record(self, cursor: str, record: Record) -> bytes:
+        self.encoded += 1
+        return super().record(cursor, record)
+
+
+def record(
+    offset: int,
+    data: object = None,
+    *,
+    type: str = "t",
+    users: tuple[str, ...] | None = None,
+    partition: str = ALL,
+) -> Record:
+    """Make the record at this offset; by default its data is the offset."""
+    event = Event(f"e{offset}", type, msgspec.json.encode(offset if data is None else data), users)
+    return Record(event, partition, Position(7, offset, f"{offset:08x}", 1_000 + offset))
+
+
+def executed_lines(action: Callable[[], object]) -> int:
+    """Count the lines of the core that an action runs: what it costs, on any machine the same."""
+    lines = 0
+
+    def count(frame: FrameType, what: str, _: Any) -> Any:
+        nonlocal lines
+        if not frame.f_code.co_filename.startswith(CORE):
+            return None
+        lines += what == "line"
+        return count
+
+    before = sys.gettrace()
+    sys.settrace(count)
+    try:
+        action()
+    finally:
+        sys.settrace(before)
+    return lines

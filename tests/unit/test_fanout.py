@@ -1,0 +1,281 @@
+"""One record to those it is for: matched, encoded and written no more often than needed."""
+
+import asyncio
+
+import pytest
+
+from shared.cursor import Cursor, Position
+from shared.fanout import Fanout
+from shared.partitions import ALL
+from shared.record import Gap
+from shared.ring import Ring
+from shared.sse import CLOUDEVENTS, Format
+from tests.unit.members import CountingFormat, Listener, executed_lines, record
+
+
+@pytest.fixture
+def fanout() -> Fanout:
+    fanout = Fanout(Ring())
+    fanout.positions[ALL] = Position(7, 0)
+    return fanout
+
+
+def joined(fanout: Fanout, *members: Listener) -> None:
+    for member in members:
+        fanout.join(member)
+
+
+async def test_a_record_is_encoded_once_and_all_its_readers_share_the_same_bytes(
+    fanout: Fanout,
+) -> None:
+    format = CountingFormat()
+    group = [Listener(None, {"t"}, format) for _ in range(50)]
+    others = [Listener(f"u{n}", None, format) for n in range(50)]
+    joined(fanout, *group, *others)
+    fanout.broadcast(record(1))
+    fanout.flush()
+    assert format.encoded == 1
+    chunks = {id(member.sink.chunks[0]) for member in (*group, *others)}
+    assert len(chunks) == 1
+
+
+async def test_each_format_is_encoded_for_itself(fanout: Fanout) -> None:
+    data, cloud = Listener(), Listener(format=CLOUDEVENTS)
+    joined(fanout, data, cloud)
+    fanout.broadcast(record(1))
+    fanout.flush()
+    assert data.sink.all[0].type == "t"
+    assert cloud.sink.all[0].type == "message"
+
+
+async def test_what_meets_in_one_turn_is_one_write_for_each_member(fanout: Fanout) -> None:
+    members = [Listener(), Listener("u1"), Listener("u1", {"t"})]
+    joined(fanout, *members)
+    for offset in range(1, 21):
+        fanout.broadcast(record(offset))
+        assert members[0].sink.chunks == []
+    await asyncio.sleep(0)
+    await members[0].sink.until(lambda: len(members[0].sink.data) == 20)
+    for member in members:
+        assert len(member.sink.chunks) == 1
+        assert member.sink.data == list(range(1, 21))
+
+
+async def test_a_record_after_a_pause_is_written_in_the_same_turn(fanout: Fanout) -> None:
+    member = Listener()
+    joined(fanout, member)
+    fanout.broadcast(record(1))
+    await asyncio.sleep(0)
+    assert member.sink.data == [1]
+
+
+async def test_under_load_a_write_is_delayed_by_milliseconds_and_never_left_behind(
+    fanout: Fanout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    member = Listener()
+    joined(fanout, member)
+    monkeypatch.setattr("shared.fanout.REST", 1e9)  # as after a flush that took long
+    fanout.broadcast(record(1))
+    fanout.flush()
+    for offset in range(2, 6):
+        fanout.broadcast(record(offset))
+    await member.sink.until(lambda: len(member.sink.data) == 5, seconds=1)
+    assert len(member.sink.chunks) == 2
+
+
+async def test_every_record_carries_its_own_place_also_when_many_share_a_write(
+    fanout: Fanout,
+) -> None:
+    member = Listener()
+    joined(fanout, member)
+    for offset in range(1, 6):
+        fanout.broadcast(record(offset))
+    fanout.flush()
+    places = [Cursor.parse(event.last_event_id) for event in member.sink.all]
+    assert [place.positions[ALL].offset for place in places if place] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("users", "type", "reached"),
+    [
+        (None, "a", {"nobody", "only a", "u1", "u1 only b and a"}),
+        (None, "b", {"nobody", "u1", "u1 only b and a"}),
+        (("u1",), "a", {"u1", "u1 only b and a"}),
+        (("u1",), "c", {"u1"}),
+        (("u2", "u1", "u2"), "c", {"u1", "u2 only c"}),
+        (("u9",), "a", set()),
+    ],
+)
+async def test_a_record_reaches_exactly_whom_it_is_for(
+    fanout: Fanout, users: tuple[str, ...] | None, type: str, reached: set[str]
+) -> None:
+    members = {
+        "nobody": Listener(),
+        "only a": Listener(None, {"a"}),
+        "u1": Listener("u1"),
+        "u1 only b and a": Listener("u1", {"b", "a"}),
+        "u2 only c": Listener("u2", {"c"}),
+    }
+    joined(fanout, *members.values())
+    fanout.broadcast(record(1, type=type, users=users))
+    fanout.flush()
+    assert {name for name, member in members.items() if member.sink.data == [1]} == reached
+    assert all(member.sink.data in ([], [1]) for member in members.values())
+
+
+@pytest.mark.parametrize(
+    ("users", "type"), [(("wanted",), "t"), (None, "wanted")], ids=["by-user", "by-type"]
+)
+async def test_the_cost_of_a_record_follows_whom_it_is_for_and_not_who_is_connected(
+    users: tuple[str, ...] | None, type: str
+) -> None:
+    costs = []
+    for connected in (10, 2_000):
+        fanout = Fanout(Ring())
+        joined(fanout, *(Listener(f"u{n}", {f"type-{n}"}) for n in range(connected)))
+        wanted = Listener("wanted", {"t", "wanted"})
+        joined(fanout, wanted)
+        fanout.broadcast(record(1, type=type, users=users))  # the first one schedules the flush
+        fanout.flush()
+
+        def deliver(fanout: Fanout = fanout) -> None:
+            fanout.broadcast(record(2, type=type, users=users))
+            fanout.flush()
+
+        costs.append(executed_lines(deliver))
+        assert wanted.sink.data == [1, 2]
+    assert costs[0] == costs[1] > 0
+
+
+async def test_an_event_for_a_thousand_users_asks_the_index_once_for_each(fanout: Fanout) -> None:
+    joined(fanout, *(Listener(f"u{n}") for n in range(3_000)))
+    costs = []
+    for audience in (100, 1_000):
+        users = tuple(f"u{n}" for n in range(audience))
+        costs.append(executed_lines(lambda users=users: fanout.broadcast(record(1, users=users))))  # type: ignore[misc]
+        fanout.flush()
+    assert costs[1] < costs[0] * 11
+
+
+async def test_who_has_no_room_leaves_and_is_not_written_to_until_it_comes_back(
+    fanout: Fanout,
+) -> None:
+    slow, fast = Listener(), Listener()
+    joined(fanout, slow, fast)
+    slow.sink.full = True
+    for offset in (1, 2, 3):
+        fanout.broadcast(record(offset))
+        fanout.flush()
+    assert slow.sink.data == [1]
+    assert slow.room is not None
+    assert fast.sink.data == [1, 2, 3]
+    assert slow.sink.faults == []
+    slow.sink.release()
+    fanout.join(slow)
+    fanout.broadcast(record(4))
+    fanout.flush()
+    assert slow.sink.data == [1, 4]
+
+
+async def test_who_joins_while_frames_are_pending_is_not_given_them_again(fanout: Fanout) -> None:
+    early, late = Listener(), Listener()
+    joined(fanout, early)
+    fanout.broadcast(record(1))
+    joined(fanout, late)
+    fanout.broadcast(record(2))
+    fanout.flush()
+    assert early.sink.data == [1, 2]
+    assert late.sink.data == [2]
+
+
+async def test_who_joins_at_the_moment_all_others_of_its_group_fall_behind_is_not_forgotten(
+    fanout: Fanout,
+) -> None:
+    slow, newcomer = Listener(), Listener()
+    joined(fanout, slow)
+    slow.sink.full = True
+    fanout.broadcast(record(1))
+    joined(fanout, newcomer)  # writes what is pending first, and so the only member leaves
+    fanout.broadcast(record(2))
+    fanout.flush()
+    assert slow.room is not None
+    assert newcomer.sink.data == [2]
+
+
+async def test_leaving_twice_or_without_having_joined_changes_nothing(fanout: Fanout) -> None:
+    stays, leaves, never = Listener("u1"), Listener("u1"), Listener("u2")
+    joined(fanout, stays, leaves)
+    for member in (leaves, leaves, never):
+        fanout.leave(member)
+    fanout.broadcast(record(1, users=("u1",)))
+    fanout.flush()
+    assert stays.sink.data == [1]
+    assert leaves.sink.data == []
+
+
+async def test_nothing_is_kept_of_those_who_left(fanout: Fanout) -> None:
+    members = [Listener(f"u{n % 7}", {f"t{n % 3}", "x"} if n % 2 else None) for n in range(100)]
+    joined(fanout, *members)
+    for member in members:
+        fanout.leave(member)
+    kept = (fanout._groups, fanout._by_user, fanout._by_type, fanout._all_types)
+    assert [len(index) for index in kept] == [0, 0, 0, 0]
+
+
+async def test_a_gap_reaches_all_who_read_its_partition_and_comes_after_what_was_before_it(
+    fanout: Fanout,
+) -> None:
+    fanout.positions["other"] = Position(7, 0)
+    member, elsewhere = Listener("u1", {"a"}), Listener()
+    elsewhere.partitions = ("other",)
+    joined(fanout, member, elsewhere)
+    fanout.broadcast(record(1, type="a"))
+    fanout.broadcast(Gap("epoch", ALL, Position(8, 0)))
+    fanout.broadcast(record(2, type="a")._replace(position=Position(8, 1)))
+    fanout.flush()
+    assert member.sink.order == [1, "realtime.gap", 2]
+    assert elsewhere.sink.order == []
+    places = [Cursor.parse(event.last_event_id) for event in member.sink.all]
+    assert [tuple(place.positions[ALL][:2]) for place in places if place] == [(7, 1), (8, 0), (8, 1)]
+
+
+async def test_waiting_for_the_tail_ends_when_it_arrives(fanout: Fanout) -> None:
+    waiting = asyncio.create_task(fanout.reached({ALL: Position(7, 3)}))
+    for offset in (1, 2):
+        fanout.broadcast(record(offset))
+        await asyncio.sleep(0)
+    assert not waiting.done()
+    fanout.broadcast(record(3))
+    async with asyncio.timeout(1):
+        await waiting
+
+
+async def test_waiting_for_the_tail_ends_when_the_log_went_back_and_will_never_arrive(
+    fanout: Fanout,
+) -> None:
+    fanout.broadcast(record(1))
+    fanout.broadcast(record(2))
+    waiting = asyncio.create_task(fanout.reached({ALL: Position(7, 9)}))
+    await asyncio.sleep(0)
+    fanout.broadcast(Gap("epoch", ALL, Position(7, 1)))
+    async with asyncio.timeout(1):
+        await waiting
+
+
+async def test_a_cancelled_wait_leaves_nothing_behind(fanout: Fanout) -> None:
+    waiting = asyncio.create_task(fanout.reached({ALL: Position(7, 9)}))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    assert not fanout._waiting
+
+
+async def test_a_record_without_a_place_moves_no_cursor(fanout: Fanout) -> None:
+    member: Listener = Listener()
+    format: Format = member.format
+    before = fanout.cursor(member.partitions)
+    joined(fanout, member)
+    fanout.broadcast(record(1)._replace(position=None))
+    fanout.flush()
+    assert member.sink.cursor == before == fanout.cursor(member.partitions)
+    assert format.heartbeat(before) == b"id: " + before.encode() + b"\n\n"
