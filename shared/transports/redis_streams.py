@@ -31,6 +31,7 @@ from shared.transports.redis_layout import (
     parse_entries,
     parse_position,
 )
+from shared.transports.sharing import SharedHead, SharedPages
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +62,8 @@ class RedisStreams:
         *,
         block: float = BLOCK,
     ) -> None:
+        self._heads = SharedHead(lambda names: self._places(names, "head"))
+        self._pages = SharedPages(self._read_page)
         self.layout = Layout(prefix, partitions, retention)
         self._block = block
         # A retry after a lost connection cannot append twice: every event has an id before it gets here. A
@@ -108,7 +111,7 @@ class RedisStreams:
 
     async def head(self, partitions: Sequence[str]) -> Cursor:
         """Return the place after the last record of each partition, in one round trip."""
-        return await self._places(partitions, "head")
+        return await self._heads(partitions)
 
     async def seek(self, partitions: Sequence[str], time: int | None) -> Cursor:
         """Return the place before the first record at or after `time`, in one round trip."""
@@ -116,7 +119,7 @@ class RedisStreams:
 
     def replay(self, after: Cursor, until: Cursor) -> AsyncIterator[Record | Gap]:
         """Yield what lies in `(after, until]`; see `Log.replay`."""
-        return reading.replay(after, until, read_page=self._read_page, seek=self.seek)
+        return reading.replay(after, until, read_page=self._pages, seek=self.seek)
 
     async def ping(self) -> None:
         """Return if Redis answers."""
