@@ -1,0 +1,1 @@
+"""Measures Tidemark against its yardsticks: `scripts/bench`, or `python -m bench`."""

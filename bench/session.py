@@ -1,0 +1,134 @@
+"""One measurement under way: its rounds, its folder, its load client, its samples."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench.client import Load
+from bench.process import BenchError, Child, cores
+from bench.samples import Results, Sample
+from bench.servers import Server, versions
+
+
+@dataclass(slots=True)
+class Session:
+    """What a measurement module is handed."""
+
+    results: Results
+    runs: int
+    quick: bool
+    only: frozenset[str]  # contestants to take; empty: all
+    tmp: Path
+    profiles: Path | None = None
+    server_core: int = field(default_factory=lambda: cores()[0])
+    client_core: int = field(default_factory=lambda: cores()[1])
+
+    def rounds(self, contestants: Sequence[str]) -> Iterator[tuple[int, str]]:
+        """(run, who), interleaved: A B, B A, A B …: neither always goes first, nor into a colder machine."""
+        chosen = [name for name in contestants if not self.only or name in self.only]
+        for run in range(self.runs):
+            order = chosen if run % 2 == 0 else chosen[::-1]
+            for who in order:
+                yield run, who
+
+    def pick(self, full: Any, quick: Any) -> Any:
+        """The first for numbers that count, the second for a look whether all works."""
+        return quick if self.quick else full
+
+    def load(self, server: Server, *, pinned: bool = True, **options: Any) -> Load:
+        """The load client against a server, on the client's core."""
+        core = self.client_core if pinned else None
+        return Load(server, log=self.tmp / "load.log", core=core, **options)
+
+    def add(self, case: str, who: str, run: int, **values: float) -> None:
+        """Keep one sample and show it."""
+        rounded = {name: round(value, 6) for name, value in values.items()}
+        self.results.samples.append(Sample(case, who, run, rounded))
+        shown = "  ".join(f"{name} {value:.5g}" for name, value in values.items())
+        print(f"  {self.results.name} #{run} {case:<24} {who:<14} {shown}", file=sys.stderr, flush=True)
+
+    @contextmanager
+    def profiled(self, child: Child, title: str) -> Iterator[None]:
+        """With --profile, a flame graph of what `child` does inside; such a run does not count."""
+        if self.profiles is None:
+            yield
+            return
+        self.profiles.mkdir(parents=True, exist_ok=True)
+        name = "-".join(re.findall(r"[a-z0-9]+", f"{self.results.name} {title}".lower()))
+        argv = [str(Path(sys.executable).with_name("py-spy")), "record", "--native", "--rate", "250"]
+        argv += ["--pid", str(child.pid), "--output", str(self.profiles / f"profile-{name}.svg")]
+        with Child(argv, log=self.tmp / "py-spy.log", core=self.client_core) as spy:
+            yield
+            spy.popen.send_signal(signal.SIGINT)  # it draws when it is interrupted
+            spy.popen.wait(timeout=60)
+
+    @contextmanager
+    def attempt(self, case: str, who: str, run: int) -> Iterator[ExitStack]:
+        """Everything entered on the stack is ended here; a run that failed is noted and the others go on."""
+        try:
+            with ExitStack() as stack:
+                yield stack
+        except BenchError as error:
+            note = f"{case}, {who}, run {run}: {error}"
+            self.results.failures.append(note)
+            print(f"  FAILED {note}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def session(
+    name: str, *, runs: int, quick: bool, only: frozenset[str], profiles: Path | None = None
+) -> Iterator[Session]:
+    """A session in a temporary folder, with the machine's state noted before and after."""
+    results = Results(name)
+    with tempfile.TemporaryDirectory(prefix="tidemark-bench-") as tmp:
+        before = _stolen()
+        began = time.time()
+        yield Session(results, runs, quick, only, Path(tmp), profiles)
+        after = _stolen()
+        busy = after[0] - before[0]
+        results.about = machine() | {
+            "began": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(began)),
+            "seconds": round(time.time() - began),
+            "runs": runs,
+            "quick": quick,
+            "stolen_percent": round(100 * (after[1] - before[1]) / busy, 2) if busy else 0.0,
+        }
+
+
+def machine() -> dict[str, Any]:
+    """What a reader must know of the machine to compare numbers; nothing that names it."""
+    cpu = "unknown"
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            cpu = line.partition(":")[2].strip()
+            break
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "cpu": cpu,
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(memory / 2**30, 1),
+        "kernel": os.uname().release.split("-")[0],
+        "tcp": Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip(),
+        "commit": _commit(),
+        "versions": versions(),
+    }
+
+
+def _commit() -> str:
+    found = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    return found.stdout.strip() or "none"
+
+
+def _stolen() -> tuple[int, int]:
+    """(all, stolen) ticks since boot: what a neighbour of a virtual machine took from it."""
+    ticks = [int(tick) for tick in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+    return sum(ticks), ticks[7]
