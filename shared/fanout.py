@@ -124,12 +124,13 @@ class Fanout:
         """Deliver to `member` from the next record on; it must have had everything up to the tail's place."""
         key = (member.interest, member.format)
         group = self._groups.get(key)
+        if group is not None and group.pending:
+            self.flush()  # these were in the ring too: the new member already has them
+            group = self._groups.get(key)  # gone, where the flush found no member with room for more
         if group is None:
             group = self._groups[key] = _Group(*key, member.partitions)
             for index in self._indexes(group):
                 index.append(group)
-        elif group.pending:
-            self.flush()  # these were in the ring too: the new member already has them
         group.members[member] = None
 
     def leave(self, member: Member) -> None:

@@ -154,7 +154,8 @@ class Hub:
         if not new:
             return Cursor({})
         if self._log is None:
-            self._tail.follow(dict.fromkeys(new))
+            if (listening := self._tail.follow(dict.fromkeys(new))) is not None:
+                await listening  # before `ready`, which promises that whatever is published from then on arrives
             return Cursor({})
         heads = await self._log.head(new)
         for name, head in heads.positions.items():

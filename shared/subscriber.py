@@ -246,9 +246,11 @@ class Subscriber:
 
     async def _join(self) -> bool:
         """Take from the ring what the tail brought meanwhile and go live; False where the log must be read again."""
-        await self._wait_for_tail()
+        if not await self._tail_arrives():
+            return False
         while (items := self._fanout.ring.since(self._seen, BATCH_ITEMS)) is not None:
             if not items:  # no await between this look and the join: nothing can come in between
+                self._check_open()
                 self._fanout.join(self)
                 self.live, self.positions, self._task = True, {}, None
                 return True
@@ -267,14 +269,17 @@ class Subscriber:
             await self._flush(frames)
         return False
 
-    async def _wait_for_tail(self) -> None:
-        while not self._fanout.has_reached(self.positions):
-            try:
-                async with asyncio.timeout(self._heartbeat):
-                    await self._fanout.reached(self.positions)
-                return
-            except TimeoutError:
-                await self._write(self.format.heartbeat(self._cursor()))
+    async def _tail_arrives(self) -> bool:
+        """Wait until the tail is where we are; False where it does not come: it is cut off, or the log went back."""
+        if self._fanout.has_reached(self.positions):
+            return True
+        try:
+            async with asyncio.timeout(self._heartbeat):
+                await self._fanout.reached(self.positions)
+            return True
+        except TimeoutError:
+            await self._write(self.format.heartbeat(self._cursor()))
+            return False
 
     def _match(self, record: Record, frames: list[bytes]) -> int:
         """Move our place over the record, and add its frame where it is for us; one we had already is dropped.
@@ -312,7 +317,15 @@ class Subscriber:
         frames.clear()
         await self._write(chunk)
 
+    def _check_open(self) -> None:
+        """Go no further once closed: before Python 3.12 a cancellation may be swallowed (python/cpython#86296) by the
+        wait_for in which redis-py sends, and the reader of a client that is gone would become a member for good.
+        """
+        if self._closed:
+            raise asyncio.CancelledError
+
     async def _write(self, chunk: bytes) -> None:
+        self._check_open()
         if chunk and (room := self.sink.write(chunk)) is not None:
             await self._wait(room)
 

@@ -27,6 +27,7 @@ class RecordingSink(Growing):
         self.order: list[Any] = []  # data, or the name of a control event, as it came
         self.full = False
         self.ended = False
+        self.last_words = b""  # what was given to `end`, also where there was no room for it
         self.faults: list[str] = []  # what the writer did although a sink must not be used so
         self._decoder = SseDecoder(last_event_id)
         self._room: asyncio.Future[None] | None = None
@@ -48,6 +49,7 @@ class RecordingSink(Growing):
         if self.ended:
             self.faults.append("ended twice")
         self.ended = True
+        self.last_words = chunk
         if self._room is None:
             self._take(chunk)
         self.grow()
@@ -85,8 +87,8 @@ class RecordingSink(Growing):
 
     @property
     def closing(self) -> str | None:
-        """The reason told at the end."""
-        reasons = [json.loads(e.data)["reason"] for e in self.all if e.type == CLOSING]
+        """The reason given at the end, None where there was none."""
+        reasons = [json.loads(e.data)["reason"] for e in SseDecoder().feed(self.last_words) if e.type == CLOSING]
         return str(reasons[-1]) if reasons else None
 
     async def ready(self) -> dict[str, Any]:

@@ -5,7 +5,7 @@ transport that only carries events to whoever listens at that moment (Redis Pub/
 a subscriber who comes back to it is told of a gap.
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol, runtime_checkable
 
@@ -44,11 +44,12 @@ class Receipt(msgspec.Struct, frozen=True):
 class Tail(Protocol):
     """The one live read of this process; it goes on until the context that opened it ends."""
 
-    def follow(self, positions: Mapping[str, Position | None]) -> None:
+    def follow(self, positions: Mapping[str, Position | None]) -> Awaitable[None] | None:
         """Read these partitions too, from after the position (None: from now, where no log keeps positions).
 
         Records after the position reach the handler without a hole, whenever the call comes. A partition that
-        is followed already stays where it is.
+        is followed already stays where it is. Where no log keeps positions, what is published arrives once the
+        answer has been awaited, which raises TransportUnavailable.
         """
 
     def unfollow(self, partitions: Sequence[str]) -> None:

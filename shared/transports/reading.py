@@ -1,18 +1,46 @@
 """Reading a log to the end and proving it complete: what every `Log` shares."""
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from heapq import heapify, heappop, heapreplace
+from itertools import accumulate
 
 from shared.cursor import Cursor, Position
 from shared.record import Gap, Record
 
-PAGE = 200  # records a read: past ~100 a larger page no longer saves time, and 200 of the largest are 50 MiB
+PAGE = 200  # records a read: past ~100 a larger page no longer saves time
+PAGE_BYTES = 256 * 1024  # of one reader's page: it is held for as long as a slow client takes to read it
 
 ReadPage = Callable[[str, Position, int], Awaitable[Sequence[Record]]]
 """(partition, after, until offset) → the next records after it in that epoch, at most a page, [] where none is left."""
 
 Seek = Callable[[Sequence[str], int | None], Awaitable[Cursor]]
+
+
+class PageSize:
+    """How many records to ask for, so that a page stays within `PAGE_BYTES` however large the events are.
+
+    200 of the largest events are 50 MiB: a few clients that stop reading in the middle of a replay would fill the
+    memory with their pages.
+    """
+
+    __slots__ = ("records",)
+
+    def __init__(self) -> None:
+        self.records = PAGE  # to ask for next
+
+    def fit(self, sizes: Sequence[int]) -> int:
+        """Return how many of the records that came, of so many bytes each, make a page; at least one does."""
+        total = sum(sizes)
+        if total * PAGE <= PAGE_BYTES * len(sizes):  # the usual case
+            self.records = PAGE
+        elif sizes:
+            self.records = max(1, PAGE_BYTES * len(sizes) // total)
+        if total <= PAGE_BYTES:
+            return len(sizes)
+        fitting = sum(1 for end in accumulate(sizes) if end <= PAGE_BYTES)
+        return max(1, fitting)
 
 
 def chain(check: str, key: str) -> str:
@@ -42,19 +70,27 @@ async def replay(after: Cursor, until: Cursor, *, read_page: ReadPage, seek: See
         for name, end in until.positions.items()
         if name in after.positions
     ]
-    pages = [await reader.open() for reader in readers]
-    for page in pages:  # before any record: the subscriber must hear of the loss first
-        while page and isinstance(page[0], Gap):
-            yield page.pop(0)
-    if len(readers) == 1:
-        page = pages[0]
-        while page:
-            for item in page:
-                yield item
-            page = await readers[0].next_page()
-        return
-    # A merge by time, so that a user's events of several partitions come in the order they happened.
-    merged = [_Merging(reader, page) for reader, page in zip(readers, pages, strict=True)]
+    try:
+        pages = [await reader.open() for reader in readers]
+        for page in pages:  # before any record: the subscriber must hear of the loss first
+            while page and isinstance(page[0], Gap):
+                yield page.pop(0)
+        if len(readers) == 1:
+            page = pages[0]
+            while page:
+                for item in page:
+                    yield item
+                page = await readers[0].next_page()
+            return
+        async for item in _merge([_Merging(reader, page) for reader, page in zip(readers, pages, strict=True)]):
+            yield item
+    finally:
+        for reader in readers:
+            reader.close()
+
+
+async def _merge(merged: "list[_Merging]") -> AsyncIterator[Record | Gap]:
+    """Yield by time, so that a user's events of several partitions come in the order they happened."""
     heap = [(_time(source.page[0]), index) for index, source in enumerate(merged) if source.page]
     heapify(heap)
     while heap:
@@ -95,6 +131,12 @@ class _Reader:
         self._until = until
         self._read_page = read_page
         self._seek = seek
+        self._ahead: asyncio.Task[Sequence[Record]] | None = None  # the next page, read while this one is written
+
+    def close(self) -> None:
+        """Read no further."""
+        if self._ahead is not None:
+            self._ahead.cancel()
 
     async def open(self) -> list[Record | Gap]:
         """Verify the start and return the first page, so that a loss known now is told before any record."""
@@ -117,7 +159,13 @@ class _Reader:
     async def _read(self) -> Sequence[Record]:
         if self._at.offset >= self._until.offset:
             return ()
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            return await ahead
         return await self._read_page(self._partition, self._at, self._until.offset)
+
+    async def _read_next(self, after: Position) -> Sequence[Record]:
+        return await self._read_page(self._partition, after, self._until.offset)
 
     async def _restart(self) -> Gap:
         """The log is not the one the cursor came from: all that it holds may be unseen."""
@@ -151,6 +199,9 @@ class _Reader:
         position = records[-1].position
         assert position is not None
         self._at = position
+        if position.offset < self._until.offset:
+            self._ahead = asyncio.create_task(self._read_next(position))
+            self._ahead.add_done_callback(lambda done: done.cancelled() or done.exception())  # seen, if nobody asks
         return page
 
 

@@ -21,6 +21,7 @@ from shared.partitions import Partitions
 from shared.record import Gap, Record
 from shared.transports import reading
 from shared.transports.base import Handler, Receipt, Retention
+from shared.transports.following import Following, stop
 from shared.transports.redis_layout import (
     APPEND,
     SEEK,
@@ -64,6 +65,7 @@ class RedisStreams:
     ) -> None:
         self._heads = SharedHead(lambda names: self._places(names, "head"))
         self._pages = SharedPages(self._read_page)
+        self._page_size = reading.PageSize()
         self.layout = Layout(prefix, partitions, retention)
         self._block = block
         # A retry after a lost connection cannot append twice: every event has an id before it gets here. A
@@ -103,11 +105,7 @@ class RedisStreams:
         try:
             yield tail
         finally:
-            # Again until it ends: before Python 3.12 the wait_for in which redis-py sends may swallow a cancellation
-            # (python/cpython#86296), and the tail would then sit out a whole blocking read.
-            while not task.done():
-                task.cancel()
-                await asyncio.wait((task,), timeout=0.1)
+            await stop(task)
 
     async def head(self, partitions: Sequence[str]) -> Cursor:
         """Return the place after the last record of each partition, in one round trip."""
@@ -156,21 +154,17 @@ class RedisStreams:
         start, end = f"{after.epoch}-{after.offset + 1}", f"{after.epoch}-{until}"
         try:
             entries = await self._client.execute_command(
-                "XRANGE", self.layout.stream(partition), start, end, "COUNT", reading.PAGE
+                "XRANGE", self.layout.stream(partition), start, end, "COUNT", self._page_size.records
             )
         except _FAILURES as error:
             raise _unavailable(error) from error
-        return parse_entries(partition, entries)
+        fitting = self._page_size.fit([len(fields[1]) for _, fields in entries])
+        return parse_entries(partition, entries[:fitting])
 
     async def _run(self, script: Script, calls: Sequence[Call]) -> list[Any]:
         """Run one script for each (keys, arguments), all in one round trip; a script is sent whole only once."""
         try:
-            replies = await self._pipeline([script.by_sha(*call) for call in calls])
-            unknown = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
-            if unknown:  # a restarted server has no scripts; EVAL brings it back for the next time
-                again = [script.whole(*calls[i]) for i in unknown]
-                for i, reply in zip(unknown, await self._pipeline(again), strict=True):
-                    replies[i] = reply
+            replies = await script.run(calls, self._pipeline, lambda reply: isinstance(reply, NoScriptError))
         except _FAILURES as error:
             raise _unavailable(error) from error
         for reply in replies:
@@ -191,9 +185,7 @@ class _RedisTail:
     def __init__(self, redis: RedisStreams, handler: Handler) -> None:
         self.running = False
         self._redis = redis
-        self._handler = handler
-        self._at: dict[str, Position] = {}
-        self._changed = asyncio.Event()
+        self._following = Following(handler)
         self._wanted = 0  # counts changes of what is followed; a read that began before the last one is stale
         self._reading = 0
         self._client_id: int | None = None
@@ -201,19 +193,15 @@ class _RedisTail:
 
     def follow(self, positions: Mapping[str, Position | None]) -> None:
         """Read these partitions too, also while a read is blocked on the others."""
-        new = {name: at for name, at in positions.items() if at is not None and name not in self._at}
-        if not new:
+        if not self._following.follow(positions):
             return
-        self._at.update(new)
         self._wanted += 1
-        self._changed.set()
         if self._interrupting is None or self._interrupting.done():
             self._interrupting = asyncio.create_task(self._interrupt())
 
     def unfollow(self, partitions: Sequence[str]) -> None:
         """Stop reading these partitions, from the next read on."""
-        for name in partitions:
-            self._at.pop(name, None)
+        self._following.unfollow(partitions)
 
     async def run(self) -> None:
         """Read until cancelled; a failure of any kind is logged and followed by another try."""
@@ -221,13 +209,11 @@ class _RedisTail:
         while True:
             connection = self._redis.tail_connection()
             try:
-                while not self._at:
-                    self._changed.clear()
-                    await self._changed.wait()
+                await self._following.wanted()
                 await connection.connect()
                 await connection.send_command("CLIENT", "ID")
                 self._client_id = int(await connection.read_response())
-                await self._verify()
+                await self._following.verify(self._redis.head)
                 self.running = True
                 backoff.reset()
                 while True:
@@ -242,67 +228,20 @@ class _RedisTail:
                 await connection.disconnect(nowait=True)
             await asyncio.sleep(backoff.next())
 
-    async def _verify(self) -> None:
-        """Check that the log still holds our places: a failover may have brought back an older state.
-
-        A blocking read would not notice: the numbers that are counted again are below the place it waits at.
-        """
-        asked = dict(self._at)
-        heads = (await self._redis.head(tuple(asked))).positions
-        for name, head in heads.items():
-            at = asked[name]
-            if self._at.get(name) != at:
-                continue  # left meanwhile, and perhaps followed again from a later head
-            if head.epoch != at.epoch:
-                self._jump(Gap("epoch", name, Position(head.epoch, 0)))
-            elif head.offset < at.offset or (head.offset == at.offset and at.check and head.check != at.check):
-                self._jump(Gap("epoch", name, head))
-
     async def _read(self, connection: AbstractConnection) -> None:
-        while not self._at:
-            self._changed.clear()
-            await self._changed.wait()
+        await self._following.wanted()
         self._reading = self._wanted
-        names = {self._redis.layout.stream(name).encode(): name for name in self._at}
-        places = [f"{at.epoch}-{at.offset}" for at in self._at.values()]
+        names = {self._redis.layout.stream(name).encode(): name for name in self._following.at}
+        places = [f"{at.epoch}-{at.offset}" for at in self._following.at.values()]
         await connection.send_command(
             "XREAD", "COUNT", reading.PAGE, "BLOCK", int(self._redis.block * 1000), "STREAMS", *names, *places
         )
         reply = await connection.read_response(disable_decoding=True)
         self._reading = self._wanted
         for stream, entries in reply or ():
-            self._deliver(names[stream], parse_entries(names[stream], entries))
-            self._step_over(names[stream], entries[-1][0])
-
-    def _deliver(self, name: str, records: Sequence[Record]) -> None:
-        for index, record in enumerate(records):
-            at = self._at.get(name)
-            if at is None:
-                return
-            position = record.position
-            assert position is not None
-            if position.epoch == at.epoch and position.offset <= at.offset:
-                continue  # asked for before the partition was unfollowed and followed again, further on
-            if position.epoch != at.epoch:
-                self._jump(Gap("epoch", name, Position(position.epoch, position.offset - 1)))
-            elif position.offset != at.offset + 1:
-                self._jump(Gap("trimmed", name, Position(position.epoch, position.offset - 1)))
-            elif index == 0 and not reading.follows(at, record):
-                self._jump(Gap("epoch", name, Position(position.epoch, position.offset - 1)))
-            self._at[name] = position
-            self._handler(record)
-
-    def _step_over(self, name: str, entry_id: bytes) -> None:
-        """Leave an unreadable last entry behind: asked for again, it would come again at once, and for ever."""
-        epoch, _, offset = entry_id.partition(b"-")
-        at = self._at.get(name)
-        if at is not None and at.epoch == int(epoch) and at.offset < int(offset):
-            self._jump(Gap("trimmed", name, Position(at.epoch, int(offset), "", at.time)))
-
-    def _jump(self, gap: Gap) -> None:
-        assert gap.position is not None
-        self._at[gap.partition] = gap.position
-        self._handler(gap)
+            self._following.deliver(names[stream], parse_entries(names[stream], entries))
+            epoch, _, offset = entries[-1][0].partition(b"-")
+            self._following.step_over(names[stream], int(epoch), int(offset))
 
     async def _interrupt(self) -> None:
         """End a blocked read that began before the last `follow`, so that the next one covers it.

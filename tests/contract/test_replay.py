@@ -82,15 +82,16 @@ async def test_a_cursor_right_before_the_oldest_kept_record_has_no_gap(store: Lo
 
 
 async def test_what_is_trimmed_during_a_replay_is_a_gap_in_its_middle(store: LogStore) -> None:
-    log = store.open(retention=Retention(events=PAGE + 100))
-    receipts = await publish(log, *range(1, PAGE + 101))
+    log = store.open(retention=Retention(events=2 * PAGE + 100))
+    receipts = await publish(log, *range(1, 2 * PAGE + 101))
     replay = log.replay(at(start_of(place(receipts[0]))), await log.head(("all",)))
     first = told(await take(replay, 3))
-    await publish(log, *range(PAGE + 50))  # leaves the last 50 of those that are still to be read
+    await publish(log, *range(2 * PAGE + 50))  # leaves the last 50 of those that are still to be read
     rest = told([item async for item in replay])
     assert first == [1, 2, 3]
-    read_before = list(range(4, PAGE + 1))  # the page that had been fetched
-    assert rest == [*read_before, "<trimmed>", *range(PAGE + 51, PAGE + 101)]
+    left = ["<trimmed>", *range(2 * PAGE + 51, 2 * PAGE + 101)]
+    # The page that had been fetched, and the one after it where that was fetched in time.
+    assert rest in ([*range(4, PAGE + 1), *left], [*range(4, 2 * PAGE + 1), *left])
 
 
 async def test_a_wiped_store_is_a_gap_and_then_comes_all_that_it_holds(store: LogStore) -> None:
@@ -153,13 +154,13 @@ async def test_a_place_in_the_history_that_the_store_fell_back_to_is_still_good(
 
 async def test_a_wipe_during_a_replay_ends_it_with_a_gap(store: LogStore) -> None:
     log = store.open()
-    receipts = await publish(log, *range(2 * PAGE))
+    receipts = await publish(log, *range(3 * PAGE))
     replay = log.replay(at(start_of(place(receipts[0]))), await log.head(("all",)))
     items = await take(replay, 5)
     await store.wipe()
     await publish(log, "new")
     items += [item async for item in replay]
-    assert told(items) == [*range(PAGE), "<trimmed>"]
+    assert told(items) in ([*range(PAGE), "<trimmed>"], [*range(2 * PAGE), "<trimmed>"])  # one page may be ahead
 
 
 async def test_partitions_are_merged_by_time_and_each_is_complete(store: LogStore) -> None:

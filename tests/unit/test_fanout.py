@@ -226,7 +226,7 @@ async def test_a_gap_reaches_all_who_read_its_partition_and_comes_after_what_was
     fanout: Fanout,
 ) -> None:
     fanout.positions["other"] = Position(7, 0)
-    member, elsewhere = Listener("u1", {"a"}), Listener()
+    member, elsewhere = Listener("u1", {"a"}), Listener(None, {"b"})
     elsewhere.partitions = ("other",)
     joined(fanout, member, elsewhere)
     fanout.broadcast(record(1, type="a"))

@@ -1,0 +1,103 @@
+"""Following a log live: the place in each partition, and the proof that nothing was missed. What every tail shares."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+from shared.cursor import Cursor, Position
+from shared.record import Gap, Record
+from shared.transports import reading
+from shared.transports.base import Handler
+
+
+async def stop(tail: asyncio.Task[None]) -> None:
+    """End a tail's task, and return when it has ended.
+
+    Again until it does: before Python 3.12 the wait_for in which redis-py sends may swallow a cancellation
+    (python/cpython#86296), and the tail would then sit out a whole blocking read.
+    """
+    while not tail.done():
+        tail.cancel()
+        await asyncio.wait((tail,), timeout=0.1)
+
+
+ReadHeads = Callable[[Sequence[str]], Awaitable[Cursor]]
+
+
+class Following:
+    """The partitions that a tail follows, each at the place up to which its handler has heard everything.
+
+    However the records were fetched, they reach the handler in order and without a hole; what is missing between
+    two of them is a Gap first.
+    """
+
+    def __init__(self, handler: Handler) -> None:
+        self.at: dict[str, Position] = {}
+        self._handler = handler
+        self._added = asyncio.Event()
+
+    def follow(self, positions: Mapping[str, Position | None]) -> bool:
+        """Add partitions; those that are followed already stay where they are. Tell whether there were new ones."""
+        new = {name: at for name, at in positions.items() if at is not None and name not in self.at}
+        self.at.update(new)
+        if new:
+            self._added.set()
+        return bool(new)
+
+    def unfollow(self, partitions: Sequence[str]) -> None:
+        """Forget these partitions."""
+        for name in partitions:
+            self.at.pop(name, None)
+
+    async def wanted(self) -> None:
+        """Return once there is something to follow."""
+        while not self.at:
+            self._added.clear()
+            await self._added.wait()
+
+    async def verify(self, read_heads: ReadHeads) -> bool:
+        """Check that the log still holds our places, and tell whether it holds more than we have heard.
+
+        A failover may have brought back an older state. A read of what lies after our place would not notice: the
+        numbers that are counted again are below it.
+        """
+        asked = dict(self.at)
+        heads = (await read_heads(tuple(asked))).positions
+        for name, head in heads.items():
+            at = asked[name]
+            if self.at.get(name) != at:
+                continue  # left meanwhile, and perhaps followed again from a later head
+            if head.epoch != at.epoch:
+                self._jump(Gap("epoch", name, Position(head.epoch, 0)))
+            elif head.offset < at.offset or (head.offset == at.offset and at.check and head.check != at.check):
+                self._jump(Gap("epoch", name, head))
+        return any(heads[name][:2] > at[:2] for name, at in self.at.items() if name in heads)
+
+    def deliver(self, name: str, records: Sequence[Record]) -> None:
+        """Hand over the next records of a partition, as they were read after its place."""
+        for index, record in enumerate(records):
+            at = self.at.get(name)
+            if at is None:
+                return
+            position = record.position
+            assert position is not None
+            if position.epoch == at.epoch and position.offset <= at.offset:
+                continue  # asked for before the partition was unfollowed and followed again, further on
+            if position.epoch != at.epoch:
+                self._jump(Gap("epoch", name, Position(position.epoch, position.offset - 1)))
+            elif position.offset != at.offset + 1:
+                self._jump(Gap("trimmed", name, Position(position.epoch, position.offset - 1)))
+            elif index == 0 and not reading.follows(at, record):
+                self._jump(Gap("epoch", name, Position(position.epoch, position.offset - 1)))
+            self.at[name] = position
+            self._handler(record)
+
+    def step_over(self, name: str, epoch: int, offset: int) -> None:
+        """Leave an unreadable last entry behind: asked for again, it would come again at once, and for ever."""
+        at = self.at.get(name)
+        if at is not None and at.epoch == epoch and at.offset < offset:
+            self._jump(Gap("trimmed", name, Position(epoch, offset, "", at.time)))
+
+    def _jump(self, gap: Gap) -> None:
+        assert gap.position is not None
+        self.at[gap.partition] = gap.position
+        self._handler(gap)

@@ -1,0 +1,214 @@
+"""The environment: every variable read as documented, or refused in one line that names it."""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import shared.config
+from shared.config import MAX_PARTITION_NAMES, MAX_PARTITION_TYPES, Settings
+from shared.cursor import MAX_LENGTH, MAX_OFFSET, Cursor, Position
+from shared.errors import SettingsError
+from shared.filter import Interest
+from shared.wiring import make_partitions
+
+REDIS = {"REALTIME_TRANSPORT": "redis", "REALTIME_AUTH": "none", "REDIS_URL": "redis://h:6379"}
+REST = {"REALTIME_TRANSPORT": "redis", "REALTIME_AUTH": "none"}
+UPSTASH = {**REST, "UPSTASH_REDIS_REST_URL": "https://h.example", "UPSTASH_REDIS_REST_TOKEN": "tok"}
+KEYS = {"REALTIME_PUBLISH_KEYS": "k"}
+
+Env = Mapping[str, str]
+
+GOOD: list[tuple[str, str, Env, str, Any]] = [
+    # variable, its value, what else is set, the setting, its value
+    ("REALTIME_TRANSPORT", "memory", {}, "transport", "memory"),
+    ("REALTIME_TRANSPORT", " redis ", REDIS, "transport", "redis"),
+    ("REALTIME_TRANSPORT", "redis-pubsub", REDIS, "transport", "redis-pubsub"),
+    ("REDIS_URL", "rediss://u:p@h:1/2", REDIS, "redis_url", "rediss://u:p@h:1/2"),
+    ("REDIS_URL", "unix:///tmp/redis.sock", REDIS, "redis_url", "unix:///tmp/redis.sock"),
+    ("REDIS_URL", "https://h.example", {**REST, "REDIS_TOKEN": "t"}, "rest_url", "https://h.example"),
+    ("REDIS_TOKEN", "tok", {**REST, "REDIS_URL": "https://h.example"}, "rest_token", "tok"),
+    ("UPSTASH_REDIS_REST_URL", "https://h.example/", UPSTASH, "rest_url", "https://h.example"),
+    ("UPSTASH_REDIS_REST_URL", "http://127.0.0.1:8080", UPSTASH, "rest_url", "http://127.0.0.1:8080"),
+    ("UPSTASH_REDIS_REST_TOKEN", "tok", UPSTASH, "rest_token", "tok"),
+    ("REALTIME_POLL_MIN", "500ms", {}, "poll_min", 0.5),
+    ("REALTIME_POLL_MAX", "10s", {}, "poll_max", 10.0),
+    ("REALTIME_PREFIX", "app.v2-x_y", {}, "prefix", "app.v2-x_y"),
+    ("REALTIME_AUTH", "none", KEYS, "auth_required", False),
+    ("REALTIME_AUTH", "required", KEYS, "auth_required", True),
+    ("REALTIME_PUBLISH_KEYS", "a, b ,,c", {}, "publish_keys", ("a", "b", "c")),
+    ("REALTIME_PUBLISH_KEYS", "a", {}, "auth_required", True),
+    ("REALTIME_JWT_SECRET", "s" * 32, {}, "jwt_secret", "s" * 32),
+    ("REALTIME_JWT_SECRET", "s" * 32, {}, "auth_required", True),
+    ("REALTIME_JWKS_URL", "https://id.example/jwks", {}, "jwks_url", "https://id.example/jwks"),
+    ("REALTIME_JWKS_URL", "http://localhost:1/jwks", {}, "jwks_url", "http://localhost:1/jwks"),
+    ("REALTIME_JWT_ISSUER", "https://id.example", {}, "jwt_issuer", "https://id.example"),
+    ("REALTIME_JWT_AUDIENCE", "app", {}, "jwt_audience", "app"),
+    ("REALTIME_JWT_LEEWAY", "30s", {}, "jwt_leeway", 30.0),
+    ("REALTIME_RETENTION", "7d", {}, "retention", 604_800.0),
+    ("REALTIME_RETENTION", "1.5h", {}, "retention", 5_400.0),
+    ("REALTIME_RETENTION", "90", {}, "retention", 90.0),
+    ("REALTIME_MAX_EVENTS", "1_000", {}, "max_events", 1_000),
+    ("REALTIME_IDEMPOTENCY_WINDOW", "10m", {}, "idempotency_window", 600.0),
+    ("REALTIME_HEARTBEAT", "500ms", {}, "heartbeat", 0.5),
+    ("REALTIME_STREAM_SECONDS", "60", {}, "stream_seconds", 60.0),
+    ("REALTIME_STREAM_SECONDS", "unlimited", {"AWS_LAMBDA_FUNCTION_NAME": "f"}, "stream_seconds", None),
+    ("AWS_LAMBDA_FUNCTION_NAME", "f", {}, "stream_seconds", 300.0),
+    ("REALTIME_RETRY", "0s", {}, "retry", 0.0),
+    (
+        "REALTIME_ALLOWED_ORIGINS",
+        "https://a.example, http://localhost:3000",
+        {},
+        "allowed_origins",
+        frozenset({"https://a.example", "http://localhost:3000"}),
+    ),
+    ("REALTIME_PARTITIONS", "task-updated,a.b", {}, "partitions", frozenset({"task-updated", "a.b"})),
+    ("REALTIME_USER_SHARDS", "64", {}, "user_shards", 64),
+    ("REALTIME_USER_SHARDS", "0", {}, "user_shards", 0),
+    ("HOST", "0.0.0.0", {}, "host", "0.0.0.0"),  # noqa: S104 — only read
+    ("PORT", "0", {}, "port", 0),
+]
+
+BAD: list[tuple[str, str, Env]] = [
+    ("REALTIME_TRANSPORT", "kafka", {}),
+    ("REALTIME_TRANSPORT", "Redis", {}),
+    ("REDIS_URL", "", REDIS),
+    ("REDIS_URL", "", {**REDIS, "REALTIME_TRANSPORT": "redis-pubsub"}),
+    ("REDIS_URL", "https://h.example", {**REDIS, "REALTIME_TRANSPORT": "redis-pubsub"}),
+    ("REDIS_URL", "hunter2.example:6379", REDIS),
+    ("REDIS_URL", "http://hunter2.example", {**REDIS, "REDIS_TOKEN": "t"}),
+    ("REDIS_URL", "https://user:hunter2@h.example", {**REDIS, "REDIS_TOKEN": "t"}),
+    ("REDIS_URL", "https://[hunter2", {**REDIS, "REDIS_TOKEN": "t"}),
+    ("REDIS_URL", "redis://[hunter2", REDIS),
+    ("REDIS_URL", "redis://h:hunter2", REDIS),
+    ("REDIS_TOKEN", "", {**REDIS, "REDIS_URL": "https://h.example"}),
+    ("REDIS_TOKEN", "hunter2 \x01", {**REDIS, "REDIS_URL": "https://h.example"}),
+    ("UPSTASH_REDIS_REST_URL", "http://hunter2.example", UPSTASH),
+    ("UPSTASH_REDIS_REST_TOKEN", "", UPSTASH),
+    ("REALTIME_POLL_MIN", "0", {}),
+    ("REALTIME_POLL_MAX", "100ms", {}),
+    ("REALTIME_PREFIX", "a:b", {}),
+    ("REALTIME_PREFIX", "{rt}", {}),
+    ("REALTIME_AUTH", "off", {}),
+    ("REALTIME_AUTH", "required", {}),
+    ("REALTIME_AUTH", "", {"REALTIME_TRANSPORT": "redis", "REDIS_URL": "redis://h"}),
+    ("REALTIME_JWKS_URL", "http://hunter2.example/jwks", {}),
+    ("REALTIME_JWKS_URL", "file:///etc/hunter2", {}),
+    ("REALTIME_JWKS_URL", "https://[hunter2", {}),
+    ("REALTIME_JWT_LEEWAY", "-1s", {}),
+    ("REALTIME_JWT_LEEWAY", "1h", {}),
+    ("REALTIME_RETENTION", "a day", {}),
+    ("REALTIME_RETENTION", "0", {}),
+    ("REALTIME_RETENTION", "9" * 400 + "d", {}),
+    ("REALTIME_MAX_EVENTS", "0", {}),
+    ("REALTIME_MAX_EVENTS", "1e6", {}),
+    ("REALTIME_MAX_EVENTS", "٣", {}),
+    ("REALTIME_MAX_EVENTS", "9" * 5_000, {}),
+    ("REALTIME_IDEMPOTENCY_WINDOW", "1w", {}),
+    ("REALTIME_HEARTBEAT", "0s", {}),
+    ("REALTIME_HEARTBEAT", "5m", {}),
+    ("REALTIME_STREAM_SECONDS", "never", {}),
+    ("REALTIME_RETRY", "1h", {}),
+    ("REALTIME_ALLOWED_ORIGINS", "*", {}),
+    ("REALTIME_ALLOWED_ORIGINS", "https://a.example/", {}),
+    ("REALTIME_ALLOWED_ORIGINS", "https://ok.example,a.example", {}),
+    ("REALTIME_ALLOWED_ORIGINS", "https://[hunter2", {}),
+    ("REALTIME_PARTITIONS", "all", {}),
+    ("REALTIME_PARTITIONS", "realtime.ready", {}),
+    ("REALTIME_PARTITIONS", "a b", {}),
+    ("REALTIME_PARTITIONS", ",".join(f"t{n}" for n in range(MAX_PARTITION_TYPES + 1)), {}),
+    ("REALTIME_PARTITIONS", ",".join(f"{n:x}" * 128 for n in range(10)), {}),
+    ("REALTIME_USER_SHARDS", "4097", {}),
+    ("REALTIME_USER_SHARDS", "-1", {}),
+    ("PORT", "http", {}),
+    ("PORT", "65536", {}),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "others", "setting", "expected"), GOOD)
+def test_a_good_value_is_read(
+    name: str, value: str, others: Env, setting: str, expected: object
+) -> None:
+    settings = Settings.from_env({**others, name: value})
+    assert getattr(settings, setting) == expected
+
+
+@pytest.mark.parametrize(("name", "value", "others"), BAD)
+def test_a_bad_value_stops_the_start_with_one_line_that_names_the_variable_and_hides_the_value(
+    name: str, value: str, others: Env
+) -> None:
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_env({**others, name: value})
+    assert caught.value.variable == name
+    assert str(caught.value).startswith(f"{name}: ")
+    assert "\n" not in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_every_variable_is_tested_here() -> None:
+    source = Path(shared.config.__file__).read_text()
+    read = set(re.findall(r'"((?:REALTIME|REDIS|UPSTASH|AWS)_[A-Z_]+|HOST|PORT)"', source))
+    assert {name for name, *_ in GOOD} == read
+    # Free text, or known by its presence: no value of these is wrong.
+    anything = {"REALTIME_PUBLISH_KEYS", "REALTIME_JWT_SECRET", "REALTIME_JWT_ISSUER", "REALTIME_JWT_AUDIENCE"}
+    assert {name for name, *_ in BAD} == read - anything - {"AWS_LAMBDA_FUNCTION_NAME", "HOST"}
+
+
+def test_an_empty_environment_is_memory_mode_open_on_this_machine_only() -> None:
+    assert Settings.from_env({}) == Settings()
+    assert Settings().host == "127.0.0.1"
+    assert not Settings().auth_required
+
+
+@pytest.mark.parametrize("name", ["REALTIME_PREFIX", "PORT", "REALTIME_PUBLISH_KEYS", "REALTIME_AUTH"])
+def test_an_empty_value_is_one_that_is_not_set(name: str) -> None:
+    assert Settings.from_env({name: " "}) == Settings()
+
+
+def test_outside_memory_mode_a_start_without_keys_is_refused() -> None:
+    with pytest.raises(SettingsError, match="REALTIME_AUTH"):
+        Settings.from_env({"REALTIME_TRANSPORT": "redis", "REDIS_URL": "redis://h"})
+
+
+def test_a_key_that_is_set_closes_memory_mode_too() -> None:
+    assert Settings.from_env(KEYS).auth_required
+    assert not Settings.from_env({**KEYS, "REALTIME_AUTH": "none"}).auth_required
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Settings().port = 1  # type: ignore[misc]
+
+
+def test_no_secret_is_in_the_text_of_settings() -> None:
+    text = repr(
+        Settings.from_env(
+            {
+                **REDIS,
+                "REDIS_URL": "redis://:hunter2@h",
+                "REALTIME_AUTH": "required",
+                "REALTIME_PUBLISH_KEYS": "hunter2",
+                "REALTIME_JWT_SECRET": "hunter2" * 5,
+                "UPSTASH_REDIS_REST_URL": "https://hunter2.example",
+                "UPSTASH_REDIS_REST_TOKEN": "hunter2",
+            }
+        )
+    )
+    assert "hunter2" not in text
+
+
+def test_the_longest_cursor_that_settings_allow_can_be_read_again() -> None:
+    length = MAX_PARTITION_NAMES // MAX_PARTITION_TYPES
+    names = [f"{n:02}" + "x" * (length - 2) for n in range(MAX_PARTITION_TYPES)]
+    settings = Settings.from_env(
+        {"REALTIME_PARTITIONS": ",".join(names), "REALTIME_USER_SHARDS": "4096"}
+    )
+    needed = make_partitions(settings).needed(Interest("u1"))
+    assert len(needed) == 2 * (MAX_PARTITION_TYPES + 1)
+    place = Position(2**48 - 1, MAX_OFFSET, "ffffffff", 2**48 - 1)
+    text = Cursor(dict.fromkeys(needed, place)).encode()
+    assert len(text) <= MAX_LENGTH
+    assert Cursor.parse(text) == Cursor(dict.fromkeys(needed, place))

@@ -1,0 +1,136 @@
+"""Imports point down: what is below works, and is understood, without what is above."""
+
+import ast
+import subprocess
+import sys
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+from tests.processes import ROOT
+
+FLOORS: list[set[str]] = [
+    {"errors", "backoff"},
+    {"event", "cursor", "config"},
+    {"record", "filter"},
+    {"partitions", "sse"},
+    {"ring", "transports.base"},
+    {"transports.reading", "fanout"},
+    {"transports.memory", "transports.redis_layout", "subscriber"},
+    {"transports.redis_streams", "hub"},
+    {"wiring"},
+]
+CHOOSERS = {"wiring", "migrations"}  # the second brings one adapter's database up to date
+BELOW_ADAPTERS = {"transports.base", "transports.reading"}
+BACKENDS = {"redis", "hiredis", "httpx", "upstash_redis", "psycopg", "asyncpg", "boto3", "botocore"}
+
+
+def modules(package: str) -> dict[str, Path]:
+    """The modules of one of our packages by their name in it."""
+    root = ROOT / package
+    return {
+        ".".join(path.relative_to(root).with_suffix("").parts): path
+        for path in root.rglob("*.py")
+        if path.name != "__init__.py"
+    }
+
+
+def imports(path: Path) -> set[str]:
+    """What a file imports, anywhere in it: a late import, or one for types only, is a dependency too."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}: write out what is imported"
+            assert node.module is not None
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+CORE = modules("shared")
+EDGES = {
+    name: {found.removeprefix("shared.") for found in imports(path)} & CORE.keys()
+    for name, path in CORE.items()
+}
+ADAPTERS = {name for name in CORE if name.startswith("transports.")} - BELOW_ADAPTERS
+
+
+def test_no_import_of_the_core_points_up() -> None:
+    floor = {name: number for number, names in enumerate(FLOORS) for name in names}
+    assert floor.keys() <= CORE.keys()
+    wrong = [
+        f"{name} imports {below}"
+        for name, found in EDGES.items()
+        for below in found
+        if name in floor and below in floor and floor[below] >= floor[name] and below != name
+    ]
+    assert wrong == []
+
+
+def test_the_ground_floors_import_nothing_that_has_no_floor() -> None:
+    floor = {name: number for number, names in enumerate(FLOORS) for name in names}
+    unplaced = {
+        f"{name} imports {below}"
+        for name in floor
+        if name != "wiring"
+        for below in EDGES[name] - floor.keys() - ADAPTERS
+    }
+    # What is above the core (requests, tokens, pages) may use it; the core must not know of it.
+    assert {edge for edge in unplaced if not edge.startswith("transports.")} == set()
+
+
+def test_there_is_no_circle() -> None:
+    TopologicalSorter({name: found - {name} for name, found in EDGES.items()}).prepare()
+
+
+def test_the_core_does_not_know_how_it_is_deployed() -> None:
+    wrong = [
+        f"{name} imports {found}"
+        for name, path in CORE.items()
+        for found in imports(path)
+        if found.split(".")[0] in {"functions", "tests", "bench", "starlette", "mangum", "uvicorn"}
+    ]
+    assert wrong == []
+
+
+def test_adapters_are_imported_by_one_another_and_where_one_is_chosen_only() -> None:
+    everything = {
+        **{f"shared.{name}": path for name, path in CORE.items()},
+        **{f"functions.{name}": path for name, path in modules("functions").items()},
+    }
+    wrong = [
+        f"{name} imports {adapter}"
+        for name, path in everything.items()
+        if name.removeprefix("shared.") not in ADAPTERS | CHOOSERS
+        for adapter in ADAPTERS
+        if f"shared.{adapter}" in imports(path)
+    ]
+    assert wrong == []
+
+
+def test_what_is_below_the_adapters_does_not_know_them() -> None:
+    for name in BELOW_ADAPTERS | {"hub", "fanout", "subscriber", "ring"}:
+        assert EDGES[name].isdisjoint(ADAPTERS)
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        "import shared.hub, shared.subscriber, shared.fanout, shared.sse",
+        "from shared.wiring import make_hub; from shared.config import Settings; make_hub(Settings.from_env({}))",
+    ],
+    ids=["core", "memory-mode"],
+)
+def test_no_backend_is_imported_before_it_is_asked_for(start: str) -> None:
+    told = subprocess.run(
+        [sys.executable, "-c", f"{start}\nimport sys; print(*sys.modules)"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    loaded = {name.split(".")[0] for name in told.split()}
+    assert "shared" in loaded
+    assert loaded.isdisjoint(BACKENDS)

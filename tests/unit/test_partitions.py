@@ -1,0 +1,79 @@
+"""Where an event is stored, and where its readers look: the two must agree."""
+
+import pytest
+
+from shared.event import Event
+from shared.filter import Interest
+from shared.partitions import ALL, Partitions
+
+SCHEMES = [
+    Partitions(),
+    Partitions(frozenset({"a"})),
+    Partitions(user_shards=1),
+    Partitions(user_shards=7),
+    Partitions(frozenset({"a", "b"}), 3),
+]
+USERS = [None, *(f"u{n}" for n in range(20)), "ü ñ"]
+TYPES = ["a", "b", "c"]
+
+
+def make(type: str, users: tuple[str, ...] | None = None) -> Event:
+    return Event("1", type, b"null", users)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("wanted", [None, {"a"}, {"a", "b"}, {"c"}, {"a", "c"}])
+def test_everyone_reads_each_event_that_is_for_them_in_exactly_one_place(
+    scheme: Partitions, wanted: set[str] | None
+) -> None:
+    audiences = [None, ("u1",), ("u2", "u3", "u4"), tuple(f"u{n}" for n in range(20)), ("ü ñ",)]
+    for user in USERS:
+        interest = Interest(user, None if wanted is None else frozenset(wanted))
+        read = scheme.needed(interest)
+        assert len(set(read)) == len(read)
+        for type in TYPES:
+            for audience in audiences:
+                event = make(type, audience)
+                found = [p for p, part in scheme.route(event) if p in read and interest.matches(part)]
+                assert len(found) == interest.matches(event)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_the_copies_of_an_event_share_its_audience_out_and_nothing_else(scheme: Partitions) -> None:
+    event = Event("1", "a", b'{"x": 1}', tuple(f"u{n}" for n in range(20)), {"source": "/s"})
+    parts = scheme.route(event)
+    users = [user for _, part in parts for user in part.user_ids or ()]
+    assert sorted(users) == sorted(event.user_ids or ())
+    assert len({partition for partition, _ in parts}) == len(parts) <= max(1, scheme.user_shards)
+    for _, part in parts:
+        assert (part.id, part.type, part.data, part.attributes, part.key) == (
+            event.id,
+            event.type,
+            event.data,
+            event.attributes,
+            event.key,
+        )
+
+
+def test_by_default_all_is_in_one_partition() -> None:
+    assert Partitions().route(make("a", ("u1",))) == [(ALL, make("a", ("u1",)))]
+    assert Partitions().needed(Interest("u1", frozenset({"a"}))) == (ALL,)
+
+
+def test_a_reader_of_one_type_reads_one_partition_and_a_user_two_small_ones() -> None:
+    scheme = Partitions(frozenset({"a"}), 8)
+    assert scheme.needed(Interest(None, frozenset({"a"}))) == ("a",)
+    everyone, own = scheme.needed(Interest("u1", frozenset({"a"})))
+    assert everyone == "a"
+    assert own.startswith("a:u")
+    assert scheme.route(make("a")) == [("a", make("a"))]
+
+
+def test_a_users_shard_is_the_same_in_every_process_and_release() -> None:
+    scheme = Partitions(user_shards=16)  # known values: another hash would strand what is stored
+    assert [p for user in ("u1", "u2", "alice", "ü") for p, _ in scheme.route(make("t", (user,)))] == [
+        "all:u6",
+        "all:u12",
+        "all:u7",
+        "all:u5",
+    ]
