@@ -1,5 +1,6 @@
 """All functions and the console page in one process: `python -m functions.local`, `netlify dev`, containers."""
 
+import asyncio
 import logging
 import os
 import sys
@@ -17,7 +18,7 @@ from functions.web import create_app
 from shared.config import Settings
 from shared.errors import SettingsError
 from shared.hub import Hub
-from shared.wiring import make_hub
+from shared.wiring import check, make_hub
 
 SITE = Path(__file__).parent.parent / "site"
 
@@ -49,6 +50,7 @@ def main() -> int:
     logging.getLogger("httpx").setLevel(logging.WARNING)  # its lines would hold the URL of the key set
     try:
         settings = Settings.from_env(os.environ)
+        asyncio.run(check(settings))
     except SettingsError as error:
         print(f"tidemark: {error}", file=sys.stderr)
         return 2

@@ -1,0 +1,113 @@
+"""Cross-origin requests: exact origins, on every answer, errors included."""
+
+import httpx
+import pytest
+
+from tests.functions.api import Api, problem_of
+from tests.functions.conftest import ORIGIN
+
+GRANTED = {
+    "access-control-allow-origin": ORIGIN,
+    "access-control-allow-credentials": "true",
+    "access-control-expose-headers": "Retry-After, WWW-Authenticate",
+    "vary": "Origin",
+}
+STRANGERS = [
+    "https://evil.example",
+    "http://app.example.com",
+    "https://app.example.com:443",
+    "https://app.example.com.evil.example",
+    "https://evil-app.example.com",
+    "https://x.app.example.com",
+    "https://APP.example.com",
+    f"{ORIGIN}/",
+    f"{ORIGIN}, https://evil.example",
+    "null",
+    "*",
+    "",
+]
+REQUESTS: list[tuple[str, str, dict[str, str], int]] = [
+    ("GET", "/api/events?wait=0", {"accept": "application/json"}, 200),
+    ("GET", "/api/events?wait=x", {}, 400),
+    ("PUT", "/api/events", {}, 405),
+    ("POST", "/api/publish", {"content-type": "text/plain"}, 415),
+    ("POST", "/api/publish", {"content-type": "application/json"}, 400),
+    ("GET", "/api/publish", {}, 405),
+    ("GET", "/api/nothing", {}, 404),
+    ("GET", "/api/health/ready", {}, 200),
+    ("GET", "/api/metrics", {}, 200),
+]
+
+
+def granted(response: httpx.Response) -> dict[str, str]:
+    """The CORS headers of an answer."""
+    names = {*GRANTED, *(name for name in response.headers if name.startswith("access-control-"))}
+    return {name: response.headers[name] for name in names if name in response.headers}
+
+
+@pytest.mark.parametrize(("method", "path", "headers", "status"), REQUESTS)
+def test_an_allowed_origin_may_read_every_answer_errors_included(
+    api: Api, method: str, path: str, headers: dict[str, str], status: int
+) -> None:
+    response = api.http.request(method, path, headers={**headers, "origin": ORIGIN})
+    assert response.status_code == status
+    assert granted(response) == GRANTED
+
+
+def test_an_allowed_origin_may_read_a_stream(api: Api) -> None:
+    with api.stream({"origin": "http://localhost:3000"}) as stream:
+        assert granted(stream.response) == {**GRANTED, "access-control-allow-origin": "http://localhost:3000"}
+
+
+def test_an_allowed_origin_may_read_why_it_is_refused(guarded: Api) -> None:
+    for response in (guarded.get({"origin": ORIGIN}), guarded.post(b"", headers={"origin": ORIGIN})):
+        problem_of(response, 401)
+        assert granted(response) == GRANTED
+
+
+@pytest.mark.parametrize("origin", STRANGERS)
+def test_no_other_origin_may_read_anything_and_caches_keep_the_answers_apart(api: Api, origin: str) -> None:
+    for method, path, headers, status in REQUESTS:
+        response = api.http.request(method, path, headers={**headers, "origin": origin})
+        assert response.status_code == status
+        assert granted(response) == {"vary": "Origin"}
+    with api.stream({"origin": origin}) as stream:
+        assert granted(stream.response) == {"vary": "Origin"}
+
+
+@pytest.mark.parametrize("path", ["/api/events", "/api/publish", "/api/health/live"])
+def test_a_preflight_allows_what_the_contract_needs_and_no_more(api: Api, path: str) -> None:
+    headers = {
+        "origin": ORIGIN,
+        "access-control-request-method": "GET",
+        "access-control-request-headers": "last-event-id, x-other",
+    }
+    response = api.http.options(path, headers=headers)
+    assert response.status_code == 204
+    assert response.content == b""
+    assert granted(response) == {
+        **GRANTED,
+        "access-control-allow-methods": "GET, POST, OPTIONS",
+        "access-control-allow-headers": "Authorization, Content-Type, Idempotency-Key, Last-Event-ID",
+        "access-control-max-age": "7200",
+    }
+
+
+@pytest.mark.parametrize("origin", STRANGERS)
+def test_a_preflight_of_another_origin_is_refused(api: Api, origin: str) -> None:
+    for path in ("/api/events", "/api/publish"):
+        headers = {"origin": origin, "access-control-request-method": "GET"}
+        response = api.http.options(path, headers=headers)
+        problem_of(response, 403)
+        assert not [name for name in response.headers if name.startswith("access-control-")]
+
+
+def test_a_preflight_needs_no_credential_because_browsers_send_none(guarded: Api) -> None:
+    for path in ("/api/events", "/api/publish"):
+        headers = {"origin": ORIGIN, "access-control-request-method": "GET"}
+        assert guarded.http.options(path, headers=headers).status_code == 204
+
+
+def test_where_no_origin_is_allowed_no_answer_speaks_of_origins(federated: Api) -> None:
+    for path in ("/api/events", "/api/health/live"):
+        assert granted(federated.http.get(path, headers={"origin": ORIGIN})) == {}

@@ -1,0 +1,158 @@
+"""The handlers that AWS Lambda calls, with what API Gateway (payload 2.0) and function URLs send."""
+
+import asyncio
+import base64
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from functions import ops, publish
+from shared.errors import SettingsError
+from tests.functions.api import OPENAPI, check, unique
+from tests.functions.tokens import PUBLISH_KEY
+
+Invoke = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An execution environment as Lambda makes it: one loop, and modules that live from call to call."""
+    for name in ("REALTIME_TRANSPORT", "REDIS_URL", "REALTIME_AUTH", "REALTIME_JWT_SECRET", "REALTIME_JWKS_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_LAMBDA_FUNCTION_NAME", "tidemark-publish")
+    monkeypatch.setenv("REALTIME_PUBLISH_KEYS", PUBLISH_KEY)
+    monkeypatch.setenv("REALTIME_ALLOWED_ORIGINS", "https://app.example.com")
+    publish._mangum.cache_clear()
+    ops._mangum.cache_clear()
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    yield
+    asyncio.set_event_loop(None)
+    loop.close()
+    publish._mangum.cache_clear()
+    ops._mangum.cache_clear()
+
+
+def api_gateway(method: str, path: str, body: str | None, headers: dict[str, str], encoded: bool) -> dict[str, Any]:
+    return {
+        "version": "2.0",
+        "routeKey": "$default",
+        "rawPath": path,
+        "rawQueryString": "",
+        "headers": {"host": "abc.execute-api.eu-central-1.amazonaws.com", **headers},
+        "requestContext": {
+            "accountId": "123456789012",
+            "apiId": "abc",
+            "domainName": "abc.execute-api.eu-central-1.amazonaws.com",
+            "http": {"method": method, "path": path, "protocol": "HTTP/1.1", "sourceIp": "192.0.2.1", "userAgent": "t"},
+            "requestId": "r",
+            "routeKey": "$default",
+            "stage": "$default",
+            "timeEpoch": 1_790_000_000_000,
+        },
+        "body": body,
+        "isBase64Encoded": encoded,
+    }
+
+
+def function_url(method: str, path: str, body: str | None, headers: dict[str, str], encoded: bool) -> dict[str, Any]:
+    event = api_gateway(method, path, body, headers, encoded)
+    domain = "abc.lambda-url.eu-central-1.on.aws"
+    event["headers"]["host"] = event["requestContext"]["domainName"] = domain
+    event["requestContext"]["authentication"] = None
+    if body is None:
+        del event["body"]
+    return event
+
+
+@pytest.fixture(params=[api_gateway, function_url], ids=["api-gateway", "function-url"])
+def invoke(request: pytest.FixtureRequest) -> Invoke:
+    """Calls a handler with an event of this shape."""
+
+    def call(
+        handler: Any, method: str, path: str, body: str | None = None, *, encoded: bool = False, **headers: str
+    ) -> dict[str, Any]:
+        names = {name.replace("_", "-"): value for name, value in headers.items()}
+        result: dict[str, Any] = handler(request.param(method, path, body, names, encoded), None)
+        assert json.dumps(result), "Lambda answers JSON"
+        return result
+
+    return call
+
+
+def key() -> dict[str, str]:
+    return {"authorization": f"Bearer {PUBLISH_KEY}", "content_type": "application/json"}
+
+
+def test_an_event_is_published_with_its_text_as_it_is_or_in_base64(invoke: Invoke) -> None:
+    body = json.dumps({"type": unique(), "data": "ü"})
+    for text, encoded in ((body, False), (base64.b64encode(body.encode()).decode(), True)):
+        result = invoke(publish.handler, "POST", "/api/publish", text, encoded=encoded, **key())
+        assert (result["statusCode"], result["isBase64Encoded"]) == (202, False)
+        assert result["headers"]["content-type"] == "application/json"
+        check(json.loads(result["body"]), "Receipts")
+
+
+def test_calls_share_one_log_and_one_loop_as_long_as_the_environment_lives(invoke: Invoke) -> None:
+    event = json.dumps({"type": unique(), "data": 1, "id": unique("id")})
+    receipts = [
+        json.loads(invoke(publish.handler, "POST", "/api/publish", event, **key())["body"])["events"][0]
+        for _ in range(5)
+    ]
+    assert [receipt["duplicate"] for receipt in receipts] == [False, True, True, True, True]
+    assert len({receipt["cursor"] for receipt in receipts}) == 1
+
+
+def test_errors_are_problems_in_plain_text_also_where_a_gateway_knows_no_binary(invoke: Invoke) -> None:
+    good = json.dumps({"type": "t", "data": 1})
+    no_key = {"content_type": "application/json"}
+    answers = [
+        (401, invoke(publish.handler, "POST", "/api/publish", good, **no_key)),
+        (400, invoke(publish.handler, "POST", "/api/publish", "{", **key())),
+        (400, invoke(publish.handler, "POST", "/api/publish", None, **key())),
+        (413, invoke(publish.handler, "POST", "/api/publish", " " * (1024 * 1024 + 1), **key())),
+        (415, invoke(publish.handler, "POST", "/api/publish", good, **{**key(), "content_type": "text/plain"})),
+        (405, invoke(publish.handler, "GET", "/api/publish", **key())),
+        (404, invoke(publish.handler, "POST", "/api/nothing", good, **key())),
+        (404, invoke(ops.handler, "GET", "/api/nothing")),
+    ]
+    for status, result in answers:
+        assert (result["statusCode"], result["isBase64Encoded"]) == (status, False)
+        assert result["headers"]["content-type"] == "application/problem+json"
+        check(json.loads(result["body"]), "Problem")
+    assert answers[0][1]["headers"]["www-authenticate"] == 'Bearer realm="tidemark"'
+
+
+def test_a_preflight_is_answered_and_errors_can_be_read_across_origins(invoke: Invoke) -> None:
+    origin = {"origin": "https://app.example.com"}
+    asked = {**origin, "access_control_request_method": "POST"}
+    preflight = invoke(publish.handler, "OPTIONS", "/api/publish", **asked)
+    assert preflight["statusCode"] == 204
+    assert preflight["headers"]["access-control-allow-origin"] == "https://app.example.com"
+    refused = invoke(publish.handler, "POST", "/api/publish", "{", content_type="application/json", **origin)
+    assert refused["headers"]["access-control-allow-origin"] == "https://app.example.com"
+
+
+def test_operations_answer_on_lambda_too(invoke: Invoke) -> None:
+    def get(path: str) -> str:
+        result = invoke(ops.handler, "GET", path)
+        assert (result["statusCode"], result["isBase64Encoded"]) == (200, False)
+        return str(result["body"])
+
+    for _ in range(2):
+        assert json.loads(get("/api/health/live")) == {"status": "live"}
+        assert json.loads(get("/api/health/ready"))["status"] == "ready"
+        families = {family.name for family in text_string_to_metric_families(get("/api/metrics"))}
+        assert {"realtime_subscribers", "realtime_published", "realtime_gaps"} <= families
+    assert get("/api/openapi.json") == OPENAPI.read_text()
+
+
+def test_a_function_without_keys_does_not_start_open(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("REALTIME_PUBLISH_KEYS")
+    monkeypatch.setenv("REALTIME_TRANSPORT", "redis")
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:9")
+    with pytest.raises(SettingsError, match="REALTIME_AUTH"):
+        invoke(publish.handler, "POST", "/api/publish", '{"type": "t", "data": 1}', **key())

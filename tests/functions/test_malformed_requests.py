@@ -1,0 +1,201 @@
+"""What is wrong with a request around its body: paths, methods, queries, headers, and HTTP itself."""
+
+import http.client
+import json
+import logging
+import socket
+from collections.abc import AsyncIterator, Iterator, Sequence
+
+import httpx
+import pytest
+
+from functions import local
+from shared.config import Settings
+from shared.cursor import Cursor
+from shared.event import Event
+from shared.hub import Hub
+from shared.transports.base import Receipt
+from shared.transports.memory import MemoryLog
+from tests.functions.api import TIMEOUT, Api, check, problem_of
+
+EVENT = b'{"type": "t", "data": 1}'
+
+
+def raw_request(api: Api, request: bytes) -> tuple[int, dict[str, str], bytes]:
+    """The status, headers and body that the server answers to these bytes."""
+    with socket.create_connection(("127.0.0.1", api.instance.port), timeout=TIMEOUT) as connection:
+        connection.sendall(request)
+        with http.client.HTTPResponse(connection) as response:
+            response.begin()
+            headers = {name.lower(): value for name, value in response.getheaders()}
+            return response.status, headers, response.read()
+
+
+def publish_request(*headers: bytes, body: bytes = EVENT) -> bytes:
+    length = b"Content-Length: %d" % len(body)
+    lines = [b"POST /api/publish HTTP/1.1", b"Host: t", b"Content-Type: application/json", *headers, length]
+    return b"\r\n".join([*lines, b"", body])
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_appended(request: pytest.FixtureRequest) -> Iterator[None]:
+    if "api" not in request.fixturenames:
+        yield
+        return
+    api = request.getfixturevalue("api")
+    before = api.head()
+    yield
+    assert api.head() == before
+
+
+NOT_HTTP = {
+    "a NUL in a header": publish_request(b"Idempotency-Key: a\0b"),
+    "a CR in a header": publish_request(b"Idempotency-Key: a\rb"),
+    "a LF in a header": publish_request(b"Idempotency-Key: a\nb: c\r"),
+    "a folded header": publish_request(b"Idempotency-Key: a\r\n b"),
+    "a header without a name": publish_request(b": a"),
+    "a space in a header's name": publish_request(b"Idempotency Key: a"),
+    "a NUL in Last-Event-ID": b"GET /api/events HTTP/1.1\r\nHost: t\r\nLast-Event-ID: a\0b\r\n\r\n",
+    "two lengths": publish_request(b"Content-Length: 0"),
+    "a length and chunks, as a smuggler sends them": publish_request(b"Transfer-Encoding: chunked"),
+    "a negative length": b"POST /api/publish HTTP/1.1\r\nHost: t\r\nContent-Length: -1\r\n\r\n",
+    "a length that is no number": b"POST /api/publish HTTP/1.1\r\nHost: t\r\nContent-Length: \xb2\r\n\r\n",
+    "a byte beyond ASCII in the path": b"GET /api/\xff HTTP/1.1\r\nHost: t\r\n\r\n",
+    "a byte beyond ASCII in the query": b"GET /api/events?types=\xff HTTP/1.1\r\nHost: t\r\n\r\n",
+    "an unknown method": b"HELLO /api/events HTTP/1.1\r\nHost: t\r\n\r\n",
+    "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+}
+
+
+@pytest.mark.parametrize("request_bytes", NOT_HTTP.values(), ids=NOT_HTTP.keys())
+def test_what_is_not_http_is_refused_and_the_connection_closed(api: Api, request_bytes: bytes) -> None:
+    status, headers, body = raw_request(api, request_bytes)
+    assert (status, headers["content-type"]) == (400, "application/problem+json")
+    assert headers["connection"] == "close"
+    check(json.loads(body), "Problem")
+
+
+@pytest.mark.parametrize("path", ["/api/nothing", "/api/publish/", "/api/events/", "/api/", "/api/health", "/nothing"])
+def test_an_unknown_path_is_404(api: Api, path: str) -> None:
+    problem_of(api.http.get(path), 404)
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH"])
+def test_an_unknown_path_of_the_api_is_404_for_every_method(api: Api, method: str) -> None:
+    problem_of(api.http.request(method, "/api/nothing", content=EVENT), 404)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/..%2f..%2fpyproject.toml", "/%2e%2e/pyproject.toml", "/%00", "/a%0d%0aSet-Cookie:%20a=b", "/" + "a" * 5_000],
+)
+def test_a_path_cannot_leave_the_site_or_forge_a_header(api: Api, path: str) -> None:
+    response = api.http.get(path)
+    problem_of(response, 404)
+    assert "set-cookie" not in response.headers
+
+
+@pytest.mark.parametrize(
+    ("path", "allow"),
+    [
+        ("/api/publish", {"POST"}),
+        ("/api/events", {"GET"}),
+        ("/api/health/live", {"GET", "HEAD"}),
+        ("/api/health/ready", {"GET", "HEAD"}),
+        ("/api/metrics", {"GET", "HEAD"}),
+        ("/api/openapi.json", {"GET", "HEAD"}),
+    ],
+)
+def test_a_wrong_method_is_405_and_told_the_right_one(api: Api, path: str, allow: set[str]) -> None:
+    for method in {"GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"} - allow:
+        response = api.http.request(method, path)
+        problem_of(response, 405)
+        assert set(response.headers["allow"].split(", ")) == allow
+
+
+WRONG_QUERIES = [
+    *(
+        f"types={value}"
+        for value in ("", ",", "a,", ",a", "a,,b", "a%20b", "a%0d", "a%0ab", "a%00", "%C3%BC", "a" * 129)
+    ),
+    "types=" + ",".join(f"t{n}" for n in range(101)),
+    *(f"userId={value}" for value in ("", "a%0d", "%0ab", "a%00b", "a%7f", "%E2%80%A8", "u" * 257)),
+    *(f"from={value}" for value in ("", "yesterday", "NOW", "2026-11-23", "2026-11-23T10:00:00", "0", "-1")),
+    *(
+        f"from=2026-{value}"
+        for value in ("13-01T00:00:00Z", "02-30T00:00:00Z", "01-01T25:00:00Z", "01-01T00:00:00+25:00")
+    ),
+    *(f"from={value}" for value in ("now%0d", "earliest%0a", "2026-11-23T10:00:00Z%00", "%D9%A2026-01-01T00:00:00Z")),
+    *(f"format={value}" for value in ("", "json", "DATA", "cloudevents%0a", "%00")),
+    *(f"wait={value}" for value in ("", "-1", "20.001", "21", "1e1", "inf", "nan", "0x1", "1%0a", "%D9%A1", "1.0000")),
+    "types=a&types=b",
+    "userId=u1&userId=u2",
+    "last_event_id=a&last_event_id=b",
+    "types=%ff",
+    "types=%ED%A0%80",
+    "&".join(f"x{n}=" for n in range(51)),
+]
+
+
+@pytest.mark.parametrize("query", WRONG_QUERIES, ids=lambda query: query[:40])
+@pytest.mark.parametrize("accept", ["text/event-stream", "application/json"])
+def test_a_wrong_query_is_400_for_a_stream_and_for_a_page(api: Api, query: str, accept: str) -> None:
+    problem_of(api.http.get(f"/api/events?{query}", headers={"accept": accept}), 400)
+
+
+def test_an_unknown_query_field_changes_nothing(api: Api) -> None:
+    assert api.http.get("/api/events?x=1&y=%00", headers={"accept": "application/json"}).status_code == 200
+
+
+def test_a_client_that_leaves_within_its_body_is_no_failure_of_ours(api: Api) -> None:
+    for _ in range(3):
+        with socket.create_connection(("127.0.0.1", api.instance.port)) as connection:
+            connection.sendall(publish_request()[:-5])
+    api.head()  # answered after the server has seen them leave
+    assert "Traceback" not in api.instance.log_file.read_text()
+
+
+class BrokenLog(MemoryLog):
+    """A log whose errors nobody has foreseen; their text must stay inside."""
+
+    async def publish(self, events: Sequence[Event]) -> list[Receipt]:
+        raise RuntimeError("hunter2")
+
+    async def head(self, partitions: Sequence[str]) -> Cursor:
+        raise RuntimeError("hunter2")
+
+    async def ping(self) -> None:
+        raise RuntimeError("hunter2")
+
+
+@pytest.fixture
+async def broken() -> AsyncIterator[httpx.AsyncClient]:
+    async with Hub(BrokenLog()) as hub:
+        app = local.app(hub, Settings(allowed_origins=frozenset({"https://app.example.com"})))
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://t") as client:
+            yield client
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "accept"),
+    [
+        ("POST", "/api/publish", "*/*"),
+        ("GET", "/api/events", "text/event-stream"),
+        ("GET", "/api/events", "application/json"),
+        ("GET", "/api/events?wait=1", "application/json"),
+        ("GET", "/api/health/ready", "*/*"),
+    ],
+)
+async def test_an_unforeseen_error_is_a_500_that_says_nothing_and_is_logged(
+    broken: httpx.AsyncClient, caplog: pytest.LogCaptureFixture, method: str, path: str, accept: str
+) -> None:
+    headers = {"accept": accept, "content-type": "application/json", "origin": "https://app.example.com"}
+    with caplog.at_level(logging.ERROR):
+        response = await broken.request(method, path, content=EVENT, headers=headers)
+    problem_of(response, 500)
+    assert "hunter2" not in response.text
+    assert "RuntimeError" not in response.text
+    assert response.headers["access-control-allow-origin"] == "https://app.example.com"
+    if path.startswith("/api/events"):  # the others are logged by the ASGI server, to which they are raised again
+        assert "hunter2" in caplog.text

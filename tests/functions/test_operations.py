@@ -1,0 +1,94 @@
+"""Health and metrics: what a load balancer and a scraper may rely on."""
+
+import time
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+from functions import local
+from shared.config import Settings
+from shared.errors import TransportUnavailable
+from shared.hub import Hub
+from shared.transports.memory import MemoryLog
+from tests.functions.api import Api, problem_of, unique
+from tests.processes import MakeInstance, MakeRedis
+
+
+def values(api: Api) -> dict[str, float]:
+    """The value of each metric, summed over its labels."""
+    response = api.http.get("/api/metrics")
+    assert response.headers["content-type"].startswith("text/plain")
+    families = text_string_to_metric_families(response.text)
+    return {family.name: sum(sample.value for sample in family.samples) for family in families}
+
+
+def test_live_asks_nobody_and_ready_asks_the_transport(any_api: Api) -> None:
+    live, ready = any_api.http.get("/api/health/live"), any_api.http.get("/api/health/ready")
+    assert (live.status_code, live.json()) == (200, {"status": "live"})
+    assert ready.status_code == 200
+    assert ready.json()["status"] == "ready"
+    for response in (live, ready):
+        assert response.headers["cache-control"] == "no-store"
+
+
+def test_metrics_count_what_was_published_and_delivered(any_api: Api) -> None:
+    kind = unique()
+    with any_api.stream(types=kind) as stream:
+        stream.ready()
+        before = values(any_api)
+        assert before["realtime_subscribers"] >= 1
+        any_api.publish({"type": kind, "data": 1}, {"type": kind, "data": 2}, {"type": unique(), "data": 3})
+        stream.next(), stream.next()
+        after = values(any_api)
+    assert after["realtime_published"] - before["realtime_published"] == 3
+    assert after["realtime_deliveries"] - before["realtime_deliveries"] >= 2
+
+
+def test_metrics_hold_no_user_type_or_id(api: Api) -> None:
+    kind, user, id = unique(), unique("u"), unique("id")
+    with api.stream(types=kind, userId=user) as stream:
+        stream.ready()
+        api.publish({"type": kind, "data": 1, "userIds": [user], "id": id})
+        stream.next()
+        text = api.http.get("/api/metrics").text
+    assert not any(name in text for name in (kind, user, id))
+
+
+def test_while_the_log_is_away_nothing_is_accepted_and_ready_says_so(
+    make_redis: MakeRedis, make_instance: MakeInstance
+) -> None:
+    redis = make_redis()
+    api = Api(make_instance(REALTIME_TRANSPORT="redis", REDIS_URL=redis.url, REALTIME_AUTH="none"))
+    kind = unique()
+    api.publish({"type": kind, "data": 1})
+    redis.kill()
+    for response in (
+        api.post(b'{"type": "t", "data": 1}'),
+        api.get(),
+        api.get({"accept": "text/event-stream"}),
+        api.http.get("/api/health/ready"),
+    ):
+        problem_of(response, 503)
+        assert int(response.headers["retry-after"]) >= 1
+        assert str(redis.port) not in response.text
+    assert api.http.get("/api/health/live").status_code == 200
+    redis.start()
+    assert [event["data"] for event in api.page(types=kind, from_="earliest")["events"]] == [1]
+    assert api.http.get("/api/health/ready").status_code == 200
+    api.close()
+
+
+async def test_ready_tells_every_reason_and_does_not_wait_for_a_transport_that_hangs() -> None:
+    class LostLog(MemoryLog):
+        async def ping(self) -> None:
+            raise TransportUnavailable("the store is away")
+
+    async with Hub(LostLog()) as hub:
+        hub.drain()
+        transport = httpx.ASGITransport(local.app(hub, Settings()))
+        async with httpx.AsyncClient(transport=transport, base_url="http://t") as client:
+            began = time.monotonic()
+            problem = problem_of(await client.get("/api/health/ready"), 503)
+    assert "draining" in problem["detail"]
+    assert "the store is away" in problem["detail"]
+    assert time.monotonic() - began < 5
