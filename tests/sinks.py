@@ -67,7 +67,8 @@ class RecordingSink(Growing):
         return self._room is not None
 
     @property
-    def bytes(self) -> bytes:
+    def stream(self) -> bytes:
+        """Everything that was written."""
         return b"".join(self.chunks)
 
     @property
@@ -100,6 +101,10 @@ class RecordingSink(Growing):
     async def has(self, data: object, seconds: float = DEADLINE) -> None:
         """Return once an event with this data has come: a sentinel shows that nothing else was before it."""
         await self.until(lambda: data in self.data, seconds)
+
+    async def received(self, count: int, or_data: object = None) -> None:
+        """Return once so many events have come, or one with this data."""
+        await self.until(lambda: len(self.data) >= count or or_data in self.data)
 
     def _take(self, chunk: bytes) -> None:
         self.chunks.append(chunk)

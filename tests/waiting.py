@@ -25,3 +25,13 @@ class Growing:
                     await self._grown.wait()
         except TimeoutError:
             raise AssertionError(f"not within {seconds:g} s; there is {self}") from None
+
+
+async def eventually(condition: Callable[[], bool], seconds: float = DEADLINE) -> None:
+    """Return once the condition holds, of something that rings for nobody; raises AssertionError."""
+    try:
+        async with asyncio.timeout(seconds):
+            while not condition():  # noqa: ASYNC110 — nothing here could set an event
+                await asyncio.sleep(0.005)
+    except TimeoutError:
+        raise AssertionError(f"not within {seconds:g} s") from None

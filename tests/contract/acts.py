@@ -1,8 +1,7 @@
 """What the tests of the contract do again and again."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from collections.abc import AsyncIterator
 
 import msgspec
 
@@ -85,10 +84,7 @@ async def read(log: Log, after: Cursor, until: Cursor | None = None) -> list[Rec
 
 def told(items: Iterable[Record | Gap]) -> list[object]:
     """Return the data of records, and of gaps the reason in brackets."""
-    return [
-        msgspec.json.decode(i.event.data) if isinstance(i, Record) else f"<{i.reason}>"
-        for i in items
-    ]
+    return [msgspec.json.decode(i.event.data) if isinstance(i, Record) else f"<{i.reason}>" for i in items]
 
 
 class Heard(Growing):

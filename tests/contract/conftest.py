@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from shared.transports.base import Log
-from tests.contract.stores import CARRIERS, LOGS, CarrierStore, LogStore, RedisStore, Store
+from tests.contract.stores import CARRIERS, LOGS, LogStore, RedisStore, Store
 
 
 @pytest.fixture(params=[*LOGS, *CARRIERS])
@@ -42,12 +42,18 @@ def log(store: LogStore) -> Log:
     return store.open()
 
 
+@pytest.fixture(params=CARRIERS)
+def made_carrier_store(request: pytest.FixtureRequest) -> Store:
+    """A store of a transport that remembers nothing; ask for `carrier_store`, which closes it too."""
+    make, fixtures = CARRIERS[request.param]
+    return make(*(request.getfixturevalue(name) for name in fixtures))
+
+
 @pytest.fixture
-async def carrier_store() -> AsyncIterator[CarrierStore]:
-    """The transport that remembers nothing."""
-    store = CarrierStore()
-    yield store
-    await store.aclose()
+async def carrier_store(made_carrier_store: Store) -> AsyncIterator[Store]:
+    """A store of a transport that remembers nothing."""
+    yield made_carrier_store
+    await made_carrier_store.aclose()
 
 
 @pytest.fixture

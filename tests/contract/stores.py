@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+import asyncpg
 import redis.asyncio as redis
 
 from shared.errors import TransportUnavailable
@@ -19,9 +20,13 @@ from shared.partitions import ALL, Partitions
 from shared.record import Record
 from shared.transports.base import Handler, Log, Receipt, Retention, Tail, Transport
 from shared.transports.memory import MemoryLog
+from shared.transports.postgres import PostgresLog
 from shared.transports.redis_layout import Arguments
+from shared.transports.redis_pubsub import RedisPubSub
 from shared.transports.redis_streams import RedisStreams
+from shared.transports.upstash import UpstashRest
 from tests.clocks import Clock
+from tests.upstash.stand_in import StandIn
 
 NO_SCHEME = Partitions()
 KEEP_ALL = Retention()
@@ -73,14 +78,15 @@ class LogStore(Store):
 class MemoryStore(LogStore):
     """Memory yields at each point where another log would do I/O; one that never does would hide races."""
 
-    def __init__(self) -> None:
+    def __init__(self, pause: Callable[[], Awaitable[None]] | None = None) -> None:
         super().__init__()
         self.clock = Clock()
+        self._pause = pause or yield_once
         self._partitions: dict[str, Any] = {}
         self._tails: set[Any] = set()
 
     def _make(self, partitions: Partitions, retention: Retention) -> "_SharedMemoryLog":
-        log = _SharedMemoryLog(partitions, retention, clock=self.clock, pause=yield_once)
+        log = _SharedMemoryLog(partitions, retention, clock=self.clock, pause=self._pause)
         log._partitions, log._tails = self._partitions, self._tails
         return log
 
@@ -88,7 +94,7 @@ class MemoryStore(LogStore):
         self.clock.advance(seconds)
 
     async def wipe(self) -> None:
-        self.clock.advance(0.001)
+        self.clock.advance(0.002)  # the epoch is a time in ms, and the clock a float
         self._partitions.clear()
 
     async def back_up(self) -> Callable[[], Awaitable[None]]:
@@ -123,10 +129,8 @@ class RedisStore(LogStore):
         self.url = url
         self.client = redis.Redis.from_url(url, protocol=2)
 
-    def _make(self, partitions: Partitions, retention: Retention) -> RedisStreams:
-        return RedisStreams(
-            self.url, partitions=partitions, retention=retention, block=self.BLOCK
-        )
+    def _make(self, partitions: Partitions, retention: Retention) -> Log:
+        return RedisStreams(self.url, partitions=partitions, retention=retention, block=self.BLOCK)
 
     async def aclose(self) -> None:
         await super().aclose()
@@ -140,26 +144,82 @@ class RedisStore(LogStore):
         await self.client.flushall()
 
     async def back_up(self) -> "Backup":
-        return Backup(self.client, {key: await self.client.dump(key) for key in await self.client.keys()})
+        kept = [["RESTORE", key, 0, await self.client.dump(key)] for key in await self.client.keys()]
+        return Backup(self.client, kept)
 
 
 class Backup:
     """The keys as they were; calling it makes them so again, and runs more commands with it."""
 
-    def __init__(self, client: redis.Redis, kept: dict[bytes, bytes]) -> None:
+    def __init__(self, client: redis.Redis, kept: list[list[Any]]) -> None:
         self._client = client
         self._kept = kept
 
     async def __call__(self, *more: Arguments) -> None:
         # In one transaction, as a failover is: nobody sees a half of it.
         async with self._client.pipeline() as pipeline:
-            for key in await self._client.keys():
-                pipeline.unlink(key)
-            for key, value in self._kept.items():
-                pipeline.restore(key, 0, value)
-            for command in more:
+            emptied = [["UNLINK", key] for key in await self._client.keys()]
+            for command in (*emptied, *self._kept, *more):
                 pipeline.execute_command(*command)
             await pipeline.execute()
+
+
+class PostgresStore(LogStore):
+    """A real Postgres whose log was emptied for the test."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self.url = url
+
+    def _make(self, partitions: Partitions, retention: Retention) -> PostgresLog:
+        return PostgresLog(self.url, partitions=partitions, retention=retention)
+
+    async def execute(self, sql: str) -> None:
+        """Run statements in one transaction."""
+        connection = await asyncpg.connect(self.url)
+        try:
+            await connection.execute(sql)
+        finally:
+            await connection.close()
+
+    async def pass_time(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    async def wipe(self) -> None:
+        await asyncio.sleep(0.002)  # the epoch is a time in ms: two logs of one millisecond would share it
+        await self.execute("delete from rt.partitions; delete from rt.records; delete from rt.ids")
+
+    async def back_up(self) -> Callable[[], Awaitable[None]]:
+        tables = ("partitions", "records", "ids")
+        await self.execute("drop schema if exists backup cascade; create schema backup")
+        await self.execute(";".join(f"create table backup.{name} as table rt.{name}" for name in tables))
+
+        async def restore() -> None:
+            swap = (f"delete from rt.{name}; insert into rt.{name} table backup.{name}" for name in tables)
+            await self.execute(";".join(swap))
+
+        return restore
+
+
+class UpstashStore(RedisStore):
+    """The same Redis, reached over a stand-in of Upstash's REST API."""
+
+    POLL = (0.01, 0.1)  # seconds, fastest and slowest
+
+    def __init__(self, url: str, upstash: StandIn) -> None:
+        super().__init__(url)
+        self.upstash = upstash
+
+    def _make(self, partitions: Partitions, retention: Retention) -> UpstashRest:
+        poll_min, poll_max = self.POLL
+        return UpstashRest(
+            self.upstash.url,
+            self.upstash.token,
+            partitions=partitions,
+            retention=retention,
+            poll_min=poll_min,
+            poll_max=poll_max,
+        )
 
 
 class CarrierStore(Store):
@@ -167,7 +227,7 @@ class CarrierStore(Store):
 
     def __init__(self) -> None:
         super().__init__()
-        self.handlers: dict["_Carrier", Handler] = {}
+        self.handlers: dict[_Carrier, Handler] = {}
 
     def _make(self, partitions: Partitions, retention: Retention) -> "_Carrier":
         return _Carrier(self.handlers, partitions)
@@ -212,14 +272,28 @@ class _Carrier:
         self._closed = True
 
 
+class PubSubStore(Store):
+    """A real Redis that carries and keeps nothing."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self.url = url
+
+    def _make(self, partitions: Partitions, retention: Retention) -> RedisPubSub:
+        return RedisPubSub(self.url, partitions=partitions, retention=retention)
+
+
 LOGS: dict[str, tuple[type[LogStore], tuple[str, ...]]] = {
     "memory": (MemoryStore, ()),
     "redis": (RedisStore, ("redis_url",)),
+    "upstash": (UpstashStore, ("redis_url", "upstash")),
+    "postgres": (PostgresStore, ("postgres_url",)),
 }
 """For each log its store, and the fixtures that its store is made from."""
 
 CARRIERS: dict[str, tuple[type[Store], tuple[str, ...]]] = {
     "carrier": (CarrierStore, ()),
+    "redis-pubsub": (PubSubStore, ("redis_url",)),
 }
 """The same for transports without a log."""
 

@@ -63,7 +63,7 @@ async def test_a_head_read_before_the_first_append_is_a_place_in_the_log_that_fo
 async def test_data_and_everything_else_of_an_event_is_kept_as_it_was_published(log: Log) -> None:
     originals = [
         Event("1", "a.b_c-D", b'{"price": 1.0, "e": 1e5, "n": 123456789012345678901234567890}'),
-        Event("2", "t", b'[1 ,\r\n\t2, "\\u00e9\\ud83d\\ude00"]', ("u1", "ü–2")),
+        Event("2", "t", b'[1 ,\r\n\t2, "\\u00e9\\ud83d\\ude00"]', ("u1", "ü 2")),
         Event("3", "t", '"é😀\u2028"'.encode(), None, {"source": "/s", "subject": "x", "ext": "é"}),
         Event("4", "t", b"null"),
     ]
@@ -84,9 +84,7 @@ async def test_a_retry_of_an_id_appends_nothing_and_answers_the_first_place(log:
 
 async def test_concurrent_retries_from_many_processes_append_one_event(store: LogStore) -> None:
     logs = [store.open() for _ in range(4)]
-    answers = await asyncio.gather(
-        *(log.publish([event("once", id="same")]) for log in logs * 5)
-    )
+    answers = await asyncio.gather(*(log.publish([event("once", id="same")]) for log in logs * 5))
     receipts = [receipt for answer in answers for receipt in answer]
 
     assert [receipt.duplicate for receipt in receipts].count(False) == 1
@@ -153,10 +151,7 @@ async def test_a_batch_lands_together_and_in_order_among_other_publishers(store:
     logs = [store.open() for _ in range(4)]
     sizes = [random.Random(7).randint(1, 12) for _ in range(40)]
     answers = await asyncio.gather(
-        *(
-            logs[n % len(logs)].publish(events(range(n * 100, n * 100 + size)))
-            for n, size in enumerate(sizes)
-        )
+        *(logs[n % len(logs)].publish(events(range(n * 100, n * 100 + size))) for n, size in enumerate(sizes))
     )
     for receipts in answers:
         first = place(receipts[0]).offset

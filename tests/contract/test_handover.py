@@ -2,14 +2,19 @@
 
 import asyncio
 import random
+from collections.abc import Sequence
+from typing import Literal
 
 import pytest
 
+from shared.cursor import Cursor
 from shared.hub import Hub
+from shared.transports.base import Retention
 from tests.contract.acts import place, publish
 from tests.contract.staged import StagedLog
 from tests.contract.stores import LogStore
 from tests.sinks import RecordingSink, subscribed
+from tests.waiting import eventually
 
 
 async def test_who_comes_while_events_are_published_misses_and_repeats_none(
@@ -58,11 +63,9 @@ async def test_clients_that_hop_between_instances_while_events_are_published_hav
             dice = random.Random(seed)
             cursor, seen = None, []
             while total - 1 not in seen:
-                async with subscribed(
-                    dice.choice(hubs), cursor=cursor, since="now" if cursor else "earliest"
-                ) as sink:
+                async with subscribed(dice.choice(hubs), cursor=cursor, since="now" if cursor else "earliest") as sink:
                     wanted = dice.randint(1, 60)
-                    await sink.until(lambda: len(sink.data) >= wanted or total - 1 in sink.data)
+                    await sink.received(wanted, or_data=total - 1)
                 assert sink.gaps == []
                 seen += sink.data
                 cursor = sink.cursor
@@ -181,8 +184,7 @@ async def test_the_last_subscriber_leaving_while_another_comes_does_not_stop_the
                 coming = asyncio.create_task(_follow_until(hub, f"end {number}"))
                 for _ in range(number % 4):
                     await asyncio.sleep(0)
-            while not hub.subscribers:
-                await asyncio.sleep(0)
+            await eventually(lambda: bool(hub.subscribers))
             await publish(hub.transport, f"end {number}")
             assert await coming == [f"end {number}"]
 
@@ -220,8 +222,7 @@ async def test_a_crowd_that_comes_at_the_same_moment_is_served_and_none_is_turne
             return sink.data
 
         arrivals = [asyncio.create_task(come(number)) for number in range(crowd)]
-        while len(hub.subscribers) < crowd and not any(task.done() for task in arrivals):
-            await asyncio.sleep(0.01)
+        await eventually(lambda: len(hub.subscribers) == crowd or any(task.done() for task in arrivals))
         await publish(hub.transport, "end")
         assert await asyncio.gather(*arrivals) == [["history", "end"]] * crowd
 
@@ -230,3 +231,22 @@ async def test_a_crowd_of_publishers_is_served_and_none_is_turned_away(store: Lo
     log = store.open()
     answers = await asyncio.gather(*(publish(log, number) for number in range(300)))
     assert sorted(place(receipt).offset for (receipt,) in answers) == list(range(1, 301))
+
+
+@pytest.mark.parametrize("since", ["earliest", 2**41])
+async def test_a_log_that_moves_on_while_a_start_is_searched_in_it_is_no_gap(
+    store: LogStore, since: Literal["earliest"] | int
+) -> None:
+    class MovesOn(StagedLog):
+        async def seek(self, partitions: Sequence[str], time: int | None) -> Cursor:
+            await publish(self, *range(2, 8))
+            return await super().seek(partitions, time)
+
+    log = MovesOn(store.open(retention=Retention(events=3)))
+    await publish(log, 0, 1)
+    async with Hub(log) as hub, subscribed(hub, since=since) as sink:
+        assert (await sink.ready())["recovered"] is True
+        await publish(log, 8)
+        await sink.has(8)
+    assert sink.gaps == []
+    assert sink.data == ([5, 6, 7, 8] if since == "earliest" else [8])

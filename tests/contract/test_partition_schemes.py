@@ -1,9 +1,12 @@
 """Types and users with partitions of their own: the same events for the same people, from fewer streams."""
 
+import json
 from contextlib import AsyncExitStack
 
 import pytest
 
+from shared.cursor import Cursor
+from shared.event import Event
 from shared.hub import Hub
 from shared.partitions import Partitions
 from shared.record import Record
@@ -16,9 +19,7 @@ TYPES = Partitions(frozenset({"a", "b"}))
 SHARDS = Partitions(user_shards=2)
 BOTH = Partitions(frozenset({"a"}), user_shards=3)
 
-schemes = pytest.mark.parametrize(
-    "scheme", [NONE, TYPES, SHARDS, BOTH], ids=["none", "types", "shards", "both"]
-)
+schemes = pytest.mark.parametrize("scheme", [NONE, TYPES, SHARDS, BOTH], ids=["none", "types", "shards", "both"])
 
 
 def shard(scheme: Partitions, user: str, type: str = "t") -> str:
@@ -37,9 +38,7 @@ def users_of_shards(scheme: Partitions) -> tuple[str, str, str]:
 
 
 @schemes
-async def test_a_scheme_changes_nothing_of_what_anyone_is_sent(
-    store: LogStore, scheme: Partitions
-) -> None:
+async def test_a_scheme_changes_nothing_of_what_anyone_is_sent(store: LogStore, scheme: Partitions) -> None:
     batch = [
         event(f"{n} {type} {users}", type=type, users=users)
         for n in range(4)
@@ -54,7 +53,7 @@ async def test_a_scheme_changes_nothing_of_what_anyone_is_sent(
             await hub.dispatch(batch)
             for (user, types), sink in zip(who, live, strict=True):
                 wanted = _visible(batch, user, types)
-                await sink.until(lambda sink=sink, n=len(wanted): len(sink.data) >= n)  # type: ignore[misc]
+                await sink.received(len(wanted))
         for (user, types), cursor, sink in zip(who, first, live, strict=True):
             async with subscribed(hub, user, types, cursor=cursor) as again:
                 assert (await again.ready())["recovered"] is True
@@ -67,13 +66,9 @@ async def test_a_scheme_changes_nothing_of_what_anyone_is_sent(
                     assert [d for d in again.data if d in part] == part
 
 
-def _visible(batch: list[object], user: str | None, types: set[str] | None) -> list[str]:
-    from shared.event import Event
-    import json
-
+def _visible(batch: list[Event], user: str | None, types: set[str] | None) -> list[str]:
     found = []
     for one in batch:
-        assert isinstance(one, Event)
         if types is not None and one.type not in types:
             continue
         if one.user_ids is None or user in one.user_ids:
@@ -152,13 +147,12 @@ async def test_a_hub_reads_only_what_its_subscribers_need_and_stops_when_they_le
 async def test_a_cursor_from_before_a_change_of_scheme_misses_nothing_since(
     store: LogStore, old: Partitions, new: Partitions
 ) -> None:
-    async with Hub(store.open(old), old) as before:
-        async with subscribed(before, "u1") as sink:
-            await sink.ready()
-            for type in ("a", "b", "c"):  # one in every partition, so that the cursor knows a time
-                await before.dispatch([event(f"seen {type}", type=type)])
-                await before.dispatch([event(f"seen {type} u1", type=type, users=["u1"])])
-            await sink.until(lambda: len(sink.data) == 6)
+    async with Hub(store.open(old), old) as before, subscribed(before, "u1") as sink:
+        await sink.ready()
+        for type in ("a", "b", "c"):
+            await before.dispatch([event(f"seen {type}", type=type)])
+            await before.dispatch([event(f"seen {type} u1", type=type, users=["u1"])])
+        await sink.received(6)
     await store.pass_time(0.005)
     async with Hub(store.open(new), new) as after:
         missed = [event(f"{type} {users}", type=type, users=users) for type in "abc" for users in (None, ["u1"])]
@@ -187,8 +181,6 @@ async def test_a_cursor_of_a_log_that_was_empty_misses_nothing_after_a_change_of
 async def test_a_receipt_names_one_partition_and_the_others_start_at_their_head(
     store: LogStore,
 ) -> None:
-    from shared.cursor import Cursor
-
     async with Hub(store.open(TYPES), TYPES) as hub:
         await hub.dispatch([event("old b", type="b")])
         (receipt,) = await hub.dispatch([event("a1", type="a")])

@@ -12,7 +12,7 @@ from shared.transports.redis_streams import BLOCK, RedisStreams
 from tests.contract.acts import event, events, publish
 from tests.contract.stores import RedisStore
 from tests.contract.watching import watching
-from tests.sinks import subscribed
+from tests.sinks import RecordingSink, subscribed
 
 ALLOWED_PER_MINUTE = 12  # commands of an idle instance
 
@@ -67,13 +67,13 @@ async def test_all_subscribers_of_an_instance_share_one_blocking_read_on_one_con
     scheme = Partitions(frozenset({"a", "b"}))
     async with Hub(redis_store.open(scheme), scheme) as hub, AsyncExitStack() as stack:
         interests: list[set[str] | None] = [None, {"a"}, {"b"}, {"c"}]
+        sinks: list[RecordingSink] = []
         for number in range(60):
-            sink = await stack.enter_async_context(
-                subscribed(hub, f"u{number}", interests[number % 4], cursor=None)
-            )
-            await sink.ready()
+            wanted = interests[number % 4]
+            sinks.append(await stack.enter_async_context(subscribed(hub, f"u{number}", wanted)))
+            await sinks[-1].ready()
         await hub.dispatch([event("end", type=type) for type in "abc"])
-        await sink.has("end")
+        await sinks[0].has("end")
         clients = await redis_store.client.client_list()
         blocked = [client for client in clients if "b" in client["flags"]]
         while len(blocked) != 1:  # between two reads it is not blocked; more than one would stay
@@ -89,9 +89,7 @@ async def test_an_idle_instance_of_a_hundred_subscribers_asks_only_for_its_block
     log = RedisStreams(redis_store.url, block=0.2)
     cycles = 5
     async with Hub(log, heartbeat=0.1) as hub, AsyncExitStack() as stack:
-        sinks = [
-            await stack.enter_async_context(subscribed(hub, f"u{number}")) for number in range(100)
-        ]
+        sinks = [await stack.enter_async_context(subscribed(hub, f"u{number}")) for number in range(100)]
         for sink in sinks:
             await sink.ready()
         async with watching(redis_store.client) as watch, asyncio.timeout(20):

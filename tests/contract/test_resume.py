@@ -1,13 +1,18 @@
 """A subscriber who comes back: from its cursor, a receipt, a time; or with a cursor that cannot be followed."""
 
+from typing import Literal
+
 import pytest
 
 from shared.cursor import Cursor
+from shared.filter import Interest
 from shared.hub import Hub
+from shared.sse import DATA
+from shared.subscriber import Start
 from shared.transports.base import Retention
 from tests.contract.acts import event, place, publish
 from tests.contract.stores import LogStore
-from tests.sinks import subscribed
+from tests.sinks import RecordingSink, subscribed
 
 
 async def test_a_return_on_any_instance_has_what_was_missed_once_and_then_what_is_live(
@@ -53,8 +58,9 @@ async def test_events_for_others_are_not_replayed_whatever_the_cursor(store: Log
         async with subscribed(hub, "u2") as theirs:
             await theirs.ready()
         await hub.dispatch([event("secret", users=["u1"]), event("open"), event("b", type="b")])
-        for start in ("earliest", 0):
-            async with subscribed(hub, "u2", {"t"}, since=start) as sink:  # type: ignore[arg-type]
+        starts: list[Literal["earliest"] | int] = ["earliest", 0]
+        for start in starts:
+            async with subscribed(hub, "u2", {"t"}, since=start) as sink:
                 await sink.ready()
             assert sink.data == ["open"]
         async with subscribed(hub, "u2", {"t"}, cursor=theirs.cursor) as sink:
@@ -158,9 +164,7 @@ async def test_a_store_wiped_under_a_live_subscriber_is_told_and_then_goes_on(
 
 
 @pytest.mark.parametrize("cursor", ["", "0", "1", "nonsense", "1" + "A" * 5_000, "1AAAAAAAA", "1!!"])
-async def test_a_cursor_that_cannot_be_read_is_a_gap_and_then_all_that_is_kept(
-    store: LogStore, cursor: str
-) -> None:
+async def test_a_cursor_that_cannot_be_read_is_a_gap_and_then_all_that_is_kept(store: LogStore, cursor: str) -> None:
     async with Hub(store.open()) as hub:
         await publish(hub.transport, 1, 2)
         async with subscribed(hub, cursor=cursor) as sink:
@@ -183,11 +187,6 @@ async def test_a_cursor_of_another_store_is_a_gap(store: LogStore) -> None:
 async def test_a_plain_poll_writes_what_a_subscriber_would_have_had_and_opens_no_tail(
     store: LogStore,
 ) -> None:
-    from shared.filter import Interest
-    from shared.sse import DATA
-    from shared.subscriber import Start
-    from tests.sinks import RecordingSink
-
     async with Hub(store.open(retention=Retention(events=3))) as hub:
         sink = RecordingSink()
         await hub.replay(Interest(), Start(), DATA, sink)

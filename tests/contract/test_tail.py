@@ -49,9 +49,7 @@ async def test_a_tail_keeps_the_order_of_the_log_while_many_publish_at_once(
 ) -> None:
     logs = [store.open() for _ in range(4)]
     async with tailing(logs[0], await logs[0].head(("all",))) as (heard, _):
-        await asyncio.gather(
-            *(logs[n % 4].publish(events(range(n * 10, n * 10 + n % 7 + 1))) for n in range(60))
-        )
+        await asyncio.gather(*(logs[n % 4].publish(events(range(n * 10, n * 10 + n % 7 + 1))) for n in range(60)))
         await publish(logs[1], "end")
         await heard.has("end")
     positions = [item.position for item in heard.items]

@@ -11,6 +11,7 @@ import msgspec
 import shared
 from shared.cursor import Position
 from shared.event import Event
+from shared.fanout import Sink
 from shared.filter import Interest
 from shared.partitions import ALL
 from shared.record import Record
@@ -23,13 +24,12 @@ CORE = str(Path(shared.__file__).parent)
 class Listener:
     """A member that is always up to date; `room` is what it was told to wait for when it fell behind."""
 
-    def __init__(
-        self, user_id: str | None = None, types: set[str] | None = None, format: Format = DATA
-    ) -> None:
+    def __init__(self, user_id: str | None = None, types: set[str] | None = None, format: Format = DATA) -> None:
         self.interest = Interest(user_id, None if types is None else frozenset(types))
         self.format = format
         self.partitions: tuple[str, ...] = (ALL,)
-        self.sink = RecordingSink()
+        self.seen = RecordingSink()
+        self.sink: Sink = self.seen
         self.room: Awaitable[None] | None = None
 
     def fall_behind(self, room: Awaitable[None]) -> None:

@@ -104,20 +104,23 @@ async def test_draining_ends_everyone_live_replaying_slow_or_not_started() -> No
     sinks = [RecordingSink() for _ in range(4)]
     live, replaying, slow, early = sinks
     replaying.full = True
-    async with subscribed(hub, sink=live), subscribed(hub, since="earliest", sink=replaying):
-        async with subscribed(hub, sink=slow):
-            await live.ready()
-            await slow.ready()
-            slow.full = True
-            await publish(log, "x")
-            await slow.until(lambda: slow.is_waited_for)
-            await replaying.until(lambda: replaying.is_waited_for)
-            waiting = await hub.add(Interest(), Start(), DATA)  # the head of its answer is on the way
-            hub.drain()
-            waiting.start(early)
-            assert [sink.closing for sink in sinks] == ["draining"] * 4
-            assert all(sink.ended for sink in sinks)
-            hub.remove(waiting)
+    async with (
+        subscribed(hub, sink=live),
+        subscribed(hub, since="earliest", sink=replaying),
+        subscribed(hub, sink=slow),
+    ):
+        await live.ready()
+        await slow.ready()
+        slow.full = True
+        await publish(log, "x")
+        await slow.until(lambda: slow.is_waited_for)
+        await replaying.until(lambda: replaying.is_waited_for)
+        waiting = await hub.add(Interest(), Start(), DATA)  # the head of its answer is on the way
+        hub.drain()
+        waiting.start(early)
+        assert [sink.closing for sink in sinks] == ["draining"] * 4
+        assert all(sink.ended for sink in sinks)
+        hub.remove(waiting)
     await hub.aclose()
     assert_forgotten(hub)
 

@@ -129,9 +129,7 @@ BAD: list[tuple[str, str, Env]] = [
 
 
 @pytest.mark.parametrize(("name", "value", "others", "setting", "expected"), GOOD)
-def test_a_good_value_is_read(
-    name: str, value: str, others: Env, setting: str, expected: object
-) -> None:
+def test_a_good_value_is_read(name: str, value: str, others: Env, setting: str, expected: object) -> None:
     settings = Settings.from_env({**others, name: value})
     assert getattr(settings, setting) == expected
 
@@ -203,9 +201,7 @@ def test_no_secret_is_in_the_text_of_settings() -> None:
 def test_the_longest_cursor_that_settings_allow_can_be_read_again() -> None:
     length = MAX_PARTITION_NAMES // MAX_PARTITION_TYPES
     names = [f"{n:02}" + "x" * (length - 2) for n in range(MAX_PARTITION_TYPES)]
-    settings = Settings.from_env(
-        {"REALTIME_PARTITIONS": ",".join(names), "REALTIME_USER_SHARDS": "4096"}
-    )
+    settings = Settings.from_env({"REALTIME_PARTITIONS": ",".join(names), "REALTIME_USER_SHARDS": "4096"})
     needed = make_partitions(settings).needed(Interest("u1"))
     assert len(needed) == 2 * (MAX_PARTITION_TYPES + 1)
     place = Position(2**48 - 1, MAX_OFFSET, "ffffffff", 2**48 - 1)

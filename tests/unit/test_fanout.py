@@ -35,7 +35,7 @@ async def test_a_record_is_encoded_once_and_all_its_readers_share_the_same_bytes
     fanout.broadcast(record(1))
     fanout.flush()
     assert format.encoded == 1
-    chunks = {id(member.sink.chunks[0]) for member in (*group, *others)}
+    chunks = {id(member.seen.chunks[0]) for member in (*group, *others)}
     assert len(chunks) == 1
 
 
@@ -44,8 +44,8 @@ async def test_each_format_is_encoded_for_itself(fanout: Fanout) -> None:
     joined(fanout, data, cloud)
     fanout.broadcast(record(1))
     fanout.flush()
-    assert data.sink.all[0].type == "t"
-    assert cloud.sink.all[0].type == "message"
+    assert data.seen.all[0].type == "t"
+    assert cloud.seen.all[0].type == "message"
 
 
 async def test_what_meets_in_one_turn_is_one_write_for_each_member(fanout: Fanout) -> None:
@@ -53,12 +53,12 @@ async def test_what_meets_in_one_turn_is_one_write_for_each_member(fanout: Fanou
     joined(fanout, *members)
     for offset in range(1, 21):
         fanout.broadcast(record(offset))
-        assert members[0].sink.chunks == []
+        assert members[0].seen.chunks == []
     await asyncio.sleep(0)
-    await members[0].sink.until(lambda: len(members[0].sink.data) == 20)
+    await members[0].seen.until(lambda: len(members[0].seen.data) == 20)
     for member in members:
-        assert len(member.sink.chunks) == 1
-        assert member.sink.data == list(range(1, 21))
+        assert len(member.seen.chunks) == 1
+        assert member.seen.data == list(range(1, 21))
 
 
 async def test_a_record_after_a_pause_is_written_in_the_same_turn(fanout: Fanout) -> None:
@@ -66,7 +66,7 @@ async def test_a_record_after_a_pause_is_written_in_the_same_turn(fanout: Fanout
     joined(fanout, member)
     fanout.broadcast(record(1))
     await asyncio.sleep(0)
-    assert member.sink.data == [1]
+    assert member.seen.data == [1]
 
 
 async def test_under_load_a_write_is_delayed_by_milliseconds_and_never_left_behind(
@@ -79,8 +79,8 @@ async def test_under_load_a_write_is_delayed_by_milliseconds_and_never_left_behi
     fanout.flush()
     for offset in range(2, 6):
         fanout.broadcast(record(offset))
-    await member.sink.until(lambda: len(member.sink.data) == 5, seconds=1)
-    assert len(member.sink.chunks) == 2
+    await member.seen.until(lambda: len(member.seen.data) == 5, seconds=1)
+    assert len(member.seen.chunks) == 2
 
 
 async def test_every_record_carries_its_own_place_also_when_many_share_a_write(
@@ -91,7 +91,7 @@ async def test_every_record_carries_its_own_place_also_when_many_share_a_write(
     for offset in range(1, 6):
         fanout.broadcast(record(offset))
     fanout.flush()
-    places = [Cursor.parse(event.last_event_id) for event in member.sink.all]
+    places = [Cursor.parse(event.last_event_id) for event in member.seen.all]
     assert [place.positions[ALL].offset for place in places if place] == [1, 2, 3, 4, 5]
 
 
@@ -119,13 +119,11 @@ async def test_a_record_reaches_exactly_whom_it_is_for(
     joined(fanout, *members.values())
     fanout.broadcast(record(1, type=type, users=users))
     fanout.flush()
-    assert {name for name, member in members.items() if member.sink.data == [1]} == reached
-    assert all(member.sink.data in ([], [1]) for member in members.values())
+    assert {name for name, member in members.items() if member.seen.data == [1]} == reached
+    assert all(member.seen.data in ([], [1]) for member in members.values())
 
 
-@pytest.mark.parametrize(
-    ("users", "type"), [(("wanted",), "t"), (None, "wanted")], ids=["by-user", "by-type"]
-)
+@pytest.mark.parametrize(("users", "type"), [(("wanted",), "t"), (None, "wanted")], ids=["by-user", "by-type"])
 async def test_the_cost_of_a_record_follows_whom_it_is_for_and_not_who_is_connected(
     users: tuple[str, ...] | None, type: str
 ) -> None:
@@ -143,7 +141,7 @@ async def test_the_cost_of_a_record_follows_whom_it_is_for_and_not_who_is_connec
             fanout.flush()
 
         costs.append(executed_lines(deliver))
-        assert wanted.sink.data == [1, 2]
+        assert wanted.seen.data == [1, 2]
     assert costs[0] == costs[1] > 0
 
 
@@ -162,19 +160,19 @@ async def test_who_has_no_room_leaves_and_is_not_written_to_until_it_comes_back(
 ) -> None:
     slow, fast = Listener(), Listener()
     joined(fanout, slow, fast)
-    slow.sink.full = True
+    slow.seen.full = True
     for offset in (1, 2, 3):
         fanout.broadcast(record(offset))
         fanout.flush()
-    assert slow.sink.data == [1]
+    assert slow.seen.data == [1]
     assert slow.room is not None
-    assert fast.sink.data == [1, 2, 3]
-    assert slow.sink.faults == []
-    slow.sink.release()
+    assert fast.seen.data == [1, 2, 3]
+    assert slow.seen.faults == []
+    slow.seen.release()
     fanout.join(slow)
     fanout.broadcast(record(4))
     fanout.flush()
-    assert slow.sink.data == [1, 4]
+    assert slow.seen.data == [1, 4]
 
 
 async def test_who_joins_while_frames_are_pending_is_not_given_them_again(fanout: Fanout) -> None:
@@ -184,8 +182,8 @@ async def test_who_joins_while_frames_are_pending_is_not_given_them_again(fanout
     joined(fanout, late)
     fanout.broadcast(record(2))
     fanout.flush()
-    assert early.sink.data == [1, 2]
-    assert late.sink.data == [2]
+    assert early.seen.data == [1, 2]
+    assert late.seen.data == [2]
 
 
 async def test_who_joins_at_the_moment_all_others_of_its_group_fall_behind_is_not_forgotten(
@@ -193,13 +191,13 @@ async def test_who_joins_at_the_moment_all_others_of_its_group_fall_behind_is_no
 ) -> None:
     slow, newcomer = Listener(), Listener()
     joined(fanout, slow)
-    slow.sink.full = True
+    slow.seen.full = True
     fanout.broadcast(record(1))
     joined(fanout, newcomer)  # writes what is pending first, and so the only member leaves
     fanout.broadcast(record(2))
     fanout.flush()
     assert slow.room is not None
-    assert newcomer.sink.data == [2]
+    assert newcomer.seen.data == [2]
 
 
 async def test_leaving_twice_or_without_having_joined_changes_nothing(fanout: Fanout) -> None:
@@ -209,8 +207,8 @@ async def test_leaving_twice_or_without_having_joined_changes_nothing(fanout: Fa
         fanout.leave(member)
     fanout.broadcast(record(1, users=("u1",)))
     fanout.flush()
-    assert stays.sink.data == [1]
-    assert leaves.sink.data == []
+    assert stays.seen.data == [1]
+    assert leaves.seen.data == []
 
 
 async def test_nothing_is_kept_of_those_who_left(fanout: Fanout) -> None:
@@ -233,9 +231,9 @@ async def test_a_gap_reaches_all_who_read_its_partition_and_comes_after_what_was
     fanout.broadcast(Gap("epoch", ALL, Position(8, 0)))
     fanout.broadcast(record(2, type="a")._replace(position=Position(8, 1)))
     fanout.flush()
-    assert member.sink.order == [1, "realtime.gap", 2]
-    assert elsewhere.sink.order == []
-    places = [Cursor.parse(event.last_event_id) for event in member.sink.all]
+    assert member.seen.order == [1, "realtime.gap", 2]
+    assert elsewhere.seen.order == []
+    places = [Cursor.parse(event.last_event_id) for event in member.seen.all]
     assert [tuple(place.positions[ALL][:2]) for place in places if place] == [(7, 1), (8, 0), (8, 1)]
 
 
@@ -277,5 +275,5 @@ async def test_a_record_without_a_place_moves_no_cursor(fanout: Fanout) -> None:
     joined(fanout, member)
     fanout.broadcast(record(1)._replace(position=None))
     fanout.flush()
-    assert member.sink.cursor == before == fanout.cursor(member.partitions)
+    assert member.seen.cursor == before == fanout.cursor(member.partitions)
     assert format.heartbeat(before) == b"id: " + before.encode() + b"\n\n"

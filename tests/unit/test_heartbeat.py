@@ -1,6 +1,7 @@
 """The heartbeat: a frame with only an id, which moves the cursor past what was not for this subscriber."""
 
 import asyncio
+import itertools
 from contextlib import AsyncExitStack
 
 import pytest
@@ -61,7 +62,7 @@ async def test_everyone_has_one_each_interval_and_not_all_in_the_same_turn() -> 
         await asyncio.sleep(10 * hub.heartbeat)
     for beats in times.values():
         assert len(beats) >= 10
-        pauses = [b - a for a, b in zip(beats, beats[1:], strict=False)]
+        pauses = [b - a for a, b in itertools.pairwise(beats)]
         assert all(abs(pause - hub.heartbeat) < 0.01 for pause in pauses)
     assert len({round(beats[-1], 3) for beats in times.values()}) >= HEARTBEAT_SLOTS // 2
 
@@ -74,14 +75,14 @@ async def test_it_is_never_ahead_of_frames_that_are_still_to_be_written() -> Non
         for offset in range(1, 50):
             hub.fanout.broadcast(record(offset, users=None if offset % 3 else ("u1",)))
             hub._beat()
-    for stream in (sink, other):
+    for reader in (sink, other):
         decoder = SseDecoder()
         seen: set[int] = set()
-        for chunk in stream.bytes.split(b"\n\n"):
+        for chunk in reader.stream.split(b"\n\n"):
             seen |= {int(e.data) for e in decoder.feed(chunk + b"\n\n") if e.type == "t"}
             if decoder.last_event_id and b"ready" not in chunk:
                 place = offset_of(decoder.last_event_id)
-                wanted = {n for n in range(1, place + 1) if n % 3 or stream is other}
+                wanted = {n for n in range(1, place + 1) if n % 3 or reader is other}
                 assert wanted <= seen
 
 

@@ -50,10 +50,7 @@ def imports(path: Path) -> set[str]:
 
 
 CORE = modules("shared")
-EDGES = {
-    name: {found.removeprefix("shared.") for found in imports(path)} & CORE.keys()
-    for name, path in CORE.items()
-}
+EDGES = {name: {found.removeprefix("shared.") for found in imports(path)} & CORE.keys() for name, path in CORE.items()}
 ADAPTERS = {name for name in CORE if name.startswith("transports.")} - BELOW_ADAPTERS
 
 

@@ -144,7 +144,7 @@ async def test_where_no_log_remembers_what_left_the_ring_is_a_gap() -> None:
         slow.full = True
         await hub.dispatch([event("second")])
         await slow.has("second")
-        for number in range(RING + 1):
+        for _ in range(RING + 1):
             await hub.dispatch([event("lost")])
         slow.release()
         await slow.until(lambda: slow.gaps == ["no-log"])
