@@ -18,6 +18,8 @@ async def stop(tail: asyncio.Task[None]) -> None:
     while not tail.done():
         tail.cancel()
         await asyncio.wait((tail,), timeout=0.1)
+    if not tail.cancelled():
+        tail.exception()  # seen
 
 
 ReadHeads = Callable[[Sequence[str]], Awaitable[Cursor]]

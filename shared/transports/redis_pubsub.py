@@ -1,0 +1,309 @@
+"""Redis Pub/Sub: an event reaches whoever listens at that moment, and nothing is kept.
+
+A subscriber that comes back with a cursor, and every open stream after the connection to Redis was lost, is told of
+a gap. Channels are named as partitions are: `rt:all`, `rt:<type>`. A message is the name of the process that
+published it (16 hex digits), then the event.
+"""
+
+import asyncio
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import msgspec
+import redis.asyncio as redis
+from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+
+from shared.backoff import Backoff
+from shared.cursor import Position
+from shared.errors import TransportUnavailable
+from shared.event import Event
+from shared.partitions import Partitions
+from shared.record import Gap, Record, pack, unpack
+from shared.transports.base import Handler, Receipt, Retention
+from shared.transports.following import stop
+
+log = logging.getLogger(__name__)
+
+PING = 20.0  # seconds between two signs of life on a silent connection, or it may be half open for hours
+MAX_REMEMBERED = 10_000  # events whose repetition a process knows, within the idempotency window
+
+_TIMEOUT = 5.0  # seconds for any command, and for Redis to confirm a subscription
+_NAME = 16  # hex digits of a process's name
+_FAILURES = (RedisError, OSError, RuntimeError)  # uvloop's, where the server has just closed the connection
+
+
+class RedisPubSub:
+    """A `Transport` on Redis Pub/Sub.
+
+    A repeated id is dropped by every process that remembers it; one that was not listening the first time, or has
+    forgotten, takes it for a new event.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        prefix: str = "rt",
+        partitions: Partitions = Partitions(),
+        retention: Retention = Retention(),
+        *,
+        ping: float = PING,
+    ) -> None:
+        self.name = os.urandom(_NAME // 2).hex().encode()
+        self.seen = _Seen(retention.idempotency_window)
+        self.ping_seconds = ping
+        self._prefix = prefix
+        self._scheme = partitions
+        # To send again after a lost connection repeats nothing: whoever has the event drops the second one.
+        retry = Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.2), 2, (RedisConnectionError,))
+        self._client = redis.Redis.from_url(
+            url, protocol=2, socket_timeout=_TIMEOUT, socket_connect_timeout=_TIMEOUT, retry=retry
+        )
+        self._tail_pool = redis.ConnectionPool.from_url(
+            url,
+            protocol=2,
+            socket_timeout=ping + _TIMEOUT,
+            socket_connect_timeout=_TIMEOUT,
+            retry=Retry(ExponentialWithJitterBackoff(), 0),
+        )
+
+    async def publish(self, events: Sequence[Event]) -> list[Receipt]:
+        """Publish all events or none, in one round trip."""
+        new: dict[tuple[str, str], Event] = {}
+        for event in events:
+            for partition, part in self._scheme.route(event):
+                if (partition, part.key) not in self.seen:
+                    new.setdefault((partition, part.key), part)
+        async with self._client.pipeline(transaction=True) as pipeline:
+            for (partition, _), part in new.items():
+                pipeline.execute_command("PUBLISH", self.channel(partition), self.name + pack(part))
+            try:
+                await pipeline.execute()
+            except _FAILURES as error:
+                raise _unavailable(error) from error
+        # Only now, and not before: the same id may have come by another process meanwhile, and been delivered.
+        return [Receipt(event.id, None, not self.seen.add_all(self._keys(event))) for event in events]
+
+    @asynccontextmanager
+    async def on_message(self, handler: Handler) -> AsyncIterator["_PubSubTail"]:
+        """Open the tail: one connection, whatever the number of subscribers; none while nobody follows."""
+        tail = _PubSubTail(self, handler)
+        task = asyncio.create_task(tail.run())
+        try:
+            yield tail
+        finally:
+            await stop(task)
+
+    async def ping(self) -> None:
+        """Return if Redis answers."""
+        try:
+            await self._client.ping()
+        except _FAILURES as error:
+            raise _unavailable(error) from error
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        await self._client.aclose()
+        await self._tail_pool.aclose()
+
+    def channel(self, partition: str) -> str:
+        """Return the channel of a partition."""
+        return f"{self._prefix}:{partition}"
+
+    def tail_connection(self) -> AbstractConnection:
+        """Return a new connection to subscribe on; the caller connects and disconnects it."""
+        connection: AbstractConnection = self._tail_pool.make_connection()
+        return connection
+
+    def _keys(self, event: Event) -> list[tuple[str, str]]:
+        return [(partition, part.key) for partition, part in self._scheme.route(event)]
+
+
+class _Seen:
+    """The events of the last `window` seconds, as far as there is room for them."""
+
+    def __init__(self, window: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._window = window
+        self._clock = clock
+        self._times: dict[tuple[str, str], float] = {}  # in order of time, so that the oldest leave first
+
+    def __contains__(self, key: tuple[str, str]) -> bool:
+        return self._times.get(key, float("-inf")) > self._clock() - self._window
+
+    def add(self, key: tuple[str, str]) -> bool:
+        """Remember an event; False where it is known."""
+        if key in self:
+            return False
+        now = self._clock()
+        self._times.pop(key, None)
+        self._times[key] = now
+        while len(self._times) > MAX_REMEMBERED or next(iter(self._times.values())) <= now - self._window:
+            del self._times[next(iter(self._times))]
+        return True
+
+    def add_all(self, keys: Iterable[tuple[str, str]]) -> bool:
+        """Remember an event of several partitions; False where it is known in all of them."""
+        return sum(self.add(key) for key in keys) > 0
+
+
+class _PubSubTail:
+    """Subscribes to the channels of what is followed, on one connection."""
+
+    def __init__(self, transport: RedisPubSub, handler: Handler) -> None:
+        self.running = False
+        self._transport = transport
+        self._handler = handler
+        self._followed: set[str] = set()
+        self._live: set[str] = set()  # confirmed on this connection
+        self._lost: set[str] = set()  # were confirmed on one that is gone: what came since is missing
+        self._asked: Counter[str] = Counter()  # commands whose confirmation is on its way
+        self._changed = asyncio.Event()
+        self._moved = asyncio.Event()  # replaced by a new one each time that something is confirmed
+
+    def follow(self, positions: Mapping[str, Position | None]) -> "_Listening":
+        """Subscribe to these partitions too; what is published arrives once the answer has been awaited."""
+        self._followed.update(positions)
+        self._changed.set()
+        return _Listening(self, frozenset(positions))
+
+    def unfollow(self, partitions: Sequence[str]) -> None:
+        """Unsubscribe from these partitions; the connection ends with the last one."""
+        self._followed.difference_update(partitions)
+        self._lost.difference_update(partitions)
+        self._changed.set()
+
+    async def listening(self, partitions: frozenset[str]) -> None:
+        """Return once Redis has confirmed these subscriptions; raises TransportUnavailable."""
+        try:
+            async with asyncio.timeout(_TIMEOUT):
+                while not partitions <= self._live:
+                    await self._moved.wait()
+        except TimeoutError:
+            raise TransportUnavailable("Redis did not confirm the subscription in time") from None
+
+    async def run(self) -> None:
+        """Listen until cancelled; a failure of any kind is logged and followed by another try."""
+        backoff = Backoff()
+        while True:
+            while not self._followed:
+                self._changed.clear()
+                await self._changed.wait()
+            connection = self._transport.tail_connection()
+            try:
+                await connection.connect()
+                await self._listen(connection, backoff)
+                continue
+            except _FAILURES as error:
+                log.warning("tail lost, reconnecting: %s", _safe(error))
+            except Exception:
+                log.exception("tail failed, reconnecting")
+            finally:
+                self.running = False
+                self._lost |= self._live & self._followed
+                self._live.clear()
+                self._asked.clear()
+                await connection.disconnect(nowait=True)
+            await asyncio.sleep(backoff.next())
+
+    async def _listen(self, connection: AbstractConnection, backoff: Backoff) -> None:
+        """Read what comes; return once nothing is followed any more."""
+        asking = asyncio.create_task(self._ask(connection))
+        try:
+            while self._followed or self._asked:
+                reply = await connection.read_response(disable_decoding=True)
+                if not isinstance(reply, list) or len(reply) != 3:
+                    continue  # a pong
+                kind, channel, content = reply
+                partition = channel.decode().removeprefix(self._transport.channel(""))
+                if kind == b"message":
+                    self._hear(partition, content)
+                    continue
+                self._confirm(partition, subscribed=kind == b"subscribe")
+                self.running = True
+                backoff.reset()
+        finally:
+            await stop(asking)
+
+    async def _ask(self, connection: AbstractConnection) -> None:
+        """Tell Redis what is followed, and in silence that we are there. A failure ends the connection."""
+        asked: set[str] = set()
+        try:
+            while True:
+                self._changed.clear()
+                wanted = set(self._followed)
+                await self._send(connection, "UNSUBSCRIBE", asked - wanted)
+                await self._send(connection, "SUBSCRIBE", wanted - asked)
+                asked = wanted
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._transport.ping_seconds):
+                        await self._changed.wait()
+                        continue
+                await self._command(connection, "PING")
+        finally:
+            await connection.disconnect(nowait=True)
+
+    async def _send(self, connection: AbstractConnection, command: str, partitions: set[str]) -> None:
+        if not partitions:
+            return
+        self._live -= partitions
+        self._asked.update(partitions)
+        await self._command(connection, command, *map(self._transport.channel, partitions))
+
+    async def _command(self, connection: AbstractConnection, *command: str) -> None:
+        if not connection.is_connected:
+            raise RedisConnectionError  # redis-py would open another one, without our subscriptions
+        await connection.send_command(*command, check_health=False)
+
+    def _confirm(self, partition: str, *, subscribed: bool) -> None:
+        self._asked[partition] -= 1
+        if self._asked[partition] > 0:
+            return  # left and followed again meanwhile: the last confirmation counts
+        del self._asked[partition]
+        if not subscribed:
+            return
+        self._live.add(partition)
+        if partition in self._lost:
+            self._lost.discard(partition)
+            self._handler(Gap("no-log", partition, None))
+        self._moved.set()
+        self._moved = asyncio.Event()
+
+    def _hear(self, partition: str, content: bytes) -> None:
+        if content.startswith(self._transport.name) or partition not in self._followed:
+            return  # what this process published, its hub has delivered already
+        try:
+            event = unpack(content[_NAME:])
+        except msgspec.DecodeError:
+            # The error's text may hold event data: it stays out of the log.
+            log.error("channel of partition %s: a message is not an event", partition)  # noqa: TRY400
+            return
+        if self._transport.seen.add((partition, event.key)):
+            self._handler(Record(event, partition, None))
+
+
+class _Listening:
+    """Done once Redis has confirmed; who does not care need not await it."""
+
+    def __init__(self, tail: _PubSubTail, partitions: frozenset[str]) -> None:
+        self._tail = tail
+        self._partitions = partitions
+
+    def __await__(self) -> Generator[Any, None, None]:
+        return self._tail.listening(self._partitions).__await__()
+
+
+def _unavailable(error: Exception) -> TransportUnavailable:
+    return TransportUnavailable(f"Redis cannot be used now ({_safe(error)})")
+
+
+def _safe(error: Exception) -> str:
+    """Name the error without its text: a driver's text may hold a host or a URL with its password."""
+    return type(error).__name__

@@ -1,0 +1,260 @@
+"""The log on Upstash's REST API: the same streams and scripts as over TCP, for readers and publishers without a socket.
+
+REST cannot block, so the tail polls: after a record every `POLL_MIN` seconds, then more and more slowly, down to
+every `POLL_MAX` seconds; while nobody is subscribed, not at all. A poll is one command, an XREAD of all followed
+streams. Commands an hour and process, however many subscribers it has, by the defaults:
+
+    nobody subscribed     0
+    subscribed, idle    720    3600 / POLL_MAX
+    constant traffic 14,400    3600 / POLL_MIN, at most
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+from shared.backoff import Backoff
+from shared.cursor import Cursor, Position
+from shared.errors import TransportUnavailable
+from shared.event import Event
+from shared.partitions import Partitions
+from shared.record import Gap, Record
+from shared.transports import reading
+from shared.transports.base import Handler, Receipt, Retention
+from shared.transports.following import Following, stop
+from shared.transports.redis_layout import (
+    APPEND,
+    RANGE,
+    SEEK,
+    Arguments,
+    Call,
+    Layout,
+    Script,
+    parse_entries,
+    parse_position,
+)
+from shared.transports.sharing import SharedHead, SharedPages
+from shared.transports.upstash_session import CommandError, Session, unavailable
+
+log = logging.getLogger(__name__)
+
+POLL_MIN = 0.25  # seconds: what a person does not notice, and at worst 14,400 commands an hour
+POLL_MAX = 5.0  # seconds: the first event after a silence is 2.5 s late on average, for 720 commands an hour
+
+_SLOWING = 1.5  # each poll that brings nothing waits so much longer: 12 s from the fastest to the slowest
+TOO_LARGE = "max request size exceeded"
+_VERIFY = 60.0  # seconds; polls do not notice a store that fell back to an older state, and no connection breaks
+
+Entries = Sequence[tuple[str, Sequence[str]]]
+
+
+class UpstashRest:
+    """A `Log` on Upstash's REST API."""
+
+    def __init__(
+        self,
+        url: str,
+        token: str,
+        prefix: str = "rt",
+        partitions: Partitions = Partitions(),
+        retention: Retention = Retention(),
+        *,
+        poll_min: float = POLL_MIN,
+        poll_max: float = POLL_MAX,
+    ) -> None:
+        self.layout = Layout(prefix, partitions, retention)
+        self.session = Session(url, token)
+        self._heads = SharedHead(self._read_heads)
+        self._pages = SharedPages(self._read_page)
+        self._poll = (poll_min, poll_max)
+        self._tails: set[_PollingTail] = set()
+        self._page = reading.PAGE
+
+    async def publish(self, events: Sequence[Event]) -> list[Receipt]:
+        """Append all events, each partition's in one atomic script, all scripts in one request."""
+        appending = self.layout.append(events)
+        replies = await self._run(APPEND, appending.calls)
+        for tail in self._tails:
+            tail.ring()
+        return appending.receipts(replies)
+
+    @asynccontextmanager
+    async def on_message(self, handler: Handler) -> AsyncIterator["_PollingTail"]:
+        """Open the tail: one poll for all that is followed, whatever the number of subscribers."""
+        tail = _PollingTail(self, handler, *self._poll)
+        self._tails.add(tail)
+        task = asyncio.create_task(tail.run())
+        try:
+            yield tail
+        finally:
+            self._tails.discard(tail)
+            await stop(task)
+
+    async def head(self, partitions: Sequence[str]) -> Cursor:
+        """Return the place after the last record of each partition, in one request."""
+        return await self._heads(partitions)
+
+    async def seek(self, partitions: Sequence[str], time: int | None) -> Cursor:
+        """Return the place before the first record at or after `time`, in one request."""
+        return await self.places(partitions, str(time or 0))
+
+    def replay(self, after: Cursor, until: Cursor) -> AsyncIterator[Record | Gap]:
+        """Yield what lies in `(after, until]`; see `Log.replay`."""
+        return reading.replay(after, until, read_page=self._pages, seek=self.seek)
+
+    async def ping(self) -> None:
+        """Return if Upstash answers and takes the token."""
+        (reply,) = await self.session.send([["PING"]])
+        if isinstance(reply, CommandError):
+            raise unavailable(reply.code)
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        await self.session.aclose()
+
+    async def places(self, partitions: Sequence[str], where: str) -> Cursor:
+        """Return what the script `SEEK` finds for each partition."""
+        calls: list[Call] = [(self.layout.keys(partition), [where]) for partition in partitions]
+        replies = await self._run(SEEK, calls)
+        return Cursor({name: parse_position(reply) for name, reply in zip(partitions, replies, strict=True)})
+
+    async def read_after(self, places: Mapping[str, Position]) -> tuple[dict[str, Entries], bool]:
+        """Return what the streams hold after these places, and whether there is more; one command."""
+        names = {self.layout.stream(name): name for name in places}
+        ids = [f"{at.epoch}-{at.offset}" for at in places.values()]
+        found = await self._read(lambda page: ["XREAD", "COUNT", page, "STREAMS", *names, *ids], in_turn=False)
+        entries = {names[stream]: entries for stream, entries in found or ()}
+        return entries, any(len(read) >= self._page for read in entries.values())
+
+    async def _read_heads(self, partitions: Sequence[str]) -> Cursor:
+        heads = await self.places(partitions, "head")
+        for tail in self._tails:
+            tail.notice(heads)
+        return heads
+
+    async def _read_page(self, partition: str, after: Position, until: int) -> list[Record]:
+        stream = self.layout.stream(partition)
+        start, end = f"{after.epoch}-{after.offset + 1}", f"{after.epoch}-{until}"
+        entries: Entries = await self._read(lambda page: ["XRANGE", stream, start, end, "COUNT", page])
+        if len(entries) < self._page and (entries[-1][0] if entries else "") != end:
+            # Not all that the primary's head promised: a replica that is behind must not pass for a loss.
+            entries = await self._read(lambda page: RANGE.whole([stream], [start, end, page]))
+        return parse(partition, entries)
+
+    async def _read(self, command: Callable[[int], Arguments], *, in_turn: bool = True) -> Any:
+        """Return the reply to a command that reads a page of entries, of fewer where they do not fit an answer."""
+        while True:
+            page = self._page
+            (reply,) = await self.session.send([command(page)], in_turn=in_turn)
+            if not isinstance(reply, CommandError):
+                return reply
+            if page == 1 or reply.code != TOO_LARGE:
+                raise unavailable(reply.code)
+            self._page = min(self._page, page // 2)
+
+    async def _run(self, script: Script, calls: Sequence[Call]) -> list[Any]:
+        """Run one script for each (keys, arguments), all in one request; a script is sent whole only once."""
+        replies = await script.run(calls, self.session.send, _is_unknown)
+        for reply in replies:
+            if isinstance(reply, CommandError):
+                raise unavailable(reply.code)
+        return replies
+
+
+class _PollingTail:
+    """Asks for all followed streams at once, sooner or later after what the last answer brought."""
+
+    def __init__(self, rest: UpstashRest, handler: Handler, poll_min: float, poll_max: float) -> None:
+        self.running = False
+        self._rest = rest
+        self._following = Following(handler)
+        self._min = poll_min
+        self._max = max(poll_min, poll_max)
+        self._bell = asyncio.Event()
+        self._verify_at = 0.0  # on the loop's clock
+
+    def follow(self, positions: Mapping[str, Position | None]) -> None:
+        """Read these partitions too, from the next poll on, which comes at once."""
+        if self._following.follow(positions):
+            self.ring()
+
+    def unfollow(self, partitions: Sequence[str]) -> None:
+        """Stop reading these partitions, from the next poll on."""
+        self._following.unfollow(partitions)
+
+    def ring(self) -> None:
+        """Do not wait for the next poll: there is something to be read."""
+        self._bell.set()
+
+    def notice(self, heads: Cursor) -> None:
+        """Ring where somebody has seen more of the log than the tail has."""
+        at = self._following.at
+        if any(name in at and head[:2] > at[name][:2] for name, head in heads.positions.items()):
+            self.ring()
+
+    async def run(self) -> None:
+        """Poll until cancelled; a failure of any kind is logged and followed by another try."""
+        clock = asyncio.get_running_loop().time
+        backoff = Backoff(cap=max(5.0, self._max))
+        wait = self._min
+        while True:
+            await self._following.wanted()
+            self._bell.clear()
+            began = clock()
+            try:
+                heard = await self._poll()
+                self.running = True
+                backoff.reset()
+            except TransportUnavailable as error:
+                log.warning("tail lost, trying again: %s", error.detail)
+                await self._stay_away(backoff)
+                continue
+            except Exception:
+                log.exception("tail failed, trying again")
+                await self._stay_away(backoff)
+                continue
+            wait = self._min if heard else min(wait * _SLOWING, self._max)
+            if await self._is_rung(wait):
+                wait = self._min
+                await asyncio.sleep(began + self._min - clock())  # however often it is rung
+
+    async def _poll(self) -> bool:
+        """Hand over what is new, and tell whether anything was."""
+        clock = asyncio.get_running_loop().time
+        if clock() >= self._verify_at:  # instead of a poll: it tells as well whether there is more
+            more = await self._following.verify(lambda names: self._rest.places(names, "head"))
+            self._verify_at = clock() + _VERIFY
+            if not more:
+                return False
+        heard, more = False, True
+        while more:
+            found, more = await self._rest.read_after(self._following.at)
+            for name, entries in found.items():
+                heard = True
+                self._following.deliver(name, parse(name, entries))
+                epoch, _, offset = entries[-1][0].partition("-")
+                self._following.step_over(name, int(epoch), int(offset))
+        return heard
+
+    async def _stay_away(self, backoff: Backoff) -> None:
+        self.running = False
+        self._verify_at = 0.0
+        await asyncio.sleep(self._rest.session.held + backoff.next())
+
+    async def _is_rung(self, seconds: float) -> bool:
+        """Wait so long, or until the bell rings; tell whether it did."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._bell.wait()
+        return self._bell.is_set()
+
+
+def parse(partition: str, entries: Entries) -> list[Record]:
+    """Return the records of stream entries as REST answers them: nested lists of text."""
+    return parse_entries(partition, [(id.encode(), [field.encode() for field in fields]) for id, fields in entries])
+
+
+def _is_unknown(reply: Any) -> bool:
+    return isinstance(reply, CommandError) and reply.code == "NOSCRIPT"

@@ -1,0 +1,214 @@
+"""What polling costs: commands are billed, one by one."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from shared.cursor import Position
+from shared.event import Event
+from shared.hub import Hub
+from shared.partitions import ALL, Partitions
+from shared.record import pack
+from shared.transports.reading import chain
+from shared.transports.redis_layout import APPEND, SEEK, Arguments
+from shared.transports.upstash import UpstashRest
+from tests.clocks import virtual_time
+from tests.contract.acts import Heard, at, publish, tailing
+from tests.contract.stores import UpstashStore
+from tests.sinks import subscribed
+from tests.upstash.stand_in import StandIn
+from tests.waiting import eventually
+
+HOUR = 3_600.0
+
+
+class Ledger:
+    """A session that counts, over a log of one partition that grows by an event every so many seconds."""
+
+    held = 0.0
+
+    def __init__(self, every: float | None) -> None:
+        self.commands: Counter[str] = Counter()
+        self.times: list[float] = []
+        self._every = every
+        self._appended = 0
+
+    async def send(self, commands: Sequence[Arguments], *, in_turn: bool = True) -> list[Any]:
+        self.commands.update(str(command[0]) for command in commands)
+        self.times.append(asyncio.get_running_loop().time())
+        await asyncio.sleep(0.02)
+        return [self._reply(command) for command in commands]
+
+    async def aclose(self) -> None: ...
+
+    @property
+    def length(self) -> int:
+        by_others = 0 if self._every is None else int(asyncio.get_running_loop().time() / self._every)
+        return by_others + self._appended
+
+    def _reply(self, command: Arguments) -> Any:
+        if command[:2] == ["EVALSHA", APPEND.sha]:
+            self._appended += 1
+            return [["1", str(self.length), check(self.length), "0", 0]]
+        if command[0] == "EVALSHA":
+            assert command[1] == SEEK.sha
+            return ["1", str(self.length), check(self.length), "0"]
+        assert command[0] == "XREAD"
+        after = int(str(command[-1]).partition("-")[2])
+        entries = [entry(number) for number in range(after + 1, self.length + 1)]
+        return [[command[4], entries]] if entries else None
+
+
+def check(number: int) -> str:
+    """The check of the n-th event."""
+    found = ""
+    for n in range(1, number + 1):
+        found = chain(found, f"id-{n}")
+    return found
+
+
+def entry(number: int) -> list[Any]:
+    """The n-th entry."""
+    event = pack(Event(f"id-{number}", "t", b"1")).decode()
+    return [f"1-{number}", ["e", f"{check(number)}0000000000001{event}"]]
+
+
+def make_log(every: float | None = None) -> tuple[UpstashRest, Ledger]:
+    """A log with the default settings, and what it asks for."""
+    log = UpstashRest("http://127.0.0.1:1", "token")
+    ledger = Ledger(every)
+    log.session = ledger  # type: ignore[assignment]
+    return log, ledger
+
+
+@virtual_time
+async def test_an_idle_hour_with_a_subscriber_costs_the_720_commands_that_are_promised() -> None:
+    log, ledger = make_log()
+    async with tailing(log, at(Position(1, 0))):
+        await asyncio.sleep(60)
+        ledger.commands.clear()
+        await asyncio.sleep(HOUR)
+    assert 690 <= ledger.commands.total() <= 720
+    assert 55 <= ledger.commands["EVALSHA"] <= 60, "the heads are looked at once a minute, instead of a poll"
+
+
+@virtual_time
+async def test_an_hour_without_subscribers_costs_nothing_before_and_after_there_were_some() -> None:
+    log, ledger = make_log()
+    async with tailing(log) as (_, tail):
+        await asyncio.sleep(HOUR)
+        assert ledger.commands.total() == 0
+        tail.follow(at(Position(1, 0)).positions)
+        await asyncio.sleep(60)
+        tail.unfollow((ALL,))
+        await asyncio.sleep(1)  # for a poll that is under way
+        asked = ledger.commands.total()
+        assert asked > 0
+        await asyncio.sleep(HOUR)
+        assert ledger.commands.total() == asked
+
+
+@virtual_time
+async def test_an_hour_of_constant_traffic_costs_no_more_than_the_fastest_poll() -> None:
+    log, ledger = make_log(every=0.1)
+    heard = Heard()
+    async with log.on_message(heard) as tail:
+        tail.follow(at(Position(1, 0)).positions)
+        await asyncio.sleep(60)
+        assert ledger.commands.total() <= 60 / 0.25
+        assert len(heard.items) >= 60 / 0.1 - 5
+
+
+@virtual_time
+async def test_after_a_record_polls_are_fast_and_then_slow_down_step_by_step() -> None:
+    log, ledger = make_log(every=100.0)
+    heard = Heard()
+    async with log.on_message(heard) as tail:
+        tail.follow(at(Position(1, 0)).positions)
+        await heard.until(lambda: bool(heard.items), 120)
+        ledger.times.clear()
+        await asyncio.sleep(30)
+    gaps = [round(later - sooner, 2) for sooner, later in zip(ledger.times, ledger.times[1:], strict=False)]
+    assert gaps[0] < 0.5
+    assert gaps[-1] == pytest.approx(5.0, abs=0.05)
+    assert gaps == sorted(gaps)
+
+
+@virtual_time
+async def test_a_doorbell_that_never_stops_does_not_make_polls_faster_than_the_fastest() -> None:
+    log, ledger = make_log()
+    async with log.on_message(Heard()) as tail:
+        tail.follow(at(Position(1, 0)).positions)
+        for _ in range(1_000):
+            tail.ring()
+            await asyncio.sleep(0.01)
+    assert ledger.commands.total() <= 10 / 0.25 + 2
+
+
+@virtual_time
+async def test_what_this_process_publishes_is_not_waited_for_until_the_next_slow_poll() -> None:
+    log, _ = make_log()
+    async with tailing(log, at(Position(1, 0))) as (heard, _):
+        await asyncio.sleep(63)
+        for number in (1, 2):
+            await publish(log, "new")
+            await asyncio.sleep(0.3)
+            assert len(heard.items) == number
+            await asyncio.sleep(60)
+
+
+@virtual_time
+async def test_a_head_that_is_further_on_wakes_the_tail_for_all_who_follow_it() -> None:
+    log, _ = make_log(every=102.0)
+    async with tailing(log, at(Position(1, 0))) as (heard, _):
+        await eventually(lambda: asyncio.get_running_loop().time() >= 102, 120)
+        await log.head((ALL,))  # as a new subscriber does
+        await asyncio.sleep(0.1)
+        assert len(heard.items) == 1
+
+
+async def test_a_poll_is_one_command_in_one_request_for_all_partitions_and_subscribers(
+    store: UpstashStore, upstash: StandIn
+) -> None:
+    scheme = Partitions(frozenset({"a", "b"}), user_shards=4)
+    async with (
+        Hub(store.open(scheme), scheme) as hub,
+        subscribed(hub, "u1") as one,
+        subscribed(hub, "u2", {"a"}) as two,
+        subscribed(hub) as three,
+    ):
+        for sink in (one, two, three):
+            await sink.ready()
+        upstash.requests.clear()
+        await eventually(lambda: upstash.commands["XREAD"] >= 10)
+        asked = list(upstash.requests)
+        assert all(len(request.commands) == 1 for request in asked)
+        (streams,) = {tuple(command[4:]) for request in asked for command in request.commands}
+        assert len(streams) == 2 * len(hub.fanout.positions)
+
+
+async def test_polls_share_one_connection(store: UpstashStore, upstash: StandIn) -> None:
+    log = store.open()
+    async with tailing(log, await log.head((ALL,))) as (heard, _):
+        await eventually(lambda: upstash.commands["XREAD"] >= 20)
+        await publish(log, "end")
+        await heard.has("end")
+    assert upstash.connections <= 2
+
+
+async def test_after_the_last_subscriber_has_left_nobody_polls(store: UpstashStore, upstash: StandIn) -> None:
+    async with Hub(store.open()) as hub:
+        async with subscribed(hub) as sink:
+            await sink.ready()
+            await eventually(lambda: upstash.commands["XREAD"] >= 3)
+        with StandIn(upstash.redis_port) as another:
+            witness = UpstashStore(store.url, another)
+            async with Hub(witness.open()) as other, subscribed(other):
+                await eventually(lambda: another.commands["XREAD"] >= 2)  # what was under way has ended by now
+                asked = len(upstash.requests)
+                await eventually(lambda: another.commands["XREAD"] >= 10)
+                assert len(upstash.requests) == asked
+            await witness.aclose()
