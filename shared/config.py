@@ -8,17 +8,19 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Self, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from shared.errors import SettingsError
 
-TransportName = Literal["memory", "redis"]
-TRANSPORTS: tuple[TransportName, ...] = ("memory", "redis")
+TransportName = Literal["memory", "redis", "redis-pubsub", "postgres"]
+TRANSPORTS: tuple[TransportName, ...] = ("memory", "redis", "redis-pubsub", "postgres")
 
 MEMORY_MAX_EVENTS = 100_000  # a partition, where nothing is set: a forgotten local process must not fill the memory
 LAMBDA_STREAM_SECONDS = 300.0  # Lambda does not see a client leave: the lifetime bounds what that costs
 MAX_USER_SHARDS = 4_096
-MAX_PARTITION_TYPES = 16  # a cursor names every partition, and must stay below 4,096 characters
+MAX_SCHEMA_NAME = 50  # the doorbell's channel is named after it too, and Postgres cuts names off at 63
+MAX_PARTITION_TYPES = 16
+MAX_PARTITION_NAMES = 800  # characters of all types together: a cursor names each partition, and has 4,096 in all
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,12 @@ class Settings:
     transport: TransportName = "memory"
     prefix: str = "rt"
     redis_url: str | None = field(default=None, repr=False)
+    rest_url: str | None = field(default=None, repr=False)
+    rest_token: str | None = field(default=None, repr=False)
+    database_url: str | None = field(default=None, repr=False)
+    database_pooled_url: str | None = field(default=None, repr=False)
+    poll_min: float = 0.25
+    poll_max: float = 5.0
     auth_required: bool = False
     publish_keys: tuple[str, ...] = field(default=(), repr=False)
     jwt_secret: str | None = field(default=None, repr=False)
@@ -50,7 +58,7 @@ class Settings:
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Self:
         """Read the environment; raises SettingsError."""
-        env = {name: value.strip() for name, value in environ.items() if value.strip()}
+        env = _set(environ)
         transport = _choice(env, "REALTIME_TRANSPORT", TRANSPORTS, "memory")
         keys = tuple(_list(env, "REALTIME_PUBLISH_KEYS"))
         verifies = "REALTIME_JWT_SECRET" in env or "REALTIME_JWKS_URL" in env
@@ -66,10 +74,19 @@ class Settings:
                 " REALTIME_JWT_SECRET or REALTIME_JWKS_URL for subscribers, or say REALTIME_AUTH=none",
             )
         on_lambda = "AWS_LAMBDA_FUNCTION_NAME" in env
+        redis_url, rest_url, rest_token = _redis(env, transport)
+        database_url, database_pooled_url = database_urls(env) if transport == "postgres" else (None, None)
+        poll_min = _duration(env, "REALTIME_POLL_MIN", 0.25, 0.01, 60.0)
         return cls(
             transport=transport,
-            prefix=_matching(env, "REALTIME_PREFIX", r"[A-Za-z0-9._-]{1,64}", "rt"),
-            redis_url=_redis_url(env) if transport == "redis" else None,
+            prefix=schema_name(env) if transport == "postgres" else _prefix(env),
+            redis_url=redis_url,
+            rest_url=rest_url,
+            rest_token=rest_token,
+            database_url=database_url,
+            database_pooled_url=database_pooled_url,
+            poll_min=poll_min,
+            poll_max=_duration(env, "REALTIME_POLL_MAX", max(5.0, poll_min), poll_min, 300.0),
             auth_required=required,
             publish_keys=keys,
             jwt_secret=env.get("REALTIME_JWT_SECRET"),
@@ -91,7 +108,45 @@ class Settings:
         )
 
 
+def database_urls(environ: Mapping[str, str]) -> tuple[str, str | None]:
+    """Return the database's URL, and the one of its pooler where there is another for that; raises SettingsError.
+
+    Netlify sets both: LISTEN needs the direct one, functions that come and go in crowds the pooler's.
+    """
+    env = _set(environ)
+    direct, pooled = "NETLIFY_DATABASE_URL_UNPOOLED", "NETLIFY_DATABASE_URL"
+    names = ["DATABASE_URL"] if "DATABASE_URL" in env else [name for name in (direct, pooled) if name in env]
+    for name in names:
+        if _split(env, name).scheme not in ("postgres", "postgresql"):
+            raise SettingsError(name, "must begin with postgres:// or postgresql://")
+    if not names:
+        raise SettingsError(
+            "DATABASE_URL",
+            f"is not set: Postgres needs postgres:// or postgresql:// here, or in {direct} and {pooled} on Netlify",
+        )
+    return env[names[0]], env[pooled] if names == [direct, pooled] else None
+
+
+def schema_name(environ: Mapping[str, str]) -> str:
+    """Return the prefix as what it is in Postgres; raises SettingsError."""
+    prefix = _prefix(_set(environ))
+    if len(prefix) > MAX_SCHEMA_NAME or prefix in ("public", "information_schema") or prefix.startswith("pg_"):
+        raise SettingsError(
+            "REALTIME_PREFIX",
+            f"is a schema's name in Postgres: at most {MAX_SCHEMA_NAME} characters, and none of the server's own",
+        )
+    return prefix
+
+
 _Text = TypeVar("_Text", bound=str)
+
+
+def _set(environ: Mapping[str, str]) -> dict[str, str]:
+    return {name: value.strip() for name, value in environ.items() if value.strip()}
+
+
+def _prefix(env: Mapping[str, str]) -> str:
+    return _matching(env, "REALTIME_PREFIX", r"[A-Za-z0-9._-]{1,64}", "rt")
 
 
 def _choice(env: Mapping[str, str], name: str, choices: tuple[_Text, ...], default: _Text) -> _Text:
@@ -117,16 +172,18 @@ _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?", re.ASCII)
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
 
 
-def _duration(env: Mapping[str, str], name: str, default: float, least: float, most: float | None = None) -> float:
+_LONGEST = 3_650 * 86_400.0  # seconds: ten years; more is a mistake, and would be too much for Redis
+
+
+def _duration(env: Mapping[str, str], name: str, default: float, least: float, most: float = _LONGEST) -> float:
     if name not in env:
         return default
     match = _DURATION.fullmatch(env[name])
     if match is None:
         raise SettingsError(name, "must be a duration such as 500ms, 15s, 5m, 24h or 7d")
     seconds = float(match[1]) * _UNITS[match[2] or "s"]
-    if seconds < least or (most is not None and seconds > most):
-        upper = "" if most is None else f" and at most {most:g}s"
-        raise SettingsError(name, f"must be at least {least:g}s{upper}")
+    if not least <= seconds <= most:
+        raise SettingsError(name, f"must be at least {least:g}s and at most {most:g}s")
     return seconds
 
 
@@ -142,26 +199,77 @@ def _integer(env: Mapping[str, str], name: str, default: int, least: int, most: 
     if name not in env:
         return default
     text = env[name].replace("_", "")
-    if not (text.isascii() and text.isdigit()) or not least <= int(text) <= (most or int(text)):
+    if not re.fullmatch(r"[0-9]{1,15}", text) or not least <= int(text) <= (most or int(text)):
         upper = "" if most is None else f" and at most {most}"
         raise SettingsError(name, f"must be a whole number, at least {least}{upper}")
     return int(text)
 
 
-def _redis_url(env: Mapping[str, str]) -> str:
+_LOCAL = ("127.0.0.1", "localhost", "::1")
+
+
+def _redis(env: Mapping[str, str], transport: str) -> tuple[str | None, str | None, str | None]:
+    """Return the URL over TCP, and the URL and token over REST; what the transport needs is there."""
+    if transport not in ("redis", "redis-pubsub"):
+        return None, None, None
     url = env.get("REDIS_URL")
-    if url is None:
-        raise SettingsError("REDIS_URL", "is not set: REALTIME_TRANSPORT=redis needs redis:// or rediss:// here")
-    if urlsplit(url).scheme not in ("redis", "rediss", "unix"):
-        raise SettingsError("REDIS_URL", "must begin with redis:// or rediss:// (Redis over TCP)")
-    return url
+    if url is not None and url.startswith(("redis://", "rediss://", "unix://")):
+        _split(env, "REDIS_URL")
+        tcp: str | None = url
+    elif transport == "redis-pubsub":
+        problem = "is not set: " if url is None else ""
+        raise SettingsError("REDIS_URL", f"{problem}Pub/Sub needs a connection: redis:// or rediss://")
+    else:
+        tcp = None
+    if transport == "redis-pubsub":
+        return tcp, None, None
+    if url is not None and tcp is None:
+        if not url.startswith(("https://", "http://")):
+            raise SettingsError("REDIS_URL", "must begin with redis:// or rediss:// (TCP) or https:// (Upstash's REST)")
+        if env.get("UPSTASH_REDIS_REST_URL", url) != url:
+            raise SettingsError("UPSTASH_REDIS_REST_URL", "names another REST endpoint than REDIS_URL: set only one")
+        return None, *_rest(env, "REDIS_URL", "REDIS_TOKEN")
+    if "UPSTASH_REDIS_REST_URL" in env:
+        return tcp, *_rest(env, "UPSTASH_REDIS_REST_URL", "UPSTASH_REDIS_REST_TOKEN")
+    if tcp is None:
+        raise SettingsError(
+            "REDIS_URL",
+            "is not set: REALTIME_TRANSPORT=redis needs redis:// or rediss:// here (TCP), or https:// with REDIS_TOKEN"
+            " (REST), or UPSTASH_REDIS_REST_URL and UPSTASH_REDIS_REST_TOKEN",
+        )
+    return tcp, None, None
+
+
+def _rest(env: Mapping[str, str], url_name: str, token_name: str) -> tuple[str, str]:
+    parts = _split(env, url_name)
+    nearby = parts.hostname in _LOCAL or "." not in (parts.hostname or ".")  # a container's name
+    if not parts.hostname or not (parts.scheme == "https" or (parts.scheme == "http" and nearby)):
+        # Everyone on the way could read the token, and with it every event.
+        raise SettingsError(url_name, "must be an https:// URL (http:// only for a stand-in on this machine)")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise SettingsError(url_name, f"must be the address alone; the token goes into {token_name}")
+    token = env.get(token_name)
+    if token is None:
+        raise SettingsError(token_name, f"is not set: the REST endpoint of {url_name} needs it")
+    if not re.fullmatch(r"[\x21-\x7e]+", token):
+        raise SettingsError(token_name, "must be visible ASCII characters")
+    return env[url_name].rstrip("/"), token
+
+
+def _split(env: Mapping[str, str], name: str, url: str | None = None) -> SplitResult:
+    try:
+        parts = urlsplit(env[name] if url is None else url)
+        parts.port  # noqa: B018 — raises where it is none
+    except ValueError:
+        raise SettingsError(name, "is not a URL") from None
+    return parts
 
 
 def _jwks_url(env: Mapping[str, str]) -> str | None:
     url = env.get("REALTIME_JWKS_URL")
     if url is not None:
-        parts = urlsplit(url)
-        local = parts.hostname in ("127.0.0.1", "localhost", "::1")
+        parts = _split(env, "REALTIME_JWKS_URL")
+        local = parts.hostname in _LOCAL
         if not parts.hostname or not (parts.scheme == "https" or (parts.scheme == "http" and local)):
             # Whoever can answer for the key set can sign tokens for every user.
             raise SettingsError("REALTIME_JWKS_URL", "must be an https:// URL (http:// only for this machine)")
@@ -171,7 +279,7 @@ def _jwks_url(env: Mapping[str, str]) -> str | None:
 def _origins(env: Mapping[str, str]) -> frozenset[str]:
     origins = frozenset(_list(env, "REALTIME_ALLOWED_ORIGINS"))
     for origin in origins:
-        parts = urlsplit(origin)
+        parts = _split(env, "REALTIME_ALLOWED_ORIGINS", origin)
         if parts.scheme not in ("http", "https") or not parts.netloc or origin != f"{parts.scheme}://{parts.netloc}":
             raise SettingsError(
                 "REALTIME_ALLOWED_ORIGINS",
@@ -184,6 +292,10 @@ def _partitions(env: Mapping[str, str]) -> frozenset[str]:
     types = frozenset(_list(env, "REALTIME_PARTITIONS"))
     if len(types) > MAX_PARTITION_TYPES:
         raise SettingsError("REALTIME_PARTITIONS", f"must name at most {MAX_PARTITION_TYPES} types")
+    if sum(map(len, types)) > MAX_PARTITION_NAMES:
+        raise SettingsError(
+            "REALTIME_PARTITIONS", f"must have at most {MAX_PARTITION_NAMES} characters: every cursor names each type"
+        )
     for name in types:
         if not re.fullmatch(r"[A-Za-z0-9._-]{1,128}", name, re.ASCII) or name == "all" or name.startswith("realtime."):
             raise SettingsError(

@@ -124,6 +124,9 @@ class Subscriber:
             since = None if start.since == "earliest" else start.since
             places = dict((await self._log.seek(self.partitions, since)).positions)
         self.positions = {name: places[name] for name in self.partitions}
+        if any(place[:2] > heads.positions[name][:2] for name, place in self.positions.items()):
+            # The log moved on while the place was searched in it: past the old head, it would look like a lost log.
+            self._until = await self._log.head(self.partitions)
 
     def start(self, sink: Sink) -> None:
         """Write to `sink` from now on: gaps, replay, `ready`, then live."""

@@ -6,23 +6,59 @@ from shared.partitions import Partitions
 from shared.transports.base import Retention, Transport
 
 
-def make_transport(settings: Settings) -> Transport:
-    """Return the transport that the settings name, not connected yet."""
+def make_transport(settings: Settings, *, stateless: bool = False) -> Transport:
+    """Return the transport that the settings name, not connected yet.
+
+    `stateless` is a function that answers one request and may be frozen after it: where Redis can be reached over
+    REST too, or Postgres through a pooler, it takes that. Whoever lives longer connects directly. Both ways lead to
+    the same log.
+    """
     partitions = make_partitions(settings)
     retention = Retention(settings.retention, settings.max_events, settings.idempotency_window)
     if settings.transport == "memory":
         from shared.transports.memory import MemoryLog
 
         return MemoryLog(partitions, retention)
+    if settings.transport == "redis-pubsub":
+        from shared.transports.redis_pubsub import RedisPubSub
+
+        assert settings.redis_url is not None  # Settings has seen to it
+        return RedisPubSub(settings.redis_url, settings.prefix, partitions, retention)
+    if settings.transport == "postgres":
+        from shared.transports.postgres import PostgresLog
+
+        assert settings.database_url is not None
+        url = settings.database_pooled_url if stateless else None
+        return PostgresLog(
+            url or settings.database_url, settings.prefix, partitions, retention, listen_url=settings.database_url
+        )
+    if settings.rest_url is not None and (stateless or settings.redis_url is None):
+        from shared.transports.upstash import UpstashRest
+
+        assert settings.rest_token is not None
+        poll = {"poll_min": settings.poll_min, "poll_max": settings.poll_max}
+        return UpstashRest(settings.rest_url, settings.rest_token, settings.prefix, partitions, retention, **poll)
     from shared.transports.redis_streams import RedisStreams
 
     assert settings.redis_url is not None  # Settings has seen to it
     return RedisStreams(settings.redis_url, settings.prefix, partitions, retention)
 
 
-def make_hub(settings: Settings) -> Hub:
+async def check(settings: Settings) -> None:
+    """See before the start of a server what would fail each of its streams; raises SettingsError.
+
+    A database that cannot be reached now is not such a thing: it may be there a moment later.
+    """
+    if settings.transport == "postgres":
+        from shared.migrations import check_database
+
+        assert settings.database_url is not None
+        await check_database(settings.database_url, settings.prefix)
+
+
+def make_hub(settings: Settings, *, stateless: bool = False) -> Hub:
     """Return a hub over that transport."""
-    return Hub(make_transport(settings), make_partitions(settings), heartbeat=settings.heartbeat)
+    return Hub(make_transport(settings, stateless=stateless), make_partitions(settings), heartbeat=settings.heartbeat)
 
 
 def make_partitions(settings: Settings) -> Partitions:

@@ -8,7 +8,9 @@ from typing import TypeVar
 import pytest
 from hypothesis import settings
 
+from tests.postgres_server import make_postgres, postgres_database, postgres_server, postgres_url  # noqa: F401
 from tests.processes import Instance, MakeInstance, MakeRedis, RedisServer, ServerProcess
+from tests.upstash.stand_in import StandIn
 
 # A time limit for one example would measure how busy the machine is; pytest-timeout bounds a test.
 settings.register_profile("tidemark", deadline=None, print_blob=True)
@@ -35,6 +37,13 @@ def redis_url(redis_server: RedisServer) -> str:
     """The shared Redis, emptied."""
     assert redis_server.ask("FLUSHALL") == "+OK"
     return redis_server.url
+
+
+@pytest.fixture
+def upstash(redis_server: RedisServer, redis_url: str) -> Iterator[StandIn]:
+    """Upstash's REST API, over the shared Redis, emptied."""
+    with StandIn(redis_server.port) as stand_in:
+        yield stand_in
 
 
 @pytest.fixture

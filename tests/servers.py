@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from glob import glob
 from pathlib import Path
 
 
@@ -23,12 +24,25 @@ class Server:
     variable: str  # names the program, and then no other is considered
     names: tuple[str, ...]
     at_least: tuple[int, int]
-    elsewhere: tuple[str, ...] = ()  # where an installer puts it outside PATH
+    elsewhere: tuple[str, ...] = ()  # where an installer puts it outside PATH; * stands for any version
     from_playwright: bool = False
 
 
 SERVERS = {
     "redis": Server("TIDEMARK_REDIS_SERVER", ("redis-server", "valkey-server"), (6, 2)),
+    "postgres": Server(
+        "TIDEMARK_POSTGRES",
+        ("postgres",),
+        (14, 0),
+        elsewhere=(
+            "/usr/lib/postgresql/*/bin/postgres",  # Debian
+            "/usr/pgsql-*/bin/postgres",
+            "/opt/homebrew/opt/postgresql@*/bin/postgres",
+            "/usr/local/opt/postgresql@*/bin/postgres",
+            "/Applications/Postgres.app/Contents/Versions/*/bin/postgres",
+            f"{sys.prefix}/postgres/*/pginstall/bin/postgres",
+        ),
+    ),
     "chromium": Server(
         "TIDEMARK_CHROMIUM",
         ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"),
@@ -65,14 +79,15 @@ def _candidates(server: Server) -> Iterator[Path]:
     # scripts/setup puts the ones that it brings beside Python.
     folders = [*os.get_exec_path(), str(Path(sys.executable).parent)]
     yield from (Path(folder, name) for name in server.names for folder in folders)
-    yield from map(Path, server.elsewhere)
+    for pattern in server.elsewhere:
+        yield from map(Path, sorted(glob(pattern), reverse=True))
     if server.from_playwright:
         yield Path(_output([sys.executable, "-c", ASK_PLAYWRIGHT]).strip())
 
 
 def _version(program: Path) -> tuple[int, int]:
     """The version that a program tells of itself; (0, 0) where it does not run."""
-    match = re.search(r"(\d+)\.(\d+)\.\d+", _output([str(program), "--version"]))
+    match = re.search(r"(\d+)\.(\d+)", _output([str(program), "--version"]))
     return (int(match[1]), int(match[2])) if match else (0, 0)
 
 

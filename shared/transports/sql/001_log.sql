@@ -3,12 +3,22 @@
 -- Migrations run with search_path = <the prefix's schema>, pg_temp, and every function keeps that path: no file
 -- names the schema, and nothing in a caller's path can stand in for a table of ours. Times are in ms since 1970.
 
+do $$
+begin
+  if current_setting('server_version_num')::integer < 140000 then
+    raise exception 'Tidemark needs Postgres 14 or newer, not %', current_setting('server_version');
+  elsif current_setting('server_encoding') <> 'UTF8' then
+    raise exception 'Tidemark needs a database in UTF8, not %: others cannot hold every JSON text',
+      current_setting('server_encoding');
+  end if;
+end $$;
+
 create table partitions (
   name    text primary key,
   epoch   bigint not null,             -- when the partition was first used: a wiped log has another one
   seq     bigint not null default 0,   -- the last offset; a row and no sequence, so that a rollback gives it back
   "check" text   not null default '',  -- of the record at `seq`
-  time    bigint not null default 0,   -- of the record at `seq`
+  time    bigint not null,             -- of the record at `seq`, or the log's start
   first   bigint not null default 1,   -- no record before this offset is kept
   trim_at bigint not null default 0    -- when to look for records that are too old
 ) with (fillfactor = 50);              -- each publish rewrites the row: room to do so in the same page
@@ -53,23 +63,24 @@ create function now_ms() returns bigint language sql volatile as $$
   select floor(extract(epoch from clock_timestamp()) * 1000)::bigint  -- not now(): that is when the transaction began
 $$;
 
--- One lock for all partitions, held until the transaction ends. Offsets are then in commit order, and transactions
--- that publish to several partitions in opposite orders wait for each other instead of deadlocking.
-create function lock_log() returns void language sql volatile set search_path from current as $$
-  select pg_advisory_xact_lock(1953064037, quote_ident(current_schema())::regnamespace::oid::integer)
+-- Which of the advisory locks (1953064037, ...) is this log's.
+create function log_key() returns integer language sql stable as $$
+  select quote_ident(current_schema())::regnamespace::oid::integer
 $$;
 
+-- One lock for all partitions, held until the transaction ends. Offsets are then in commit order, and transactions
+-- that publish to several partitions in opposite orders wait for each other instead of deadlocking.
 create function open_partition(part text) returns partitions language plpgsql set search_path from current as $$
 declare
   p partitions;
 begin
-  perform lock_log();
+  perform pg_advisory_xact_lock(1953064037, log_key());
   select * into p from partitions where name = part for update;
   if not found then
     -- New, or its counter was lost: what the tables still hold belongs to a history that has ended.
     delete from records where partition = part;
     delete from ids where partition = part;
-    insert into partitions (name, epoch) values (part, now_ms()) returning * into p;
+    insert into partitions (name, epoch, time) select part, t, t from now_ms() as t returning * into p;
   end if;
   return p;
 end $$;
@@ -110,8 +121,9 @@ begin
 end $$;
 
 -- Append events to one partition: each at most once, with contiguous offsets. One row an event, in their order.
+-- (Plans are kept while a table grows from nothing: one that scanned it all would go on doing so for a minute.)
 create function append_to(part text, keys text[], events text[], age bigint, most bigint, idempotency bigint)
-returns setof place language plpgsql set search_path from current as $$
+returns setof place language plpgsql set search_path from current set enable_seqscan = off as $$
 declare
   p partitions := open_partition(part);
   now bigint := now_ms();  -- after the lock was waited for
@@ -122,16 +134,17 @@ declare
   offsets bigint[] := array_fill(null::bigint, array[cardinality(keys)]);
   checks text[] := array_fill(null::text, array[cardinality(keys)]);
   item record;
+  known ids;
 begin
   p.time := greatest(p.time, now);
   for item in
-    select k.n, k.key, min(k.n) over (partition by k.hash) as first, i.epoch, i."offset", i."check", i.time
-    from unnest(keys, hashes) with ordinality as k(key, hash, n)
-    left join ids i on i.partition = part and i.key = k.hash and i.epoch = p.epoch and i.time > now - idempotency
-    order by k.n
+    select key, hash, n, min(n) over (partition by hash) as first
+    from unnest(keys, hashes) with ordinality as k(key, hash, n) order by n
   loop
-    if item."offset" is not null then
-      return next (part, item.epoch, item."offset", item."check", item.time, true)::place;
+    select * into known from ids
+      where partition = part and key = item.hash and epoch = p.epoch and time > now - idempotency;
+    if found then
+      return next (part, p.epoch, known."offset", known."check", known.time, true)::place;
     elsif item.first < item.n then
       return next (part, p.epoch, offsets[item.first], checks[item.first], p.time, true)::place;
     else
@@ -160,7 +173,7 @@ begin
   perform pg_notify('tidemark:' || current_schema(), concat_ws(' ', part, p.epoch, p.seq));
 end $$;
 
--- Append to several partitions: the first counts[1] keys and events go to parts[1], the next counts[2] to parts[2], …
+-- Append to several partitions: the first counts[1] keys and events go to parts[1], the next counts[2] to parts[2], ...
 -- A transaction elsewhere that has published and does not end is waited for, but not for ever.
 create function append(
   parts text[], counts integer[], keys text[], events text[], age bigint, most bigint, idempotency bigint
@@ -177,15 +190,18 @@ begin
 end $$;
 
 -- The place after the last record of each partition, or before the first one at or after the time `since` (0: before
--- the oldest kept). A partition that is not there yet begins: a reader's cursor needs an epoch to hold on to.
+-- the oldest kept). Where no record is before it, its time is that of the log's start or of its oldest record: what other
+-- partitions hold from then on may be unseen. A partition that is not there yet begins: a reader's cursor needs an epoch
+-- to hold on to.
 create function places(names text[], since bigint default null) returns setof place
-language plpgsql set search_path from current set lock_timeout = '4s' as $$
+language plpgsql set search_path from current set enable_seqscan = off set lock_timeout = '4s' as $$
 declare
   p partitions;
   part text;
   low bigint;
   high bigint;
   middle bigint;
+  before record;
 begin
   for part in select n from unnest(names) as n where not exists (select from partitions where name = n) loop
     perform open_partition(part);
@@ -203,13 +219,37 @@ begin
       end loop;
       if low <= p.seq then
         p.seq := low - 1;
-        select r."check", r.time into p."check", p.time from records r
-          where r.partition = p.name and r.epoch = p.epoch and r."offset" = p.seq;
+        select r."check", r.time into before from records r
+          where r.partition = p.name and r.epoch = p.epoch and r."offset" = low - 1;
+        if not found then
+          select '' as "check", r.time into before from records r
+            where r.partition = p.name and r.epoch = p.epoch and r."offset" = low;
+        end if;
+        p."check" := coalesce(before."check", '');
+        p.time := coalesce(before.time, 0);
       end if;
     end if;
-    return next (p.name, p.epoch, p.seq, coalesce(p."check", ''), coalesce(p.time, 0), null)::place;
+    return next (p.name, p.epoch, p.seq, p."check", p.time, null)::place;
   end loop;
 end $$;
+
+-- The next records of one epoch of a partition.
+create function page(part text, of_epoch bigint, after bigint, until bigint, most integer) returns setof records
+language sql stable begin atomic
+  select * from records
+  where partition = part and epoch = of_epoch and "offset" > after and "offset" <= until
+  order by "offset" limit most;
+end;
+
+-- The next records of several partitions, those of a later epoch included.
+create function news(parts text[], epochs bigint[], offsets bigint[], most integer) returns setof records
+language sql stable begin atomic
+  select r.* from unnest(parts, epochs, offsets) as seen(partition, epoch, "offset"), lateral (
+    select * from records
+    where partition = seen.partition and (epoch, "offset") > (seen.epoch, seen."offset")
+    order by epoch, "offset" limit most
+  ) as r;
+end;
 
 -- Trim partitions that nobody publishes to: an idle log forgets too. Does nothing while somebody publishes.
 create function sweep(age bigint, most bigint, idempotency bigint) returns void
@@ -221,11 +261,9 @@ begin
   for part in
     select q.name from partitions q
     join records r on r.partition = q.name and r.epoch = q.epoch and r."offset" = q.first
-    where r.time <= now_ms() - age limit 100
+    where r.time <= now_ms() - age limit 10
   loop
-    if not pg_try_advisory_xact_lock(1953064037, quote_ident(current_schema())::regnamespace::oid::integer) then
-      return;
-    end if;
+    if not pg_try_advisory_xact_lock(1953064037, log_key()) then return; end if;
     p := open_partition(part);
     p.trim_at := 0;
     p := trim_partition(p, age, most, idempotency);
@@ -243,7 +281,7 @@ begin
   select max(number) into version from migrations;
 end $$;
 
--- SHA-1, of which the check is the beginning. pgcrypto's takes 3 µs; it is a trusted extension, so the owner of the
+-- SHA-1, of which the check is the beginning. pgcrypto's takes 3 us; it is a trusted extension, so the owner of the
 -- database can install it. Where that is not to be had, the one below takes 0.2 ms.
 create function sha1_in_plpgsql(message bytea) returns bytea language plpgsql immutable strict parallel safe as $$
 declare

@@ -31,12 +31,34 @@ create function new_id() returns text language sql volatile set search_path from
     'hex')::uuid::text
 $$;
 
+-- What is wrong with a JSON text that Postgres takes and readers may not; null where nothing is.
+create function data_problem(data text) returns text language plpgsql immutable as $$
+declare
+  pair constant text := '\\u[dD][89abAB]..\\u[dD][c-fC-F]..';
+  rest text;
+begin
+  if data ~* '\\ud[89a-f]' then
+    rest := regexp_replace(regexp_replace(data, '\\\\', '', 'g'), pair, '', 'g');  -- without \\ and whole pairs
+    if rest ~* '\\ud[89a-f]' then return 'data holds half of a surrogate pair, which names no character'; end if;
+  end if;
+  if length(data) - length(translate(data, '[{', '')) > 100 then
+    rest := regexp_replace(regexp_replace(data, '"([^"\\]|\\.)*"', '', 'g'), '[^][{}]', '', 'g');  -- brackets alone
+    for level in 1 .. 100 loop
+      rest := replace(replace(rest, '[]', ''), '{}', '');
+    end loop;
+    if rest <> '' then return 'data is nested more than 100 levels deep'; end if;
+  end if;
+  return null;
+end $$;
+
 -- What is wrong with these fields; null where nothing is. The rules of docs/protocol.md, as in shared/event.py.
-create function problem(type text, data json, user_ids text[], id text) returns text language sql immutable as $$
+create function problem(type text, data json, user_ids text[], id text) returns text language sql immutable
+set search_path from current as $$
   select case
     when type is null or type !~ '^[A-Za-z0-9._-]{1,128}$' then 'type must be 1 to 128 characters of A-Z a-z 0-9 . _ -'
     when starts_with(type, 'realtime.') then 'type must not start with "realtime.": these names are reserved'
     when data is null then 'data must be JSON, not NULL: write ''null''::json'
+    when data_problem(data::text) is not null then data_problem(data::text)
     when id !~ '^[!-~]+$' or length(id) > 256 then 'id must be 1 to 256 visible ASCII characters (no spaces)'
     when cardinality(user_ids) = 0 then 'user_ids must not be empty: leave it out, or NULL, to reach everyone'
     when cardinality(user_ids) > 1000 then 'user_ids must name at most 1,000 users'

@@ -9,5 +9,5 @@ begin
     type text, data json, user_ids text[] default null, id text default null
   ) returns setof rt.receipt language sql as 'select * from rt.realtime_publish($1, $2, $3, $4)';
 exception when insufficient_privilege or invalid_schema_name then
-  raise notice 'nothing can be created in the schema public: call rt.realtime_publish(…) by its full name';
+  raise notice 'nothing can be created in the schema public: call rt.realtime_publish(...) by its full name';
 end $$;

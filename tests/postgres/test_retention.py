@@ -1,0 +1,116 @@
+"""What leaves the log, and how much of it in one go."""
+
+import asyncio
+
+import pytest
+
+from shared.partitions import Partitions
+from shared.transports.base import Retention
+from shared.transports.postgres import PostgresLog
+from tests.contract.acts import at, event, events, head, offsets, place, publish, read, seek, start_of, tailing, told
+from tests.contract.stores import PostgresStore
+from tests.postgres.conftest import Connect
+
+AGED = """
+    update rt.records set time = time - 10000;
+    update rt.ids set time = time - 10000;
+    update rt.partitions set trim_at = 0
+"""
+
+
+async def test_an_append_trims_a_bounded_number_of_records_and_the_next_ones_go_on(
+    store: PostgresStore, application: Connect
+) -> None:
+    connection = await application()
+    await connection.fetch(
+        "select count(*) from rt.append('{all}', '{12000}', array(select n::text from generate_series(1, 12000) n),"
+        " array_fill('{\"id\":\"x\",\"type\":\"t\",\"data\":1}'::text, array[12000]), 86400000, 0, 86400000)"
+    )
+    await connection.execute(AGED)
+    log = store.open(retention=Retention(age=5.0, idempotency_window=5.0))
+    left = []
+    for _ in range(3):
+        await publish(log, "new")
+        counts = await connection.fetchrow("select (select count(*) from rt.records), (select count(*) from rt.ids)")
+        left.append(tuple(counts))
+    assert left == [(7_001, 7_001), (2_002, 2_002), (3, 3)]
+    items = await read(log, at(start_of(await head(log))))
+    assert told(items) == ["<trimmed>", "new", "new", "new"]
+
+
+async def test_an_idle_log_forgets_too_while_somebody_follows_it(store: PostgresStore, application: Connect) -> None:
+    connection = await application()
+    scheme = Partitions(frozenset({"a", "b"}))
+    reader = PostgresLog(store.url, partitions=scheme, retention=Retention(age=5.0), check=0.05)
+    await reader.publish([event(1, type="a"), event(2, type="b"), event(3)])
+    await connection.execute(AGED)
+    async with tailing(reader, await reader.head(("a",))):
+        while await connection.fetchval("select count(*) from rt.records"):
+            await asyncio.sleep(0.02)
+    place_after = await head(reader, "a")
+    assert place_after.offset == 1
+    assert await seek(reader, None, "a") == place_after
+    (receipt,) = await reader.publish([event(4, type="a")])
+    assert place(receipt, "a").offset == 2
+    await reader.aclose()
+
+
+async def test_a_sweep_waits_for_nobody(store: PostgresStore, application: Connect) -> None:
+    log = store.open()
+    await publish(log, 1)
+    one, other = await application(), await application()
+    await one.execute(AGED)
+    async with one.transaction():
+        await one.fetch("select * from realtime_publish('t', '2')")
+        await other.execute("set lock_timeout = '10ms'; select rt.sweep(5000, 0, 5000)")
+    assert await one.fetchval("select count(*) from rt.records") == 2
+
+
+async def test_events_from_sql_are_kept_as_the_running_processes_were_told_to(
+    store: PostgresStore, application: Connect
+) -> None:
+    log, connection = store.open(retention=Retention(events=3)), await application()
+    await publish(log, 0)
+    for number in range(1, 10):
+        await connection.fetch("select * from realtime_publish('t', $1)", str(number))
+    assert told(await read(log, await log.seek(("all",), None))) == [7, 8, 9]
+
+
+async def test_a_place_found_by_time_is_the_very_one_that_the_record_before_has(store: PostgresStore) -> None:
+    log = store.open()
+    receipts = []
+    for number in range(4):
+        receipts += await publish(log, number)
+        await asyncio.sleep(0.003)
+    assert await seek(log, place(receipts[2]).time) == place(receipts[1])
+    first = await seek(log, None)
+    assert first[:3] == (place(receipts[0]).epoch, 0, "")
+    assert first.time == place(receipts[0]).time
+
+
+@pytest.mark.parametrize("size", [1, 100])
+async def test_plans_made_for_an_empty_log_do_not_slow_down_as_it_grows(store: PostgresStore, size: int) -> None:
+    log, loop = store.open(), asyncio.get_running_loop()
+
+    async def seconds(appends: int) -> float:
+        best = 60.0
+        for _ in range(appends):
+            began = loop.time()
+            await log.publish(events(range(size)))
+            best = min(best, loop.time() - began)
+        return best
+
+    await seconds(10)  # the plans are kept from the sixth call on
+    early = await seconds(20)
+    for _ in range(60):
+        await log.publish(events(range(100)))
+    assert await seconds(20) < 5 * early
+
+
+async def test_numbers_go_on_after_everything_was_trimmed(store: PostgresStore, application: Connect) -> None:
+    log, connection = store.open(retention=Retention(age=5.0)), await application()
+    await publish(log, *range(5))
+    await connection.execute(AGED)
+    await connection.fetch("select rt.sweep(5000, 0, 5000)")
+    assert await connection.fetchval("select count(*) from rt.records") == 0
+    assert offsets(await publish(log, "next")) == [6]
