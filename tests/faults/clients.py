@@ -1,0 +1,368 @@
+"""HTTP over raw streams: connections that can be cut at any byte, left unread, and counted."""
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Self
+from urllib.parse import urlencode
+
+from tests.processes import HOST, Instance, RedisServer
+from tests.sinks import RecordingSink
+from tests.sse_decoder import SseDecoder, SseEvent
+from tests.waiting import DEADLINE
+
+READ_BYTES = 64 * 1024
+AGAIN = 0.02  # seconds between two looks
+ANSWER_SECONDS = 20.0  # the longest that an instance may think: Redis's time-out, several times over
+
+Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+def on_redis(redis: RedisServer, **more: str) -> dict[str, str]:
+    """The settings of an instance on this Redis, open to everyone."""
+    return {"REALTIME_TRANSPORT": "redis", "REDIS_URL": redis.url, "REALTIME_AUTH": "none", **more}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer to a request; header names are in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    def assert_unavailable(self) -> None:
+        """What everyone hears while the log is away: a problem, and when to come back."""
+        assert self.status == 503, self
+        assert self.headers["content-type"] == "application/problem+json"
+        assert int(self.headers["retry-after"]) >= 1
+        problem = self.json()
+        assert (problem["status"], problem["title"]) == (503, "Service Unavailable")
+        assert problem["detail"]
+        assert "127.0.0.1" not in problem["detail"], "the answer tells where Redis is"
+
+
+class Requests:
+    """Requests to one instance, one after the other on one connection that is kept."""
+
+    def __init__(self, instance: Instance) -> None:
+        self._instance = instance
+        self._connection: Connection | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Drop the connection; the next request opens another."""
+        if self._connection is not None:
+            self._connection[1].transport.abort()
+            self._connection = None
+
+    async def get(self, path: str, headers: Mapping[str, str] | None = None) -> Answer:
+        return await self._ask(head("GET", path, headers or {}))
+
+    async def publish(self, *events: Mapping[str, Any] | str) -> Answer:
+        """Publish one event, or several as one batch; a text is sent as it is."""
+        texts = [event if isinstance(event, str) else json.dumps(event) for event in events]
+        return await self.post(texts[0] if len(texts) == 1 else f"[{','.join(texts)}]")
+
+    async def post(self, text: str) -> Answer:
+        body = text.encode()
+        headers = {"content-type": "application/json", "content-length": str(len(body))}
+        return await self._ask(head("POST", "/api/publish", headers) + body)
+
+    async def _ask(self, request: bytes) -> Answer:
+        """The answer; raises OSError or EOFError where the connection does not bring a whole one."""
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                if self._connection is None:
+                    self._connection = await asyncio.open_connection(HOST, self._instance.port)
+                reader, writer = self._connection
+                writer.write(request)
+                status, headers = parse_head(await reader.readuntil(b"\r\n\r\n"))
+                body = await reader.readexactly(int(headers.get("content-length", "0")))
+        except BaseException:
+            self.close()
+            raise
+        if headers.get("connection") == "close":
+            self.close()
+        return Answer(status, headers, body)
+
+
+async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
+    """Return once a condition holds whose change nobody tells us about."""
+    async with asyncio.timeout(DEADLINE):
+        while True:
+            if await condition():
+                return
+            await asyncio.sleep(AGAIN)
+
+
+async def publish(instance: Instance, *events: Mapping[str, Any] | str) -> Answer:
+    """Publish on a connection of its own."""
+    async with Requests(instance) as requests:
+        return await requests.publish(*events)
+
+
+async def publish_all(instance: Instance, names: Iterable[str]) -> None:
+    """Publish one event of each name, one after the other."""
+    for name in names:
+        receipts(await publish(instance, event(name)))
+
+
+async def get(instance: Instance, path: str, headers: Mapping[str, str] | None = None) -> Answer:
+    """Ask on a connection of its own."""
+    async with Requests(instance) as requests:
+        return await requests.get(path, headers)
+
+
+async def read_page(instance: Instance, **query: str) -> dict[str, Any]:
+    """One JSON page of GET /api/events."""
+    answer = await get(instance, f"/api/events?{urlencode(query)}", {"accept": "application/json"})
+    assert answer.status == 200, answer
+    page: dict[str, Any] = answer.json()
+    return page
+
+
+async def metrics(instance: Instance) -> dict[str, float]:
+    """What /api/metrics counts, by name and labels."""
+    lines = (await get(instance, "/api/metrics")).body.decode().splitlines()
+    pairs = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+    return {name: float(value) for name, value in pairs}
+
+
+async def count_subscribers(instance: Instance) -> int:
+    """How many subscribers the instance says that it has."""
+    counted = await metrics(instance)
+    return int(sum(value for name, value in counted.items() if name.startswith("realtime_subscribers{")))
+
+
+async def eventually_subscribed(instance: Instance, count: int) -> None:
+    """Return once the instance counts exactly so many subscribers."""
+
+    async def are_there() -> bool:
+        return await count_subscribers(instance) == count
+
+    await eventually(are_there)
+
+
+class Stream:
+    """One connection to GET /api/events, decoded as a browser does.
+
+    With `cut_after`, the connection breaks after so many bytes of the answer, its head included: what the bytes
+    before do not complete is never seen.
+    """
+
+    def __init__(self, connection: Connection, last_event_id: str, cut_after: int | None) -> None:
+        self.status: int | None = None
+        self.headers: Mapping[str, str] = {}
+        self.decoder = SseDecoder(last_event_id)
+        self._reader, self._writer = connection
+        self._left = cut_after
+        self._head = b""
+        self._dechunker = Dechunker()
+
+    async def read(self) -> bytes | None:
+        """The next bytes of the body, maybe none of them yet; None at the end, or at the cut."""
+        if self._left == 0:
+            return None
+        data = await self._reader.read(READ_BYTES)
+        if self._left is not None:
+            data = data[: self._left]
+            self._left -= len(data)
+        if not data:
+            return None
+        if self.status is None:
+            head, end, data = (self._head + data).partition(b"\r\n\r\n")
+            if not end:
+                self._head = head
+                return b""
+            self.status, self.headers = parse_head(head)
+        if self.headers.get("transfer-encoding") != "chunked":
+            return data
+        body = self._dechunker.feed(data)
+        return None if self._dechunker.ended and not body else body
+
+    async def events(self) -> AsyncIterator[list[SseEvent]]:
+        """What the browser dispatches, as it comes, until the connection ends. Raises OSError."""
+        while (chunk := await self.read()) is not None:
+            if self.status == 200:
+                yield self.decoder.feed(chunk)
+
+
+@asynccontextmanager
+async def open_stream(
+    port: int,
+    query: Mapping[str, str] | None = None,
+    *,
+    last_event_id: str = "",
+    cut_after: int | None = None,
+    receive_buffer: int | None = None,
+) -> AsyncIterator[Stream]:
+    """Connect, and ask for the events; raises OSError where nobody listens.
+
+    `receive_buffer` bounds what is taken from the server without being read, in bytes.
+    """
+    headers = {"accept": "text/event-stream"}
+    if last_event_id:
+        headers["last-event-id"] = last_event_id
+    reader, writer = await connect(port, receive_buffer)
+    try:
+        writer.write(head("GET", f"/api/events?{urlencode(query or {})}", headers))
+        yield Stream((reader, writer), last_event_id, cut_after)
+    finally:
+        writer.transport.abort()
+
+
+class Follower:
+    """A stream that is read all the time, on one connection for good; `seen` holds what it brought."""
+
+    def __init__(self, stream: Stream, last_event_id: str) -> None:
+        self.stream = stream
+        self.seen = RecordingSink(last_event_id)
+        self._task = asyncio.create_task(self._run())
+
+    async def opened(self) -> Self:
+        """Return once the stream is live."""
+        await self.seen.ready()
+        return self
+
+    async def has(self, *names: str) -> None:
+        """Return once the last of these has come; then exactly these must have, in this order."""
+        await self.seen.until(lambda: bool(names) and names[-1] in self.names)
+        assert self.names == list(names)
+
+    @property
+    def names(self) -> list[str]:
+        """The published events: what `event` put into them."""
+        return [data["name"] for data in self.seen.data]
+
+    @property
+    def order(self) -> list[str]:
+        """Everything that was dispatched, gaps and the rest included, in one word each."""
+        return [_word(dispatched) for dispatched in self.seen.all]
+
+    @property
+    def cursor(self) -> str:
+        return self.seen.cursor
+
+    def is_open(self) -> bool:
+        return not self._task.done()
+
+    async def ended(self) -> None:
+        """Return once the server has ended the stream."""
+        async with asyncio.timeout(DEADLINE):
+            await asyncio.shield(self._task)
+
+    async def stop(self) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        try:
+            while (chunk := await self.stream.read()) is not None:
+                if chunk:
+                    assert self.stream.status == 200, chunk
+                    self.seen.write(chunk)
+        finally:
+            self.seen.end(b"")
+
+
+@asynccontextmanager
+async def follow(instance: Instance, *, last_event_id: str = "", **query: str) -> AsyncIterator[Follower]:
+    """Open a stream and read it; entered once `realtime.ready` has come."""
+    async with open_stream(instance.port, query, last_event_id=last_event_id) as stream:
+        follower = Follower(stream, last_event_id)
+        try:
+            yield await follower.opened()
+        finally:
+            await follower.stop()
+
+
+def _word(dispatched: SseEvent) -> str:
+    data = json.loads(dispatched.data)
+    match dispatched.type:
+        case "realtime.ready":
+            return "ready" if data["recovered"] else "ready after a loss"
+        case "realtime.gap" | "realtime.closing":
+            return f"{dispatched.type.removeprefix('realtime.')}: {data['reason']}"
+        case _:
+            return str(data["name"])
+
+
+def event(name: str, *users: str, type: str = "note", id: str | None = None) -> dict[str, Any]:
+    """An event that is known by its name, for these users or for everyone; `name` is its id, too."""
+    draft: dict[str, Any] = {"type": type, "data": {"name": name}, "id": id or name}
+    return {**draft, "userIds": list(users)} if users else draft
+
+
+def receipts(answer: Answer) -> Sequence[Mapping[str, Any]]:
+    """The receipts of an accepted publication."""
+    assert answer.status == 202, answer
+    told: list[Mapping[str, Any]] = answer.json()["events"]
+    return told
+
+
+class Dechunker:
+    """Undoes HTTP/1.1's chunked coding (RFC 9112 section 7.1) of bytes that are cut anywhere."""
+
+    def __init__(self) -> None:
+        self.ended = False
+        self._rest = b""  # the beginning of a size line
+        self._left = 0  # bytes of the chunk that are still to come, with the line end after it
+
+    def feed(self, data: bytes) -> bytes:
+        """The content that is known by now."""
+        data, at, out = self._rest + data, 0, []
+        while at < len(data):
+            if not self._left:
+                end = data.find(b"\r\n", at)
+                if end < 0:
+                    break
+                size = int(data[at:end], 16)
+                self.ended = size == 0
+                self._left, at = size + 2, end + 2
+            piece = data[at : at + self._left]
+            out.append(piece[: max(self._left - 2, 0)])
+            self._left -= len(piece)
+            at += len(piece)
+        self._rest = data[at:]
+        return b"".join(out)
+
+
+def parse_head(head: bytes) -> tuple[int, dict[str, str]]:
+    """The status and the headers of an answer."""
+    first, *lines = head.decode("latin-1").rstrip("\r\n").split("\r\n")
+    pairs = (line.split(":", 1) for line in lines)
+    return int(first.split(" ", 2)[1]), {name.strip().lower(): value.strip() for name, value in pairs}
+
+
+def head(method: str, path: str, headers: Mapping[str, str]) -> bytes:
+    """A request without its body."""
+    lines = [f"{method} {path} HTTP/1.1", f"host: {HOST}", *(f"{name}: {value}" for name, value in headers.items())]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode()
+
+
+async def connect(port: int, receive_buffer: int | None = None) -> Connection:
+    """Open a connection; `receive_buffer` bounds what is taken from the server without being read, in bytes."""
+    if receive_buffer is None:
+        return await asyncio.open_connection(HOST, port, limit=READ_BYTES)
+    # Set before it connects: later the kernel has already promised the server more.
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    connection.setblocking(False)
+    try:
+        await asyncio.get_running_loop().sock_connect(connection, (HOST, port))
+        return await asyncio.open_connection(sock=connection, limit=receive_buffer)
+    except BaseException:
+        connection.close()
+        raise

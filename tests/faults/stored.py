@@ -1,0 +1,36 @@
+"""What really stands in Redis, read without the product's own reader."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from redis.asyncio import Redis
+
+from tests.processes import RedisServer
+
+CHECK_AND_TIME = 21  # characters before the event in a stream entry
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One record."""
+
+    partition: str
+    epoch: int
+    offset: int
+    event: Mapping[str, Any]
+
+
+async def read_log(redis: RedisServer) -> dict[str, list[Stored]]:
+    """Every record of every partition, in the order of the partition."""
+    log: dict[str, list[Stored]] = {}
+    client: Any = Redis.from_url(redis.url, decode_responses=True)
+    async with client:
+        for key in await client.keys("rt:*"):
+            partition = key.removeprefix("rt:")
+            for entry_id, fields in await client.xrange(key):
+                epoch, offset = map(int, entry_id.split("-"))
+                event = json.loads(fields["e"][CHECK_AND_TIME:])
+                log.setdefault(partition, []).append(Stored(partition, epoch, offset, event))
+    return log

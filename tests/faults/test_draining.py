@@ -1,0 +1,76 @@
+"""An instance is asked to stop at the worst moment of a stream's life: it still sends everyone away."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from functions.stream import StreamApp
+from shared.config import Settings
+from shared.errors import Unavailable
+from shared.hub import Hub
+from shared.transports.memory import MemoryLog
+from tests.contract.staged import StagedLog
+from tests.sinks import subscribed
+from tests.waiting import DEADLINE
+
+
+class Client:
+    """What a server is for an ASGI app; until `reads` is set, nothing of the answer can be sent."""
+
+    def __init__(self) -> None:
+        self.reads = asyncio.Event()
+        self.reached = asyncio.Event()  # the app wants to send
+        self.gone = asyncio.Event()
+        self.sent: list[Mapping[str, Any]] = []
+
+    async def receive(self) -> Mapping[str, Any]:
+        await self.gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Mapping[str, Any], /) -> None:
+        self.reached.set()
+        await self.reads.wait()
+        self.sent.append(message)
+        if not message.get("more_body", True):
+            self.gone.set()
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(message.get("body", b"") for message in self.sent)
+
+
+async def test_a_stream_whose_head_waits_for_its_client_does_not_keep_the_others_from_being_sent_away() -> None:
+    hub = Hub(MemoryLog())
+    app, client = StreamApp(hub, Settings()), Client()
+    scope = {"type": "http", "method": "GET", "path": "/api/events", "query_string": b"", "headers": []}
+    async with hub, asyncio.timeout(DEADLINE), asyncio.TaskGroup() as group, subscribed(hub) as other:
+        await other.ready()
+        group.create_task(app(scope, client.receive, client.send))
+        await client.reached.wait()
+        hub.drain()
+        assert other.closing == "draining"
+        client.reads.set()
+    assert client.body.endswith(b'event: realtime.closing\ndata: {"reason":"draining"}\n\n')
+    assert client.sent[-1]["more_body"] is False
+
+
+async def test_who_comes_while_an_instance_drains_is_turned_away_and_not_forgotten_on_a_stream_that_never_ends() -> (
+    None
+):
+    log = StagedLog(MemoryLog())
+    log.hold_heads()
+    async with Hub(log) as hub, asyncio.timeout(DEADLINE):
+
+        async def come() -> None:
+            async with subscribed(hub):
+                pytest.fail("it was taken in")
+
+        coming = asyncio.create_task(come())
+        await log.head_asked()
+        hub.drain()
+        log.release_heads()
+        with pytest.raises(Unavailable):
+            await coming
+        assert not hub.subscribers

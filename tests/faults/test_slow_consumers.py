@@ -1,0 +1,146 @@
+"""Clients that do not read: they cost neither memory nor anybody else's time, and lose nothing."""
+
+import asyncio
+import re
+import subprocess
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import pytest
+
+from tests.faults.clients import Requests, Stream, event, metrics, on_redis, open_stream, read_page, receipts
+from tests.processes import Instance, MakeInstance, MakeRedis
+from tests.waiting import DEADLINE, Growing
+
+STUCK = 4
+EVENT_BYTES = 100_000
+BATCH = 10
+EVENTS = 520  # 52 MB, and no two of the stuck clients could share what they are owed: their filters differ
+REPLAYING = 20
+GROWTH = 64 * 1024  # KiB that the instance may grow by; 4 queues, or 20 pages of 200 events, would be far more
+RECEIVE_BUFFER = 32 * 1024  # bytes: what the kernel takes for a client who does not read
+
+
+class Reader(Growing):
+    """Reads a stream for as long as it is told to, and keeps the names of its events.
+
+    It looks for nothing else in the many bytes: the frames here are of the plainest kind.
+    """
+
+    def __init__(self, stream: Stream) -> None:
+        super().__init__()
+        self.names: list[str] = []
+        self.control: list[str] = []
+        self._stream = stream
+        self._begun = b""  # a frame that has not ended yet
+
+    async def read_until(self, condition: Callable[[], bool], seconds: float = DEADLINE) -> None:
+        async with asyncio.timeout(seconds):
+            while not condition():
+                await self._read()
+
+    async def read_on(self) -> None:
+        while True:
+            await self._read()
+
+    async def _read(self) -> None:
+        chunk = await self._stream.read()
+        assert chunk is not None, f"ended after {self}"
+        *frames, self._begun = (self._begun + chunk).split(b"\n\n")
+        for frame in frames:
+            if control := re.search(rb"^event: (realtime\..*)$", frame, re.MULTILINE):
+                self.control.append(control[1].decode())
+            elif name := re.search(rb'^data: {"name": ?"([^"]*)"', frame, re.MULTILINE):
+                self.names.append(name[1].decode())
+        self.grow()
+
+    def __str__(self) -> str:
+        return f"{len(self.names)} events, {self.control}"
+
+
+@pytest.mark.timeout(120)
+async def test_clients_that_stop_reading_cost_neither_memory_nor_others_and_get_everything_when_they_read_again(
+    make_redis: MakeRedis, make_instance: MakeInstance
+) -> None:
+    redis = await asyncio.to_thread(make_redis, aof=False)
+    instance = await asyncio.to_thread(make_instance, **on_redis(redis))
+    names = [f"event-{number}" for number in range(EVENTS)]
+    async with AsyncExitStack() as stack:
+        stuck = [
+            await stack.enter_async_context(opened(instance, RECEIVE_BUFFER, types=f"note,other-{number}"))
+            for number in range(STUCK)
+        ]
+        fast = await stack.enter_async_context(opened(instance))
+        reading = asyncio.create_task(fast.read_on())
+        stack.callback(reading.cancel)
+        requests = await stack.enter_async_context(Requests(instance))
+        for turn in range(3):  # what the first events need once is not growth
+            receipts(await requests.publish(*(large(f"warm-{turn}-{n}", type="warm") for n in range(BATCH))))
+        await fast.until(lambda: len(fast.names) == 3 * BATCH)
+        before = most = memory(instance)
+
+        for start in range(0, EVENTS, BATCH):
+            batch = names[start : start + BATCH]
+            receipts(await requests.publish(*(large(name) for name in batch)))
+            # Each batch reaches the one who reads, while the others do not.
+            await fast.until(lambda last=batch[-1]: fast.names[-1] == last)  # type: ignore[misc]
+            most = max(most, memory(instance))
+        assert fast.names[3 * BATCH :] == names
+        counted = await metrics(instance)
+        assert counted['realtime_subscribers{state="catching-up"}'] == STUCK, "they were not slow at all"
+        assert most - before < GROWTH, f"grew from {before:,} to {most:,} KiB"
+
+        for reader in stuck:
+            await reader.read_until(lambda reader=reader: names[-1] in reader.names[-1:])  # type: ignore[misc]
+            most = max(most, memory(instance))
+            assert reader.names == names
+            assert reader.control == ["realtime.ready"]
+        assert (await metrics(instance))["realtime_back_to_log_total"] >= STUCK
+        assert most - before < GROWTH, f"grew from {before:,} to {most:,} KiB"
+
+
+@pytest.mark.timeout(120)
+async def test_clients_that_stop_reading_in_the_middle_of_a_replay_hold_no_pages_of_the_log(
+    make_redis: MakeRedis, make_instance: MakeInstance
+) -> None:
+    redis = await asyncio.to_thread(make_redis, aof=False)
+    instance = await asyncio.to_thread(make_instance, **on_redis(redis))
+    names = [f"event-{number}" for number in range(EVENTS)]
+    async with AsyncExitStack() as stack:
+        requests = await stack.enter_async_context(Requests(instance))
+        for start in range(0, EVENTS, BATCH):
+            receipts(await requests.publish(*(large(name) for name in names[start : start + BATCH])))
+        assert (await read_page(instance, **{"from": "earliest"}))["events"], "the log is empty"
+        before = memory(instance)
+        stuck = []
+        for number in range(REPLAYING):
+            query = {"from": "earliest", "types": f"note,other-{number}"}
+            stream = await stack.enter_async_context(open_stream(instance.port, query, receive_buffer=RECEIVE_BUFFER))
+            stuck.append(Reader(stream))
+            await stuck[-1].read_until(lambda: len(stuck[-1].names) >= number)  # noqa: B023
+        after = memory(instance)
+        assert after - before < GROWTH, f"grew from {before:,} to {after:,} KiB"
+        await stuck[0].read_until(lambda: bool(stuck[0].control))
+        assert stuck[0].names == names
+        assert stuck[0].control == ["realtime.ready"]
+
+
+@asynccontextmanager
+async def opened(instance: Instance, receive_buffer: int | None = None, **query: str) -> AsyncIterator[Reader]:
+    """A stream that is live, and read no further."""
+    async with open_stream(instance.port, query, receive_buffer=receive_buffer) as stream:
+        reader = Reader(stream)
+        await reader.read_until(lambda: bool(reader.control))
+        yield reader
+
+
+def large(name: str, type: str = "note") -> dict[str, Any]:
+    draft = event(name, type=type)
+    return {**draft, "data": {**draft["data"], "text": "x" * EVENT_BYTES}}
+
+
+def memory(instance: Instance) -> int:
+    """What the instance holds in memory now, in KiB."""
+    told = subprocess.run(["ps", "-o", "rss=", "-p", str(instance.pid)], capture_output=True, text=True, check=True)
+    return int(told.stdout)

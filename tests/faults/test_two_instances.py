@@ -1,0 +1,350 @@
+"""Two instances on one Redis, everything broken meanwhile: nobody loses, repeats or sees what is not theirs."""
+
+import asyncio
+import json
+import os
+import random
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from shared.cursor import Cursor
+from tests.faults.clients import (
+    Requests,
+    follow,
+    on_redis,
+    open_stream,
+    publish_all,
+    receipts,
+)
+from tests.faults.stored import Stored, read_log
+from tests.processes import Instance, MakeInstance, MakeRedis, RedisServer
+from tests.sse_decoder import SseEvent
+from tests.waiting import Growing
+
+PUBLISHERS = 4
+SUBSCRIBERS = 50
+STEADY = 5  # of them are never cut by the test, only by what happens to the instances
+USERS = [f"user-{n}" for n in range(20)]
+TYPES = ["order", "chat", "metric", "note"]
+MEAN_CUT = 20_000  # bytes of a connection, so that each subscriber resumes dozens of times
+LARGEST_BATCH = 40
+FOR_SOME = 0.85  # of the events are for some users, the others for everyone
+HELD_BACK = 0.9  # of the events may be published before the last fault is over
+FAULTS_SECONDS = 60.0  # for the next step; all of them take a few
+STOP = 3.0  # seconds from the signal until the last client knows that it has to go
+AWAY = 0.05  # seconds before a client that was turned away tries the other instance
+
+
+class Progress(Growing):
+    """What has been acknowledged so far, and whether all faults are over."""
+
+    def __init__(self, events: int) -> None:
+        super().__init__()
+        self.events = events
+        self.receipts: dict[str, Mapping[str, Any]] = {}
+        self.faults_over = False
+        self.refused = 0
+
+    def is_at(self, share: float) -> bool:
+        return len(self.receipts) >= share * self.events
+
+    def __str__(self) -> str:
+        return f"{len(self.receipts)} receipts, faults over: {self.faults_over}"
+
+
+@dataclass
+class Subscriber:
+    """A client that goes from one instance to the other and back, each time from the last id it has seen."""
+
+    name: str
+    user: str | None
+    types: frozenset[str] | None
+    steady: bool
+    since: str
+    rng: random.Random
+    instances: Sequence[Instance]
+    turn: int
+    marks: int = 0  # it has everything once it has seen so many more of them
+    received: list[Mapping[str, Any]] = field(default_factory=list)
+    control: Counter[str] = field(default_factory=Counter)
+    closings: list[str] = field(default_factory=list)
+    connections: int = 0
+    primed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def matches(self, event: Mapping[str, Any]) -> bool:
+        """Whether it should see this event: said once more, and not with the product's own words."""
+        if self.types is not None and event["type"] not in self.types:
+            return False
+        return "userIds" not in event or self.user in event["userIds"]
+
+    async def run(self) -> None:
+        """Follow until every mark has come, however often the connection breaks."""
+        cursor = ""
+        while self.marks:
+            self.turn += 1
+            try:
+                cursor = await self._follow_once(self.instances[self.turn % len(self.instances)], cursor)
+            except OSError:
+                await asyncio.sleep(AWAY)
+
+    async def _follow_once(self, instance: Instance, cursor: str) -> str:
+        query = {"format": "data", "from": self.since}
+        if self.user is not None:
+            query["userId"] = self.user
+        if self.types is not None:
+            query["types"] = ",".join(sorted(self.types))
+        cut_after = None if self.steady else 1 + int(self.rng.expovariate(1 / MEAN_CUT))
+        async with open_stream(instance.port, query, last_event_id=cursor, cut_after=cut_after) as stream:
+            self.connections += 1
+            try:
+                async for events in stream.events():
+                    for dispatched in events:
+                        self._take(dispatched)
+                    if not self.marks:
+                        break
+            except ConnectionError:
+                pass  # what came before is seen, and the next connection goes on after it
+            if stream.status == 503:
+                await asyncio.sleep(AWAY)
+            else:
+                assert stream.status in (None, 200), f"{self.name}: {stream.status}"
+            return stream.decoder.last_event_id
+
+    def _take(self, dispatched: SseEvent) -> None:
+        if dispatched.type.startswith("realtime."):
+            self.control[dispatched.type] += 1
+            if dispatched.type == "realtime.ready":
+                self.primed.set()
+            elif dispatched.type == "realtime.closing":
+                self.closings.append(json.loads(dispatched.data)["reason"])
+            return
+        data = json.loads(dispatched.data)
+        assert dispatched.type == data["type"]
+        self.received.append(data)
+        self.marks -= data["id"].startswith("mark-")
+
+
+def _make_events(count: int, rng: random.Random) -> list[dict[str, Any]]:
+    events = []
+    for number in range(count):
+        draft: dict[str, Any] = {"id": f"event-{number}", "type": rng.choice(TYPES)}
+        if rng.random() < FOR_SOME:
+            draft["userIds"] = rng.sample(USERS, rng.choice([1, 1, 1, 2, 5]))
+        events.append(_with_data(draft, rng.choice(["", "", "x" * 200, "é\n\r\u2028"])))
+    return events
+
+
+def _make_marks() -> list[dict[str, Any]]:
+    """The last events: one of each type for everyone, and one of each type for each user."""
+    drafts: list[dict[str, Any]] = []
+    for type in TYPES:
+        drafts.append({"id": f"mark-{type}", "type": type})
+        drafts += [{"id": f"mark-{type}-{user}", "type": type, "userIds": [user]} for user in USERS]
+    return [_with_data(draft, "") for draft in drafts]
+
+
+def _with_data(draft: dict[str, Any], text: str) -> dict[str, Any]:
+    return {**draft, "data": {"id": draft["id"], "type": draft["type"], "text": text}}
+
+
+def _make_batches(events: Sequence[dict[str, Any]], rng: random.Random) -> list[list[dict[str, Any]]]:
+    batches, start = [], 0
+    while start < len(events):
+        size = rng.choice([1, 1, 1, 2, 10, LARGEST_BATCH])
+        batches.append(list(events[start : start + size]))
+        start += size
+    return batches
+
+
+async def _publish_until_accepted(
+    instances: Sequence[Instance],
+    batches: Iterable[Sequence[Mapping[str, Any]]],
+    progress: Progress,
+    rng: random.Random,
+) -> None:
+    """Publish batch by batch, each as often as it takes, always with the same ids."""
+    async with AsyncExitStack() as stack:
+        lines = [await stack.enter_async_context(Requests(instance)) for instance in instances]
+        turn = rng.randrange(len(lines))
+        for batch in batches:
+            if progress.is_at(HELD_BACK):
+                await progress.until(lambda: progress.faults_over, FAULTS_SECONDS)
+            # Line ends between the tokens of `data` become several data: lines of one frame.
+            text = json.dumps(batch if len(batch) > 1 else batch[0], indent=rng.choice([None, None, 1]))
+            while (told := await _try_to_publish(lines[turn % len(lines)], text)) is None:
+                progress.refused += 1
+                turn += 1
+                await asyncio.sleep(rng.uniform(0, AWAY))
+            assert [receipt["id"] for receipt in told] == [sent["id"] for sent in batch]
+            progress.receipts.update((receipt["id"], receipt) for receipt in told)
+            progress.grow()
+
+
+async def _try_to_publish(line: Requests, text: str) -> Sequence[Mapping[str, Any]] | None:
+    """The receipts; None where it must be tried again."""
+    try:
+        answer = await line.post(text)
+    except (OSError, EOFError):
+        return None
+    if answer.status == 503:
+        answer.assert_unavailable()
+        return None
+    return receipts(answer)
+
+
+async def _break_everything(redis: RedisServer, instances: Sequence[Instance], progress: Progress) -> None:
+    """Kill Redis, then one instance, send the other away, and kill Redis again, spread over the publication."""
+    first, second = instances
+    await progress.until(lambda: progress.is_at(0.15), FAULTS_SECONDS)
+    await asyncio.to_thread(redis.kill)
+    await asyncio.to_thread(redis.start)
+    await progress.until(lambda: progress.is_at(0.35), FAULTS_SECONDS)
+    await asyncio.to_thread(first.kill)
+    await asyncio.to_thread(first.start)
+    await progress.until(lambda: progress.is_at(0.55), FAULTS_SECONDS)
+    second.terminate()
+    assert await asyncio.to_thread(second.wait) == 0
+    await asyncio.to_thread(second.start)
+    await progress.until(lambda: progress.is_at(0.75), FAULTS_SECONDS)
+    await asyncio.to_thread(redis.kill)
+    await asyncio.to_thread(redis.start)
+    progress.faults_over = True
+    progress.grow()
+
+
+def _assert_whole(log: Mapping[str, Sequence[Stored]], published: Iterable[Mapping[str, Any]]) -> None:
+    """What was acknowledged is in the log, once a partition, in one unbroken history."""
+    for partition, records in log.items():
+        assert [record.offset for record in records] == list(range(1, len(records) + 1)), partition
+        assert len({record.epoch for record in records}) == 1, partition
+        assert max(Counter(record.event["id"] for record in records).values()) == 1, f"{partition} has one twice"
+    kept = {record.event["id"] for records in log.values() for record in records}
+    assert kept == {sent["id"] for sent in published}
+
+
+def _assert_receipts_fit(log: Mapping[str, Sequence[Stored]], told: Mapping[str, Mapping[str, Any]]) -> None:
+    """Each receipt's cursor is the place at which its event stands, also where it took several tries."""
+    places: dict[str, dict[str, tuple[int, int]]] = {}
+    for records in log.values():
+        for record in records:
+            places.setdefault(record.event["id"], {})[record.partition] = (record.epoch, record.offset)
+    for id, receipt in told.items():
+        cursor = Cursor.parse(receipt["cursor"])
+        assert cursor is not None
+        assert {name: at[:2] for name, at in cursor.positions.items()} == places[id], id
+
+
+def _assert_has_its_own(subscriber: Subscriber, log: Mapping[str, Sequence[Stored]]) -> None:
+    """Exactly the events for it, those of each partition in the order of the log, none twice, unchanged."""
+    expected = {
+        partition: [record.event["data"] for record in records if subscriber.matches(record.event)]
+        for partition, records in log.items()
+    }
+    seen = Counter(data["id"] for data in subscriber.received)
+    wanted = Counter(data["id"] for events in expected.values() for data in events)
+    assert not seen - wanted, f"{subscriber.name} saw twice, or what is not for it: {seen - wanted}"
+    assert not wanted - seen, f"{subscriber.name} lost: {wanted - seen}"
+    for partition, events in expected.items():
+        ids = {data["id"] for data in events}
+        assert [data for data in subscriber.received if data["id"] in ids] == events, (subscriber.name, partition)
+
+
+ONE_PARTITION: dict[str, str] = {}
+SEVERAL = {"REALTIME_PARTITIONS": "metric", "REALTIME_USER_SHARDS": "3"}
+
+
+@pytest.mark.timeout(150)
+@pytest.mark.parametrize(
+    ("scheme", "count"),
+    [
+        pytest.param(ONE_PARTITION, 10_000, id="one-partition"),
+        pytest.param(SEVERAL, 3_000, id="partitions-and-user-shards"),
+    ],
+)
+async def test_nobody_loses_repeats_or_sees_a_foreign_event_while_connections_instances_and_redis_break(
+    make_redis: MakeRedis, make_instance: MakeInstance, scheme: dict[str, str], count: int
+) -> None:
+    seed = int(os.environ.get("TIDEMARK_SEED") or random.randrange(2**32))
+    print(f"TIDEMARK_SEED={seed} repeats the events and the cuts")  # noqa: T201 — shown where the test fails
+    rng = random.Random(seed)
+    redis = await asyncio.to_thread(make_redis)
+    settings = on_redis(redis, **scheme)
+    instances = [await asyncio.to_thread(make_instance, **settings) for _ in range(2)]
+    events, marks = _make_events(count, rng), _make_marks()
+    subscribers = [_make_subscriber(number, marks, rng, instances) for number in range(SUBSCRIBERS)]
+    batches = _make_batches(events, rng)
+    progress = Progress(count)
+    async with asyncio.timeout(120), asyncio.TaskGroup() as following:
+        for subscriber in subscribers:
+            following.create_task(subscriber.run())
+        for subscriber in subscribers:  # from its first cursor on it is promised everything
+            await subscriber.primed.wait()
+        async with asyncio.TaskGroup() as publishing:
+            publishing.create_task(_break_everything(redis, instances, progress))
+            for number in range(PUBLISHERS):
+                mine = batches[number::PUBLISHERS]
+                publishing.create_task(_publish_until_accepted(instances, mine, progress, random.Random(rng.random())))
+        await _publish_until_accepted(instances, [marks], progress, rng)
+
+    log = await read_log(redis)
+    _assert_whole(log, [*events, *marks])
+    _assert_receipts_fit(log, progress.receipts)
+    for subscriber in subscribers:
+        assert set(subscriber.control) <= {"realtime.ready", "realtime.closing"}, subscriber.control
+        assert set(subscriber.closings) <= {"draining"}
+        _assert_has_its_own(subscriber, log)
+    # Without these, there were no faults.
+    assert progress.refused > 0
+    assert sum(subscriber.connections for subscriber in subscribers) > 5 * SUBSCRIBERS
+    # When the second instance was sent away, all whom only that could cut were there.
+    assert [subscriber.closings for subscriber in subscribers if subscriber.steady] == [["draining"]] * STEADY
+
+
+def _make_subscriber(
+    number: int, marks: Sequence[Mapping[str, Any]], rng: random.Random, instances: Sequence[Instance]
+) -> Subscriber:
+    subscriber = Subscriber(
+        name=f"subscriber {number}",
+        user=rng.choice(USERS) if number % 5 else None,
+        types=frozenset(rng.sample(TYPES, rng.choice([1, 2, 3]))) if number % 3 else None,
+        since=rng.choice(["now", "earliest"]),
+        steady=number < STEADY,
+        rng=random.Random(rng.random()),
+        instances=instances,
+        turn=number,
+    )
+    subscriber.marks = sum(subscriber.matches(mark) for mark in marks)
+    return subscriber
+
+
+async def test_an_instance_that_is_asked_to_stop_sends_everyone_away_and_they_resume_elsewhere_without_loss(
+    make_redis: MakeRedis, make_instance: MakeInstance
+) -> None:
+    redis = await asyncio.to_thread(make_redis)
+    ending = await asyncio.to_thread(make_instance, **on_redis(redis))
+    other = await asyncio.to_thread(make_instance, **on_redis(redis))
+    async with AsyncExitStack() as stack:
+        followers = [await stack.enter_async_context(follow(ending, userId=f"user-{n}")) for n in range(20)]
+        await publish_all(other, ["before"])
+        for follower in followers:
+            await follower.has("before")
+        began = time.monotonic()
+        ending.terminate()
+        for follower in followers:
+            await follower.ended()
+            assert follower.order == ["ready", "before", "closing: draining"]
+        assert time.monotonic() - began < STOP
+        assert await asyncio.to_thread(ending.wait) == 0
+        assert "Traceback" not in ending.log()
+
+        await publish_all(other, ["meanwhile"])
+        for number, follower in enumerate(followers):
+            there = follow(other, userId=f"user-{number}", last_event_id=follower.cursor)
+            resumed = await stack.enter_async_context(there)
+            assert resumed.order == ["meanwhile", "ready"]
