@@ -26,6 +26,7 @@ from tests.processes import HOST, START_SECONDS, ServerProcess, inherited, wait_
 T = TypeVar("T")
 
 SUPERUSER = "tidemark"
+_BACKENDS = "select pid from pg_stat_activity where pid <> pg_backend_pid() and {}"
 LISTENS = "application_name = 'tidemark-tail'"
 
 # Postgres refuses to run as root. The process that begins as root becomes somebody else before it is Postgres.
@@ -130,8 +131,7 @@ class PostgresServer(ServerProcess):
 
     def backends(self, where: str) -> list[int]:
         """The process ids of the sessions that fulfil a condition on pg_stat_activity."""
-        sql = f"select pid from pg_stat_activity where pid <> pg_backend_pid() and ({where})"
-        return [pid for (pid,) in self.ask(sql)]
+        return [pid for (pid,) in self.ask(_BACKENDS.format(where))]
 
     def listeners(self) -> list[int]:
         """The process ids of the sessions that listen, once there is one."""

@@ -27,6 +27,13 @@ log = logging.getLogger(__name__)
 SCHEMA_VERSION = 3
 """The number of the last migration that this code needs."""
 
+_CONFIGURE = "select version, changed from {}.configure($1, $2, $3, $4, $5)"
+_APPEND = 'select epoch, "offset", "check", time, duplicate from {}.append($1, $2, $3, $4, $5, $6, $7)'
+_PLACES = 'select partition, epoch, "offset", "check", time from {}.places($1, $2)'
+_PAGE = 'select partition, epoch, "offset", "check", time, event from {}.page($1, $2, $3, $4, {})'
+_NEWS = 'select partition, epoch, "offset", "check", time, event from {}.news($1, $2, $3, {})'
+_SWEEP = "select {}.sweep($1, $2, $3)"
+
 
 class PostgresLog:
     """A `Log` on Postgres. `url` may be a pooler's; the tail connects to `listen_url`, which may not."""
@@ -53,16 +60,14 @@ class PostgresLog:
         self._pool = Pool(url)
         self._appends = Appends(self._append)
         self._configured = False
+        self._configuring: asyncio.Task[None] | None = None
         schema = f'"{prefix}"'
-        self._configure_sql = f"select * from {schema}.configure($1, $2, $3, $4, $5)"
-        self._append_sql = (
-            f'select epoch, "offset", "check", time, duplicate from {schema}.append($1, $2, $3, $4, $5, $6, $7)'
-        )
-        self._places_sql = f'select partition, epoch, "offset", "check", time from {schema}.places($1, $2)'
-        columns = 'partition, epoch, "offset", "check", time, event'
-        self._page_sql = f"select {columns} from {schema}.page($1, $2, $3, $4, {reading.PAGE})"
-        self._news_sql = f"select {columns} from {schema}.news($1, $2, $3, {reading.PAGE})"
-        self._sweep_sql = f"select {schema}.sweep($1, $2, $3)"
+        self._configure_sql = _CONFIGURE.format(schema)
+        self._append_sql = _APPEND.format(schema)
+        self._places_sql = _PLACES.format(schema)
+        self._page_sql = _PAGE.format(schema, reading.PAGE)
+        self._news_sql = _NEWS.format(schema, reading.PAGE)
+        self._sweep_sql = _SWEEP.format(schema)
 
     async def publish(self, events: Sequence[Event]) -> list[Receipt]:
         """Append all events or none, in one round trip, together with what others publish at the same moment."""
@@ -138,7 +143,9 @@ class PostgresLog:
     async def fetch(self, sql: str, *arguments: object) -> list[Row]:
         """Run a statement on a connection of the pool; raises TransportUnavailable."""
         if not self._configured:
-            await self._configure()
+            if self._configuring is None:
+                self._configuring = asyncio.create_task(self._configure())
+            await asyncio.shield(self._configuring)
         return await self._pool.fetch(sql, *arguments)
 
     async def _append(self, call: Call) -> list[Row]:
@@ -150,7 +157,10 @@ class PostgresLog:
     async def _configure(self) -> None:
         """Check the schema, and tell it what SQL publishers must go by: once a process."""
         scheme = [sorted(self._scheme.types), self._scheme.user_shards]
-        ((version, changed),) = await self._pool.fetch(self._configure_sql, *scheme, *self._limits)
+        try:
+            ((version, changed),) = await self._pool.fetch(self._configure_sql, *scheme, *self._limits)
+        finally:
+            self._configuring = None
         if version < SCHEMA_VERSION:
             raise TransportUnavailable(f"The database's schema is older than this code needs; {MIGRATE}")
         if changed:

@@ -32,12 +32,15 @@ class Call(NamedTuple):
     events: list[str]
 
 
+_Waiting = tuple[Sequence[Entry], asyncio.Future[list[Row]]]
+
+
 class Appends:
     """One append at a time: a commit costs as much as hundreds of events, and publishers wait for one lock anyway."""
 
     def __init__(self, append: Callable[[Call], Awaitable[list[Row]]]) -> None:
         self._append = append
-        self._waiting: deque[tuple[Sequence[Entry], asyncio.Future[list[Row]]]] = deque()
+        self._waiting: deque[_Waiting] = deque()
         self._task: asyncio.Task[None] | None = None
 
     async def add(self, entries: Sequence[Entry]) -> list[Row]:
@@ -64,9 +67,10 @@ class Appends:
         finally:
             self._task = None
 
-    def _take(self) -> list[tuple[Sequence[Entry], asyncio.Future[list[Row]]]]:
+    def _take(self) -> list[_Waiting]:
         """Return batches that go together; whoever gave up waiting has been told that nothing was accepted."""
-        taken, events, size = [], 0, 0
+        taken: list[_Waiting] = []
+        events = size = 0
         while self._waiting:
             entries, answer = self._waiting[0]
             events += len(entries)
@@ -78,7 +82,7 @@ class Appends:
                 taken.append((entries, answer))
         return taken
 
-    async def _append_together(self, taken: list[tuple[Sequence[Entry], asyncio.Future[list[Row]]]]) -> None:
+    async def _append_together(self, taken: list[_Waiting]) -> None:
         try:
             rows = await self._append_in_order([entry for entries, _ in taken for entry in entries])
         except TransportUnavailable as error:

@@ -58,11 +58,12 @@ _CLIENT_ONLY = frozenset(
     )
 )
 
-# One dead peer is noticed within 15 + 3 × 5 s, by both sides: a backend whose client has vanished may hold a lock.
+# One dead peer is noticed within 15 + 3 * 5 s, by both sides: a backend whose client has vanished may hold a lock.
 _KEEPALIVE_IDLE, _KEEPALIVE_INTERVAL, _KEEPALIVE_COUNT = 15, 5, 3
 _SETTINGS = {
     "default_transaction_isolation": "read committed",  # a snapshot from before the lock would be a conflict each time
     "enable_seqscan": "off",  # plans are kept while tables grow from nothing
+    "jit": "off",  # it takes 0.1 s, and the price that forbids a scan calls for it
     "tcp_keepalives_idle": str(_KEEPALIVE_IDLE),
     "tcp_keepalives_interval": str(_KEEPALIVE_INTERVAL),
     "tcp_keepalives_count": str(_KEEPALIVE_COUNT),

@@ -158,5 +158,3 @@ def test_a_server_does_not_start_where_it_could_not_serve_a_stream(
     assert told.startswith("tidemark: DATABASE_URL: ")
     assert problem in told
     assert len(told.splitlines()) == 1
-
-

@@ -10,6 +10,7 @@ from shared.transports.postgres import PostgresLog
 from tests.contract.acts import at, event, events, head, offsets, place, publish, read, seek, start_of, tailing, told
 from tests.contract.stores import PostgresStore
 from tests.postgres.conftest import Connect
+from tests.postgres.patience import comes_true
 
 AGED = """
     update rt.records set time = time - 10000;
@@ -24,7 +25,7 @@ async def test_an_append_trims_a_bounded_number_of_records_and_the_next_ones_go_
     connection = await application()
     await connection.fetch(
         "select count(*) from rt.append('{all}', '{12000}', array(select n::text from generate_series(1, 12000) n),"
-        " array_fill('{\"id\":\"x\",\"type\":\"t\",\"data\":1}'::text, array[12000]), 86400000, 0, 86400000)"
+        ' array_fill(\'{"id":"x","type":"t","data":1}\'::text, array[12000]), 86400000, 0, 86400000)'
     )
     await connection.execute(AGED)
     log = store.open(retention=Retention(age=5.0, idempotency_window=5.0))
@@ -45,8 +46,11 @@ async def test_an_idle_log_forgets_too_while_somebody_follows_it(store: Postgres
     await reader.publish([event(1, type="a"), event(2, type="b"), event(3)])
     await connection.execute(AGED)
     async with tailing(reader, await reader.head(("a",))):
-        while await connection.fetchval("select count(*) from rt.records"):
-            await asyncio.sleep(0.02)
+
+        async def is_empty() -> bool:
+            return not await connection.fetchval("select count(*) from rt.records")
+
+        await comes_true(is_empty)
     place_after = await head(reader, "a")
     assert place_after.offset == 1
     assert await seek(reader, None, "a") == place_after

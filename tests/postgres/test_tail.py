@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -16,11 +17,14 @@ from shared.transports.postgres import PostgresLog
 from tests.contract.acts import Heard, at, event, events, head, place, publish, tailing
 from tests.contract.stores import PostgresStore
 from tests.postgres.conftest import Connect
+from tests.postgres.patience import comes_true
 from tests.postgres.wire import Wire
 from tests.postgres_server import LISTENS, MakePostgres, PostgresServer
 from tests.sinks import subscribed
 
-RECOVERS = 5.0  # seconds in which the tail must be back, however it was lost; measured: see docs/postgres.md
+RECOVERS = 5.0  # seconds in which the tail is back, however it was lost: the longest pause between two tries
+
+Recorder = Callable[[str, object], None]
 
 
 async def persist(transport: Transport, one: Event) -> Receipt:
@@ -78,20 +82,22 @@ async def test_all_subscribers_of_an_instance_share_one_listening_connection_and
     store: PostgresStore, postgres_server: PostgresServer
 ) -> None:
     scheme = Partitions(frozenset({"a", "b"}), 3)
-    async with Hub(store.open(scheme), scheme) as hub:
-        async with asyncio.TaskGroup() as tasks:
+    async with Hub(store.open(scheme), scheme) as hub, asyncio.TaskGroup() as tasks:
 
-            async def follow(number: int) -> None:
-                async with subscribed(hub, f"u{number}", [{"a"}, {"b"}, {"c"}][number % 3]) as sink:
-                    await sink.has("end")
+        async def follow(number: int) -> None:
+            async with subscribed(hub, f"u{number}", [{"a"}, {"b"}, {"c"}][number % 3]) as sink:
+                await sink.has("end")
 
-            for number in range(60):
-                tasks.create_task(follow(number))
-            while len(hub.subscribers) < 60 or not all(s.live for s in hub.subscribers):
-                await asyncio.sleep(0.01)
-            assert len(postgres_server.backends(LISTENS)) == 1
-            assert len(postgres_server.backends("application_name = 'tidemark'")) <= 4
-            await hub.dispatch([event("end", type=type) for type in "abc"])
+        for number in range(60):
+            tasks.create_task(follow(number))
+
+        async def all_are_live() -> bool:
+            return len(hub.subscribers) == 60 and all(subscriber.live for subscriber in hub.subscribers)
+
+        await comes_true(all_are_live)
+        assert len(postgres_server.backends(LISTENS)) == 1
+        assert len(postgres_server.backends("application_name = 'tidemark'")) <= 4
+        await hub.dispatch([event("end", type=type) for type in "abc"])
 
 
 @pytest.mark.parametrize("size", [1, 100])
@@ -133,8 +139,11 @@ async def test_where_nobody_follows_anything_the_database_is_left_alone(
     async with tailing(log, await log.head((ALL,))) as (heard, tail):
         await asyncio.to_thread(postgres_server.listeners)
         tail.unfollow((ALL,))
-        while postgres_server.backends(LISTENS):
-            await asyncio.sleep(0.02)
+
+        async def nobody_listens() -> bool:
+            return not await asyncio.to_thread(postgres_server.backends, LISTENS)
+
+        await comes_true(nobody_listens)
         before = await log.head((ALL,))
         await publish(log, 1)
         tail.follow(before.positions)
@@ -142,7 +151,9 @@ async def test_where_nobody_follows_anything_the_database_is_left_alone(
     await log.aclose()
 
 
-@pytest.mark.parametrize("url", ["postgres://u:hunter2@ep-1-pooler.neon.tech/d", "postgres://u:hunter2@h/d?pgbouncer=true"])
+@pytest.mark.parametrize(
+    "url", ["postgres://u:hunter2@ep-1-pooler.neon.tech/d", "postgres://u:hunter2@h/d?pgbouncer=true"]
+)
 async def test_a_poolers_host_is_refused_for_streams_with_the_reason_and_without_the_password(url: str) -> None:
     async with Hub(PostgresLog(url)) as hub:
         with pytest.raises(TransportUnavailable, match="behind which LISTEN is forgotten") as caught:
@@ -163,7 +174,7 @@ async def test_publishing_through_a_pooler_works_and_the_tail_takes_the_direct_h
 
 
 async def test_a_terminated_listening_connection_is_opened_again_and_nothing_is_missed(
-    store: PostgresStore, postgres_server: PostgresServer
+    store: PostgresStore, postgres_server: PostgresServer, record_property: Recorder
 ) -> None:
     log = store.open()
     slowest = 0.0
@@ -173,16 +184,20 @@ async def test_a_terminated_listening_connection_is_opened_again_and_nothing_is_
             postgres_server.ask("select pg_terminate_backend($1)", listener)
             began = time.monotonic()
             await publish(log, number)
-            await heard.until(lambda: number in heard.told, RECOVERS)
+            await heard.has(number)
             slowest = max(slowest, time.monotonic() - began)
     assert heard.told == list(range(10))
-    print(f"recovered within {slowest:.2f} s of pg_terminate_backend")  # noqa: T201
+    record_property("seconds until the tail is back", slowest)
+    assert slowest < RECOVERS
 
 
 async def test_a_listening_session_that_hangs_is_noticed_at_the_next_look_and_replaced(
-    store: PostgresStore, postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+    store: PostgresStore,
+    postgres_server: PostgresServer,
+    monkeypatch: pytest.MonkeyPatch,
+    record_property: Recorder,
 ) -> None:
-    monkeypatch.setattr("shared.transports.postgres_connection.TIMEOUT", 0.5)
+    monkeypatch.setattr("shared.transports.postgres_connection.TIMEOUT", 1.5)
     log = PostgresLog(store.url, check=0.3)
     async with tailing(log, await log.head((ALL,))) as (heard, _):
         await publish(log, 0)
@@ -192,8 +207,9 @@ async def test_a_listening_session_that_hangs_is_noticed_at_the_next_look_and_re
         try:
             began = time.monotonic()
             await publish(log, 1)
-            await heard.until(lambda: 1 in heard.told, RECOVERS)
-            print(f"recovered within {time.monotonic() - began:.2f} s of a hanging session (look 0.3 s, time-out 0.5 s)")  # noqa: T201
+            await heard.has(1)
+            record_property("seconds until the tail is back", time.monotonic() - began)
+            assert time.monotonic() - began < RECOVERS
         finally:
             os.kill(listener, signal.SIGCONT)
     assert heard.told == [0, 1]
@@ -203,22 +219,24 @@ async def test_a_listening_session_that_hangs_is_noticed_at_the_next_look_and_re
 async def test_a_half_open_listening_connection_is_noticed_at_the_next_look_and_replaced(
     store: PostgresStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared.transports.postgres_connection.TIMEOUT", 0.5)
+    monkeypatch.setattr("shared.transports.postgres_connection.TIMEOUT", 1.5)
     publisher = store.open()
     async with Wire(store.url) as wire:
         log = PostgresLog(store.url, listen_url=wire.url, check=0.3)
         async with tailing(log, await log.head((ALL,))) as (heard, _):
             for number in range(3):
                 await publish(publisher, number)
-                await heard.until(lambda: number in heard.told, RECOVERS)
+                await heard.has(number)
                 await wire.freeze()
             await publish(publisher, "end")
-            await heard.until(lambda: "end" in heard.told, RECOVERS)
+            await heard.has("end")
         assert heard.told == [0, 1, 2, "end"]
         await log.aclose()
 
 
-async def test_while_no_connection_can_listen_the_tail_polls_and_says_that_it_runs(store: PostgresStore) -> None:
+async def test_while_no_connection_can_listen_the_tail_polls_and_says_that_it_runs(
+    store: PostgresStore, postgres_server: PostgresServer
+) -> None:
     publisher = store.open()
     async with Wire(store.url) as wire:
         await wire.refuse()
@@ -229,8 +247,7 @@ async def test_while_no_connection_can_listen_the_tail_polls_and_says_that_it_ru
                 await heard.has(number)
             assert tail.running
             await wire.connect()
-            while not wire.turns:
-                await asyncio.sleep(0.05)
+            await asyncio.to_thread(postgres_server.listeners)
             await publish(publisher, "end")
             await heard.has("end")
             assert tail.running
@@ -291,7 +308,7 @@ async def test_while_postgres_is_away_everything_fails_fast_and_accepts_nothing(
 
 @pytest.mark.parametrize("fault", ["restart", "crash", "kill a session", "freeze"])
 async def test_through_a_fault_of_the_server_nothing_acknowledged_is_lost_repeated_or_reordered(
-    make_postgres: MakePostgres, fault: str
+    make_postgres: MakePostgres, fault: str, record_property: Recorder
 ) -> None:
     server = await asyncio.to_thread(make_postgres)
     log, publisher = PostgresLog(server.url), PostgresLog(server.url)
@@ -323,14 +340,14 @@ async def test_through_a_fault_of_the_server_nothing_acknowledged_is_lost_repeat
             tasks.create_task(publish_all())
             for number in (50, 120):
                 await sink.has(number)
-                began = time.monotonic()
                 await asyncio.to_thread(strike)
-                over = time.monotonic()
+            over = time.monotonic()
             struck.set()
             await sink.has(201)
             recovered = time.monotonic()
         await sink.has(299)
-    print(f"{fault}: {over - began:.2f} s, delivered again {recovered - over:.2f} s later")  # noqa: T201
+    record_property(f"seconds from the end of a {fault} until events are delivered again", recovered - over)
+    assert recovered - over < RECOVERS
     assert sink.data == list(range(300))
     assert sink.gaps == []
     await publisher.aclose()
@@ -346,7 +363,7 @@ async def test_a_tail_started_while_postgres_is_away_hears_once_it_is_there(stor
             await publish(publisher, 1)
             assert not tail.running
             await wire.connect()
-            await heard.until(lambda: 1 in heard.told, RECOVERS)
+            await heard.has(1)
             await publish(publisher, 2)
             await heard.has(2)
         assert heard.told == [1, 2]

@@ -121,9 +121,10 @@ begin
 end $$;
 
 -- Append events to one partition: each at most once, with contiguous offsets. One row an event, in their order.
--- (Plans are kept while a table grows from nothing: one that scanned it all would go on doing so for a minute.)
+-- (Plans are kept while a table grows from nothing: one that scanned it all would go on doing so for a minute. The price
+-- that forbids it makes the server compile what runs for microseconds.)
 create function append_to(part text, keys text[], events text[], age bigint, most bigint, idempotency bigint)
-returns setof place language plpgsql set search_path from current set enable_seqscan = off as $$
+returns setof place language plpgsql set search_path from current set enable_seqscan = off set jit = off as $$
 declare
   p partitions := open_partition(part);
   now bigint := now_ms();  -- after the lock was waited for
@@ -194,7 +195,7 @@ end $$;
 -- partitions hold from then on may be unseen. A partition that is not there yet begins: a reader's cursor needs an epoch
 -- to hold on to.
 create function places(names text[], since bigint default null) returns setof place
-language plpgsql set search_path from current set enable_seqscan = off set lock_timeout = '4s' as $$
+language plpgsql set search_path from current set enable_seqscan = off set jit = off set lock_timeout = '4s' as $$
 declare
   p partitions;
   part text;
