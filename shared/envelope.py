@@ -172,6 +172,6 @@ def pointer_token(name: str) -> str:
 
 def idempotency_key(header: str | None) -> str | None:
     """Return the Idempotency-Key header's text; the quotes of its structured form are not part of it."""
-    if header is not None and len(header) > 2 and header[0] == header[-1] == '"':
+    if header is not None and len(header) > 1 and header[0] == header[-1] == '"':
         return header[1:-1]
     return header

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from glob import glob
 from pathlib import Path
 
 
@@ -80,7 +79,7 @@ def _candidates(server: Server) -> Iterator[Path]:
     folders = [*os.get_exec_path(), str(Path(sys.executable).parent)]
     yield from (Path(folder, name) for name in server.names for folder in folders)
     for pattern in server.elsewhere:
-        yield from map(Path, sorted(glob(pattern), reverse=True))
+        yield from sorted(Path("/").glob(pattern.lstrip("/")), reverse=True)
     if server.from_playwright:
         yield Path(_output([sys.executable, "-c", ASK_PLAYWRIGHT]).strip())
 

@@ -63,10 +63,20 @@ def follows(last: Position, record: Record) -> bool:
     )
 
 
-async def replay(after: Cursor, until: Cursor, *, read_page: ReadPage, seek: Seek) -> AsyncIterator[Record | Gap]:
+Forget = Callable[[str], None]
+"""(partition) → drop the pages that are kept of it: they are of a history that the log has no more."""
+
+
+def _keeps_none(partition: str) -> None:
+    """The `Forget` of a log that reads each page anew."""
+
+
+async def replay(
+    after: Cursor, until: Cursor, *, read_page: ReadPage, seek: Seek, forget: Forget = _keeps_none
+) -> AsyncIterator[Record | Gap]:
     """Yield `(after, until]` of every partition, merged by append time, each partition proven complete."""
     readers = [
-        _Reader(name, after.positions[name], end, read_page, seek)
+        _Reader(name, after.positions[name], end, read_page, seek, forget)
         for name, end in until.positions.items()
         if name in after.positions
     ]
@@ -125,12 +135,15 @@ class _Merging:
 class _Reader:
     """Reads one partition from its position to the end; every jump becomes a Gap."""
 
-    def __init__(self, partition: str, after: Position, until: Position, read_page: ReadPage, seek: Seek) -> None:
+    def __init__(
+        self, partition: str, after: Position, until: Position, read_page: ReadPage, seek: Seek, forget: Forget
+    ) -> None:
         self._partition = partition
         self._at = after
         self._until = until
         self._read_page = read_page
         self._seek = seek
+        self._forget = forget
         self._ahead: asyncio.Task[Sequence[Record]] | None = None  # the next page, read while this one is written
 
     def close(self) -> None:
@@ -151,10 +164,21 @@ class _Reader:
     async def next_page(self) -> list[Record | Gap]:
         """Return the next records, and a gap wherever one does not follow the last; [] at the end."""
         records = await self._read()
-        if records and _offset(records[0]) == self._at.offset + 1 and not follows(self._at, records[0]):
-            # The number fits but the history does not: the store fell back.
-            return [await self._restart(), *self._verified(await self._read())]
+        if records and not self._fits(records):
+            # The numbers fit but the history does not: the store fell back. Perhaps only the page is from before that.
+            self._forget(self._partition)
+            records = await self._read_page(self._partition, self._at, self._until.offset)
+            if records and not self._fits(records):
+                return [await self._restart(), *self._verified(await self._read())]
         return self._verified(records)
+
+    def _fits(self, records: Sequence[Record]) -> bool:
+        """Tell whether a page goes on where we are, and ends where the head was, in one and the same history."""
+        if _offset(records[0]) == self._at.offset + 1 and not follows(self._at, records[0]):
+            return False
+        last, until = records[-1].position, self._until
+        assert last is not None
+        return last.offset != until.offset or not until.check or last.check == until.check
 
     async def _read(self) -> Sequence[Record]:
         if self._at.offset >= self._until.offset:
@@ -173,6 +197,7 @@ class _Reader:
         if start.epoch != self._until.epoch or start.offset > self._until.offset:
             start = self._until  # it changed once more since `until` was read; the next resume tells
         self._at = start
+        self._until = self._until._replace(check="")  # it may be of the history that is lost
         return Gap("epoch", self._partition, start)
 
     def _verified(self, records: Sequence[Record]) -> list[Record | Gap]:

@@ -15,12 +15,8 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import msgspec
-import redis.asyncio as redis
 from redis.asyncio.connection import AbstractConnection
-from redis.asyncio.retry import Retry
-from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
 
 from shared.backoff import Backoff
 from shared.cursor import Position
@@ -30,15 +26,15 @@ from shared.partitions import Partitions
 from shared.record import Gap, Record, pack, unpack
 from shared.transports.base import Handler, Receipt, Retention
 from shared.transports.following import stop
+from shared.transports.redis_connection import FAILURES, TailConnections, make_client, safe, unavailable
 
 log = logging.getLogger(__name__)
 
 PING = 20.0  # seconds between two signs of life on a silent connection, or it may be half open for hours
 MAX_REMEMBERED = 10_000  # events whose repetition a process knows, within the idempotency window
 
-_TIMEOUT = 5.0  # seconds for any command, and for Redis to confirm a subscription
+_CONFIRM = 5.0  # seconds for Redis to confirm a subscription; a subscriber hears 503 after it
 _NAME = 16  # hex digits of a process's name
-_FAILURES = (RedisError, OSError, RuntimeError)  # uvloop's, where the server has just closed the connection
 
 
 class RedisPubSub:
@@ -62,33 +58,23 @@ class RedisPubSub:
         self.ping_seconds = ping
         self._prefix = prefix
         self._scheme = partitions
-        # To send again after a lost connection repeats nothing: whoever has the event drops the second one.
-        retry = Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.2), 2, (RedisConnectionError,))
-        self._client = redis.Redis.from_url(
-            url, protocol=2, socket_timeout=_TIMEOUT, socket_connect_timeout=_TIMEOUT, retry=retry
-        )
-        self._tail_pool = redis.ConnectionPool.from_url(
-            url,
-            protocol=2,
-            socket_timeout=ping + _TIMEOUT,
-            socket_connect_timeout=_TIMEOUT,
-            retry=Retry(ExponentialWithJitterBackoff(), 0),
-        )
+        self._client = make_client(url)  # to send again repeats nothing: who has the event drops the second one
+        self.tail_connections = TailConnections(url, ping)
 
     async def publish(self, events: Sequence[Event]) -> list[Receipt]:
         """Publish all events or none, in one round trip."""
-        new: dict[tuple[str, str], Event] = {}
+        new: dict[str, Event] = {}
         for event in events:
-            for partition, part in self._scheme.route(event):
-                if (partition, part.key) not in self.seen:
-                    new.setdefault((partition, part.key), part)
+            if not self.seen.knows(self._keys(event)):
+                new.setdefault(event.key, event)
         async with self._client.pipeline(transaction=True) as pipeline:
-            for (partition, _), part in new.items():
-                pipeline.execute_command("PUBLISH", self.channel(partition), self.name + pack(part))
+            for event in new.values():
+                for partition, part in self._scheme.route(event):
+                    pipeline.execute_command("PUBLISH", self.channel(partition), self.name + pack(part))
             try:
                 await pipeline.execute()
-            except _FAILURES as error:
-                raise _unavailable(error) from error
+            except FAILURES as error:
+                raise unavailable(error) from error
         # Only now, and not before: the same id may have come by another process meanwhile, and been delivered.
         return [Receipt(event.id, None, not self.seen.add_all(self._keys(event))) for event in events]
 
@@ -106,22 +92,16 @@ class RedisPubSub:
         """Return if Redis answers."""
         try:
             await self._client.ping()
-        except _FAILURES as error:
-            raise _unavailable(error) from error
+        except FAILURES as error:
+            raise unavailable(error) from error
 
     async def aclose(self) -> None:
         """Close every connection."""
         await self._client.aclose()
-        await self._tail_pool.aclose()
 
     def channel(self, partition: str) -> str:
         """Return the channel of a partition."""
         return f"{self._prefix}:{partition}"
-
-    def tail_connection(self) -> AbstractConnection:
-        """Return a new connection to subscribe on; the caller connects and disconnects it."""
-        connection: AbstractConnection = self._tail_pool.make_connection()
-        return connection
 
     def _keys(self, event: Event) -> list[tuple[str, str]]:
         return [(partition, part.key) for partition, part in self._scheme.route(event)]
@@ -135,12 +115,14 @@ class _Seen:
         self._clock = clock
         self._times: dict[tuple[str, str], float] = {}  # in order of time, so that the oldest leave first
 
-    def __contains__(self, key: tuple[str, str]) -> bool:
-        return self._times.get(key, float("-inf")) > self._clock() - self._window
+    def knows(self, keys: Iterable[tuple[str, str]]) -> bool:
+        """Tell whether an event is known in one of its partitions: then Redis has carried it in all of them."""
+        oldest = self._clock() - self._window
+        return any(self._times.get(key, oldest) > oldest for key in keys)
 
     def add(self, key: tuple[str, str]) -> bool:
-        """Remember an event; False where it is known."""
-        if key in self:
+        """Remember an event in one partition; False where it is known there."""
+        if self.knows((key,)):
             return False
         now = self._clock()
         self._times.pop(key, None)
@@ -149,9 +131,16 @@ class _Seen:
             del self._times[next(iter(self._times))]
         return True
 
-    def add_all(self, keys: Iterable[tuple[str, str]]) -> bool:
-        """Remember an event of several partitions; False where it is known in all of them."""
-        return sum(self.add(key) for key in keys) > 0
+    def add_all(self, keys: Sequence[tuple[str, str]]) -> bool:
+        """Remember an event in all of its partitions; False where it is known.
+
+        Then nothing more is remembered: what is on its way to us from the other partitions is still to be delivered.
+        """
+        if self.knows(keys):
+            return False
+        for key in keys:
+            self.add(key)
+        return True
 
 
 class _PubSubTail:
@@ -183,7 +172,7 @@ class _PubSubTail:
     async def listening(self, partitions: frozenset[str]) -> None:
         """Return once Redis has confirmed these subscriptions; raises TransportUnavailable."""
         try:
-            async with asyncio.timeout(_TIMEOUT):
+            async with asyncio.timeout(_CONFIRM):
                 while not partitions <= self._live:
                     await self._moved.wait()
         except TimeoutError:
@@ -196,13 +185,13 @@ class _PubSubTail:
             while not self._followed:
                 self._changed.clear()
                 await self._changed.wait()
-            connection = self._transport.tail_connection()
+            connection = self._transport.tail_connections.make()
             try:
                 await connection.connect()
                 await self._listen(connection, backoff)
                 continue
-            except _FAILURES as error:
-                log.warning("tail lost, reconnecting: %s", _safe(error))
+            except FAILURES as error:
+                log.warning("tail lost, reconnecting: %s", safe(error))
             except Exception:
                 log.exception("tail failed, reconnecting")
             finally:
@@ -298,12 +287,3 @@ class _Listening:
 
     def __await__(self) -> Generator[Any, None, None]:
         return self._tail.listening(self._partitions).__await__()
-
-
-def _unavailable(error: Exception) -> TransportUnavailable:
-    return TransportUnavailable(f"Redis cannot be used now ({_safe(error)})")
-
-
-def _safe(error: Exception) -> str:
-    """Name the error without its text: a driver's text may hold a host or a URL with its password."""
-    return type(error).__name__

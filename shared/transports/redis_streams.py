@@ -6,11 +6,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-import redis.asyncio as redis
 from redis.asyncio.connection import AbstractConnection
-from redis.asyncio.retry import Retry
-from redis.backoff import ExponentialWithJitterBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError
 
 from shared.backoff import Backoff
@@ -22,6 +18,7 @@ from shared.record import Gap, Record
 from shared.transports import reading
 from shared.transports.base import Handler, Receipt, Retention
 from shared.transports.following import Following, stop
+from shared.transports.redis_connection import FAILURES, TailConnections, make_client, safe, unavailable
 from shared.transports.redis_layout import (
     APPEND,
     SEEK,
@@ -38,17 +35,6 @@ log = logging.getLogger(__name__)
 
 BLOCK = 20.0
 """Seconds that one XREAD waits: three commands a minute while idle, and a dead connection is noticed."""
-
-_READ_SIZE = 256 * 1024  # bytes asked of a socket at once: a page of a replay is rarely less
-_TIMEOUT = 5.0  # seconds for any other command; a publisher hears 503 after it, not after minutes
-
-_CONNECTIONS = 16
-"""For everything but the tail. A crowd waits for its turn: without a limit, an instance whose subscribers all come back
-at once would take the server's last connection; redis-py's own limit, 100, turns the 101st away."""
-
-_FAILURES = (RedisError, OSError, RuntimeError)
-"""What a command raises where Redis is away. uvloop answers a write to a connection that the server has just closed
-with a RuntimeError, and redis-py hands it on as it is."""
 
 
 class RedisStreams:
@@ -68,29 +54,9 @@ class RedisStreams:
         self._page_size = reading.PageSize()
         self.layout = Layout(prefix, partitions, retention)
         self._block = block
-        # A retry after a lost connection cannot append twice: every event has an id before it gets here. A
-        # time-out is not retried, or a silent server would hold a publisher for several of them.
-        retry = Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.2), 2, (RedisConnectionError,))
-        pool = redis.BlockingConnectionPool.from_url(
-            url,
-            max_connections=_CONNECTIONS,
-            timeout=_TIMEOUT,
-            protocol=2,
-            socket_timeout=_TIMEOUT,
-            socket_connect_timeout=_TIMEOUT,
-            socket_read_size=_READ_SIZE,
-            retry=retry,
-        )
-        self._client = redis.Redis.from_pool(pool)
+        self._client = make_client(url)
         self._client.set_response_callback("XRANGE", _unparsed)  # parsed here, once
-        # redis-py's own time-out and retries would repeat a blocked XREAD silently for a minute.
-        self._tail_pool = redis.ConnectionPool.from_url(
-            url,
-            protocol=2,
-            socket_timeout=block + _TIMEOUT,
-            socket_connect_timeout=_TIMEOUT,
-            retry=Retry(ExponentialWithJitterBackoff(), 0),
-        )
+        self.tail_connections = TailConnections(url, block)
 
     async def publish(self, events: Sequence[Event]) -> list[Receipt]:
         """Append all events, each partition's in one atomic script, all scripts in one round trip."""
@@ -106,6 +72,7 @@ class RedisStreams:
             yield tail
         finally:
             await stop(task)
+            await tail.aclose()
 
     async def head(self, partitions: Sequence[str]) -> Cursor:
         """Return the place after the last record of each partition, in one round trip."""
@@ -117,28 +84,24 @@ class RedisStreams:
 
     def replay(self, after: Cursor, until: Cursor) -> AsyncIterator[Record | Gap]:
         """Yield what lies in `(after, until]`; see `Log.replay`."""
-        return reading.replay(after, until, read_page=self._pages, seek=self.seek)
+        return reading.replay(after, until, read_page=self._pages, seek=self.seek, forget=self._pages.forget)
 
     async def ping(self) -> None:
         """Return if Redis answers."""
         try:
             await self._client.ping()
-        except _FAILURES as error:
-            raise _unavailable(error) from error
+        except FAILURES as error:
+            raise unavailable(error) from error
 
     async def aclose(self) -> None:
         """Close every connection."""
+        await self._heads.aclose()
+        await self._pages.aclose()
         await self._client.aclose()
-        await self._tail_pool.aclose()
 
     async def unblock(self, client_id: int) -> bool:
         """End the blocking read of another connection; False where it was not blocked."""
         return bool(await self._client.execute_command("CLIENT", "UNBLOCK", client_id))
-
-    def tail_connection(self) -> AbstractConnection:
-        """Return a new connection for blocking reads; the caller connects and disconnects it."""
-        connection: AbstractConnection = self._tail_pool.make_connection()
-        return connection
 
     @property
     def block(self) -> float:
@@ -156,8 +119,8 @@ class RedisStreams:
             entries = await self._client.execute_command(
                 "XRANGE", self.layout.stream(partition), start, end, "COUNT", self._page_size.records
             )
-        except _FAILURES as error:
-            raise _unavailable(error) from error
+        except FAILURES as error:
+            raise unavailable(error) from error
         fitting = self._page_size.fit([len(fields[1]) for _, fields in entries])
         return parse_entries(partition, entries[:fitting])
 
@@ -165,11 +128,11 @@ class RedisStreams:
         """Run one script for each (keys, arguments), all in one round trip; a script is sent whole only once."""
         try:
             replies = await script.run(calls, self._pipeline, lambda reply: isinstance(reply, NoScriptError))
-        except _FAILURES as error:
-            raise _unavailable(error) from error
+        except FAILURES as error:
+            raise unavailable(error) from error
         for reply in replies:
             if isinstance(reply, RedisError):
-                raise _unavailable(reply) from reply
+                raise unavailable(reply) from reply
         return replies
 
     async def _pipeline(self, commands: Sequence[Arguments]) -> list[Any]:
@@ -207,7 +170,7 @@ class _RedisTail:
         """Read until cancelled; a failure of any kind is logged and followed by another try."""
         backoff = Backoff()
         while True:
-            connection = self._redis.tail_connection()
+            connection = self._redis.tail_connections.make()
             try:
                 await self._following.wanted()
                 await connection.connect()
@@ -218,8 +181,8 @@ class _RedisTail:
                 backoff.reset()
                 while True:
                     await self._read(connection)
-            except (*_FAILURES, TransportUnavailable) as error:
-                log.warning("tail lost, reconnecting: %s", _safe(error))
+            except (*FAILURES, TransportUnavailable) as error:
+                log.warning("tail lost, reconnecting: %s", safe(error))
             except Exception:
                 log.exception("tail failed, reconnecting")
             finally:
@@ -243,6 +206,11 @@ class _RedisTail:
             epoch, _, offset = entries[-1][0].partition(b"-")
             self._following.step_over(names[stream], int(epoch), int(offset))
 
+    async def aclose(self) -> None:
+        """End what `run` leaves behind."""
+        if self._interrupting is not None:
+            await stop(self._interrupting)
+
     async def _interrupt(self) -> None:
         """End a blocked read that began before the last `follow`, so that the next one covers it.
 
@@ -252,20 +220,10 @@ class _RedisTail:
         while self._client_id is not None and self._reading < self._wanted:
             try:
                 await self._redis.unblock(self._client_id)
-            except _FAILURES as error:
-                log.warning("cannot interrupt the tail's read: %s", _safe(error))
+            except FAILURES as error:
+                log.warning("cannot interrupt the tail's read: %s", safe(error))
             await asyncio.sleep(0.005)
 
 
 def _unparsed(response: Any, **_: Any) -> Any:
     return response
-
-
-def _unavailable(error: Exception) -> TransportUnavailable:
-    return TransportUnavailable(f"Redis cannot be used now ({_safe(error)})")
-
-
-def _safe(error: Exception) -> str:
-    """Name the error without its text: a driver's text may hold a host or a URL with its password."""
-    cause = error.__cause__ if isinstance(error, TransportUnavailable) and error.__cause__ else error
-    return type(cause).__name__

@@ -7,7 +7,8 @@ each of them reads the same head and the same pages.
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any
 
 from shared.cursor import Cursor, Position
 from shared.record import Record
@@ -37,6 +38,10 @@ class SharedHead:
             self._next.add_done_callback(lambda done: done.cancelled() or done.exception())  # seen, if nobody waits
         heads = await asyncio.shield(self._next)  # one caller who leaves does not take it from the others
         return Cursor({name: heads.positions[name] for name in partitions})
+
+    async def aclose(self) -> None:
+        """End the reads under way; after the client is closed, a retry of theirs would connect again."""
+        await _end(task for task in (self._current, self._next) if task is not None)
 
     async def _fly(self, before: asyncio.Task[Cursor] | None) -> Cursor:
         if before is not None:
@@ -71,6 +76,17 @@ class SharedPages:
         reading.add_done_callback(lambda done: self._landed(key, done))
         return await asyncio.shield(reading)
 
+    def forget(self, partition: str) -> None:
+        """Drop what is kept of a partition: its log is not the one that this was read from."""
+        for key in [key for key in self._pages if key[0] == partition]:
+            self._drop(key)
+        for key in [key for key in self._reading if key[0] == partition]:
+            del self._reading[key]
+
+    async def aclose(self) -> None:
+        """End the reads under way; see `SharedHead.aclose`."""
+        await _end(self._reading.values())
+
     def _landed(self, key: "_Key", reading: asyncio.Task[Sequence[Record]]) -> None:
         if self._reading.get(key) is reading:
             del self._reading[key]
@@ -97,6 +113,13 @@ class SharedPages:
     def _drop(self, key: "_Key") -> None:
         if (page := self._pages.pop(key, None)) is not None:
             self._bytes -= page[1]
+
+
+async def _end(reads: Iterable[asyncio.Task[Any]]) -> None:
+    ended = list(reads)
+    for task in ended:
+        task.cancel()
+    await asyncio.gather(*ended, return_exceptions=True)
 
 
 _Key = tuple[str, int, int, str]

@@ -44,8 +44,9 @@ POLL_MIN = 0.25  # seconds: what a person does not notice, and at worst 14,400 c
 POLL_MAX = 5.0  # seconds: the first event after a silence is 2.5 s late on average, for 720 commands an hour
 
 _SLOWING = 1.5  # each poll that brings nothing waits so much longer: 12 s from the fastest to the slowest
-TOO_LARGE = "max request size exceeded"
 _VERIFY = 60.0  # seconds; polls do not notice a store that fell back to an older state, and no connection breaks
+
+_TOO_LARGE = "max request size exceeded"  # what Upstash says of an answer, too
 
 Entries = Sequence[tuple[str, Sequence[str]]]
 
@@ -70,7 +71,8 @@ class UpstashRest:
         self._pages = SharedPages(self._read_page)
         self._poll = (poll_min, poll_max)
         self._tails: set[_PollingTail] = set()
-        self._page = reading.PAGE
+        self._page_size = reading.PageSize()
+        self._most = reading.PAGE  # entries that fit an answer
 
     async def publish(self, events: Sequence[Event]) -> list[Receipt]:
         """Append all events, each partition's in one atomic script, all scripts in one request."""
@@ -102,7 +104,7 @@ class UpstashRest:
 
     def replay(self, after: Cursor, until: Cursor) -> AsyncIterator[Record | Gap]:
         """Yield what lies in `(after, until]`; see `Log.replay`."""
-        return reading.replay(after, until, read_page=self._pages, seek=self.seek)
+        return reading.replay(after, until, read_page=self._pages, seek=self.seek, forget=self._pages.forget)
 
     async def ping(self) -> None:
         """Return if Upstash answers and takes the token."""
@@ -112,6 +114,8 @@ class UpstashRest:
 
     async def aclose(self) -> None:
         """Close every connection."""
+        await self._heads.aclose()
+        await self._pages.aclose()
         await self.session.aclose()
 
     async def places(self, partitions: Sequence[str], where: str) -> Cursor:
@@ -124,9 +128,11 @@ class UpstashRest:
         """Return what the streams hold after these places, and whether there is more; one command."""
         names = {self.layout.stream(name): name for name in places}
         ids = [f"{at.epoch}-{at.offset}" for at in places.values()]
-        found = await self._read(lambda page: ["XREAD", "COUNT", page, "STREAMS", *names, *ids], in_turn=False)
+        found, asked = await self._read(
+            lambda page: ["XREAD", "COUNT", page, "STREAMS", *names, *ids], reading.PAGE, in_turn=False
+        )
         entries = {names[stream]: entries for stream, entries in found or ()}
-        return entries, any(len(read) >= self._page for read in entries.values())
+        return entries, any(len(read) >= asked for read in entries.values())
 
     async def _read_heads(self, partitions: Sequence[str]) -> Cursor:
         heads = await self.places(partitions, "head")
@@ -137,22 +143,29 @@ class UpstashRest:
     async def _read_page(self, partition: str, after: Position, until: int) -> list[Record]:
         stream = self.layout.stream(partition)
         start, end = f"{after.epoch}-{after.offset + 1}", f"{after.epoch}-{until}"
-        entries: Entries = await self._read(lambda page: ["XRANGE", stream, start, end, "COUNT", page])
-        if len(entries) < self._page and (entries[-1][0] if entries else "") != end:
+        entries: Entries
+        entries, asked = await self._read(
+            lambda page: ["XRANGE", stream, start, end, "COUNT", page], self._page_size.records
+        )
+        if len(entries) < asked and (entries[-1][0] if entries else "") != end:
             # Not all that the primary's head promised: a replica that is behind must not pass for a loss.
-            entries = await self._read(lambda page: RANGE.whole([stream], [start, end, page]))
-        return parse(partition, entries)
+            entries, _ = await self._read(lambda page: RANGE.whole([stream], [start, end, page]), asked)
+        fitting = self._page_size.fit([len(fields[1]) for _, fields in entries])
+        return _parse(partition, entries[:fitting])
 
-    async def _read(self, command: Callable[[int], Arguments], *, in_turn: bool = True) -> Any:
-        """Return the reply to a command that reads a page of entries, of fewer where they do not fit an answer."""
+    async def _read(self, command: Callable[[int], Arguments], page: int, *, in_turn: bool = True) -> tuple[Any, int]:
+        """Return the reply to a command that reads a page of entries, and how many it asked for at last.
+
+        That is fewer than `page` where so many do not fit an answer.
+        """
         while True:
-            page = self._page
+            page = min(page, self._most)
             (reply,) = await self.session.send([command(page)], in_turn=in_turn)
             if not isinstance(reply, CommandError):
-                return reply
-            if page == 1 or reply.code != TOO_LARGE:
+                return reply, page
+            if page == 1 or reply.code != _TOO_LARGE:
                 raise unavailable(reply.code)
-            self._page = min(self._page, page // 2)
+            self._most = page // 2
 
     async def _run(self, script: Script, calls: Sequence[Call]) -> list[Any]:
         """Run one script for each (keys, arguments), all in one request; a script is sent whole only once."""
@@ -223,17 +236,18 @@ class _PollingTail:
     async def _poll(self) -> bool:
         """Hand over what is new, and tell whether anything was."""
         clock = asyncio.get_running_loop().time
+        heard = False
         if clock() >= self._verify_at:  # instead of a poll: it tells as well whether there is more
-            more = await self._following.verify(lambda names: self._rest.places(names, "head"))
+            heard = await self._following.verify(lambda names: self._rest.places(names, "head"))
             self._verify_at = clock() + _VERIFY
-            if not more:
+            if not heard:
                 return False
-        heard, more = False, True
-        while more:
+        more = True
+        while more and self._following.at:
             found, more = await self._rest.read_after(self._following.at)
             for name, entries in found.items():
                 heard = True
-                self._following.deliver(name, parse(name, entries))
+                self._following.deliver(name, _parse(name, entries))
                 epoch, _, offset = entries[-1][0].partition("-")
                 self._following.step_over(name, int(epoch), int(offset))
         return heard
@@ -251,7 +265,7 @@ class _PollingTail:
         return self._bell.is_set()
 
 
-def parse(partition: str, entries: Entries) -> list[Record]:
+def _parse(partition: str, entries: Entries) -> list[Record]:
     """Return the records of stream entries as REST answers them: nested lists of text."""
     return parse_entries(partition, [(id.encode(), [field.encode() for field in fields]) for id, fields in entries])
 

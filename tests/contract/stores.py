@@ -195,8 +195,8 @@ class PostgresStore(LogStore):
         await self.execute(";".join(f"create table backup.{name} as table rt.{name}" for name in tables))
 
         async def restore() -> None:
-            swap = (f"delete from rt.{name}; insert into rt.{name} table backup.{name}" for name in tables)
-            await self.execute(";".join(swap))
+            swap = "delete from rt.{0}; insert into rt.{0} table backup.{0}"
+            await self.execute(";".join(swap.format(name) for name in tables))
 
         return restore
 

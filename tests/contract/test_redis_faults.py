@@ -12,7 +12,7 @@ from shared.hub import Hub
 from shared.partitions import Partitions
 from shared.sse import DATA
 from shared.subscriber import Start
-from shared.transports.base import Receipt, Retention, Transport
+from shared.transports.base import Log, Receipt, Retention, Transport
 from shared.transports.reading import PAGE
 from shared.transports.redis_layout import APPEND, Layout
 from shared.transports.redis_streams import RedisStreams
@@ -211,6 +211,30 @@ async def test_a_replay_cut_by_a_crash_goes_on_after_its_last_event(
     assert sink.data == [*range(total), "live"]
 
 
+async def test_an_instance_that_closes_in_the_middle_of_its_reads_leaves_no_connection_behind(
+    redis_store: RedisStore,
+) -> None:
+    await redis_store.client.client_setname("witness")
+    deadline = asyncio.get_running_loop().time() + 5
+    before = asyncio.all_tasks()
+    hub = Hub(redis_store.open())
+    async with subscribed(hub) as sink:
+        await sink.ready()
+        await redis_store.client.client_pause(400)
+        coming = [asyncio.create_task(hub.add(*NEWCOMER)) for _ in range(5)]
+        reading = asyncio.create_task(read(hub_log(hub), at(Position(1, 0)), at(Position(1, 5))))
+        await asyncio.sleep(0.05)  # so that they are waiting for their answers
+        for task in (*coming, reading):
+            task.cancel()
+        await asyncio.gather(*coming, reading, return_exceptions=True)
+        await hub.aclose()
+    assert asyncio.all_tasks() == before  # so nobody is left who could connect again
+    clients = await redis_store.client.client_list()
+    while len(clients) > 1 and asyncio.get_running_loop().time() < deadline:  # the server sees it a little later
+        clients = await redis_store.client.client_list()
+    assert [client["name"] for client in clients] == ["witness"]
+
+
 async def test_an_idle_log_forgets_its_records_but_not_its_count(redis_store: RedisStore) -> None:
     log = redis_store.open(retention=Retention(age=0.2))
     receipts = await publish(log, 1, 2, 3)
@@ -284,6 +308,11 @@ async def _fall_back(store: RedisStore, backup: Backup, counted_again: int) -> N
     connected = await store.client.client_list(_type="normal")
     commands += [["CLIENT", "KILL", "ID", client["id"]] for client in connected if "b" in client["flags"]]
     await backup(*commands)
+
+
+def hub_log(hub: Hub) -> Log:
+    assert isinstance(hub.transport, Log)
+    return hub.transport
 
 
 NEWCOMER = (Interest(), Start(), DATA)

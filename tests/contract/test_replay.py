@@ -152,6 +152,19 @@ async def test_a_place_in_the_history_that_the_store_fell_back_to_is_still_good(
     assert told(await read(log, at(place(receipts[-1])))) == ["other 4", "other 5"]
 
 
+async def test_what_was_read_before_a_store_fell_back_is_not_read_again_after_it(
+    store: LogStore,
+) -> None:
+    log = store.open()
+    receipts = await publish(log, "a", "b", "c")
+    fall_back = await store.back_up()
+    await publish(log, "lost 4", "lost 5")
+    assert told(await read(log, at(place(receipts[-1])))) == ["lost 4", "lost 5"]
+    await fall_back()
+    await publish(log, "other 4", "other 5")
+    assert told(await read(log, at(place(receipts[-1])))) == ["other 4", "other 5"]
+
+
 async def test_a_wipe_during_a_replay_ends_it_with_a_gap(store: LogStore) -> None:
     log = store.open()
     receipts = await publish(log, *range(3 * PAGE))

@@ -9,10 +9,12 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
+import uvloop
 
+from shared.errors import TransportUnavailable
 from shared.event import Event
 from shared.record import Gap, Record
-from shared.transports import redis_streams
+from shared.transports import redis_connection
 from shared.transports.redis_streams import RedisStreams
 from tests.faults.clients import (
     AGAIN,
@@ -205,7 +207,7 @@ async def test_while_redis_is_silent_publishers_hear_503_in_bounded_time_and_wha
 async def test_a_tail_whose_connection_has_died_silently_notices_and_loses_nothing(
     make_redis: MakeRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(redis_streams, "_TIMEOUT", 0.3)  # in seconds, and beyond the blocking read's own
+    monkeypatch.setattr(redis_connection, "TIMEOUT", 0.3)  # in seconds, and beyond the blocking read's own
     redis = await asyncio.to_thread(make_redis)
     heard = Heard()
     async with AsyncExitStack() as stack:
@@ -256,6 +258,34 @@ async def test_connections_that_redis_closes_cost_nobody_anything(
             await publish_until_accepted(instance, event(name))
         await follower.has(*names)
         assert (follower.seen.gaps, follower.is_open()) == ([], True)
+
+
+def test_a_connection_that_closes_between_the_look_at_it_and_the_write_is_unavailable_under_uvloop_too(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def tell() -> None:
+        log = RedisStreams(redis_url)
+        await log.publish([Event("before", "note", b"1")])
+        (connection,) = log._client.connection_pool._available_connections
+        look = connection.can_read
+
+        async def look_and_lose() -> bool:
+            is_readable = await look()
+            assert connection._writer is not None
+            connection._writer.transport.abort()
+            return bool(is_readable)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(connection, "can_read", look_and_lose)
+            with pytest.raises(TransportUnavailable):
+                await log.publish([Event("refused", "note", b"1")])
+        (receipt,) = await log.publish([Event("after", "note", b"1")])
+        assert receipt.positions is not None
+        assert receipt.positions["all"].offset == 2
+        await log.aclose()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(tell())
 
 
 async def test_a_wiped_log_is_told_as_a_gap_to_live_streams_and_on_resume_before_any_new_event(

@@ -16,7 +16,7 @@ from shared.event import Event
 from shared.hub import Hub
 from shared.transports.base import Receipt
 from shared.transports.memory import MemoryLog
-from tests.functions.api import TIMEOUT, Api, check, problem_of
+from tests.functions.api import TIMEOUT, Api, check, pointers_of, problem_of
 
 EVENT = b'{"type": "t", "data": 1}'
 
@@ -141,6 +141,11 @@ WRONG_QUERIES = [
 @pytest.mark.parametrize("accept", ["text/event-stream", "application/json"])
 def test_a_wrong_query_is_400_for_a_stream_and_for_a_page(api: Api, query: str, accept: str) -> None:
     problem_of(api.http.get(f"/api/events?{query}", headers={"accept": accept}), 400)
+
+
+@pytest.mark.parametrize("key", ["", "a b", '""', '"a b"', "k\xe9y", "k" * 257], ids=ascii)
+def test_an_idempotency_key_that_is_no_id_is_refused_at_the_id(api: Api, key: str) -> None:
+    assert pointers_of(problem_of(api.post(EVENT, headers={"idempotency-key": key}), 400)) == ["/id"]
 
 
 def test_an_unknown_query_field_changes_nothing(api: Api) -> None:

@@ -17,6 +17,7 @@ from shared.hub import Hub
 from shared.transports.base import Receipt
 from shared.transports.memory import MemoryLog
 from tests.functions.api import Api, data_of, problem_of, ready_of, receipts_of, unique
+from tests.functions.tokens import PUBLISH_KEY, user_token
 
 UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
@@ -123,6 +124,16 @@ def test_a_duplicates_cursor_is_as_good_as_the_firsts(any_api: Api) -> None:
     [again] = any_api.publish({"type": kind, "data": 0, "id": id})
     with any_api.stream(types=kind, last_event_id=again["cursor"]) as stream:
         assert ready_of(stream) == {"recovered": True, "replayed": 1}
+
+
+def test_a_receipt_names_its_own_partition_and_the_others_start_at_their_head(sharded: Api) -> None:
+    kind, user = unique(), unique("u")
+    publisher = sharded.acting(key=PUBLISH_KEY)
+    [receipt] = publisher.publish({"type": kind, "data": 0, "userIds": [user]})
+    publisher.publish({"type": kind, "data": "in the partition for everyone"})
+    publisher.publish({"type": kind, "data": 1, "userIds": [user]})
+    page = sharded.acting(token=user_token(user)).page(types=kind, last_event_id=receipt["cursor"])
+    assert [event["data"] for event in page["events"]] == [1]
 
 
 def test_naming_a_user_twice_delivers_once(api: Api) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.functions.api import Api
-from tests.functions.tokens import PUBLISH_KEY, SECRET, hs256_by_hand, token, user_token
+from tests.functions.tokens import PUBLISH_KEY, SECRET, Issuer, hs256_by_hand, token, user_token
 from tests.processes import Instance
 
 USER, DATA = "user-7f3a-private", "data-91bc-private"
@@ -19,11 +19,17 @@ ELSEWHERE = hs256_by_hand({"alg": "RS256", "kid": KID}, {"sub": USER}, b"-")
 
 @pytest.fixture
 def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
-    # Port 9 is "discard": neither the store nor the issuer answers there.
+    with Issuer() as issuer:
+        issuer.status = 500
+        yield from started(tmp_path_factory, issuer.url)
+
+
+def started(tmp_path_factory: pytest.TempPathFactory, key_set: str) -> Iterator[Instance]:
+    # Port 9 is "discard": no store answers there.
     settings = {
         "REALTIME_TRANSPORT": "redis",
         "REDIS_URL": f"redis://tidemark:{REDIS_PASSWORD}@127.0.0.1:9",
-        "REALTIME_JWKS_URL": f"http://issuer:{ISSUER_PASSWORD}@127.0.0.1:9/jwks.json?key={ISSUER_PASSWORD}",
+        "REALTIME_JWKS_URL": f"{key_set.replace('//', f'//issuer:{ISSUER_PASSWORD}@')}?key={ISSUER_PASSWORD}",
         "REALTIME_PUBLISH_KEYS": PUBLISH_KEY,
         "REALTIME_JWT_SECRET": SECRET,
     }

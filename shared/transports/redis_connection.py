@@ -1,0 +1,71 @@
+"""Connections to Redis over TCP, and what their failures are called."""
+
+import redis.asyncio as redis
+from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+
+from shared.errors import TransportUnavailable
+
+TIMEOUT = 5.0  # seconds for any command but the tail's; a publisher hears 503 after it, not after minutes
+
+CONNECTIONS = 16
+"""For everything but the tail. A crowd waits for its turn: without a limit, an instance whose subscribers all come back
+at once would take the server's last connection; redis-py's own limit, 100, turns the 101st away."""
+
+FAILURES = (RedisError, OSError, RuntimeError)
+"""What a command raises where Redis is away. uvloop answers a write to a connection that the server has just closed
+with a RuntimeError, and redis-py hands it on as it is."""
+
+_READ_SIZE = 256 * 1024  # bytes asked of a socket at once: a page of a replay is rarely less
+
+
+def make_client(url: str) -> redis.Redis:
+    """Return a client for everything but the tail, not connected yet.
+
+    It tries again after a lost connection, which is safe: every event has an id before it gets here. It does not
+    after a time-out, or a silent server would hold a publisher for several of them.
+    """
+    pool = redis.BlockingConnectionPool.from_url(
+        url,
+        max_connections=CONNECTIONS,
+        timeout=TIMEOUT,
+        protocol=2,
+        socket_timeout=TIMEOUT,
+        socket_connect_timeout=TIMEOUT,
+        socket_read_size=_READ_SIZE,
+        retry=Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.2), 2, (RedisConnectionError,)),
+    )
+    return redis.Redis.from_pool(pool)
+
+
+class TailConnections:
+    """Makes the connections that a tail waits on, up to `silence` seconds without a byte; one at a time is open."""
+
+    def __init__(self, url: str, silence: float) -> None:
+        # redis-py's own time-out and retries would repeat a blocked read silently for a minute.
+        self._pool = redis.ConnectionPool.from_url(
+            url,
+            protocol=2,
+            socket_timeout=silence + TIMEOUT,
+            socket_connect_timeout=TIMEOUT,
+            retry=Retry(ExponentialWithJitterBackoff(), 0),
+        )
+
+    def make(self) -> AbstractConnection:
+        """Return a new one; the caller connects and disconnects it."""
+        connection: AbstractConnection = self._pool.make_connection()
+        return connection
+
+
+def unavailable(error: Exception) -> TransportUnavailable:
+    """Return the error for the caller, without anything of the driver's text."""
+    return TransportUnavailable(f"Redis cannot be used now ({safe(error)})")
+
+
+def safe(error: Exception) -> str:
+    """Name the error without its text: a driver's text may hold a host or a URL with its password."""
+    cause = error.__cause__ if isinstance(error, TransportUnavailable) and error.__cause__ else error
+    return type(cause).__name__
