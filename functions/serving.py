@@ -6,6 +6,7 @@ import resource
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Generator
+from http import HTTPStatus
 from typing import Any
 
 import uvicorn
@@ -13,6 +14,7 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from shared.problem import problem
 
+MAX_HEAD_BYTES = 64 * 1024  # of one request, after its first read; proxies seldom pass on more than 16 KiB
 DRAIN_SECONDS = 10  # between SIGTERM and the end, for answers that are under way
 
 
@@ -20,14 +22,46 @@ _HTTP: Any = AutoHTTPProtocol  # h11's or httptools', whichever is installed
 
 
 class Protocol(_HTTP):  # type: ignore[misc]
-    """HTTP/1.1 whose own refusal, of what is not HTTP at all, is a problem+json answer too."""
+    """HTTP/1.1 that bounds a request's head, and whose own refusals are problem+json answers too.
+
+    The callbacks are httptools'. h11, where that is installed instead, has the same bound of its own.
+    """
+
+    _in_head = False
+    _head_bytes = 0
+    _messages = 0
+
+    def data_received(self, data: bytes) -> None:
+        """Parse; a head that goes on and on would otherwise be kept in memory, before any credential is looked at."""
+        messages = self._messages
+        super().data_received(data)
+        if self._in_head and self._messages == messages:  # all of this read was one head, and it has not ended
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self._refuse(431, f"The path and the headers may have at most {MAX_HEAD_BYTES // 1024} KiB")
+
+    def on_message_begin(self) -> None:
+        """Begin to count, with the next read: what else is in this one may be the end of another request."""
+        self._in_head, self._head_bytes = True, 0
+        self._messages += 1
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """Stop counting: the body has its own bound."""
+        self._in_head = False
+        super().on_headers_complete()
 
     def send_400_response(self, msg: str) -> None:
+        """Refuse what is not HTTP."""
+        self._in_head = False
+        self._refuse(400, "The request is not valid HTTP")
+
+    def _refuse(self, status: int, detail: str) -> None:
         """Answer and close: what follows on this connection cannot be told from the rest of the request."""
-        refused = problem(400, "The request is not valid HTTP", headers={"connection": "close"})
-        head = [b"HTTP/1.1 400 Bad Request", *(f"{name}: {value}".encode() for name, value in refused.headers.items())]
-        head.append(b"content-length: %d" % len(refused.body))
-        self.transport.write(b"\r\n".join((*head, b"", refused.body)))
+        refused = problem(status, detail, headers={"connection": "close"})
+        head = [f"{name}: {value}" for name, value in refused.headers.items()]
+        head = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", *head, f"content-length: {len(refused.body)}"]
+        self.transport.write("\r\n".join([*head, "", ""]).encode() + refused.body)
         self.transport.close()
 
 

@@ -1,5 +1,6 @@
 """What the Starlette functions share: errors as problem details, CORS, a bounded body."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,8 +12,10 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared.cors import cors_headers, preflight_headers
-from shared.errors import ContentTooLarge, TidemarkError
+from shared.errors import ContentTooLarge, TidemarkError, Unavailable
 from shared.problem import MEDIA_TYPE, Problem, from_error, problem
+
+logger = logging.getLogger(__name__)
 
 
 def create_app(routes: Sequence[BaseRoute], allowed_origins: frozenset[str]) -> "CorsApp":
@@ -59,6 +62,8 @@ def to_response(answer: Problem) -> Response:
 
 
 async def _on_error(request: Request, error: Exception) -> Response:
+    if isinstance(error, Unavailable):
+        logger.warning("%s answered 503: %s", request.url.path, error.detail)
     if isinstance(error, TidemarkError):
         return to_response(from_error(error))
     assert isinstance(error, HTTPException)

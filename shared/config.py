@@ -61,6 +61,8 @@ class Settings:
         env = _set(environ)
         transport = _choice(env, "REALTIME_TRANSPORT", TRANSPORTS, "memory")
         keys = tuple(_list(env, "REALTIME_PUBLISH_KEYS"))
+        if not all(re.fullmatch(r"[\x21-\x7e]+", key) for key in keys):
+            raise SettingsError("REALTIME_PUBLISH_KEYS", "must be visible ASCII: no header could carry another key")
         verifies = "REALTIME_JWT_SECRET" in env or "REALTIME_JWKS_URL" in env
         # Memory mode is open by default, but a key that is set and not asked for would be a trap.
         default: Literal["required", "none"] = (

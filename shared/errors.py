@@ -1,13 +1,13 @@
 """Every error that the core raises; the caller catches the branch it can answer.
 
 TidemarkError
-├── SettingsError          a variable is missing or wrong: the start stops with this one line
-├── InvalidRequest         the caller sent something wrong, and can mend it (400)
-│   └── ContentTooLarge    … by sending less (413)
-├── Unauthorized           no credential, or none that holds (401)
-├── Forbidden              a good credential that does not reach this far (403)
-└── Unavailable            something that we need does not answer now (503)
-└── TransportUnavailable   … the log: nothing was accepted
+├── SettingsError              a variable is missing or wrong: the start stops with this one line
+├── InvalidRequest             the caller sent something wrong, and can mend it (400)
+│   └── ContentTooLarge        ... by sending less (413)
+├── Unauthorized               no credential, or none that holds (401)
+├── Forbidden                  a good credential that does not reach this far (403)
+└── Unavailable                something that we need does not answer now (503)
+└── TransportUnavailable   ... the log: what was published is not known to be kept
 """
 
 from collections.abc import Sequence

@@ -75,6 +75,32 @@ def test_what_is_not_http_is_refused_and_the_connection_closed(api: Api, request
     check(json.loads(body), "Problem")
 
 
+def test_a_head_without_an_end_is_not_kept_in_memory(api: Api) -> None:
+    for start in (b"GET /api/health/live HTTP/1.1\r\nX: ", b"GET /", b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 5_000):
+        with socket.create_connection(("127.0.0.1", api.instance.port), timeout=TIMEOUT) as connection:
+            connection.sendall(start)
+            assert [api.head() for _ in range(3)], "the server has read the first piece"
+            # Not a byte more: what is left unread when a server closes can take the answer away from the client.
+            connection.sendall(b"a" * (64 * 1024 + 1))
+            with http.client.HTTPResponse(connection) as response:
+                response.begin()
+                assert (response.status, response.getheader("content-type")) == (431, "application/problem+json")
+                check(json.loads(response.read()), "Problem")
+
+
+def test_a_large_body_right_behind_a_head_in_two_pieces_is_not_taken_for_the_head(api: Api) -> None:
+    request = publish_request(b"Accept: */*", body=b"x" * 200_000)
+    with socket.create_connection(("127.0.0.1", api.instance.port), timeout=TIMEOUT) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.sendall(request[:30])
+        assert [api.head() for _ in range(3)], "the server has read the first piece"
+        connection.sendall(request[30:])
+        with http.client.HTTPResponse(connection) as response:
+            response.begin()
+            assert response.status == 400
+            assert b"not valid JSON" in response.read()
+
+
 @pytest.mark.parametrize("path", ["/api/nothing", "/api/publish/", "/api/events/", "/api/", "/api/health", "/nothing"])
 def test_an_unknown_path_is_404(api: Api, path: str) -> None:
     problem_of(api.http.get(path), 404)

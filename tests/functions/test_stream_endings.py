@@ -62,7 +62,7 @@ def test_a_client_that_is_sent_away_again_and_again_misses_and_repeats_nothing(s
 def test_a_stream_ends_with_its_token_and_a_new_token_resumes_it(guarded: Api) -> None:
     kind, user = unique(), unique("u")
     publisher = guarded.acting(key=PUBLISH_KEY)
-    brief = guarded.acting(token=user_token(user, exp=int(time.time()) + 2))
+    brief = guarded.acting(token=user_token(user, exp=int(time.time()) + 3))
     with brief.stream(types=kind) as stream:
         stream.ready()
         publisher.publish({"type": kind, "data": 1, "userIds": [user]})
@@ -76,7 +76,7 @@ def test_a_stream_ends_with_its_token_and_a_new_token_resumes_it(guarded: Api) -
 
 
 def test_a_long_poll_does_not_outlive_its_token(guarded: Api) -> None:
-    expires = int(time.time()) + 2
+    expires = int(time.time()) + 3
     response = guarded.acting(token=user_token("u1", exp=expires)).get(params={"types": unique(), "wait": "20"})
     assert response.status_code == 200
     assert time.time() < expires + 5
