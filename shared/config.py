@@ -215,15 +215,12 @@ def _redis(env: Mapping[str, str], transport: str) -> tuple[str | None, str | No
     if transport not in ("redis", "redis-pubsub"):
         return None, None, None
     url = env.get("REDIS_URL")
-    if url is not None and url.startswith(("redis://", "rediss://", "unix://")):
+    tcp = url if url is not None and url.startswith(("redis://", "rediss://", "unix://")) else None
+    if tcp is not None:
         _split(env, "REDIS_URL")
-        tcp: str | None = url
-    elif transport == "redis-pubsub":
-        problem = "is not set: " if url is None else ""
-        raise SettingsError("REDIS_URL", f"{problem}Pub/Sub needs a connection: redis:// or rediss://")
-    else:
-        tcp = None
     if transport == "redis-pubsub":
+        if tcp is None:
+            raise SettingsError("REDIS_URL", "must be set to redis:// or rediss://: Pub/Sub needs a connection")
         return tcp, None, None
     if url is not None and tcp is None:
         if not url.startswith(("https://", "http://")):

@@ -3,6 +3,7 @@
 Methods block until what they promise has happened; a coroutine calls them with `asyncio.to_thread`.
 """
 
+import fcntl
 import http.client
 import os
 import random
@@ -10,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -36,16 +38,25 @@ class ServerError(Exception):
 
 
 def free_port() -> int:
-    """A port on which nothing listens now, and which no outgoing connection will be given."""
+    """A port on which nothing listens now, and which nobody else gets while this process lives.
+
+    No outgoing connection, and no other process that calls this: while a killed server is away, another worker's
+    could start on its port, and the clients of the one would be served by the other.
+    """
+    locks = Path(tempfile.gettempdir(), f"tidemark-ports-{os.getuid()}")
+    locks.mkdir(exist_ok=True)
     while True:
         port = random.choice(PORTS)
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
+        lock = os.open(locks / str(port), os.O_CREAT | os.O_WRONLY, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the end of this process lets go of it
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind((HOST, port))
-            except OSError:
-                continue
-            return port
+        except OSError:
+            os.close(lock)
+            continue
+        return port
 
 
 class ServerProcess(ABC):

@@ -32,7 +32,8 @@ async def run(command: list[Any], encoded: bool) -> dict[str, Any]:
         reply = await redis.execute_command(*map(str, command))  # type: ignore[no-untyped-call]
         return {"result": as_json(reply, encoded)}
     except ResponseError as error:
-        return {"error": str(error)}
+        code = f"{error.status_code} " if error.status_code else ""  # redis-py takes it from the text that Redis sent
+        return {"error": code + str(error)}
 
 
 async def one(request: Request) -> JSONResponse:

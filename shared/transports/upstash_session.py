@@ -7,14 +7,14 @@ import logging
 import math
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import httpx
 import msgspec
-from upstash_redis.asyncio import Redis
-from upstash_redis.http import AsyncHttpClient
+from upstash_redis.asyncio.client import AsyncPipeline
+from upstash_redis.http import AsyncHttpClient, make_headers
 
 from shared.backoff import Backoff
 from shared.errors import TransportUnavailable
@@ -54,15 +54,15 @@ _reply = msgspec.json.Decoder(_Reply)
 
 
 class Session:
-    """Runs commands over REST.
+    """Runs commands over REST, with the parts of the vendor's client; its `Redis` would open a second HTTP client.
 
-    The vendor's client knows the API's headers and carries the sync token, which lets a replica answer only once it
-    holds what this process has seen. Telemetry is off, and so is base64: all that is stored is UTF-8, and a third
-    more bytes would be paid for.
+    Telemetry is off, and so is base64: all that is stored is UTF-8, and a third more bytes would be paid for.
     """
 
     def __init__(self, url: str, token: str) -> None:
-        self._client = _Client(url, token)
+        self._url = url
+        self._headers = make_headers(token, None, allow_telemetry=False)
+        self._http = _Http()
         self._turn = asyncio.Semaphore(CONNECTIONS)
         if logging.getLogger("httpx").level == logging.NOTSET:
             logging.getLogger("httpx").setLevel(logging.WARNING)  # its lines for each request hold the URL
@@ -72,7 +72,7 @@ class Session:
 
         Raises TransportUnavailable: then nothing is known of what was run.
         """
-        pipeline = self._client.pipeline()
+        pipeline = AsyncPipeline(self._url, self._headers, self._http, "pipeline", self._http.add_sync_token, None)
         for command in commands:
             pipeline.execute([part.decode() if isinstance(part, bytes) else part for part in command])
         try:
@@ -84,17 +84,11 @@ class Session:
     @property
     def held(self) -> float:
         """Seconds for which Upstash asked to be left alone; until then `send` asks nobody."""
-        return self._client.http.held
+        return self._http.held
 
     async def aclose(self) -> None:
         """Close every connection."""
-        await self._client.close()
-
-
-class _Client(Redis):
-    def __init__(self, url: str, token: str) -> None:
-        super().__init__(url, token, rest_encoding=None, allow_telemetry=False)
-        self.http = self._http = _Http(self._update_sync_token)
+        await self._http.close()
 
 
 class _Http(AsyncHttpClient):
@@ -104,7 +98,7 @@ class _Http(AsyncHttpClient):
     answer without end, and keeps of a pipeline only the first error.
     """
 
-    def __init__(self, keep_sync_token: Callable[[str], None]) -> None:
+    def __init__(self) -> None:
         self._client = httpx.AsyncClient(
             timeout=PHASE_SECONDS,
             limits=httpx.Limits(
@@ -113,13 +107,20 @@ class _Http(AsyncHttpClient):
                 keepalive_expiry=IDLE_SECONDS,
             ),
         )
-        self._keep_sync_token = keep_sync_token
+        self._sync_token = ""
         self._held_until = 0.0
         self._held_for = ""
 
     @property
     def held(self) -> float:
         return max(self._held_until - time.monotonic(), 0.0)
+
+    def add_sync_token(self, headers: dict[str, str]) -> None:
+        """Ask a replica to answer only once it holds what this process has seen."""
+        headers["upstash-sync-token"] = self._sync_token
+
+    async def close(self) -> None:
+        await self._client.aclose()
 
     async def execute(
         self, url: str, headers: dict[str, str], command: list[Any], from_pipeline: bool = False
@@ -128,8 +129,7 @@ class _Http(AsyncHttpClient):
         if (held := self.held) > 0:
             raise unavailable(self._held_for, math.ceil(held))
         response = await self._post(url, {**headers, "content-type": "application/json"}, command)
-        if token := response.headers.get("upstash-sync-token"):
-            self._keep_sync_token(token)
+        self._sync_token = response.headers.get("upstash-sync-token") or self._sync_token
         try:
             if response.status_code == httpx.codes.OK:
                 replies = _replies.decode(response.content)

@@ -9,8 +9,12 @@ const MAX_ROWS = 500;
 /** Characters of data kept by all rows together: 500 of the largest events would be 128 MB. */
 const MAX_CHARS = 8_000_000;
 
-/** Data longer than this is shown as its beginning, plain, until asked for. */
-const PRETTY_CHARS = 8_000;
+/** Data longer than this stays plain; a webhook's few tens of thousands do not. */
+const PRETTY_CHARS = 64_000;
+
+/** What is longer is shown as its beginning until asked for: 500 webhooks in full would be a million elements. */
+const OPEN_CHARS = 2_000;
+const FOLDED_LINES = 12;
 
 /** At most ten paints a second, so that a burst of thousands leaves the page usable. */
 const PAINT_MS = 100;
@@ -140,35 +144,42 @@ function eventRow(event, raw, received) {
 /** @param {string} raw */
 function dataBlock(raw) {
   const block = el("pre", "data");
-  if (raw.length <= PRETTY_CHARS) {
-    const tokens = pretty(raw);
-    for (const { kind, text } of tokens) block.append(kind === "mark" || kind === "space" ? text : el("span", kind, text));
-    const lines = tokens.filter(({ kind, text }) => kind === "space" && text !== " ").length;
-    if (lines > 14) fold(block, `Show all ${lines + 1} lines`);
+  if (raw.length > PRETTY_CHARS) {
+    block.append(`${raw.slice(0, 1_000)}…`);
+    fold(block, `Show all ${plural(raw.length, "character")}`, () => block.append(raw));
     return block;
   }
-  block.textContent = `${raw.slice(0, 1_000)}…`;
-  const more = button(`Show all ${plural(raw.length, "character")}`, () => {
-    block.textContent = raw;
-    more.remove();
-  });
-  return el("div", "", block, more);
+  const tokens = pretty(raw);
+  const breaks = tokens.flatMap(({ kind, text }, index) => (kind === "space" && text !== " " ? [index] : []));
+  const isTall = breaks.length > FOLDED_LINES + 2;
+  colour(block, isTall ? tokens.slice(0, breaks[FOLDED_LINES - 1]) : tokens);
+  if (isTall || raw.length > OPEN_CHARS) {
+    const all = isTall ? plural(breaks.length + 1, "line") : plural(raw.length, "character");
+    fold(block, `Show all ${all}`, () => colour(block, pretty(raw)));
+  }
+  return block;
 }
 
-/** @param {HTMLElement} block @param {string} text */
-function fold(block, text) {
+/** @param {HTMLElement} block @param {import("./json.js").Token[]} tokens */
+function colour(block, tokens) {
+  for (const { kind, text } of tokens) block.append(kind === "mark" || kind === "space" ? text : el("span", kind, text));
+}
+
+/** @param {HTMLElement} block @param {string} text @param {() => void} fill puts in what belongs there in full */
+function fold(block, text, fill) {
   block.classList.add("folded");
-  block.append(button(text, (self) => {
+  block.append(button(text, () => {
     block.classList.remove("folded");
-    self.remove();
+    block.replaceChildren();
+    fill();
   }));
 }
 
-/** @param {string} text @param {(self: HTMLElement) => void} act */
+/** @param {string} text @param {() => void} act */
 function button(text, act) {
   const self = /** @type {HTMLButtonElement} */ (el("button", "more", text));
   self.type = "button";
-  self.addEventListener("click", () => act(self));
+  self.addEventListener("click", act);
   return self;
 }
 

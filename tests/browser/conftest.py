@@ -15,7 +15,7 @@ from tests import servers
 from tests.browser.pages import Pages
 from tests.functions.api import Api
 from tests.functions.tokens import PUBLISH_KEY, SECRET
-from tests.processes import ROOT, Instance
+from tests.processes import ROOT, Instance, MakeInstance
 
 PATIENCE_MS = 15_000  # only a failing test waits so long
 NODE_AT_LEAST = 20
@@ -38,6 +38,12 @@ class StartInstance(Protocol):
     """The fixture `start`."""
 
     def __call__(self, settings: Mapping[str, str], command: Sequence[str] = ()) -> Instance: ...
+
+
+class MakeApi(Protocol):
+    """The fixture `make_api`."""
+
+    def __call__(self, **settings: str) -> Api: ...
 
 
 def has_node() -> bool:
@@ -108,6 +114,13 @@ def guarded(start: StartInstance) -> Iterator[Api]:
     settings = {"REALTIME_AUTH": "required", "REALTIME_PUBLISH_KEYS": PUBLISH_KEY, "REALTIME_JWT_SECRET": SECRET}
     with closing(Api(start(settings))) as api:
         yield api.acting(key=PUBLISH_KEY)
+
+
+@pytest.fixture
+def make_api(make_instance: MakeInstance) -> Iterator[MakeApi]:
+    """Starts an instance for this test alone, to be killed or set up in a way of its own."""
+    with ExitStack() as stack:
+        yield lambda **settings: stack.enter_context(closing(Api(make_instance(**QUICK, **settings))))
 
 
 @pytest.fixture(scope="session")

@@ -27,7 +27,7 @@ class Line(Growing):
         self.heartbeat_id = ""  # the id of the last heartbeat that went through
         self._target = instance.port
         self._dice = random.Random()
-        self._writers: set[asyncio.StreamWriter] = set()
+        self._carriers: set[asyncio.Task[object]] = set()
 
     @property
     def url(self) -> str:
@@ -38,27 +38,33 @@ class Line(Growing):
 
     def hang_up(self) -> None:
         """End every connection; what was on its way still arrives."""
-        for writer in self._writers:
-            writer.close()
+        for carrier in self._carriers:
+            carrier.cancel()
 
-    async def forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def carry(self, reader: asyncio.StreamReader, browser: asyncio.StreamWriter) -> None:
         """Carry one connection until either side, or the line itself, ends it."""
-        there: asyncio.StreamWriter | None = None
-        self._writers.add(writer)
+        carrier = asyncio.current_task()
+        assert carrier is not None
+        self._carriers.add(carrier)
+        with contextlib.suppress(OSError, asyncio.CancelledError):
+            await self._carry(reader, browser)
+        browser.close()
+        self._carriers.discard(carrier)
+
+    async def closed(self) -> None:
+        """Return once every connection has ended."""
+        await asyncio.gather(*self._carriers)
+
+    async def _carry(self, reader: asyncio.StreamReader, browser: asyncio.StreamWriter) -> None:
+        answers, instance = await asyncio.open_connection(HOST, self._target)
+        ways = [asyncio.ensure_future(_copy(reader, instance)), asyncio.ensure_future(self._answer(answers, browser))]
         try:
-            answers, there = await asyncio.open_connection(HOST, self._target)
-            done, pending = await asyncio.wait(
-                [asyncio.create_task(_carry(reader, there)), asyncio.create_task(self._answer(answers, writer))],
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-            for task in pending:
-                task.cancel()
-            await asyncio.gather(*done, *pending, return_exceptions=True)
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            self._writers.discard(writer)
-            for end in (writer, there):
-                if end is not None:
-                    end.close()
+            for way in ways:
+                way.cancel()
+            await asyncio.gather(*ways, return_exceptions=True)
+            instance.close()
 
     async def _answer(self, answers: asyncio.StreamReader, browser: asyncio.StreamWriter) -> None:
         left: float | None = None
@@ -81,7 +87,7 @@ class Line(Growing):
                 return
 
 
-async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     while data := await reader.read(READ_BYTES):
         writer.write(data)
         await writer.drain()
@@ -91,15 +97,10 @@ async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
 async def line_to(instance: Instance) -> AsyncIterator[Line]:
     """A line to this instance, which does no harm until it is told to."""
     line = Line(instance)
-
-    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
-            await line.forward(reader, writer)
-
-    server = await asyncio.start_server(forward, HOST, line.port)
+    server = await asyncio.start_server(line.carry, HOST, line.port)
     try:
         yield line
     finally:
         server.close()
         line.hang_up()
-        await server.wait_closed()
+        await line.closed()

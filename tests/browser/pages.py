@@ -98,11 +98,11 @@ class ConsolePage:
         for name, value in fields.items():
             await self.page.locator(f"#{name}").fill(value)
 
-    async def drop(self, hold: str = "10 s") -> None:
+    async def drop(self, hold: str) -> None:
         """Cut the connection, which stays cut for this long."""
         await self.page.locator("#hold").select_option(hold)
         await self.click("Drop connection")
-        await self.is_in_state("waiting")
+        await expect(self.notes.first).to_contain_text("You dropped the connection")
 
     async def shows(self, data: Sequence[Any]) -> None:
         """Return once the list shows events with exactly these data, the oldest first."""

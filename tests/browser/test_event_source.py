@@ -5,11 +5,9 @@ from typing import Any
 import pytest
 from playwright.async_api import Page, Request
 
-from tests.browser.conftest import QUICK
+from tests.browser.conftest import MakeApi
 from tests.browser.line import line_to
 from tests.browser.pages import EVENTS, Pages
-from tests.functions.api import Api
-from tests.processes import MakeInstance
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("browser")]
 
@@ -38,10 +36,10 @@ async def told(page: Page) -> list[tuple[str, str, str]]:
 
 
 async def test_a_heartbeat_moves_the_place_past_filtered_events_and_dispatches_nothing(
-    make_instance: MakeInstance, pages: Pages
+    make_api: MakeApi, pages: Pages
 ) -> None:
     pages.expect("net::ERR_INCOMPLETE_CHUNKED_ENCODING")
-    api = Api(make_instance(**QUICK, REALTIME_HEARTBEAT="200ms"))
+    api = make_api(REALTIME_HEARTBEAT="200ms")
     async with line_to(api.instance) as line:
         page = await pages.blank(line.url)
         requests = count_requests(page)
@@ -66,13 +64,12 @@ async def test_a_heartbeat_moves_the_place_past_filtered_events_and_dispatches_n
             ("realtime.ready", '{"recovered":true,"replayed":0}'),
             ("wanted", "7"),
         ]
-    api.close()
 
 
 async def test_streams_that_end_at_their_age_limit_are_resumed_without_loss_or_duplicates(
-    make_instance: MakeInstance, pages: Pages
+    make_api: MakeApi, pages: Pages
 ) -> None:
-    api = Api(make_instance(**QUICK, REALTIME_STREAM_SECONDS="500ms"))
+    api = make_api(REALTIME_STREAM_SECONDS="500ms")
     page = await pages.blank(api.instance.url)
     await page.evaluate(FOLLOW, "")
     await page.wait_for_function("told.length === 1")
@@ -86,4 +83,3 @@ async def test_streams_that_end_at_their_age_limit_are_resumed_without_loss_or_d
     assert [int(data) for event_type, data, _ in events if event_type == "wanted"] == list(range(count))
     assert sum(event_type == "realtime.closing" for event_type, _, _ in events) >= 2
     assert not any(event_type in ("message", "realtime.gap") for event_type, _, _ in events)
-    api.close()

@@ -207,15 +207,16 @@ async def test_while_redis_is_silent_publishers_hear_503_in_bounded_time_and_wha
 async def test_a_tail_whose_connection_has_died_silently_notices_and_loses_nothing(
     make_redis: MakeRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(redis_connection, "TIMEOUT", 0.3)  # in seconds, and beyond the blocking read's own
     redis = await asyncio.to_thread(make_redis)
     heard = Heard()
     async with AsyncExitStack() as stack:
         proxy = await stack.enter_async_context(Proxy(redis))
-        direct, through = RedisStreams(redis.url), RedisStreams(proxy.url, block=0.2)
+        direct = RedisStreams(redis.url)
         stack.push_async_callback(direct.aclose)
+        monkeypatch.setattr(redis_connection, "TIMEOUT", 0.5)  # seconds, and the blocking read's own before them
+        through = RedisStreams(proxy.url, block=0.2)
         stack.push_async_callback(through.aclose)
-        head = await through.head(["all"])
+        head = await direct.head(["all"])
         tail = await stack.enter_async_context(through.on_message(heard.take))
         tail.follow(head.positions)
         await direct.publish([Event("before", "note", b"1")])

@@ -60,6 +60,7 @@ class Reader(Growing):
         return f"{len(self.names)} events, {self.control}"
 
 
+@pytest.mark.xdist_group("heavy")
 @pytest.mark.timeout(120)
 async def test_clients_that_stop_reading_cost_neither_memory_nor_others_and_get_everything_when_they_read_again(
     make_redis: MakeRedis, make_instance: MakeInstance
@@ -101,6 +102,7 @@ async def test_clients_that_stop_reading_cost_neither_memory_nor_others_and_get_
         assert most - before < GROWTH, f"grew from {before:,} to {most:,} KiB"
 
 
+@pytest.mark.xdist_group("heavy")
 @pytest.mark.timeout(120)
 async def test_clients_that_stop_reading_in_the_middle_of_a_replay_hold_no_pages_of_the_log(
     make_redis: MakeRedis, make_instance: MakeInstance

@@ -277,6 +277,7 @@ ONE_PARTITION: dict[str, str] = {}
 SEVERAL = {"REALTIME_PARTITIONS": "metric", "REALTIME_USER_SHARDS": "3"}
 
 
+@pytest.mark.xdist_group("heavy")
 @pytest.mark.timeout(150)
 @pytest.mark.parametrize(
     ("scheme", "count"),

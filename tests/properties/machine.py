@@ -63,6 +63,7 @@ class Client:
 class StreamMachine(RuleBasedStateMachine):
     """One example: a log, some hubs on it, some clients; and at the end everything is judged."""
 
+    heartbeat_seconds = 15.0
     runner: asyncio.Runner
     store: LogStore
 
@@ -114,7 +115,8 @@ class StreamMachine(RuleBasedStateMachine):
         self.hubs = [self._make_hub() for _ in range(HUBS)]
 
     def _make_hub(self) -> Hub:
-        hub = Hub(self.store.open(self.scheme, self.retention), self.scheme, ring=Ring(self.ring))
+        log = self.store.open(self.scheme, self.retention)
+        hub = Hub(log, self.scheme, heartbeat=self.heartbeat_seconds, ring=Ring(self.ring))
         hub.fanout._schedule = lambda: self._schedule(hub)  # type: ignore[method-assign]
         return hub
 

@@ -1,6 +1,7 @@
 """Imports point down: what is below works, and is understood, without what is above."""
 
 import ast
+import functools
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -36,7 +37,8 @@ def modules(package: str) -> dict[str, Path]:
     }
 
 
-def imports(path: Path) -> set[str]:
+@functools.cache
+def imports(path: Path) -> frozenset[str]:
     """What a file imports, anywhere in it: a late import, or one for types only, is a dependency too."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
@@ -46,7 +48,7 @@ def imports(path: Path) -> set[str]:
             assert node.level == 0, f"{path.name}: write out what is imported"
             assert node.module is not None
             found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return found
+    return frozenset(found)
 
 
 CORE = modules("shared")

@@ -1,14 +1,15 @@
 """The fault tests mean something only if their servers break, and come back, as they say."""
 
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from tests import servers
-from tests.processes import HOST, Instance, MakeRedis, RedisServer, ServerError
+from tests import processes, servers
+from tests.processes import HOST, ROOT, Instance, MakeRedis, RedisServer, ServerError, free_port
 
 ANSWERS_LIVE = """
 import http.server, os
@@ -90,6 +91,17 @@ def test_an_instance_that_ends_at_its_start_is_reported_at_once_with_its_own_wor
     with pytest.raises(ServerError, match="ended with 1 at its start\nREDIS_URL: missing"):
         instance.start()
     assert time.monotonic() - began < 10
+
+
+def test_the_port_of_a_server_that_is_down_is_given_to_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "PORTS", range(20_000, 20_200))
+    mine = {free_port() for _ in range(50)}
+    assert len(mine) == 50
+    program = (
+        "from tests import processes as p; p.PORTS = range(20_000, 20_200); print(*(p.free_port() for _ in range(50)))"
+    )
+    told = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert mine.isdisjoint(map(int, told.split()))
 
 
 def test_a_program_named_by_its_variable_is_taken_or_refused_but_never_replaced(

@@ -1,0 +1,245 @@
+"""The one connection of a process: what is subscribed when, and what a loss of it is told as."""
+
+import asyncio
+
+import pytest
+import redis.asyncio as redis
+
+from shared.errors import TransportUnavailable
+from shared.filter import Interest
+from shared.hub import Hub
+from shared.partitions import Partitions
+from shared.record import Gap
+from shared.sse import DATA
+from shared.subscriber import Start
+from shared.transports import redis_connection, redis_pubsub
+from shared.transports.redis_pubsub import RedisPubSub, _PubSubTail
+from tests.contract.acts import Heard, event, publish
+from tests.contract.stores import PubSubStore
+from tests.processes import RedisServer
+from tests.sinks import RecordingSink, subscribed
+from tests.waiting import eventually
+
+NEWCOMER = (Interest(), Start(), DATA)
+AB = Partitions(frozenset({"a", "b"}))
+
+
+async def kill_tails(client: redis.Redis) -> int:
+    """Cut every connection that is subscribed; tell how many there were."""
+    subscribed = await client.client_list(_type="pubsub")
+    for each in subscribed:
+        await client.client_kill_filter(_id=each["id"])
+    return len(subscribed)
+
+
+async def heard_gaps(sink: RecordingSink, number: int) -> None:
+    """Return once so many gaps were told."""
+    await sink.until(lambda: len(sink.gaps) == number)
+
+
+async def test_a_lost_connection_is_one_gap_on_every_open_stream_and_what_follows_arrives(
+    store: PubSubStore, client: redis.Redis
+) -> None:
+    async with Hub(store.open()) as hub, Hub(store.open()) as other:
+        async with subscribed(hub) as one, subscribed(hub, "u1", {"t"}) as two:
+            await one.ready()
+            await two.ready()
+            for cut in (1, 2, 3):
+                assert await kill_tails(client) == 1
+                await heard_gaps(one, cut)
+                await other.dispatch([event(f"after {cut}")])
+                await one.has(f"after {cut}")
+                await two.has(f"after {cut}")
+        expected = [f"after {cut}" for cut in (1, 2, 3)]
+        assert one.data == two.data == expected
+        assert one.gaps == two.gaps == ["no-log"] * 3
+        assert one.order[1:3] == ["realtime.gap", "after 1"], "the gap is told before what follows it"
+        assert hub.stats.gaps == {}, "a live stream's gap is not a resume's"
+
+
+async def test_ready_is_not_said_before_redis_has_confirmed_the_subscription(store: PubSubStore) -> None:
+    async with Hub(store.open()) as publisher:
+        for number in range(30):
+            async with Hub(store.open()) as hub, subscribed(hub) as sink:
+                await sink.ready()
+                await publisher.dispatch([event(number)])
+                await sink.has(number, seconds=5)
+
+
+async def test_the_second_subscriber_of_a_partition_waits_for_the_same_confirmation(store: PubSubStore) -> None:
+    async with Hub(store.open()) as publisher, Hub(store.open()) as hub:
+        for number in range(30):
+            async with subscribed(hub) as one, subscribed(hub) as two:
+                await asyncio.gather(one.ready(), two.ready())
+                await publisher.dispatch([event(number)])
+                await asyncio.gather(one.has(number, seconds=5), two.has(number, seconds=5))
+
+
+async def test_channels_are_named_as_partitions_are(store: PubSubStore, client: redis.Redis) -> None:
+    scheme = Partitions(frozenset({"a"}), user_shards=1)
+    async with Hub(store.open(scheme), scheme) as hub:
+        async with subscribed(hub, "u1") as sink:
+            await sink.ready()
+            assert set(await client.pubsub_channels()) == {b"rt:all", b"rt:all:u0", b"rt:a", b"rt:a:u0"}
+            async with subscribed(hub, "u1", {"a"}):
+                pass
+            async with subscribed(hub, None, {"b"}) as second:
+                await second.ready()
+                assert len(await client.pubsub_channels()) == 4
+        await eventually_empty(client)
+
+
+async def eventually_empty(client: redis.Redis) -> None:
+    """Return once nobody is subscribed, and our own look at it is the only connection."""
+    async with asyncio.timeout(10):
+        while await client.pubsub_channels() or len(await client.client_list()) > 1:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+
+async def test_one_connection_serves_every_subscriber_and_none_is_open_while_there_is_none(
+    store: PubSubStore, client: redis.Redis
+) -> None:
+    async with Hub(store.open(AB), AB) as hub:
+        assert await client.client_list(_type="pubsub") == []
+        for _ in range(3):
+            async with subscribed(hub) as one, subscribed(hub, "u1", {"a"}) as two, subscribed(hub, "u2") as three:
+                for sink in (one, two, three):
+                    await sink.ready()
+                assert len(await client.client_list(_type="pubsub")) == 1
+            await eventually_empty(client)
+    assert hub.stats.gaps == {}, "leaving and coming back is no gap"
+
+
+async def test_a_partition_left_and_followed_again_at_once_is_told_no_gap_and_misses_nothing(
+    store: PubSubStore,
+) -> None:
+    publisher, transport, heard = store.open(), store.open(), Heard()
+    async with transport.on_message(heard) as tail:
+        for number in range(50):
+            following = tail.follow({"all": None})
+            if number % 3:
+                assert following is not None
+                await following
+            if number % 2:
+                await asyncio.sleep(0.001)
+            tail.unfollow(("all",))
+        following = tail.follow({"all": None})
+        assert following is not None
+        await following
+        await publish(publisher, "end")
+        await heard.has("end")
+    assert not [item for item in heard.items if isinstance(item, Gap)]
+
+
+async def test_a_follow_is_confirmed_by_its_own_answer_and_not_by_that_of_an_earlier_one(
+    breakable: tuple[RedisServer, PubSubStore],
+) -> None:
+    server, store = breakable
+    heard, live = Heard(), []
+    async with store.open().on_message(heard) as tail:
+        assert isinstance(tail, _PubSubTail)
+        confirm = tail._confirm
+
+        def watch(partition: str, *, subscribed: bool) -> None:
+            confirm(partition, subscribed=subscribed)
+            live.append("all" in tail._live)
+
+        tail._confirm = watch  # type: ignore[method-assign]
+        await tail.follow({"keep": None})
+        live.clear()
+        server.pause()
+        first = tail.follow({"all": None})
+        await eventually(lambda: tail._asked["all"] == 1)
+        tail.unfollow(("all",))
+        await eventually(lambda: tail._asked["all"] == 2)
+        following = tail.follow({"all": None})
+        await eventually(lambda: tail._asked["all"] == 3)
+        server.resume()
+        await following
+        await first
+    assert live == [False, False, True]
+
+
+async def test_who_left_while_redis_was_away_and_comes_back_is_told_of_no_gap(
+    breakable: tuple[RedisServer, PubSubStore],
+) -> None:
+    server, store = breakable
+    publisher, heard = store.open(), Heard()
+    async with store.open().on_message(heard) as tail:
+        assert isinstance(tail, _PubSubTail)
+        await tail.follow({"all": None, "other": None})
+        await asyncio.to_thread(server.kill)
+        await eventually(lambda: not tail.running)
+        tail.unfollow(("all",))
+        await asyncio.to_thread(server.start)
+        await tail.follow({"all": None})
+        await publish(publisher, "end")
+        await heard.has("end")
+    gaps = [item.partition for item in heard.items if isinstance(item, Gap)]
+    assert gaps == ["other"]
+
+
+async def test_while_redis_is_away_nobody_subscribes_half_and_publishing_accepts_nothing(
+    breakable: tuple[RedisServer, PubSubStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, store = breakable
+    monkeypatch.setattr(redis_pubsub, "_CONFIRM", 0.5)
+    await asyncio.to_thread(server.kill)
+    transport = RedisPubSub(server.url.replace("redis://", "redis://user:hunter2@"))
+    async with Hub(transport) as hub:
+        for attempt in (hub.add(*NEWCOMER), hub.dispatch([event("refused")]), transport.ping()):
+            with pytest.raises(TransportUnavailable) as caught:
+                await attempt
+            assert "hunter2" not in caught.value.detail
+            assert "127.0.0.1" not in caught.value.detail
+        assert hub.subscribers == set()
+    async with Hub(store.open()) as hub:
+        await asyncio.to_thread(server.start)
+        async with subscribed(hub) as sink:
+            await sink.ready()
+            await hub.dispatch([event("back")])
+            await sink.has("back")
+        assert sink.gaps == []
+
+
+async def test_a_restart_of_redis_is_a_gap_and_the_streams_stay_open(
+    breakable: tuple[RedisServer, PubSubStore],
+) -> None:
+    server, store = breakable
+    async with Hub(store.open()) as hub, Hub(store.open()) as other, subscribed(hub) as sink:
+        await sink.ready()
+        assert hub.tail_running
+        await asyncio.to_thread(server.kill)
+        await eventually(lambda: not hub.tail_running)
+        await asyncio.to_thread(server.start)
+        await sink.until(lambda: sink.gaps == ["no-log"])
+        assert hub.tail_running
+        await other.dispatch([event("after")])
+        await sink.has("after")
+    assert sink.order == ["realtime.ready", "realtime.gap", "after"]
+
+
+async def test_what_is_published_here_while_the_tail_is_away_still_reaches_its_own_streams(
+    store: PubSubStore, client: redis.Redis
+) -> None:
+    async with Hub(store.open()) as hub, subscribed(hub) as sink:
+        await sink.ready()
+        await kill_tails(client)
+        await hub.dispatch([event("own")])
+        await sink.has("own")
+    assert sink.data == ["own"]
+
+
+async def test_a_connection_that_is_open_but_dead_is_given_up_and_told_as_a_gap(
+    breakable: tuple[RedisServer, PubSubStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, _ = breakable
+    monkeypatch.setattr(redis_connection, "TIMEOUT", 1.0)
+    async with Hub(RedisPubSub(server.url, ping=0.2)) as hub, subscribed(hub) as sink:
+        await sink.ready()
+        await asyncio.sleep(1.5)  # silent for longer than it takes to be given up, but alive: pongs come
+        assert sink.gaps == []
+        server.pause()
+        await eventually(lambda: not hub.tail_running)
+        server.resume()
+        await sink.until(lambda: sink.gaps == ["no-log"])
