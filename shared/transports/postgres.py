@@ -17,21 +17,25 @@ from shared.partitions import Partitions
 from shared.record import Gap, Record, pack, unpack
 from shared.transports import reading
 from shared.transports.base import Handler, Receipt, Retention
-from shared.transports.following import Following
+from shared.transports.following import Following, stop
 from shared.transports.postgres_appends import Appends, Call, Entry
 from shared.transports.postgres_connection import MIGRATE, POOLED_HOST, Fetch, Pool, Row, is_pooled
 from shared.transports.postgres_tail import CHECK, News, PostgresTail
+from shared.transports.sharing import SharedHead, SharedPages
 
 log = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 3
 """The number of the last migration that this code needs."""
 
+NEWS_BYTES = 4 * 1024 * 1024
+"""Of one partition that the tail reads at once: the largest events must fit through a slow line within the time-out."""
+
 _CONFIGURE = "select version, changed from {}.configure($1, $2, $3, $4, $5)"
 _APPEND = 'select epoch, "offset", "check", time, duplicate from {}.append($1, $2, $3, $4, $5, $6, $7)'
 _PLACES = 'select partition, epoch, "offset", "check", time from {}.places($1, $2)'
-_PAGE = 'select partition, epoch, "offset", "check", time, event from {}.page($1, $2, $3, $4, {})'
-_NEWS = 'select partition, epoch, "offset", "check", time, event from {}.news($1, $2, $3, {})'
+_PAGE = 'select partition, epoch, "offset", "check", time, event from {}.page($1, $2, $3, $4, {}, {})'
+_NEWS = 'select partition, epoch, "offset", "check", time, event from {}.news($1, $2, $3, {}, {})'
 _SWEEP = "select {}.sweep($1, $2, $3)"
 
 
@@ -58,6 +62,8 @@ class PostgresLog:
         )
         self._check = check
         self._pool = Pool(url)
+        self._heads = SharedHead(lambda names: self.places(self.fetch, names))
+        self._pages = SharedPages(self._read_page)
         self._appends = Appends(self._append)
         self._configured = False
         self._configuring: asyncio.Task[None] | None = None
@@ -65,8 +71,8 @@ class PostgresLog:
         self._configure_sql = _CONFIGURE.format(schema)
         self._append_sql = _APPEND.format(schema)
         self._places_sql = _PLACES.format(schema)
-        self._page_sql = _PAGE.format(schema, reading.PAGE)
-        self._news_sql = _NEWS.format(schema, reading.PAGE)
+        self._page_sql = _PAGE.format(schema, reading.PAGE, reading.PAGE_BYTES)
+        self._news_sql = _NEWS.format(schema, reading.PAGE, NEWS_BYTES)
         self._sweep_sql = _SWEEP.format(schema)
 
     async def publish(self, events: Sequence[Event]) -> list[Receipt]:
@@ -97,12 +103,11 @@ class PostgresLog:
         try:
             yield tail
         finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            await stop(task)
 
     async def head(self, partitions: Sequence[str]) -> Cursor:
         """Return the place after the last record of each partition, in one round trip."""
-        return await self.places(self.fetch, partitions)
+        return await self._heads(partitions)
 
     async def seek(self, partitions: Sequence[str], time: int | None) -> Cursor:
         """Return the place before the first record at or after `time`, in one round trip."""
@@ -110,7 +115,7 @@ class PostgresLog:
 
     def replay(self, after: Cursor, until: Cursor) -> AsyncIterator[Record | Gap]:
         """Yield what lies in `(after, until]`; see `Log.replay`."""
-        return reading.replay(after, until, read_page=self._read_page, seek=self.seek)
+        return reading.replay(after, until, read_page=self._pages, seek=self.seek, forget=self._pages.forget)
 
     async def ping(self) -> None:
         """Return if Postgres answers and has what we need."""
@@ -119,6 +124,8 @@ class PostgresLog:
     async def aclose(self) -> None:
         """Close every connection, once an append that is under way has been answered."""
         await self._appends.aclose()
+        await self._heads.aclose()
+        await self._pages.aclose()
         await self._pool.aclose()
 
     async def places(self, fetch: Fetch, partitions: Sequence[str], since: int | None = None) -> Cursor:
@@ -133,7 +140,9 @@ class PostgresLog:
         news = []
         for partition, group in groupby(rows, key=lambda row: row[0]):
             page = list(group)
-            news.append(News(partition, parse_rows(page), (page[-1][1], page[-1][2]), len(page) == reading.PAGE))
+            # What was cut for its size has most of that: an event is less than an eighth, a character at most 4 bytes.
+            more = len(page) == reading.PAGE or sum(len(row[5]) for row in page) > NEWS_BYTES // 8
+            news.append(News(partition, parse_rows(page), (page[-1][1], page[-1][2]), more))
         return news
 
     async def sweep(self, fetch: Fetch) -> None:

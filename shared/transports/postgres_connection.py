@@ -110,6 +110,10 @@ def unavailable(error: Exception) -> TransportUnavailable:
     """Return what a caller is told; never the driver's own text, which may hold a host or a URL with its password."""
     if isinstance(error, _NO_SCHEMA):
         return TransportUnavailable(f"The database lacks Tidemark's tables or functions; {MIGRATE}")
+    if isinstance(error, asyncpg.ProtocolViolationError):
+        return TransportUnavailable(
+            "A pooler answers that takes no session settings: mark its URL with ?pgbouncer=true"
+        )
     if isinstance(error, asyncpg.LockNotAvailableError):
         return TransportUnavailable("A transaction of the application has published, and does not end")
     return TransportUnavailable(f"Postgres cannot be used now ({type(error).__name__})")

@@ -2,12 +2,10 @@
 
 import asyncio
 
-import pytest
-
 from shared.partitions import Partitions
 from shared.transports.base import Retention
 from shared.transports.postgres import PostgresLog
-from tests.contract.acts import at, event, events, head, offsets, place, publish, read, seek, start_of, tailing, told
+from tests.contract.acts import at, event, head, offsets, place, publish, read, seek, start_of, tailing, told
 from tests.contract.stores import PostgresStore
 from tests.postgres.conftest import Connect
 from tests.postgres.patience import comes_true
@@ -92,23 +90,34 @@ async def test_a_place_found_by_time_is_the_very_one_that_the_record_before_has(
     assert first.time == place(receipts[0]).time
 
 
-@pytest.mark.parametrize("size", [1, 100])
-async def test_plans_made_for_an_empty_log_do_not_slow_down_as_it_grows(store: PostgresStore, size: int) -> None:
-    log, loop = store.open(), asyncio.get_running_loop()
+async def test_no_plan_made_for_a_small_log_scans_a_large_one(store: PostgresStore, application: Connect) -> None:
+    await publish(store.open(), 1)
+    connection = await application()
+    await connection.execute("analyze rt.ids, rt.records, rt.partitions")
+    async with connection.transaction():
+        for number in range(10):  # the plans are kept from the sixth call on
+            await connection.fetch("select realtime_publish('t', $1)", str(number))
+            await connection.fetch("select rt.places('{all}'), rt.places('{all}', 1)")
+        scans = await connection.fetch("select relname, seq_scan from pg_stat_xact_user_tables where schemaname = 'rt'")
+    assert {name: count for name, count in scans if name in ("ids", "records", "partitions")} == {
+        "ids": 0,
+        "records": 0,
+        "partitions": 0,
+    }
 
-    async def seconds(appends: int) -> float:
-        best = 60.0
-        for _ in range(appends):
-            began = loop.time()
-            await log.publish(events(range(size)))
-            best = min(best, loop.time() - began)
-        return best
 
-    await seconds(10)  # the plans are kept from the sixth call on
-    early = await seconds(20)
-    for _ in range(60):
-        await log.publish(events(range(100)))
-    assert await seconds(20) < 5 * early
+async def test_no_statement_of_microseconds_waits_until_it_is_compiled(
+    store: PostgresStore, application: Connect
+) -> None:
+    connection = await application()
+    forbid_scans = await connection.fetch(
+        "select proname, proconfig from pg_proc where 'enable_seqscan=off' = any (proconfig)"
+    )
+    assert {row["proname"] for row in forbid_scans} >= {"append_to", "places"}
+    assert all("jit=off" in row["proconfig"] for row in forbid_scans)
+    log = PostgresLog(store.url)
+    assert [tuple(row) for row in await log.fetch("show jit")] == [("off",)]
+    await log.aclose()
 
 
 async def test_numbers_go_on_after_everything_was_trimmed(store: PostgresStore, application: Connect) -> None:

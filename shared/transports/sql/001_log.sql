@@ -234,22 +234,34 @@ begin
   end loop;
 end $$;
 
--- The next records of one epoch of a partition.
-create function page(part text, of_epoch bigint, after bigint, until bigint, most integer) returns setof records
-language sql stable begin atomic
-  select * from records
-  where partition = part and epoch = of_epoch and "offset" > after and "offset" <= until
-  order by "offset" limit most;
+-- The next records of one epoch of a partition: at most so many, and one or no more than so many bytes.
+create function page(part text, of_epoch bigint, after bigint, until bigint, most integer, bytes bigint)
+returns setof records language sql stable begin atomic
+  select partition, epoch, "offset", "check", time, event
+  from (
+    select *, sum(octet_length(event)) over (order by "offset") as size, row_number() over (order by "offset") as n
+    from records
+    where partition = part and epoch = of_epoch and "offset" > after and "offset" <= until
+    order by "offset" limit most
+  ) as next
+  where size <= bytes or n = 1 order by "offset";
 end;
 
--- The next records of several partitions, those of a later epoch included.
-create function news(parts text[], epochs bigint[], offsets bigint[], most integer) returns setof records
-language sql stable begin atomic
-  select r.* from unnest(parts, epochs, offsets) as seen(partition, epoch, "offset"), lateral (
-    select * from records
-    where partition = seen.partition and (epoch, "offset") > (seen.epoch, seen."offset")
-    order by epoch, "offset" limit most
-  ) as r;
+-- The next records of several partitions, those of a later epoch included; the limits are for each of them.
+create function news(parts text[], epochs bigint[], offsets bigint[], most integer, bytes bigint)
+returns setof records language sql stable begin atomic
+  select r.* from unnest(parts, epochs, offsets) with ordinality as seen(partition, epoch, "offset", place), lateral (
+    select partition, epoch, "offset", "check", time, event
+    from (
+      select *, sum(octet_length(event)) over (order by epoch, "offset") as size,
+        row_number() over (order by epoch, "offset") as n
+      from records
+      where partition = seen.partition and (epoch, "offset") > (seen.epoch, seen."offset")
+      order by epoch, "offset" limit most
+    ) as next
+    where size <= bytes or n = 1
+  ) as r
+  order by place, r.epoch, r."offset";
 end;
 
 -- Trim partitions that nobody publishes to: an idle log forgets too. Does nothing while somebody publishes.

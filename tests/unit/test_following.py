@@ -1,0 +1,167 @@
+"""What every tail shares: its places, and the proof that each record is the very next one."""
+
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from shared.cursor import Cursor, Position
+from shared.event import Event
+from shared.record import Gap, Record
+from shared.transports.following import Following
+from shared.transports.reading import chain
+from tests.contract.acts import Heard
+
+EPOCH = 7
+
+
+def history(*keys: str, epoch: int = EPOCH) -> list[Record]:
+    """The records of a log to which these keys were appended; their data is the key."""
+    records, check = [], ""
+    for offset, key in enumerate(keys, 1):
+        check = chain(check, key)
+        event = Event(key, "t", f'"{key}"'.encode())
+        records.append(Record(event, "all", Position(epoch, offset, check, 1_000 + offset)))
+    return records
+
+
+def place(record: Record) -> Position:
+    assert record.position is not None
+    return record.position
+
+
+LOG = history(*"abcdef")
+
+
+def following(at: Position) -> tuple[Following, Heard]:
+    heard = Heard()
+    one = Following(heard)
+    one.follow({"all": at})
+    return one, heard
+
+
+def heads(*records: Record) -> "Heads":
+    return Heads({record.partition: place(record) for record in records})
+
+
+class Heads:
+    """Answers with these heads, and lets a test act while the answer is on its way."""
+
+    def __init__(self, places: dict[str, Position]) -> None:
+        self.places = places
+        self.meanwhile: Callable[[], object] = lambda: None
+
+    async def __call__(self, partitions: Sequence[str]) -> Cursor:
+        self.meanwhile()
+        return Cursor({name: self.places[name] for name in partitions})
+
+
+def test_the_next_records_are_handed_over_and_become_the_place() -> None:
+    one, heard = following(place(LOG[0]))
+    one.deliver("all", LOG[1:4])
+    one.deliver("all", LOG[4:])
+    assert heard.told == list("bcdef")
+    assert one.at == {"all": place(LOG[-1])}
+
+
+def test_records_of_a_read_that_began_before_the_partition_was_followed_further_on_are_dropped() -> None:
+    one, heard = following(place(LOG[0]))
+    one.unfollow(("all",))
+    one.follow({"all": place(LOG[3])})
+    one.deliver("all", LOG[1:])
+    assert heard.told == ["e", "f"]
+
+
+def test_records_of_a_partition_that_was_left_are_dropped() -> None:
+    one, heard = following(place(LOG[0]))
+    one.unfollow(("all",))
+    one.deliver("all", LOG[1:])
+    assert heard.told == []
+    assert one.at == {}
+
+
+def test_a_missing_number_is_a_gap_wherever_it_is_in_the_page() -> None:
+    one, heard = following(place(LOG[0]))
+    one.deliver("all", [LOG[2], LOG[3], LOG[5]])
+    assert heard.told == ["<trimmed>", "c", "d", "<trimmed>", "f"]
+    assert [item.position.offset for item in heard.items if isinstance(item, Gap) and item.position] == [2, 5]
+
+
+def test_the_next_number_of_another_history_is_a_gap() -> None:
+    one, heard = following(place(LOG[2]))
+    one.deliver("all", history(*"abXde")[3:])
+    assert heard.told == ["<epoch>", "d", "e"]
+
+
+def test_another_epoch_is_a_gap_before_its_first_record() -> None:
+    one, heard = following(place(LOG[2]))
+    one.deliver("all", history("x", "y", epoch=EPOCH + 1))
+    assert heard.told == ["<epoch>", "x", "y"]
+    assert heard.items[0].position == Position(EPOCH + 1, 0)
+
+
+def test_a_place_without_a_check_takes_what_has_the_next_number() -> None:
+    one, heard = following(Position(EPOCH, 3))
+    one.deliver("all", LOG[3:])
+    assert heard.told == ["d", "e", "f"]
+
+
+def test_following_again_does_not_move_the_place() -> None:
+    one, _ = following(place(LOG[3]))
+    assert not one.follow({"all": place(LOG[0])})
+    assert one.at == {"all": place(LOG[3])}
+
+
+def test_an_unreadable_last_entry_is_stepped_over_once() -> None:
+    one, heard = following(place(LOG[0]))
+    one.step_over("all", EPOCH, 2)
+    one.step_over("all", EPOCH, 2)
+    one.deliver("all", LOG[2:4])
+    assert heard.told == ["<trimmed>", "c", "d"]
+
+
+@pytest.mark.parametrize(
+    ("head", "told"),
+    [
+        (LOG[3], []),
+        (LOG[5], []),
+        (LOG[1], ["<epoch>"]),
+        (history(*"abcX")[3], ["<epoch>"]),
+        (history("x", epoch=EPOCH + 1)[0], ["<epoch>"]),
+        (history("x", epoch=EPOCH - 1)[0], ["<epoch>"]),
+    ],
+    ids=["same", "further", "behind", "other-history", "newer-epoch", "older-epoch"],
+)
+async def test_a_log_that_does_not_hold_our_place_any_more_is_a_gap(head: Record, told: list[str]) -> None:
+    one, heard = following(place(LOG[3]))
+    await one.verify(heads(head))
+    assert heard.told == told
+    await one.verify(heads(head))
+    assert heard.told == told, "the same loss was told twice"
+
+
+async def test_a_new_epoch_is_read_from_its_first_record() -> None:
+    one, heard = following(place(LOG[3]))
+    new = history("x", "y", epoch=EPOCH + 1)
+    await one.verify(heads(new[1]))
+    one.deliver("all", new)
+    assert heard.told == ["<epoch>", "x", "y"]
+
+
+async def test_a_partition_followed_anew_while_its_head_is_on_the_way_is_not_called_lost() -> None:
+    one, heard = following(place(LOG[1]))
+    late = heads(LOG[2])
+
+    def follow_anew() -> None:
+        one.unfollow(("all",))
+        one.follow({"all": place(LOG[4])})
+
+    late.meanwhile = follow_anew
+    await one.verify(late)
+    assert heard.told == []
+    assert one.at == {"all": place(LOG[4])}
+
+
+@pytest.mark.parametrize(("head", "more"), [(LOG[3], False), (LOG[5], True)])
+async def test_it_is_known_whether_the_log_holds_more(head: Record, more: bool) -> None:
+    one, _ = following(place(LOG[3]))
+    assert await one.verify(heads(head)) is more

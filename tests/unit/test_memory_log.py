@@ -1,0 +1,49 @@
+"""The log in memory: what the contract cannot see from outside."""
+
+import pytest
+
+from shared.transports.base import Retention
+from shared.transports.memory import MemoryLog
+from tests.clocks import Clock
+from tests.contract.acts import at, event, head, place, publish, read, seek, start_of, told
+
+
+async def test_a_clock_that_is_set_back_does_not_disorder_the_times() -> None:
+    clock = Clock()
+    log = MemoryLog(clock=clock)
+    receipts = await publish(log, 1)
+    clock.advance(-3_600)
+    receipts += await publish(log, 2, 3)
+    times = [place(receipt).time for receipt in receipts]
+    assert times == sorted(times)
+    assert (await seek(log, times[0])).offset == 0
+    assert told(await read(log, at(start_of(place(receipts[0]))))) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("retention", [Retention(events=100), Retention(age=1)], ids=["length", "age"])
+async def test_what_is_trimmed_is_given_back(retention: Retention) -> None:
+    clock = Clock()
+    log = MemoryLog(retention=retention, clock=clock)
+    for number in range(20_000):
+        clock.advance(0.01)
+        await publish(log, number)
+    assert (await head(log)).offset == 20_000
+    assert len(log._partitions["all"]._records) < 2_500
+    assert (await seek(log, None)).offset in (19_900, 19_899)
+
+
+async def test_ids_are_forgotten_after_their_window() -> None:
+    clock = Clock()
+    log = MemoryLog(retention=Retention(idempotency_window=1), clock=clock)
+    for number in range(1_000):
+        clock.advance(0.01)
+        await publish(log, number)
+    assert len(log._partitions["all"]._ids) <= 101
+
+
+async def test_by_itself_it_never_waits() -> None:
+    """Production has no checkpoint in it; the tests' own pauses stand for the I/O of other logs."""
+    log = MemoryLog()
+    publishing = log.publish([event(1)])
+    with pytest.raises(StopIteration):
+        publishing.send(None)
