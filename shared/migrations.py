@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from shared.config import database_urls, schema_name
+from shared.endpoints import database_urls, schema_name
 from shared.errors import SettingsError, TransportUnavailable
 from shared.transports.postgres_connection import MIGRATE, POOLED_HOST, is_pooled, session
 

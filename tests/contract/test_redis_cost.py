@@ -13,6 +13,7 @@ from tests.contract.acts import event, events, publish
 from tests.contract.stores import RedisStore
 from tests.contract.watching import watching
 from tests.sinks import RecordingSink, subscribed
+from tests.waiting import eventually
 
 ALLOWED_PER_MINUTE = 12  # commands of an idle instance
 
@@ -145,6 +146,7 @@ async def test_a_subscriber_who_starts_now_costs_one_look_at_the_head(
     await publish(log, *range(10))
     async with Hub(log) as hub, subscribed(hub) as first, watching(redis_store.client) as watch:
         await first.ready()
+        await eventually(lambda: hub.tail_running)  # it has verified its own places by then
         await watch.commands()
         for _ in range(10):
             async with subscribed(hub) as sink:

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 import pytest
 
-from shared.config import MAX_SCHEMA_NAME, Settings, database_urls
+from shared.config import Settings
+from shared.endpoints import MAX_SCHEMA_NAME, database_urls
 from shared.errors import SettingsError
 from shared.transports.postgres import PostgresLog
 from shared.transports.postgres_connection import is_pooled

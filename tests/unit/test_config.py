@@ -1,14 +1,16 @@
 """The environment: every variable read as documented, or refused in one line that names it."""
 
 import dataclasses
+import inspect
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 import shared.config
+import shared.endpoints
+import shared.variables
 from shared.config import MAX_PARTITION_NAMES, MAX_PARTITION_TYPES, Settings
 from shared.cursor import MAX_LENGTH, MAX_OFFSET, Cursor, Position
 from shared.errors import SettingsError
@@ -147,7 +149,8 @@ def test_a_bad_value_stops_the_start_with_one_line_that_names_the_variable_and_h
 
 
 def test_every_variable_is_tested_here() -> None:
-    source = Path(shared.config.__file__).read_text()
+    modules = (shared.config, shared.endpoints, shared.variables)
+    source = "".join(inspect.getsource(module) for module in modules)
     read = set(re.findall(r'"((?:REALTIME|REDIS|UPSTASH|AWS)_[A-Z_]+|HOST|PORT)"', source))
     assert {name for name, *_ in GOOD} == read
     # Free text, or known by its presence: no value of these is wrong.

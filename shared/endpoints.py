@@ -1,0 +1,103 @@
+"""Where the stores and the key set are: addresses from the environment, checked; raises SettingsError."""
+
+import re
+from collections.abc import Mapping
+
+from shared.errors import SettingsError
+from shared.variables import defined, matching, split_url
+
+MAX_SCHEMA_NAME = 50  # the doorbell's channel is named after it too, and Postgres cuts names off at 63
+
+LOCAL = ("127.0.0.1", "localhost", "::1")
+
+
+def redis_urls(env: Mapping[str, str], transport: str) -> tuple[str | None, str | None, str | None]:
+    """Return the URL over TCP, and the URL and token over REST; what the transport needs is there."""
+    if transport not in ("redis", "redis-pubsub"):
+        return None, None, None
+    url = env.get("REDIS_URL")
+    tcp = url if url is not None and url.startswith(("redis://", "rediss://", "unix://")) else None
+    if tcp is not None:
+        split_url(env, "REDIS_URL")
+    if transport == "redis-pubsub":
+        if tcp is None:
+            raise SettingsError("REDIS_URL", "must be set to redis:// or rediss://: Pub/Sub needs a connection")
+        return tcp, None, None
+    if url is not None and tcp is None:
+        if not url.startswith(("https://", "http://")):
+            raise SettingsError("REDIS_URL", "must begin with redis:// or rediss:// (TCP) or https:// (Upstash's REST)")
+        if env.get("UPSTASH_REDIS_REST_URL", url) != url:
+            raise SettingsError("UPSTASH_REDIS_REST_URL", "names another REST endpoint than REDIS_URL: set only one")
+        return None, *_rest(env, "REDIS_URL", "REDIS_TOKEN")
+    if "UPSTASH_REDIS_REST_URL" in env:
+        return tcp, *_rest(env, "UPSTASH_REDIS_REST_URL", "UPSTASH_REDIS_REST_TOKEN")
+    if tcp is None:
+        raise SettingsError(
+            "REDIS_URL",
+            "is not set: REALTIME_TRANSPORT=redis needs redis:// or rediss:// here (TCP), or https:// with REDIS_TOKEN"
+            " (REST), or UPSTASH_REDIS_REST_URL and UPSTASH_REDIS_REST_TOKEN",
+        )
+    return tcp, None, None
+
+
+def _rest(env: Mapping[str, str], url_name: str, token_name: str) -> tuple[str, str]:
+    parts = split_url(env, url_name)
+    nearby = parts.hostname in LOCAL or "." not in (parts.hostname or ".")  # a container's name
+    if not parts.hostname or not (parts.scheme == "https" or (parts.scheme == "http" and nearby)):
+        # Everyone on the way could read the token, and with it every event.
+        raise SettingsError(url_name, "must be an https:// URL (http:// only for a stand-in on this machine)")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise SettingsError(url_name, f"must be the address alone; the token goes into {token_name}")
+    token = env.get(token_name)
+    if token is None:
+        raise SettingsError(token_name, f"is not set: the REST endpoint of {url_name} needs it")
+    if not re.fullmatch(r"[\x21-\x7e]+", token):
+        raise SettingsError(token_name, "must be visible ASCII characters")
+    return env[url_name].rstrip("/"), token
+
+
+def database_urls(environ: Mapping[str, str]) -> tuple[str, str | None]:
+    """Return the database's URL, and the one of its pooler where there is another for that; raises SettingsError.
+
+    Netlify sets both: LISTEN needs the direct one, functions that come and go in crowds the pooler's.
+    """
+    env = defined(environ)
+    direct, pooled = "NETLIFY_DATABASE_URL_UNPOOLED", "NETLIFY_DATABASE_URL"
+    names = ["DATABASE_URL"] if "DATABASE_URL" in env else [name for name in (direct, pooled) if name in env]
+    for name in names:
+        if split_url(env, name).scheme not in ("postgres", "postgresql"):
+            raise SettingsError(name, "must begin with postgres:// or postgresql://")
+    if not names:
+        raise SettingsError(
+            "DATABASE_URL",
+            f"is not set: Postgres needs postgres:// or postgresql:// here, or in {direct} and {pooled} on Netlify",
+        )
+    return env[names[0]], env[pooled] if names == [direct, pooled] else None
+
+
+def schema_name(environ: Mapping[str, str]) -> str:
+    """Return the prefix as what it is in Postgres; raises SettingsError."""
+    prefix = key_prefix(defined(environ))
+    if len(prefix) > MAX_SCHEMA_NAME or prefix in ("public", "information_schema") or prefix.startswith("pg_"):
+        raise SettingsError(
+            "REALTIME_PREFIX",
+            f"is a schema's name in Postgres: at most {MAX_SCHEMA_NAME} characters, and none of the server's own",
+        )
+    return prefix
+
+
+def key_prefix(env: Mapping[str, str]) -> str:
+    """Return what every key in the store begins with."""
+    return matching(env, "REALTIME_PREFIX", r"[A-Za-z0-9._-]{1,64}", "rt")
+
+
+def jwks_url(env: Mapping[str, str]) -> str | None:
+    """Return where the issuer's public keys are, None where no key set is used."""
+    url = env.get("REALTIME_JWKS_URL")
+    if url is not None:
+        parts = split_url(env, "REALTIME_JWKS_URL")
+        local = parts.hostname in LOCAL
+        if not parts.hostname or not (parts.scheme == "https" or (parts.scheme == "http" and local)):
+            # Whoever can answer for the key set can sign tokens for every user.
+            raise SettingsError("REALTIME_JWKS_URL", "must be an https:// URL (http:// only for this machine)")
+    return url

@@ -1,0 +1,85 @@
+"""One variable of the environment → one checked value; raises SettingsError with its name, never its value."""
+
+import re
+from collections.abc import Mapping
+from typing import TypeVar
+from urllib.parse import SplitResult, urlsplit
+
+from shared.errors import SettingsError
+
+_Text = TypeVar("_Text", bound=str)
+
+
+def defined(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return what is set: an empty variable counts as absent."""
+    return {name: value.strip() for name, value in environ.items() if value.strip()}
+
+
+def choice(env: Mapping[str, str], name: str, choices: tuple[_Text, ...], default: _Text) -> _Text:
+    """Return one of `choices`."""
+    value = env.get(name, default)
+    for known in choices:
+        if value == known:
+            return known
+    raise SettingsError(name, f"must be one of {', '.join(choices)}")
+
+
+def items(env: Mapping[str, str], name: str) -> list[str]:
+    """Return the items of a comma-separated list."""
+    return [item.strip() for item in env.get(name, "").split(",") if item.strip()]
+
+
+def matching(env: Mapping[str, str], name: str, pattern: str, default: str) -> str:
+    """Return a value that matches `pattern` whole."""
+    value = env.get(name, default)
+    if not re.fullmatch(pattern, value, re.ASCII):
+        raise SettingsError(name, f"must match {pattern}")
+    return value
+
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?", re.ASCII)
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
+_LONGEST = 3_650 * 86_400.0  # seconds: ten years; more is a mistake, and would be too much for Redis
+
+
+def duration(env: Mapping[str, str], name: str, default: float, least: float, most: float = _LONGEST) -> float:
+    """Return seconds; a bare number is seconds."""
+    if name not in env:
+        return default
+    match = _DURATION.fullmatch(env[name])
+    if match is None:
+        raise SettingsError(name, "must be a duration such as 500ms, 15s, 5m, 24h or 7d")
+    seconds = float(match[1]) * _UNITS[match[2] or "s"]
+    if not least <= seconds <= most:
+        raise SettingsError(name, f"must be at least {least:g}s and at most {most:g}s")
+    return seconds
+
+
+def lifetime(env: Mapping[str, str], default: float | None) -> float | None:
+    """Return a stream's lifetime in seconds, None without one."""
+    if env.get("REALTIME_STREAM_SECONDS") == "unlimited":
+        return None
+    if "REALTIME_STREAM_SECONDS" not in env:
+        return default
+    return duration(env, "REALTIME_STREAM_SECONDS", 0.0, 0.1)
+
+
+def integer(env: Mapping[str, str], name: str, default: int, least: int, most: int | None = None) -> int:
+    """Return a whole number from `least` to `most`."""
+    if name not in env:
+        return default
+    text = env[name].replace("_", "")
+    if not re.fullmatch(r"[0-9]{1,15}", text) or not least <= int(text) <= (most or int(text)):
+        upper = "" if most is None else f" and at most {most}"
+        raise SettingsError(name, f"must be a whole number, at least {least}{upper}")
+    return int(text)
+
+
+def split_url(env: Mapping[str, str], name: str, url: str | None = None) -> SplitResult:
+    """Return the parts of the variable's URL, or of `url`, which is one of several in it."""
+    try:
+        parts = urlsplit(env[name] if url is None else url)
+        parts.port  # noqa: B018 — raises where it is none
+    except ValueError:
+        raise SettingsError(name, "is not a URL") from None
+    return parts
