@@ -1,17 +1,8 @@
-"""`python -m shared migrate` brings the schema of the log in Postgres up to date."""
+"""`python -m shared`, which is also the command `tidemark`: the command line."""
 
 import sys
 
-from shared import migrations
-
-
-def main(arguments: list[str]) -> int:
-    """Do what the arguments ask for."""
-    if arguments != ["migrate"]:
-        print("usage: python -m shared migrate", file=sys.stderr)
-        return 2
-    return migrations.main()
-
+from shared.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -83,15 +84,24 @@ async def check_database(url: str, prefix: str = "rt") -> None:
         raise SettingsError("DATABASE_URL", f"this database lacks {', '.join(missing)}; {MIGRATE}")
 
 
+async def apply_to(environ: Mapping[str, str]) -> list[str]:
+    """Apply to the database that the environment names what it lacks; return and raise as `apply`."""
+    url, _ = database_urls(environ)
+    return await apply(url, schema_name(environ))
+
+
+def told(done: list[str]) -> str:
+    """Return what was applied as text for a terminal."""
+    return "\n".join(f"applied {name}" for name in done) or "nothing to do: the schema is up to date"
+
+
 def main() -> int:
-    """Apply to the database that the environment names what it lacks."""
+    """Apply, and say what was."""
     try:
-        url, _ = database_urls(os.environ)
-        done = asyncio.run(apply(url, schema_name(os.environ)))
+        print(told(asyncio.run(apply_to(os.environ))))
     except (SettingsError, TransportUnavailable) as error:
         print(f"tidemark: {error}", file=sys.stderr)
         return 2
-    print("\n".join(f"applied {name}" for name in done) or "nothing to do: the schema is up to date")
     return 0
 
 

@@ -1,0 +1,76 @@
+"""`tidemark COMMAND`: finds the command's module, runs it, and turns every error into one line and an exit code."""
+
+import importlib
+import sys
+from collections.abc import Mapping, Sequence
+
+import click
+
+from shared.cli.exits import CANNOT_START, FAILED, INTERRUPTED, UNREACHABLE, Failed
+from shared.errors import SettingsError, TidemarkError, Unavailable
+
+COMMANDS: Mapping[str, str] = {
+    "migrate": "Bring the schema of the log in Postgres up to date.",
+}
+"""Each command and its line in the help. `tail` is `command` in shared/cli/tail.py: so the help of all, and the
+completion of a command's name, import none of them."""
+
+
+class Commands(click.Group):
+    """The commands of `COMMANDS`, each imported when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names, in the order of the help."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return the command, None where there is none of that name."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"shared.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit codes: 0 done, 1 it failed, 2 wrong usage or setting, 3 not reachable now, 130 interrupted."
+    " `tidemark COMMAND --help` shows examples; docs/cli.md tells more.",
+)
+def tidemark() -> None:
+    """Publish, follow and operate Tidemark."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run a command and return its exit code; what went wrong is one line on the standard error."""
+    try:
+        code = tidemark.main(arguments, prog_name="tidemark", standalone_mode=False)
+    except click.UsageError as error:
+        error.show()
+        return CANNOT_START
+    except Failed as error:
+        return _tell(error.message, error.code)
+    except click.ClickException as error:
+        return _tell(error.format_message(), FAILED)
+    except (click.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    except SettingsError as error:
+        return _tell(str(error), CANNOT_START)
+    except Unavailable as error:
+        return _tell(error.detail, UNREACHABLE)
+    except TidemarkError as error:
+        return _tell(str(error), FAILED)
+    except BrokenPipeError:  # `tidemark tail | head`: whoever reads has enough
+        sys.stderr.close()
+        return 0
+    return code if isinstance(code, int) else 0
+
+
+def _tell(problem: str, code: int) -> int:
+    click.echo(f"tidemark: {problem}", err=True)
+    return code

@@ -1,0 +1,50 @@
+"""What all commands share: help, exit codes, a start that imports only what it needs."""
+
+import subprocess
+import sys
+
+import pytest
+
+from shared.cli.main import COMMANDS, tidemark
+from tests.cli.running import run
+from tests.processes import ROOT, inherited
+
+HEAVY = {"rich", "httpx", "asyncpg", "redis", "jwt", "starlette", "uvicorn", "upstash_redis", "msgspec.json"}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_a_help_with_an_example_and_the_line_that_the_list_shows(name: str) -> None:
+    command = tidemark.get_command(tidemark.make_context("tidemark", ["--help"], resilient_parsing=True), name)
+    assert command is not None
+    assert f"tidemark {name}" in (command.epilog or ""), "no example"
+    assert command.get_short_help_str(200).rstrip(".") == COMMANDS[name].rstrip(".")
+
+
+def test_the_list_of_commands_imports_none_of_them_and_nothing_heavy() -> None:
+    code = "from shared.cli.main import main; import sys; main(['--help']); print(*sys.modules, file=sys.stderr)"
+    told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = set(told.stderr.split())
+    assert HEAVY.isdisjoint(loaded)
+    assert {f"shared.cli.{name}" for name in COMMANDS}.isdisjoint(loaded)
+    assert all(name in told.stdout for name in COMMANDS)
+
+
+def test_wrong_usage_is_code_2_and_names_what_is_wrong() -> None:
+    ran = run("pubish")
+    assert (ran.code, ran.out) == (2, "")
+    assert "No such command 'pubish'" in ran.err
+
+
+def test_the_script_runs_from_any_folder_and_takes_no_module_from_it(tmp_path_factory: pytest.TempPathFactory) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "click.py").write_text("raise SystemExit('taken from the current folder')")
+    told = subprocess.run(
+        [ROOT / ".venv" / "bin" / "tidemark", "--help"],
+        cwd=elsewhere,
+        env=inherited(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (told.returncode, told.stderr) == (0, "")
+    assert "migrate" in told.stdout
