@@ -33,8 +33,8 @@ _SITE_HEADERS = [
 def app(hub: Hub, settings: Settings) -> ASGIApp:
     """Return the one app: the stream as raw ASGI, everything else as Starlette routes."""
     streams = stream.StreamApp(hub, settings)
-    api = create_app([*publish.routes(hub, settings), *ops.routes(hub, settings)], settings.allowed_origins)
-    site = create_app([Mount("/", _with_headers(StaticFiles(directory=SITE, html=True)))], frozenset())
+    api = create_app([*publish.routes(hub, settings), *ops.routes(hub, settings)], settings)
+    site = create_app([Mount("/", _with_headers(StaticFiles(directory=SITE, html=True)))], Settings())
 
     def dispatch(scope: Any, receive: Any, send: Any) -> Awaitable[None]:  # not async: no frame for each stream
         path = scope["path"]

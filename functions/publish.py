@@ -48,7 +48,7 @@ def _mangum() -> Any:
     from shared.wiring import make_hub
 
     settings = Settings.from_env(os.environ)
-    return to_lambda(create_app(routes(make_hub(settings, stateless=True), settings), settings.allowed_origins))
+    return to_lambda(create_app(routes(make_hub(settings, stateless=True), settings), settings))
 
 
 _JSON_TYPES = ("application/json", cloudevents.STRUCTURED, cloudevents.BATCHED)

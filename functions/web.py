@@ -11,15 +11,23 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from shared.config import Settings
 from shared.cors import cors_headers, preflight_headers
 from shared.errors import ContentTooLarge, TidemarkError, Unavailable
+from shared.netlify import HEADER, is_signed
 from shared.problem import MEDIA_TYPE, Problem, from_error, problem
 
 logger = logging.getLogger(__name__)
 
 
-def create_app(routes: Sequence[BaseRoute], allowed_origins: frozenset[str]) -> "CorsApp":
-    """Return an app of these routes in which every error is a problem+json answer."""
+UNSIGNED = "/api/health/"  # what asks for health stands beside the process, not in front of the site
+
+
+def create_app(routes: Sequence[BaseRoute], settings: Settings) -> "CorsApp":
+    """Return an app of these routes in which every error is a problem+json answer.
+
+    With `settings.netlify_secret` it takes only what came through the site's signed rewrite, and asks for health.
+    """
     app = Starlette(
         routes=routes,
         exception_handlers={
@@ -30,7 +38,8 @@ def create_app(routes: Sequence[BaseRoute], allowed_origins: frozenset[str]) -> 
         },
     )
     app.router.redirect_slashes = False  # a client may make a GET of a redirected POST
-    return CorsApp(app, allowed_origins)
+    front = app if settings.netlify_secret is None else _require_signed(app, settings.netlify_secret)
+    return CorsApp(front, settings.allowed_origins)
 
 
 def to_lambda(app: "CorsApp") -> Any:
@@ -78,6 +87,19 @@ async def _on_disconnect(request: Request, error: Exception) -> Response:
 
 async def _on_failure(request: Request, error: Exception) -> Response:
     return to_response(problem(500, "The server failed; the log of the server says why"))
+
+
+def _require_signed(app: ASGIApp, secret: str) -> ASGIApp:
+    async def take_signed(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and not scope["path"].startswith(UNSIGNED):
+            signature = Request(scope).headers.get(HEADER)
+            if not is_signed(signature, secret):
+                detail = f"Only requests that come through the site are taken: {HEADER} is missing or does not hold"
+                await to_response(problem(403, detail))(scope, receive, send)
+                return
+        await app(scope, receive, send)
+
+    return take_signed
 
 
 class CorsApp:

@@ -50,6 +50,7 @@ class Settings:
     stream_seconds: float | None = None
     retry: float = 2.0
     allowed_origins: frozenset[str] = frozenset()
+    netlify_secret: str | None = field(default=None, repr=False)
     partitions: frozenset[str] = frozenset()
     user_shards: int = 0
     host: str = "127.0.0.1"
@@ -103,6 +104,7 @@ class Settings:
             stream_seconds=lifetime(env, LAMBDA_STREAM_SECONDS if on_lambda else None),
             retry=duration(env, "REALTIME_RETRY", 2.0, 0.0, 300.0),
             allowed_origins=_origins(env),
+            netlify_secret=env.get("REALTIME_NETLIFY_SECRET"),
             partitions=_partitions(env),
             user_shards=integer(env, "REALTIME_USER_SHARDS", 0, 0, MAX_USER_SHARDS),
             host=env.get("HOST", "127.0.0.1"),

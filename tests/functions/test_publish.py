@@ -167,7 +167,7 @@ async def test_202_comes_only_once_the_log_holds_the_events() -> None:
 
     settings = Settings()
     async with Hub(SlowLog()) as hub:
-        app = create_app([*publish.routes(hub, settings), *ops.routes(hub, settings)], frozenset())
+        app = create_app([*publish.routes(hub, settings), *ops.routes(hub, settings)], settings)
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://t") as client:
             answer = asyncio.create_task(client.post("/api/publish", json={"type": "t", "data": 1}))
             for _ in range(5):

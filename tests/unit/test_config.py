@@ -67,6 +67,7 @@ GOOD: list[tuple[str, str, Env, str, Any]] = [
         "allowed_origins",
         frozenset({"https://a.example", "http://localhost:3000"}),
     ),
+    ("REALTIME_NETLIFY_SECRET", "hunter2", {}, "netlify_secret", "hunter2"),
     ("REALTIME_PARTITIONS", "task-updated,a.b", {}, "partitions", frozenset({"task-updated", "a.b"})),
     ("REALTIME_USER_SHARDS", "64", {}, "user_shards", 64),
     ("REALTIME_USER_SHARDS", "0", {}, "user_shards", 0),
@@ -154,7 +155,13 @@ def test_every_variable_is_tested_here() -> None:
     read = set(re.findall(r'"((?:REALTIME|REDIS|UPSTASH|AWS)_[A-Z_]+|HOST|PORT)"', source))
     assert {name for name, *_ in GOOD} == read
     # Free text, or known by its presence: no value of these is wrong.
-    anything = {"REALTIME_PUBLISH_KEYS", "REALTIME_JWT_SECRET", "REALTIME_JWT_ISSUER", "REALTIME_JWT_AUDIENCE"}
+    anything = {
+        "REALTIME_PUBLISH_KEYS",
+        "REALTIME_JWT_SECRET",
+        "REALTIME_JWT_ISSUER",
+        "REALTIME_JWT_AUDIENCE",
+        "REALTIME_NETLIFY_SECRET",
+    }
     assert {name for name, *_ in BAD} == read - anything - {"AWS_LAMBDA_FUNCTION_NAME", "HOST"}
 
 
