@@ -6,6 +6,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST as CONTENT_TYPE
 
+from shared import counters
 from shared.hub import Hub
 
 __all__ = ["CONTENT_TYPE", "exposition"]
@@ -44,3 +45,8 @@ class _HubCollector:
         for reason in ("trimmed", "epoch", "no-log", "invalid"):
             gaps.add_metric([reason], stats.gaps.get(reason, 0))
         yield gaps
+        for counter in counters.ALL:
+            family = CounterMetricFamily(counter.name, counter.help, labels=counter.labels)
+            for labels, value in counter.values.items():
+                family.add_metric(labels, value)
+            yield family

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from shared.backoff import Backoff
+from shared.counters import RECONNECTS
 from shared.cursor import Cursor, Position
 from shared.errors import TransportUnavailable
 from shared.record import Record
@@ -102,6 +103,7 @@ class PostgresTail:
                 log.exception("tail failed, reconnecting")
             finally:
                 self._away.set()
+            RECONNECTS.add()
             await asyncio.sleep(backoff.next())
 
     async def _serve(self, fetch: Fetch) -> None:

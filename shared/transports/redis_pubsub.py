@@ -19,6 +19,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from shared.backoff import Backoff
+from shared.counters import RECONNECTS
 from shared.cursor import Position
 from shared.errors import TransportUnavailable
 from shared.event import Event
@@ -200,6 +201,7 @@ class _PubSubTail:
                 self._live.clear()
                 self._asked.clear()
                 await connection.disconnect(nowait=True)
+            RECONNECTS.add()
             await asyncio.sleep(backoff.next())
 
     async def _listen(self, connection: AbstractConnection, backoff: Backoff) -> None:

@@ -10,6 +10,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import NoScriptError, RedisError
 
 from shared.backoff import Backoff
+from shared.counters import RECONNECTS
 from shared.cursor import Cursor, Position
 from shared.errors import TransportUnavailable
 from shared.event import Event
@@ -189,6 +190,7 @@ class _RedisTail:
                 self.running = False
                 self._client_id = None
                 await connection.disconnect(nowait=True)
+            RECONNECTS.add()
             await asyncio.sleep(backoff.next())
 
     async def _read(self, connection: AbstractConnection) -> None:

@@ -16,6 +16,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from shared.backoff import Backoff
+from shared.counters import RECONNECTS
 from shared.cursor import Cursor, Position
 from shared.errors import TransportUnavailable
 from shared.event import Event
@@ -255,6 +256,7 @@ class _PollingTail:
     async def _stay_away(self, backoff: Backoff) -> None:
         self.running = False
         self._verify_at = 0.0
+        RECONNECTS.add()
         await asyncio.sleep(self._rest.session.held + backoff.next())
 
     async def _is_rung(self, seconds: float) -> bool:

@@ -12,7 +12,7 @@ import pytest
 from tests.processes import ROOT
 
 FLOORS: list[set[str]] = [
-    {"errors", "backoff"},
+    {"errors", "backoff", "counters"},
     {"event", "cursor", "variables"},
     {"endpoints"},
     {"config"},
