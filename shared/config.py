@@ -53,6 +53,7 @@ class Settings:
     netlify_secret: str | None = field(default=None, repr=False)
     partitions: frozenset[str] = frozenset()
     user_shards: int = 0
+    config_file: str | None = None
     host: str = "127.0.0.1"
     port: int = 8787
 
@@ -107,6 +108,7 @@ class Settings:
             netlify_secret=env.get("REALTIME_NETLIFY_SECRET"),
             partitions=_partitions(env),
             user_shards=integer(env, "REALTIME_USER_SHARDS", 0, 0, MAX_USER_SHARDS),
+            config_file=env.get("REALTIME_CONFIG"),
             host=env.get("HOST", "127.0.0.1"),
             port=integer(env, "PORT", 8787, 0, 65_535),
         )

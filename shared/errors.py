@@ -3,7 +3,8 @@
 TidemarkError
 ├── SettingsError              a variable is missing or wrong: the start stops with this one line
 ├── InvalidRequest             the caller sent something wrong, and can mend it (400)
-│   └── ContentTooLarge        ... by sending less (413)
+│   ├── ContentTooLarge        ... by sending less (413)
+│   └── MappingError           a webhook's payload has not what a rule of realtime.toml looks for (422)
 ├── Unauthorized               no credential, or none that holds (401)
 ├── Forbidden                  a good credential that does not reach this far (403)
 └── Unavailable                something that we need does not answer now (503)
@@ -36,6 +37,10 @@ class InvalidRequest(TidemarkError):
 
 class ContentTooLarge(InvalidRequest):
     """The request is well formed but larger than a stated limit."""
+
+
+class MappingError(InvalidRequest):
+    """The payload is well formed, but a rule of `realtime.toml` does not fit it; no part of the payload is told."""
 
 
 class Unauthorized(TidemarkError):

@@ -5,7 +5,15 @@ from http import HTTPStatus
 
 import msgspec
 
-from shared.errors import ContentTooLarge, Forbidden, InvalidRequest, TidemarkError, Unauthorized, Unavailable
+from shared.errors import (
+    ContentTooLarge,
+    Forbidden,
+    InvalidRequest,
+    MappingError,
+    TidemarkError,
+    Unauthorized,
+    Unavailable,
+)
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -39,6 +47,8 @@ def from_error(error: TidemarkError) -> Problem:
     match error:
         case ContentTooLarge():
             return problem(413, error.detail, error.errors)
+        case MappingError():
+            return problem(422, error.detail, error.errors)
         case InvalidRequest():
             return problem(400, error.detail, error.errors)
         case Unauthorized():

@@ -1,0 +1,1 @@
+"""What comes from elsewhere → events, by the rules of `realtime.toml`."""

@@ -1,0 +1,36 @@
+"""Rules written as in `realtime.toml`, for tests of what they make of a payload."""
+
+from collections.abc import Mapping
+
+from shared.event import Event
+from shared.mapping.document import Document
+from shared.mapping.payload import Payload
+from shared.mapping.rules import Rule, map_payload, read_rules
+
+ID = "delivery-1"
+
+
+def rules(text: str) -> tuple[Rule, ...]:
+    """The rules of these `[[events]]` tables."""
+    document = Document("realtime.toml", text)
+    read = read_rules(document.root.tables("events"))
+    document.root.finish()
+    document.finish()
+    return read
+
+
+def events(keys: str, body: str | bytes, headers: Mapping[str, str] | None = None, id: str = ID) -> list[Event]:
+    """What one rule with these keys makes of a body."""
+    payload = Payload(body.encode() if isinstance(body, str) else body, headers)
+    return map_payload(rules(f"[[events]]\n{keys}"), payload, id, {})
+
+
+def event(keys: str, body: str | bytes, headers: Mapping[str, str] | None = None) -> Event:
+    """The one event that it makes."""
+    [made] = events(keys, body, headers)
+    return made
+
+
+def data(expression: str, body: str) -> str:
+    """The data that this expression selects."""
+    return event(f'type = "t"\ndata = """{expression}"""', body).data.decode()
