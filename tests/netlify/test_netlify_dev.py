@@ -27,20 +27,23 @@ STOP_SECONDS = 30.0  # it takes 2
 DEADLINE = 10.0
 
 CONFIG = ROOT / "netlify.toml"
-LINKED = (".netlify-cli", ".venv", "functions", "requirements.txt", "scripts", "shared", "site")
+LINKED = (".netlify-cli", ".venv", "functions", "requirements*.txt", "scripts", "shared", "site")
 
 
 class NetlifyDev:
     """`scripts/netlify dev` on free ports, in a folder like the repository: what it writes stays out of ours."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, secret: str | None = None) -> None:
         self._folder = folder
         self._log_file = folder / "netlify-dev.log"
         self._functions, self._front = free_port(), free_port()
         self.url = f"http://{HOST}:{self._front}"
-        for name in LINKED:
-            (folder / name).symlink_to(ROOT / name)
+        self.functions_url = f"http://{HOST}:{self._functions}"
+        link_repository(folder)
         config = CONFIG.read_text().replace("8787", str(self._functions)).replace("8888", str(self._front))
+        if secret is not None:
+            config = config.replace("[[redirects]]", '[[redirects]]\n  signed = "REALTIME_NETLIFY_SECRET"')
+            (folder / ".env").write_text(f"REALTIME_NETLIFY_SECRET={secret}\n")
         (folder / CONFIG.name).write_text(config)
 
     @contextmanager
@@ -87,6 +90,12 @@ class NetlifyDev:
 
     def _log(self) -> str:
         return self._log_file.read_text(errors="replace")[-LOG_CHARACTERS:]
+
+
+def link_repository(folder: Path) -> None:
+    """Make `folder` a place where the command line finds what it needs of the repository."""
+    for path in (path for pattern in LINKED for path in ROOT.glob(pattern)):
+        (folder / path.name).symlink_to(path)
 
 
 class Stream:
@@ -209,3 +218,42 @@ def test_the_functions_hear_at_once_of_a_client_that_left(client: httpx.Client) 
         assert stream.take_replayed() == []
         assert subscribers(client) == 1
     wait_until(lambda: subscribers(client) == 0, DEADLINE)
+
+
+def test_only_what_comes_through_a_signed_rewrite_is_taken(tmp_path: Path) -> None:
+    netlify_dev = NetlifyDev(tmp_path, secret="the secret that netlify dev signs its rewrites with")
+    with netlify_dev.running(), httpx.Client(timeout=DEADLINE) as client:
+        event = {"type": "signed", "data": 1}
+        assert client.post(f"{netlify_dev.url}/api/publish", json=event).status_code == 202
+        assert client.post(f"{netlify_dev.functions_url}/api/publish", json=event).status_code == 403
+
+
+SIGNED = {"TIDEMARK_API_URL": "https://api.example.com", "REALTIME_NETLIFY_SECRET": "a secret of the build's"}
+PREVIEW = {"CONTEXT": "deploy-preview", "TIDEMARK_API_URL": "https://api.example.com"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (SIGNED, {"to": "https://api.example.com/api/:splat", "status": 200, "signed": "REALTIME_NETLIFY_SECRET"}),
+        (PREVIEW, {"to": "/no-functions.txt", "status": 404}),
+    ],
+    ids=["production", "preview"],
+)
+def test_netlify_build_reads_our_rewrites_as_we_mean_them(
+    tmp_path: Path, settings: dict[str, str], expected: dict[str, object]
+) -> None:
+    link_repository(tmp_path)
+    (tmp_path / CONFIG.name).write_text(CONFIG.read_text())
+    done = subprocess.run(
+        [tmp_path / "scripts" / "netlify", "build", "--offline", "--context", settings.get("CONTEXT", "production")],
+        cwd=tmp_path,
+        env={**inherited(), **settings, "XDG_CONFIG_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "build" / "site" / "index.html").read_text() == (ROOT / "site" / "index.html").read_text()
+    [rule, _local] = tomllib.loads((tmp_path / ".netlify" / "netlify.toml").read_text())["redirects"]
+    assert {**expected, "from": "/api/*", "force": True}.items() <= rule.items()
