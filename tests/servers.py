@@ -25,6 +25,7 @@ class Server:
     at_least: tuple[int, int]
     elsewhere: tuple[str, ...] = ()  # where an installer puts it outside PATH; * stands for any version
     from_playwright: bool = False
+    version_option: str = "--version"
 
 
 SERVERS = {
@@ -42,6 +43,7 @@ SERVERS = {
             f"{sys.prefix}/postgres/*/pginstall/bin/postgres",
         ),
     ),
+    "nginx": Server("TIDEMARK_NGINX", ("nginx",), (1, 18), elsewhere=("/usr/sbin/nginx",), version_option="-v"),
     "chromium": Server(
         "TIDEMARK_CHROMIUM",
         ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"),
@@ -64,7 +66,7 @@ def find(name: str) -> Path:
     server = SERVERS[name]
     chosen = os.environ.get(server.variable)
     for path in [Path(chosen)] if chosen else _candidates(server):
-        if _version(path) >= server.at_least:
+        if _version(path, server.version_option) >= server.at_least:
             return path
     wanted = f"{server.names[0]} {server.at_least[0]}.{server.at_least[1]} or newer"
     if chosen:
@@ -84,16 +86,17 @@ def _candidates(server: Server) -> Iterator[Path]:
         yield Path(_output([sys.executable, "-c", ASK_PLAYWRIGHT]).strip())
 
 
-def _version(program: Path) -> tuple[int, int]:
+def _version(program: Path, option: str = "--version") -> tuple[int, int]:
     """The version that a program tells of itself; (0, 0) where it does not run."""
-    match = re.search(r"(\d+)\.(\d+)", _output([str(program), "--version"]))
+    match = re.search(r"(\d+)\.(\d+)", _output([str(program), option]))
     return (int(match[1]), int(match[2])) if match else (0, 0)
 
 
 def _output(command: list[str]) -> str:
-    """What a command prints; nothing where it fails, as with a shared library missing."""
+    """What a command prints, be it as an error; nothing where it fails, as with a shared library missing."""
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+        return done.stdout or done.stderr
     except (OSError, subprocess.SubprocessError):
         return ""
 
