@@ -9,9 +9,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from functions.web import create_app, read_body, to_lambda, to_response
+from functions.web import create_app, media_type, read_body, to_lambda, to_response
 from shared import cloudevents, envelope
-from shared.auth import PublishKeys, bearer
+from shared.auth import PublishKeys, bearer, check_types
 from shared.config import Settings
 from shared.cursor import Cursor
 from shared.event import Event
@@ -25,12 +25,13 @@ def routes(hub: Hub, settings: Settings) -> list[BaseRoute]:
     keys = PublishKeys(settings.publish_keys)
 
     async def publish(request: Request) -> Response:
-        if settings.auth_required:
-            keys.check(bearer(request.headers))
+        key = keys.check(bearer(request.headers)) if settings.auth_required else None
         events = await _events(request)
         if events is None:
             accepted = ", ".join(_JSON_TYPES)
             return to_response(problem(415, f"Send the event as one of: {accepted}", headers={"accept": accepted}))
+        if key is not None:
+            check_types(key, events)
         receipts = await hub.dispatch(events)
         body = msgspec.json.encode({"events": [_receipt(receipt) for receipt in receipts]})
         return Response(body, 202, _HEADERS)
@@ -57,14 +58,12 @@ _HEADERS = {"content-type": "application/json", "cache-control": "no-store", "x-
 
 async def _events(request: Request) -> list[Event] | None:
     """Return the events of the request by its content type, None where that is not one of ours."""
-    media_type, _, parameters = request.headers.get("content-type", "").partition(";")
-    media_type = media_type.strip().lower()
-    charset = parameters.strip().lower().removeprefix("charset=").strip('"')
-    if media_type not in _JSON_TYPES or (parameters.strip() and charset not in ("utf-8", "utf8")):
+    kind = media_type(request)
+    if kind not in _JSON_TYPES:
         return None
     body = await read_body(request, envelope.MAX_BODY_BYTES)
-    if media_type != "application/json":
-        return cloudevents.parse_structured(body, media_type == cloudevents.BATCHED)
+    if kind != "application/json":
+        return cloudevents.parse_structured(body, kind == cloudevents.BATCHED)
     if "ce-specversion" in request.headers:
         return cloudevents.parse_binary(request.headers, body)
     return envelope.parse_events(body, envelope.idempotency_key(request.headers.get("idempotency-key")))

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from functions.sinks import AsgiSink, Message, Send, sink_for
-from shared.auth import Identity, Verifier, allowed_types, subscriber_token
+from shared.auth import Identity, Verifier, interest_of, subscriber_token
 from shared.config import Settings
 from shared.cors import cors_headers, preflight_headers
 from shared.errors import TidemarkError, Unavailable
@@ -18,12 +18,15 @@ from shared.hub import Hub
 from shared.page import Page
 from shared.problem import Problem, from_error, problem
 from shared.query import EventsQuery, parse_query
-from shared.sse import CLOUDEVENTS, DATA, ClosingReason, retry
+from shared.signing import Signer
+from shared.sse import CLOUDEVENTS, DATA, ClosingReason, expiring, retry
 from shared.subscriber import Subscriber
 
 logger = logging.getLogger(__name__)
 
 PATH = "/api/events"
+EXPIRING_SECONDS = 30.0  # before a token's end its stream is told, so that a client can come with the next one
+AGAIN_SECONDS = 0.5  # between two tries to tell it
 PAGE_SECONDS = 25.0  # how long a page may take, waiting included: proxies give up soon after
 
 Scope = Mapping[str, Any]
@@ -42,6 +45,7 @@ class StreamApp:
         self._hub = hub
         self._settings = settings
         self._verifier = Verifier.from_settings(settings)
+        self._signer = Signer.from_settings(settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         stream = await self._begin(scope, send)
@@ -93,7 +97,7 @@ class StreamApp:
     ) -> "_OpenStream | None":
         query = parse_query(query_string, headers)
         identity = await self._identify(headers, query)
-        interest = Interest(identity.user_id, allowed_types(identity, query.types))
+        interest = interest_of(identity, query.types)
         accept = headers.get("accept", "").lower()
         if "application/json" in accept and "text/event-stream" not in accept:
             await self._page(interest, query, identity, cors, send)
@@ -103,6 +107,8 @@ class StreamApp:
     async def _identify(self, headers: Mapping[str, str], query: EventsQuery) -> Identity:
         if not self._settings.auth_required:
             return Identity(query.user_id)
+        if query.ticket is not None and "authorization" not in headers:
+            return self._signer.redeem(query.ticket)
         return await self._verifier.verify(subscriber_token(headers))
 
     async def _open(
@@ -122,7 +128,7 @@ class StreamApp:
             raise
         return _OpenStream(self._hub, subscriber, sink, self._end_in_time(subscriber, identity))
 
-    def _end_in_time(self, subscriber: Subscriber, identity: Identity) -> asyncio.TimerHandle | None:
+    def _end_in_time(self, subscriber: Subscriber, identity: Identity) -> "_Lifetime | None":
         """End the stream at its lifetime or when its token ends, whichever is first."""
         ends: list[tuple[float, ClosingReason]] = []
         if self._settings.stream_seconds is not None:
@@ -131,8 +137,8 @@ class StreamApp:
             ends.append((self._left(identity.expires_at), "token-expired"))
         if not ends:
             return None
-        seconds, reason = min(ends)
-        return asyncio.get_running_loop().call_later(seconds, subscriber.close, reason)
+        token = float("inf") if identity.expires_at is None else ends[-1][0]
+        return _Lifetime(subscriber, *min(ends), token)
 
     def _left(self, expires_at: float) -> float:
         return max(expires_at + self._settings.jwt_leeway - time.time(), 0.0)
@@ -167,13 +173,40 @@ class _OpenStream(NamedTuple):
     hub: Hub
     subscriber: Subscriber
     sink: AsgiSink
-    timer: asyncio.TimerHandle | None
+    lifetime: "_Lifetime | None"
 
     def close(self) -> None:
         """Forget the subscriber: its client has gone, or its stream has ended."""
-        if self.timer is not None:
-            self.timer.cancel()
+        if self.lifetime is not None:
+            self.lifetime.timer.cancel()
         self.hub.remove(self.subscriber)
+
+
+class _Lifetime:
+    """Ends a stream in time, and tells its client before its token ends; one timer at a time."""
+
+    __slots__ = ("_end", "_loop", "_reason", "_subscriber", "_token", "timer")
+
+    def __init__(self, subscriber: Subscriber, seconds: float, reason: ClosingReason, token: float) -> None:
+        """The stream ends after `seconds`; its token does after `token`, which may be later, or never."""
+        self._loop = asyncio.get_running_loop()
+        now = self._loop.time()
+        self._subscriber = subscriber
+        self._reason = reason
+        self._end, self._token = now + seconds, now + token
+        warning = max(now, self._token - EXPIRING_SECONDS)
+        self.timer = self._loop.call_at(warning, self._warn) if warning < self._end else self._last()
+
+    def _warn(self) -> None:
+        now = self._loop.time()
+        left = self._token - now
+        # One that still replays, or takes nothing now, is told a little later: after `ready`, between two events.
+        told = left <= 0 or self._subscriber.tell(expiring(max(round(left), 1)))
+        again = now + AGAIN_SECONDS
+        self.timer = self._last() if told or again >= self._end else self._loop.call_at(again, self._warn)
+
+    def _last(self) -> asyncio.TimerHandle:
+        return self._loop.call_at(self._end, self._subscriber.close, self._reason)
 
 
 class _Answer:

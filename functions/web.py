@@ -65,6 +65,13 @@ async def read_body(request: Request, most: int) -> bytes:
     return bytes(body)
 
 
+def media_type(request: Request) -> str | None:
+    """Return the content type's first part, in lower case; None where its charset is not UTF-8."""
+    kind, _, parameters = request.headers.get("content-type", "").partition(";")
+    charset = parameters.strip().lower().removeprefix("charset=").strip('"')
+    return None if parameters.strip() and charset not in ("utf-8", "utf8") else kind.strip().lower()
+
+
 def to_response(answer: Problem) -> Response:
     """Return the Starlette response of a problem."""
     return Response(answer.body, answer.status, dict(answer.headers))

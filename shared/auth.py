@@ -7,15 +7,17 @@ them at its cold start.
 import hashlib
 import hmac
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
 
 from shared.config import Settings
 from shared.errors import Forbidden, Unauthorized
-from shared.event import TYPE_PATTERN, is_user_id
+from shared.event import Event, is_user_id
+from shared.filter import Interest
 from shared.jwks import KeySet
+from shared.rights import TYPE_OR_PATTERN, PublishKey, Types
 
 logger = logging.getLogger(__name__)
 
@@ -33,21 +35,25 @@ token or a proof of possession is not a subscriber's (RFC 8725 section 3.11)."""
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """What a token says: the user, the types allowed (None is all), and when it ends (s since 1970)."""
+    """What a token says: the user, the types allowed (None is all), when it ends and when it was issued.
+
+    Times are in s since 1970. A token that does not say when it was issued is older than every revocation.
+    """
 
     user_id: str | None = None
-    types: frozenset[str] | None = None
+    types: Types | None = None
     expires_at: float | None = None
+    issued_at: float = 0.0
 
 
 class PublishKeys:
     """The keys that may publish."""
 
-    def __init__(self, keys: tuple[str, ...]) -> None:
-        self._digests = [hashlib.sha256(key.encode()).digest() for key in keys]
+    def __init__(self, keys: tuple[PublishKey, ...]) -> None:
+        self._keys = [(hashlib.sha256(key.secret.encode()).digest(), key) for key in keys]
 
-    def check(self, token: str | None) -> None:
-        """Return where the key is one of ours; raises Unauthorized.
+    def check(self, token: str | None) -> PublishKey:
+        """Return the key and its rights; raises Unauthorized.
 
         Digests are compared, in constant time and all of them: neither the length of a key nor how much of it
         was right shows in the time.
@@ -55,9 +61,24 @@ class PublishKeys:
         if token is None:
             raise Unauthorized("Send a publish key: Authorization: Bearer <key>", None)
         digest = hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
-        matches = [hmac.compare_digest(digest, known) for known in self._digests]
-        if not any(matches):
+        matches = [key for known, key in self._keys if hmac.compare_digest(digest, known)]
+        if not matches:
             raise Unauthorized("The publish key is not one of REALTIME_PUBLISH_KEYS")
+        return matches[0]
+
+
+def check_types(key: PublishKey, events: Iterable[Event]) -> None:
+    """Raise Forbidden where the key may not publish one of the events."""
+    if key.types is not None:
+        for event in events:
+            if event.type not in key.types:
+                raise Forbidden(f"The publish key does not allow the type {event.type!r}")
+
+
+def check_right(key: PublishKey, right: str) -> None:
+    """Raise Forbidden where the key is limited and this right is not among its limits."""
+    if right not in key.rights:
+        raise Forbidden(f"The publish key does not have the right {right}: list it again with :{right}")
 
 
 class Verifier:
@@ -120,7 +141,7 @@ class Verifier:
             )
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError) as error:
             raise Unauthorized(f"The token does not hold: {_reason(error)}") from None
-        return _identity(claims)
+        return identity_of(claims)
 
     async def _key(self, header: Mapping[str, Any]) -> tuple[Any, str]:
         """Return the key for this header and the one algorithm that it verifies."""
@@ -159,32 +180,38 @@ def subscriber_token(headers: Mapping[str, str]) -> str | None:
     return None
 
 
-def allowed_types(identity: Identity, wanted: frozenset[str] | None) -> frozenset[str] | None:
-    """Return the types to deliver: what is wanted, within what the token allows. Raises Forbidden."""
-    if identity.types is None:
-        return wanted
-    if not identity.types:
+def interest_of(identity: Identity, wanted: frozenset[str] | None) -> Interest:
+    """Return what to deliver: what is wanted, within what the token allows. Raises Forbidden."""
+    allowed = identity.types
+    if allowed is None or allowed == _EVERY_TYPE:
+        return Interest(identity.user_id, wanted)
+    if not allowed.names and not allowed.prefixes:
         raise Forbidden("The token allows no event type at all")
     if wanted is None:
-        return identity.types
-    if refused := wanted - identity.types:
+        return Interest(identity.user_id, allowed.names, allowed.prefixes)
+    if refused := [name for name in wanted if name not in allowed]:
         raise Forbidden(f"The token does not allow the type {min(refused)!r}")
-    return wanted
+    return Interest(identity.user_id, wanted)
 
 
-def _identity(claims: Mapping[str, Any]) -> Identity:
+_EVERY_TYPE = Types.parse(["*"])
+
+
+def identity_of(claims: Mapping[str, Any]) -> Identity:
+    """Return what verified claims say; raises Unauthorized where one of them is not of its form."""
     subject, types = claims.get("sub"), claims.get("types")
     if subject is not None and not (isinstance(subject, str) and is_user_id(subject)):
         raise Unauthorized("The token's sub is not a user id")
     if types is not None and not (
-        isinstance(types, list) and all(isinstance(t, str) and TYPE_PATTERN.fullmatch(t) for t in types)
+        isinstance(types, list) and all(isinstance(t, str) and TYPE_OR_PATTERN.fullmatch(t) for t in types)
     ):
-        raise Unauthorized("The token's types must be a list of event types")
+        raise Unauthorized("The token's types must be a list of event types, or of the beginnings of some and *")
     try:
         expires = float(claims["exp"]) if "exp" in claims else None
+        issued = float(claims.get("iat", 0.0))
     except OverflowError:
-        raise Unauthorized("The token's exp is not a time") from None
-    return Identity(subject, None if types is None else frozenset(types), expires)
+        raise Unauthorized("The token's exp or iat is not a time") from None
+    return Identity(subject, None if types is None else Types.parse(types), expires, issued)
 
 
 def _reason(error: Exception) -> str:

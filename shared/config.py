@@ -9,8 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Self
 
-from shared.endpoints import database_urls, jwks_url, key_prefix, redis_urls, schema_name
+from shared.endpoints import database_urls, jwks_url, key_prefix, redis_urls, schema_name, stream_url
 from shared.errors import SettingsError
+from shared.event import RESERVED_TYPES
+from shared.rights import RIGHTS, TYPE_OR_PATTERN, PublishKey, Types
 from shared.variables import choice, defined, duration, integer, items, lifetime, split_url
 
 TransportName = Literal["memory", "redis", "redis-pubsub", "postgres"]
@@ -37,7 +39,7 @@ class Settings:
     poll_min: float = 0.25
     poll_max: float = 5.0
     auth_required: bool = False
-    publish_keys: tuple[str, ...] = field(default=(), repr=False)
+    publish_keys: tuple[PublishKey, ...] = field(default=(), repr=False)
     jwt_secret: str | None = field(default=None, repr=False)
     jwks_url: str | None = None
     jwt_issuer: str | None = None
@@ -49,6 +51,7 @@ class Settings:
     heartbeat: float = 15.0
     stream_seconds: float | None = None
     retry: float = 2.0
+    stream_url: str = "/api/events"
     allowed_origins: frozenset[str] = frozenset()
     netlify_secret: str | None = field(default=None, repr=False)
     partitions: frozenset[str] = frozenset()
@@ -62,9 +65,7 @@ class Settings:
         """Read the environment; raises SettingsError."""
         env = defined(environ)
         transport = choice(env, "REALTIME_TRANSPORT", TRANSPORTS, "memory")
-        keys = tuple(items(env, "REALTIME_PUBLISH_KEYS"))
-        if not all(re.fullmatch(r"[\x21-\x7e]+", key) for key in keys):
-            raise SettingsError("REALTIME_PUBLISH_KEYS", "must be visible ASCII: no header could carry another key")
+        keys = _publish_keys(env)
         verifies = "REALTIME_JWT_SECRET" in env or "REALTIME_JWKS_URL" in env
         # Memory mode is open by default, but a key that is set and not asked for would be a trap.
         default: Literal["required", "none"] = (
@@ -103,6 +104,7 @@ class Settings:
             idempotency_window=duration(env, "REALTIME_IDEMPOTENCY_WINDOW", 86_400.0, 0.1),
             heartbeat=duration(env, "REALTIME_HEARTBEAT", 15.0, 0.1, 60.0),
             stream_seconds=lifetime(env, LAMBDA_STREAM_SECONDS if on_lambda else None),
+            stream_url=stream_url(env),
             retry=duration(env, "REALTIME_RETRY", 2.0, 0.0, 300.0),
             allowed_origins=_origins(env),
             netlify_secret=env.get("REALTIME_NETLIFY_SECRET"),
@@ -112,6 +114,32 @@ class Settings:
             host=env.get("HOST", "127.0.0.1"),
             port=integer(env, "PORT", 8787, 0, 65_535),
         )
+
+
+def _publish_keys(env: Mapping[str, str]) -> tuple[PublishKey, ...]:
+    """Return the keys; `key:pattern` limits one, and a key that is listed again gets the next pattern too."""
+    limits: dict[str, set[str]] = {}
+    for item in items(env, "REALTIME_PUBLISH_KEYS"):
+        if not re.fullmatch(r"[\x21-\x7e]+", item):
+            raise SettingsError("REALTIME_PUBLISH_KEYS", "must be visible ASCII: no header could carry another key")
+        key, colon, pattern = item.rpartition(":") if ":" in item else (item, "", "")
+        is_type = TYPE_OR_PATTERN.fullmatch(pattern) and not pattern.startswith(RESERVED_TYPES)
+        if not key or (colon and pattern not in RIGHTS and not is_type):
+            raise SettingsError(
+                "REALTIME_PUBLISH_KEYS",
+                "each must be a key or key:pattern; what follows the last colon is an event type, the beginning of some"
+                f" and *, or one of {', '.join(sorted(RIGHTS))}",
+            )
+        patterns = limits.setdefault(key, set())
+        patterns.add(pattern)
+        if "" in patterns and len(patterns) > 1:
+            raise SettingsError(
+                "REALTIME_PUBLISH_KEYS", "lists a key both with a pattern and without: which one holds?"
+            )
+    return tuple(
+        PublishKey(key) if "" in patterns else PublishKey(key, Types.parse(patterns - RIGHTS), RIGHTS & patterns)
+        for key, patterns in limits.items()
+    )
 
 
 def _origins(env: Mapping[str, str]) -> frozenset[str]:

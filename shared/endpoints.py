@@ -91,6 +91,20 @@ def key_prefix(env: Mapping[str, str]) -> str:
     return matching(env, "REALTIME_PREFIX", r"[A-Za-z0-9._-]{1,64}", "rt")
 
 
+def stream_url(env: Mapping[str, str]) -> str:
+    """Return where clients open streams: an absolute URL, or the path on the host that they asked."""
+    url = env.get("REALTIME_STREAM_URL", "/api/events")
+    if url != "/api/events":
+        parts = split_url(env, "REALTIME_STREAM_URL")
+        safe = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOCAL)
+        if not parts.hostname or not safe or parts.username is not None or parts.query or parts.fragment:
+            # The client adds a ticket to it, which everyone on the way could read and use.
+            raise SettingsError(
+                "REALTIME_STREAM_URL", "must be an https:// URL without a query (http:// only for this machine)"
+            )
+    return url
+
+
 def jwks_url(env: Mapping[str, str]) -> str | None:
     """Return where the issuer's public keys are, None where no key set is used."""
     url = env.get("REALTIME_JWKS_URL")

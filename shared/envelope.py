@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Callable
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -28,6 +28,7 @@ class _Draft(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
     id: str | None = None
 
 
+_Body = TypeVar("_Body")
 _draft = msgspec.json.Decoder(_Draft)
 _raw_list = msgspec.json.Decoder(list[msgspec.Raw])
 
@@ -39,7 +40,7 @@ def parse_events(body: bytes, idempotency_key: str | None = None) -> list[Event]
     pointers to every field that is wrong, and ContentTooLarge.
     """
     items, single = split(body)
-    drafts = [_decode(item, "" if single else f"/{index}") for index, item in enumerate(items)]
+    drafts = [decode(_draft, item, "" if single else f"/{index}") for index, item in enumerate(items)]
     if idempotency_key is not None:
         if not single:
             raise InvalidRequest("Idempotency-Key is for a single event; give each event of an array its own id")
@@ -97,13 +98,13 @@ def check_json(body: bytes) -> None:
         raise InvalidRequest(f"The body is not valid JSON: {error}") from None
 
 
-def check_all(found: Any) -> None:
+def check_all(found: Any, name: str = "The event") -> None:
     """Raise InvalidRequest with every problem in (prefix, problems) pairs, if there is one."""
     every = ((prefix + pointer, problem) for prefix, problems in found for pointer, problem in problems)
     errors = list(islice(every, MAX_ERRORS))
     if errors:
         where, problem = errors[0]
-        raise InvalidRequest(f"{where or 'The event'} {problem}", errors)
+        raise InvalidRequest(f"{where or name} {problem}", errors)
 
 
 class _DuplicateKeyError(Exception):
@@ -142,9 +143,10 @@ def _depth(body: bytes) -> int:
     return deepest
 
 
-def _decode(item: bytes, where: str) -> _Draft:
+def decode(decoder: msgspec.json.Decoder[_Body], item: bytes, where: str = "", name: str = "The event") -> _Body:
+    """Return what stands in `item`, JSON that was checked. Raises InvalidRequest with a pointer that begins `where`."""
     try:
-        return _draft.decode(item)
+        return decoder.decode(item)
     except msgspec.ValidationError as error:
         if field := _FIELD.fullmatch(str(error)):
             # A name that is nowhere near one of ours is not repeated.
@@ -153,7 +155,7 @@ def _decode(item: bytes, where: str) -> _Draft:
         else:
             problem, _, path = str(error).partition(" - at `$")
             pointer = where + to_pointer(path.rstrip("`"))
-        raise InvalidRequest(f"{pointer or 'The event'}: {problem}", [(pointer, problem)]) from None
+        raise InvalidRequest(f"{pointer or name}: {problem}", [(pointer, problem)]) from None
 
 
 MAX_TOLD_NAME = 64  # characters of a wrong field name

@@ -61,6 +61,7 @@ class Fanout:
         self._groups: dict[tuple[Interest, Format], _Group] = {}
         self._by_user: dict[str, list[_Group]] = {}
         self._by_type: dict[str, list[_Group]] = {}
+        self._by_prefix: dict[str, list[_Group]] = {}
         self._all_types: list[_Group] = []
         self._dirty: list[_Group] = []
         self._waiting: set[asyncio.Future[None]] = set()
@@ -142,12 +143,13 @@ class Fanout:
         del self._groups[key]
         for index in self._indexes(group):
             index.remove(group)
-        user, types = group.interest.user_id, group.interest.types
-        if user is not None and not self._by_user[user]:
-            del self._by_user[user]
-        for type in types or ():
-            if not self._by_type[type]:
-                del self._by_type[type]
+        interest = group.interest
+        if interest.user_id is not None and not self._by_user[interest.user_id]:
+            del self._by_user[interest.user_id]
+        for by_name, names in ((self._by_type, interest.types or ()), (self._by_prefix, interest.prefixes)):
+            for name in names:
+                if not by_name[name]:
+                    del by_name[name]
 
     def has_reached(self, positions: Mapping[str, Position]) -> bool:
         """Tell whether the tail is at or past `positions`."""
@@ -184,12 +186,15 @@ class Fanout:
             return [group for group in self._groups.values() if item.partition in group.partitions]
         event: Event = item.event
         if event.user_ids is None:
-            return [*self._all_types, *self._by_type.get(event.type, ())]
+            begun = [
+                group for prefix, groups in self._by_prefix.items() if event.type.startswith(prefix) for group in groups
+            ]
+            return [*self._all_types, *self._by_type.get(event.type, ()), *begun]
         return [
             group
             for user_id in dict.fromkeys(event.user_ids)  # named twice, still one event
             for group in self._by_user.get(user_id, ())
-            if group.interest.types is None or event.type in group.interest.types
+            if group.interest.takes(event.type)
         ]
 
     def _indexes(self, group: "_Group") -> list[list["_Group"]]:
@@ -197,7 +202,8 @@ class Fanout:
         indexes = [] if user is None else [self._by_user.setdefault(user, [])]
         if types is None:
             return [*indexes, self._all_types]
-        return [*indexes, *(self._by_type.setdefault(type, []) for type in types)]
+        begun = (self._by_prefix.setdefault(prefix, []) for prefix in group.interest.prefixes)
+        return [*indexes, *(self._by_type.setdefault(type, []) for type in types), *begun]
 
 
 class _Group:

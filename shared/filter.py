@@ -6,13 +6,21 @@ from shared.event import Event
 
 
 class Interest(msgspec.Struct, frozen=True):
-    """What a subscriber may and wants to see: events for everyone and for `user_id`, of `types` (None is all)."""
+    """What a subscriber may and wants to see: events for everyone and for `user_id`, of `types` (None is all).
+
+    Where `types` is a set, so are the types that begin with one of `prefixes`. No prefix covers another one or a type.
+    """
 
     user_id: str | None = None
     types: frozenset[str] | None = None
+    prefixes: tuple[str, ...] = ()
 
     def matches(self, event: Event) -> bool:
         """Tell whether the event goes to this subscriber; without a user id only events for everyone do."""
-        if self.types is not None and event.type not in self.types:
+        if not self.takes(event.type):
             return False
         return event.user_ids is None or (self.user_id is not None and self.user_id in event.user_ids)
+
+    def takes(self, type: str) -> bool:
+        """Tell whether events of this type may go to the subscriber."""
+        return self.types is None or type in self.types or (bool(self.prefixes) and type.startswith(self.prefixes))

@@ -37,8 +37,9 @@ class Partitions(msgspec.Struct, frozen=True):
         if interest.types is None:
             bases: Sequence[str] = (ALL, *sorted(self.types))
         else:
-            own = sorted(interest.types & self.types)
-            bases = own if len(own) == len(interest.types) else (ALL, *own)
+            own = sorted(filter(interest.takes, self.types))
+            named = not interest.prefixes and interest.types <= self.types  # else some of its types are in `ALL`
+            bases = own if named else (ALL, *own)
         if not self.user_shards or interest.user_id is None:
             return tuple(bases)
         return tuple(name for base in bases for name in (base, self._shard(base, interest.user_id)))

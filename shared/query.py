@@ -25,6 +25,7 @@ class EventsQuery(msgspec.Struct, frozen=True):
     format: Literal["data", "cloudevents"]
     wait: float
     user_id: str | None
+    ticket: str | None = None
 
 
 def parse_query(query_string: bytes, headers: Mapping[str, str]) -> EventsQuery:
@@ -44,6 +45,7 @@ def parse_query(query_string: bytes, headers: Mapping[str, str]) -> EventsQuery:
         _format(query.get("format", "data")),
         _wait(query.get("wait", "0")),
         _user_id(query.get("userId")),
+        query.get("ticket"),
     )
 
 

@@ -14,8 +14,9 @@ import msgspec
 from shared.record import Gap, Record
 
 READY, GAP, CLOSING = "realtime.ready", "realtime.gap", "realtime.closing"
+EXPIRING = "realtime.expiring"
 
-ClosingReason = Literal["max-age", "token-expired", "draining", "slow-consumer"]
+ClosingReason = Literal["max-age", "token-expired", "revoked", "draining", "slow-consumer"]
 
 SOURCE = "tidemark"  # CloudEvents `source` of an event that was published without one
 
@@ -59,6 +60,11 @@ def frame(cursor: str | None = None, event: str | None = None, data: bytes | Non
 def retry(milliseconds: int) -> bytes:
     """Return the frame that sets how long a client waits before it comes back."""
     return b"retry: %d\n\n" % milliseconds
+
+
+def expiring(seconds: int) -> bytes:
+    """Return the frame that says how long the token still holds; without an id, so that no cursor moves."""
+    return frame(None, EXPIRING, msgspec.json.encode({"seconds": seconds}))
 
 
 def _data_lines(data: bytes) -> bytes:

@@ -168,6 +168,13 @@ class Subscriber:
         if self._started:
             self.sink.end(self._farewell)
 
+    def tell(self, frame: bytes) -> bool:
+        """Write a frame without an id between two events; False where the client has no room for it now."""
+        if not self.live:
+            return False
+        self._fanout.write((self,), frame)
+        return True
+
     def cancel(self) -> None:
         """Stop writing at once: the client has gone."""
         self._closed = True

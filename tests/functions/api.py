@@ -19,7 +19,7 @@ from tests.sse_decoder import SseDecoder, SseEvent
 
 TIMEOUT = 15.0  # seconds; only a failing test waits so long
 OPENAPI = Path(__file__).parents[2] / "functions" / "openapi.json"
-CONTROL = ("realtime.ready", "realtime.gap", "realtime.closing")
+CONTROL = ("realtime.ready", "realtime.gap", "realtime.expiring", "realtime.closing")
 
 Json = Any
 Headers = Mapping[str, str]

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 import pytest
 
 from tests.functions.api import Api
-from tests.functions.tokens import AUDIENCE, ISSUER, PUBLISH_KEY, SECRET, Issuer
+from tests.functions.tokens import AUDIENCE, ISSUER, LIMITED_KEY, MINTING_KEY, PUBLISH_KEY, SECRET, Issuer
 from tests.processes import Instance, RedisServer
 
 ORIGIN = "https://app.example.com"
@@ -83,10 +83,36 @@ def any_api(request: pytest.FixtureRequest) -> Api:
 def guarded(stack: ExitStack, tmp_path_factory: pytest.TempPathFactory) -> Api:
     """One that asks publishers for a key and subscribers for a token signed with the secret."""
     settings = {
-        "REALTIME_PUBLISH_KEYS": f"another-key-of-ours,{PUBLISH_KEY}",
+        "REALTIME_PUBLISH_KEYS": (
+            f"another-key-of-ours,{PUBLISH_KEY},{LIMITED_KEY}:task-*,{LIMITED_KEY}:deploy-ready,"
+            f"{MINTING_KEY}:task-*,{MINTING_KEY}:realtime.tokens"
+        ),
         "REALTIME_JWT_SECRET": SECRET,
         "REALTIME_HEARTBEAT": f"{HEARTBEAT_MS}ms",
         "REALTIME_ALLOWED_ORIGINS": ORIGIN,
+    }
+    return _serve(stack, tmp_path_factory, settings)
+
+
+@pytest.fixture(scope="session")
+def brief_memory(stack: ExitStack, tmp_path_factory: pytest.TempPathFactory) -> Api:
+    """As `guarded`, with a log that keeps a minute, and streams that are opened elsewhere."""
+    settings = {
+        "REALTIME_PUBLISH_KEYS": PUBLISH_KEY,
+        "REALTIME_JWT_SECRET": SECRET,
+        "REALTIME_RETENTION": "60s",
+        "REALTIME_STREAM_URL": "https://streams.example.com/api/events",
+    }
+    return _serve(stack, tmp_path_factory, settings)
+
+
+@pytest.fixture(scope="session")
+def short_guarded(stack: ExitStack, tmp_path_factory: pytest.TempPathFactory) -> Api:
+    """As `guarded`, with streams that end after half a second."""
+    settings = {
+        "REALTIME_PUBLISH_KEYS": PUBLISH_KEY,
+        "REALTIME_JWT_SECRET": SECRET,
+        "REALTIME_STREAM_SECONDS": "500ms",
     }
     return _serve(stack, tmp_path_factory, settings)
 

@@ -7,6 +7,7 @@ import pytest
 
 from shared.auth import PublishKeys
 from shared.errors import Unauthorized
+from shared.rights import PublishKey
 from tests.functions.api import Api, problem_of, unique
 from tests.functions.tokens import PUBLISH_KEY, user_token
 
@@ -77,7 +78,7 @@ def test_every_key_is_compared_whole_whichever_matches(monkeypatch: pytest.Monke
         return compare(a, b)
 
     monkeypatch.setattr(hmac, "compare_digest", count)
-    keys = PublishKeys(("first", "second", "a-much-longer-third-key"))
+    keys = PublishKeys(tuple(map(PublishKey, ("first", "second", "a-much-longer-third-key"))))
     keys.check("first")
     assert compared == [(32, 32)] * 3
     with pytest.raises(Unauthorized):

@@ -15,6 +15,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 PUBLISH_KEY = "publish-key-for-tests-5d1f0c"
+LIMITED_KEY = "limited-key-for-tests-77aa10"  # publishes task-* and deploy-ready
+MINTING_KEY = "minting-key-for-tests-30be51"  # publishes task-*, and makes tokens for it
 SECRET = "subscriber-secret-for-tests-of-at-least-32-bytes"
 ISSUER = "https://issuer.example.com"
 AUDIENCE = "tidemark-tests"

@@ -15,12 +15,18 @@ from shared.config import MAX_PARTITION_NAMES, MAX_PARTITION_TYPES, Settings
 from shared.cursor import MAX_LENGTH, MAX_OFFSET, Cursor, Position
 from shared.errors import SettingsError
 from shared.filter import Interest
+from shared.rights import TOKENS, PublishKey, Types
 from shared.wiring import make_partitions
 
 REDIS = {"REALTIME_TRANSPORT": "redis", "REALTIME_AUTH": "none", "REDIS_URL": "redis://h:6379"}
 REST = {"REALTIME_TRANSPORT": "redis", "REALTIME_AUTH": "none"}
 UPSTASH = {**REST, "UPSTASH_REDIS_REST_URL": "https://h.example", "UPSTASH_REDIS_REST_TOKEN": "tok"}
 KEYS = {"REALTIME_PUBLISH_KEYS": "k"}
+LIMITED = (
+    PublishKey("a", Types(frozenset({"v"}), ("t-",)), frozenset()),
+    PublishKey("b:c", Types(frozenset({"u"})), frozenset()),
+)
+MINTING = PublishKey("a", Types(), frozenset({TOKENS}))
 
 Env = Mapping[str, str]
 
@@ -41,7 +47,9 @@ GOOD: list[tuple[str, str, Env, str, Any]] = [
     ("REALTIME_PREFIX", "app.v2-x_y", {}, "prefix", "app.v2-x_y"),
     ("REALTIME_AUTH", "none", KEYS, "auth_required", False),
     ("REALTIME_AUTH", "required", KEYS, "auth_required", True),
-    ("REALTIME_PUBLISH_KEYS", "a, b ,,c", {}, "publish_keys", ("a", "b", "c")),
+    ("REALTIME_PUBLISH_KEYS", "a, b ,,c", {}, "publish_keys", tuple(map(PublishKey, "abc"))),
+    ("REALTIME_PUBLISH_KEYS", "a:t-*,b:c:u,a:v", {}, "publish_keys", LIMITED),
+    ("REALTIME_PUBLISH_KEYS", "a:realtime.tokens", {}, "publish_keys", (MINTING,)),
     ("REALTIME_PUBLISH_KEYS", "a", {}, "auth_required", True),
     ("REALTIME_JWT_SECRET", "s" * 32, {}, "jwt_secret", "s" * 32),
     ("REALTIME_JWT_SECRET", "s" * 32, {}, "auth_required", True),
@@ -56,6 +64,8 @@ GOOD: list[tuple[str, str, Env, str, Any]] = [
     ("REALTIME_MAX_EVENTS", "1_000", {}, "max_events", 1_000),
     ("REALTIME_IDEMPOTENCY_WINDOW", "10m", {}, "idempotency_window", 600.0),
     ("REALTIME_HEARTBEAT", "500ms", {}, "heartbeat", 0.5),
+    ("REALTIME_STREAM_URL", "https://fn.example/api/events", {}, "stream_url", "https://fn.example/api/events"),
+    ("REALTIME_STREAM_URL", "http://localhost:8787/api/events", {}, "stream_url", "http://localhost:8787/api/events"),
     ("REALTIME_STREAM_SECONDS", "60", {}, "stream_seconds", 60.0),
     ("REALTIME_STREAM_SECONDS", "unlimited", {"AWS_LAMBDA_FUNCTION_NAME": "f"}, "stream_seconds", None),
     ("AWS_LAMBDA_FUNCTION_NAME", "f", {}, "stream_seconds", 300.0),
@@ -99,6 +109,17 @@ BAD: list[tuple[str, str, Env]] = [
     ("REALTIME_AUTH", "off", {}),
     ("REALTIME_AUTH", "required", {}),
     ("REALTIME_AUTH", "", {"REALTIME_TRANSPORT": "redis", "REDIS_URL": "redis://h"}),
+    ("REALTIME_PUBLISH_KEYS", "hunter2 x", {}),
+    ("REALTIME_PUBLISH_KEYS", "hunter2:a*b", {}),
+    ("REALTIME_PUBLISH_KEYS", "hunter2:", {}),
+    ("REALTIME_PUBLISH_KEYS", ":hunter2", {}),
+    ("REALTIME_PUBLISH_KEYS", "hunter2:realtime.token", {}),
+    ("REALTIME_PUBLISH_KEYS", "hunter2,hunter2:a", {}),
+    ("REALTIME_STREAM_URL", "http://hunter2.example/api/events", {}),
+    ("REALTIME_STREAM_URL", "/hunter2", {}),
+    ("REALTIME_STREAM_URL", "https://hunter2@h.example", {}),
+    ("REALTIME_STREAM_URL", "https://h.example/?hunter2=", {}),
+    ("REALTIME_STREAM_URL", "https://[hunter2", {}),
     ("REALTIME_JWKS_URL", "http://hunter2.example/jwks", {}),
     ("REALTIME_JWKS_URL", "file:///etc/hunter2", {}),
     ("REALTIME_JWKS_URL", "https://[hunter2", {}),
@@ -158,7 +179,6 @@ def test_every_variable_is_tested_here() -> None:
     # Free text, known by its presence, or read later: no value of these is wrong here.
     anything = {
         "REALTIME_CONFIG",
-        "REALTIME_PUBLISH_KEYS",
         "REALTIME_JWT_SECRET",
         "REALTIME_JWT_ISSUER",
         "REALTIME_JWT_AUDIENCE",

@@ -14,7 +14,7 @@ from tests.processes import ROOT
 FLOORS: list[set[str]] = [
     {"errors", "backoff", "counters"},
     {"event", "cursor", "variables"},
-    {"endpoints"},
+    {"endpoints", "rights"},
     {"config"},
     {"record", "filter"},
     {"partitions", "sse"},

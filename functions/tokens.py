@@ -1,0 +1,113 @@
+"""POST /api/tokens and /api/tickets: who may follow, for how long. `handler` is the Lambda entry."""
+
+import functools
+import os
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from functions.web import create_app, media_type, read_body, to_lambda, to_response
+from shared import envelope
+from shared.auth import PublishKeys, Verifier, bearer, check_right, subscriber_token
+from shared.config import Settings
+from shared.errors import Forbidden
+from shared.event import is_user_id
+from shared.problem import problem
+from shared.query import MAX_TYPES
+from shared.rights import TOKENS, TYPE_OR_PATTERN, PublishKey, Types
+from shared.signing import DEFAULT_TTL, TICKET_SECONDS, Signer
+
+MAX_BODY_BYTES = 64 * 1024  # a hundred of the longest types, and room for spaces
+
+_HEADERS = {"content-type": "application/json", "cache-control": "no-store", "x-content-type-options": "nosniff"}
+
+
+class _TokenRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """Whom a token is for; without a user it hears only what is for everyone."""
+
+    user_id: str | None = None
+    types: tuple[str, ...] | None = None
+    ttl: int | None = None
+
+
+_token_request = msgspec.json.Decoder(_TokenRequest)
+
+
+def routes(settings: Settings) -> list[BaseRoute]:
+    """Return the routes of this function."""
+    keys = PublishKeys(settings.publish_keys)
+    verifier = Verifier.from_settings(settings)
+    signer = Signer.from_settings(settings)
+
+    async def tokens(request: Request) -> Response:
+        key = keys.check(bearer(request.headers)) if settings.auth_required else PublishKey("")
+        check_right(key, TOKENS)
+        if not signer.able:
+            return _not_here("Tokens are not issued here: REALTIME_JWT_SECRET is not set")
+        if media_type(request) != "application/json":
+            accepted = "application/json"
+            return to_response(problem(415, f"Send the request as {accepted}", headers={"accept": accepted}))
+        asked = _parse(await read_body(request, MAX_BODY_BYTES), signer.max_ttl)
+        types = _types(asked, key)
+        ttl = min(DEFAULT_TTL, signer.max_ttl) if asked.ttl is None else asked.ttl
+        return _answer({"token": signer.token(asked.user_id, types, ttl), "expiresIn": ttl})
+
+    async def tickets(request: Request) -> Response:
+        if not settings.auth_required:
+            return _not_here(f"Authentication is off: {settings.stream_url} needs no ticket")
+        identity = await verifier.verify(subscriber_token(request.headers))
+        if not signer.able:
+            return _not_here("Tickets are not issued here: REALTIME_JWT_SECRET is not set")
+        ticket = signer.ticket(identity)
+        return _answer({"ticket": ticket, "expiresIn": TICKET_SECONDS, "url": settings.stream_url})
+
+    return [Route("/api/tokens", tokens, methods=["POST"]), Route("/api/tickets", tickets, methods=["POST"])]
+
+
+def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
+    """AWS Lambda: API Gateway and function URL events."""
+    return _mangum()(event, context)  # type: ignore[no-any-return]
+
+
+@functools.cache
+def _mangum() -> Any:
+    settings = Settings.from_env(os.environ)
+    return to_lambda(create_app(routes(settings), settings))
+
+
+def _parse(body: bytes, max_ttl: int) -> _TokenRequest:
+    envelope.check_json(body)
+    asked = envelope.decode(_token_request, body, name="The request")
+    found = []
+    if asked.user_id is not None and not is_user_id(asked.user_id):
+        found.append(("/userId", "must be 1 to 256 characters without control characters"))
+    if asked.types is not None and not 0 < len(asked.types) <= MAX_TYPES:
+        found.append(("/types", f"must name 1 to {MAX_TYPES} types: leave it out to allow all"))
+    for index, pattern in enumerate((asked.types or ())[:MAX_TYPES]):
+        if not TYPE_OR_PATTERN.fullmatch(pattern):
+            found.append((f"/types/{index}", "must be an event type, or the beginning of some and *"))
+    if asked.ttl is not None and not 1 <= asked.ttl <= max_ttl:
+        found.append(("/ttl", f"must be a number of seconds from 1 to {max_ttl:,}: a day, or REALTIME_RETENTION"))
+    envelope.check_all([("", found)])
+    return asked
+
+
+def _types(asked: _TokenRequest, key: PublishKey) -> Types | None:
+    """Return what the token allows; raises Forbidden where that is more than the key does."""
+    if key.types is not None:
+        if asked.types is None:
+            raise Forbidden("The publish key is limited to some types: name in types those that the token allows")
+        if refused := [pattern for pattern in asked.types if not key.types.covers(pattern)]:
+            raise Forbidden(f"The publish key does not allow {min(refused)!r}")
+    return None if asked.types is None else Types.parse(asked.types)
+
+
+def _not_here(detail: str) -> Response:
+    return to_response(problem(501, detail))
+
+
+def _answer(content: dict[str, Any]) -> Response:
+    return Response(msgspec.json.encode(content), 200, _HEADERS)

@@ -1,0 +1,232 @@
+"""POST /api/tokens and /api/tickets: what is signed holds for what and as long as it says, and for nothing else."""
+
+import json
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+import jwt
+import pytest
+
+from tests.functions.api import Api, check, data_of, pointers_of, problem_of, unique
+from tests.functions.tokens import LIMITED_KEY, MINTING_KEY, PUBLISH_KEY, SECRET, token, user_token
+
+BEARER = "authorization"
+
+
+def ask(api: Api, path: str, body: object = None, /, **headers: str) -> httpx.Response:
+    content = b"" if body is None else json.dumps(body).encode()
+    return api.http.post(path, content=content, headers={"content-type": "application/json", **headers})
+
+
+def ask_for_token(api: Api, body: object, key: str = PUBLISH_KEY) -> httpx.Response:
+    return ask(api, "/api/tokens", body, authorization=f"Bearer {key}")
+
+
+def minted(api: Api, body: Mapping[str, Any], key: str = PUBLISH_KEY) -> str:
+    response = ask_for_token(api, body, key)
+    assert response.status_code == 200, response.text
+    assert response.headers["cache-control"] == "no-store"
+    check(response.json(), "Token")
+    return str(response.json()["token"])
+
+
+def ticket_for(api: Api, text: str) -> str:
+    response = ask(api, "/api/tickets", authorization=f"Bearer {text}")
+    assert response.status_code == 200, response.text
+    assert response.headers["cache-control"] == "no-store"
+    check(response.json(), "Ticket")
+    return str(response.json()["ticket"])
+
+
+def test_a_token_is_for_its_user_and_its_types_alone(guarded: Api) -> None:
+    user, kind, other = unique("u"), unique("mine"), unique("other")
+    publisher = guarded.acting(key=PUBLISH_KEY)
+    text = minted(guarded, {"userId": user, "types": [kind], "ttl": 60})
+    with guarded.acting(token=text).stream() as stream:
+        stream.ready()
+        for n, (of_type, users) in enumerate([(kind, [user]), (other, [user]), (kind, ["u2"]), (kind, None)]):
+            publisher.publish({"type": of_type, "data": n, "userIds": users})
+        assert [json.loads(stream.next().data), json.loads(stream.next().data)] == [0, 3]
+    problem_of(guarded.acting(token=text).get(params={"types": other}), 403)
+
+
+def test_a_token_holds_for_its_ttl_and_an_hour_where_none_is_named(guarded: Api) -> None:
+    now = time.time()
+    brief = jwt.decode(minted(guarded, {"ttl": 5}), SECRET, algorithms=["HS256"])
+    usual = jwt.decode(minted(guarded, {}), SECRET, algorithms=["HS256"])
+    assert brief.keys() == {"iat", "exp"}
+    assert now - 1 <= brief["iat"] <= time.time()
+    assert now + 3 <= brief["exp"] <= time.time() + 5
+    assert now + 3_598 <= usual["exp"] <= time.time() + 3_600
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer"),
+    [
+        ({"ttl": 0}, "/ttl"),
+        ({"ttl": 86_401}, "/ttl"),
+        ({"ttl": 1.5}, "/ttl"),
+        ({"ttl": "60"}, "/ttl"),
+        ({"userId": ""}, "/userId"),
+        ({"userId": "a\nb"}, "/userId"),
+        ({"userId": ["u1"]}, "/userId"),
+        ({"types": []}, "/types"),
+        ({"types": ["t"] * 101}, "/types"),
+        ({"types": ["a", "b c"]}, "/types/1"),
+        ({"types": ["a*b"]}, "/types/0"),
+        ({"types": ["**"]}, "/types/0"),
+        ({"user_id": "u1"}, "/user_id"),
+        ([], ""),
+        (5, ""),
+    ],
+)
+def test_a_request_for_a_token_that_is_wrong_is_told_where(guarded: Api, body: object, pointer: str) -> None:
+    assert pointers_of(problem_of(ask_for_token(guarded, body), 400)) == [pointer]
+
+
+def test_only_a_key_with_the_right_gets_a_token_and_no_credential_of_another_kind(guarded: Api) -> None:
+    for wrong in ("no-key", user_token("u1"), ticket_for(guarded, user_token("u1")), f"{PUBLISH_KEY}x"):
+        problem_of(ask_for_token(guarded, {}, wrong), 401)
+    refused = ask_for_token(guarded, {"types": ["task-updated"]}, LIMITED_KEY)
+    assert "realtime.tokens" in problem_of(refused, 403)["detail"]
+    assert 'error="insufficient_scope"' in refused.headers["www-authenticate"]
+    problem_of(ask(guarded, "/api/tokens", {}), 401)
+
+
+def test_a_limited_key_gives_away_no_more_types_than_it_has(guarded: Api) -> None:
+    for body in ({}, {"types": None}, {"types": ["*"]}, {"types": ["tas*"]}, {"types": ["task-1", "other"]}):
+        problem_of(ask_for_token(guarded, body, MINTING_KEY), 403)
+    for types in (["task-1"], ["task-*"], ["task-x-*", "task-1"]):
+        claims = jwt.decode(minted(guarded, {"types": types}, MINTING_KEY), SECRET, algorithms=["HS256"])
+        assert sorted(claims["types"]) == sorted(types)
+
+
+def test_a_token_lives_no_longer_than_a_revocation_is_remembered(brief_memory: Api) -> None:
+    pointer = pointers_of(problem_of(ask_for_token(brief_memory, {"ttl": 61}), 400))
+    assert pointer == ["/ttl"]
+    response = ask_for_token(brief_memory, {})
+    assert response.json()["expiresIn"] == 60
+
+
+def test_a_ticket_opens_a_stream_of_the_tokens_user_and_types(guarded: Api) -> None:
+    user, kind = unique("u"), unique("mine")
+    publisher = guarded.acting(key=PUBLISH_KEY)
+    ticket = ticket_for(guarded, user_token(user, types=[f"{kind}*"]))
+    with guarded.stream(ticket=ticket) as stream:
+        stream.ready()
+        publisher.publish({"type": kind + "-other", "data": 1, "userIds": ["u2"]})
+        publisher.publish({"type": "another", "data": 2, "userIds": [user]})
+        publisher.publish({"type": kind + "-x", "data": 3, "userIds": [user]})
+        assert json.loads(stream.next().data) == 3
+    page = guarded.page(ticket=ticket, from_="earliest")
+    assert [event["data"] for event in page["events"]] == [3]
+    problem_of(guarded.get(params={"ticket": ticket, "types": "another"}), 403)
+
+
+def test_a_ticket_is_for_the_stream_alone(guarded: Api) -> None:
+    ticket, text = ticket_for(guarded, user_token("u1")), user_token("u1")
+    problem_of(guarded.acting(token=ticket).get(), 401)
+    problem_of(guarded.get({"cookie": f"realtime_token={ticket}"}), 401)
+    problem_of(ask(guarded, "/api/tickets", authorization=f"Bearer {ticket}"), 401)
+    problem_of(guarded.http.post("/api/tickets", params={"ticket": ticket}), 401)
+    problem_of(guarded.get(params={"ticket": text}), 401)
+    problem_of(guarded.http.post("/api/publish", params={"ticket": ticket}, json={"type": "t", "data": 1}), 401)
+
+
+def test_a_ticket_that_is_forged_altered_or_old_opens_nothing(guarded: Api) -> None:
+    ticket = ticket_for(guarded, user_token("u1"))
+    head, claims, signature = ticket.split(".")
+    forged = token({"sub": "u1", "exp": time.time() + 60}, "another-secret-of-at-least-32-bytes-", typ="ticket+jwt")
+    for wrong in (
+        "",
+        "x",
+        "a.b.c",
+        forged,
+        f"{head}.{claims}.{signature[:-4]}AAAA",
+        f"{head}..{signature}",
+        "x" * 9_000,
+    ):
+        response = guarded.get(params={"ticket": wrong})
+        problem_of(response, 401)
+        assert response.headers["www-authenticate"] == 'Bearer realm="tidemark", error="invalid_token"'
+
+
+def test_a_header_goes_before_a_ticket_and_a_ticket_before_a_cookie(guarded: Api) -> None:
+    user = unique("u")
+    guarded.acting(key=PUBLISH_KEY).publish({"type": unique(), "data": "mine", "userIds": [user]})
+    ticket = ticket_for(guarded, user_token(user))
+
+    def heard(headers: Mapping[str, str], ticket: str) -> list[object]:
+        response = guarded.get(headers, {"ticket": ticket, "from": "earliest"})
+        assert response.status_code == 200, response.text
+        return [event["data"] for event in response.json()["events"] if event["data"] == "mine"]
+
+    assert heard({"cookie": f"realtime_token={user_token('u2')}"}, ticket) == ["mine"]
+    assert heard({BEARER: f"Bearer {user_token('u2')}"}, ticket) == []
+    problem_of(guarded.get({"cookie": f"realtime_token={user_token(user)}"}, {"ticket": "x"}), 401)
+
+
+def test_a_stream_by_ticket_ends_with_the_token_and_not_with_the_ticket(guarded: Api) -> None:
+    expires = int(time.time()) + 3
+    ticket = ticket_for(guarded, user_token("u1", exp=expires))
+    with guarded.stream(ticket=ticket) as stream:
+        events = stream.rest()
+    assert json.loads(events[-1].data) == {"reason": "token-expired"}
+    assert expires - 0.1 <= time.time() < expires + 5
+    problem_of(guarded.get(params={"ticket": ticket}), 401)
+
+
+def test_the_answer_names_where_streams_are_opened(guarded: Api, brief_memory: Api) -> None:
+    for api, url in ((guarded, "/api/events"), (brief_memory, "https://streams.example.com/api/events")):
+        response = ask(api, "/api/tickets", authorization=f"Bearer {user_token('u1')}")
+        assert response.json()["url"] == url
+    cookie = ask(guarded, "/api/tickets", cookie=f"realtime_token={user_token('u1')}")
+    assert cookie.status_code == 200
+
+
+def test_where_nothing_can_be_signed_that_is_what_is_said(api: Api) -> None:
+    assert "REALTIME_JWT_SECRET" in problem_of(ask(api, "/api/tokens", {}), 501)["detail"]
+    assert "Authentication is off" in problem_of(ask(api, "/api/tickets"), 501)["detail"]
+
+
+def test_a_body_that_is_no_json_or_too_long_is_refused(guarded: Api) -> None:
+    key = {"authorization": f"Bearer {PUBLISH_KEY}"}
+    typed = {**key, "content-type": "application/json"}
+    problem_of(guarded.http.post("/api/tokens", content=b"{}", headers={**key, "content-type": "text/plain"}), 415)
+    problem_of(guarded.http.post("/api/tokens", content=b"{", headers=typed), 400)
+    problem_of(guarded.http.post("/api/tokens", content=b'{"ttl":1,"ttl":2}', headers=typed), 400)
+    problem_of(guarded.http.post("/api/tokens", content=b" " * 65_537, headers=typed), 413)
+
+
+def test_a_client_that_is_warned_30_s_before_its_token_ends_renews_without_a_hole(guarded: Api) -> None:
+    user, kind = unique("u"), unique()
+    publisher = guarded.acting(key=PUBLISH_KEY)
+    first = guarded.acting(token=user_token(user, exp=int(time.time()) + 32))
+    with first.stream(types=kind) as stream:
+        stream.ready()
+        publisher.publish({"type": kind, "data": 1, "userIds": [user]})
+        before, warning = stream.next(), stream.next()
+        assert warning.type == "realtime.expiring"
+        assert json.loads(warning.data) == {"seconds": 30}
+        assert warning.last_event_id == before.last_event_id, "a warning has no place of its own"
+        publisher.publish({"type": kind, "data": 2, "userIds": [user]})  # while the client fetches its next token
+        with guarded.acting(token=user_token(user)).stream({"last-event-id": stream.cursor}, types=kind) as renewed:
+            assert data_of(renewed.ready()) == [2]
+        assert json.loads(stream.next().data) == 2, "the old stream goes on until its token ends"
+
+
+def test_a_stream_that_opens_with_less_than_30_s_left_is_told_after_ready(guarded: Api) -> None:
+    brief = guarded.acting(token=user_token("u1", exp=int(time.time()) + 20))
+    with brief.stream(types=unique()) as stream:
+        assert stream.ready() == []
+        warning = stream.next()
+    assert warning.type == "realtime.expiring"
+    assert 0 < json.loads(warning.data)["seconds"] <= 20
+
+
+def test_a_stream_that_ends_before_its_token_is_near_its_end_is_not_warned(short_guarded: Api) -> None:
+    with short_guarded.acting(token=user_token("u1")).stream() as stream:
+        stream.ready()
+        assert [event.type for event in stream.rest()] == ["realtime.closing"]
