@@ -33,7 +33,9 @@ _SITE_HEADERS = [
 def app(hub: Hub, settings: Settings) -> ASGIApp:
     """Return the one app: the stream as raw ASGI, everything else as Starlette routes."""
     streams = stream.StreamApp(hub, settings)
-    api = create_app([*publish.routes(hub, settings), *tokens.routes(settings), *ops.routes(hub, settings)], settings)
+    api = create_app(
+        [*publish.routes(hub, settings), *tokens.routes(hub, settings), *ops.routes(hub, settings)], settings
+    )
     site = create_app([Mount("/", _with_headers(StaticFiles(directory=SITE, html=True)))], Settings())
 
     def dispatch(scope: Any, receive: Any, send: Any) -> Awaitable[None]:  # not async: no frame for each stream

@@ -18,6 +18,7 @@ from shared.hub import Hub
 from shared.page import Page
 from shared.problem import Problem, from_error, problem
 from shared.query import EventsQuery, parse_query
+from shared.revocations import GuardedHub
 from shared.signing import Signer
 from shared.sse import CLOUDEVENTS, DATA, ClosingReason, expiring, retry
 from shared.subscriber import Subscriber
@@ -46,6 +47,7 @@ class StreamApp:
         self._settings = settings
         self._verifier = Verifier.from_settings(settings)
         self._signer = Signer.from_settings(settings)
+        self._guard = hub if isinstance(hub, GuardedHub) else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         stream = await self._begin(scope, send)
@@ -117,6 +119,7 @@ class StreamApp:
         format = CLOUDEVENTS if query.format == "cloudevents" else DATA
         subscriber = await self._hub.add(interest, query.start, format)
         try:
+            self._admit(subscriber, identity)
             await send({"type": "http.response.start", "status": 200, "headers": _encode(_STREAM_HEADERS, cors)})
             # Clients of one lost instance must not come back at the same moment.
             wait = retry(round(self._settings.retry * 1000 * random.uniform(0.5, 1.5)))  # noqa: S311 — no secret
@@ -127,6 +130,10 @@ class StreamApp:
             self._hub.remove(subscriber)
             raise
         return _OpenStream(self._hub, subscriber, sink, self._end_in_time(subscriber, identity))
+
+    def _admit(self, subscriber: Subscriber, identity: Identity) -> None:
+        if self._guard is not None:
+            self._guard.admit(subscriber, identity.issued_at)
 
     def _end_in_time(self, subscriber: Subscriber, identity: Identity) -> "_Lifetime | None":
         """End the stream at its lifetime or when its token ends, whichever is first."""
@@ -151,17 +158,28 @@ class StreamApp:
         try:
             async with asyncio.timeout(PAGE_SECONDS):
                 if query.wait:
-                    await self._wait_for_page(page, interest, query, wait)
+                    await self._wait_for_page(page, interest, query, identity, wait)
                 else:
-                    await page.filled_by(self._hub.replay(interest, query.start, page, page))
+                    await self._read_page(page, interest, query, identity)
         except TimeoutError:
             raise Unavailable("The log did not answer in time") from None
         if page.cursor is None:  # sent away while it was reading; a page without a cursor would lose the client's place
             raise Unavailable("This instance is going away; come back, and another one will answer")
         await _respond(send, 200, {**_PAGE_HEADERS, **cors}, page.body())
 
-    async def _wait_for_page(self, page: Page, interest: Interest, query: EventsQuery, wait: float) -> None:
+    async def _read_page(self, page: Page, interest: Interest, query: EventsQuery, identity: Identity) -> None:
+        filling = page.filled_by(self._hub.replay(interest, query.start, page, page))
+        if self._guard is None:
+            await filling
+            return
+        await asyncio.gather(filling, self._guard.refresh())  # at once: both look at heads, in one round trip
+        self._guard.revocations.check(interest.user_id, identity.issued_at)
+
+    async def _wait_for_page(
+        self, page: Page, interest: Interest, query: EventsQuery, identity: Identity, wait: float
+    ) -> None:
         async with self._hub.subscribe(interest, query.start, page) as subscriber:
+            self._admit(subscriber, identity)
             subscriber.start(page)
             await page.replayed.wait()
             with contextlib.suppress(TimeoutError):  # nothing came: the cursor alone is an answer

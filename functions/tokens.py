@@ -1,7 +1,8 @@
-"""POST /api/tokens and /api/tickets: who may follow, for how long. `handler` is the Lambda entry."""
+"""POST /api/tokens, /api/tickets and /api/revocations: who may follow, for how long. `handler` is the Lambda entry."""
 
 import functools
 import os
+import time
 from typing import Any
 
 import msgspec
@@ -15,14 +16,18 @@ from shared.auth import PublishKeys, Verifier, bearer, check_right, subscriber_t
 from shared.config import Settings
 from shared.errors import Forbidden
 from shared.event import is_user_id
+from shared.hub import Hub
 from shared.problem import problem
 from shared.query import MAX_TYPES
-from shared.rights import TOKENS, TYPE_OR_PATTERN, PublishKey, Types
+from shared.revocations import Revocation
+from shared.rights import REVOCATIONS, TOKENS, TYPE_OR_PATTERN, PublishKey, Types
 from shared.signing import DEFAULT_TTL, TICKET_SECONDS, Signer
+from shared.sse import rfc3339
 
 MAX_BODY_BYTES = 64 * 1024  # a hundred of the longest types, and room for spaces
 
-_HEADERS = {"content-type": "application/json", "cache-control": "no-store", "x-content-type-options": "nosniff"}
+JSON = "application/json"
+_HEADERS = {"content-type": JSON, "cache-control": "no-store", "x-content-type-options": "nosniff"}
 
 
 class _TokenRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
@@ -36,7 +41,16 @@ class _TokenRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ren
 _token_request = msgspec.json.Decoder(_TokenRequest)
 
 
-def routes(settings: Settings) -> list[BaseRoute]:
+class _RevocationRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """Whose tokens hold no longer."""
+
+    user_id: str
+
+
+_revocation_request = msgspec.json.Decoder(_RevocationRequest)
+
+
+def routes(hub: Hub, settings: Settings) -> list[BaseRoute]:
     """Return the routes of this function."""
     keys = PublishKeys(settings.publish_keys)
     verifier = Verifier.from_settings(settings)
@@ -47,10 +61,9 @@ def routes(settings: Settings) -> list[BaseRoute]:
         check_right(key, TOKENS)
         if not signer.able:
             return _not_here("Tokens are not issued here: REALTIME_JWT_SECRET is not set")
-        if media_type(request) != "application/json":
-            accepted = "application/json"
-            return to_response(problem(415, f"Send the request as {accepted}", headers={"accept": accepted}))
-        asked = _parse(await read_body(request, MAX_BODY_BYTES), signer.max_ttl)
+        if media_type(request) != JSON:
+            return _not_json()
+        asked = _parse(await _read(request), signer.max_ttl)
         types = _types(asked, key)
         ttl = min(DEFAULT_TTL, signer.max_ttl) if asked.ttl is None else asked.ttl
         return _answer({"token": signer.token(asked.user_id, types, ttl), "expiresIn": ttl})
@@ -64,7 +77,23 @@ def routes(settings: Settings) -> list[BaseRoute]:
         ticket = signer.ticket(identity)
         return _answer({"ticket": ticket, "expiresIn": TICKET_SECONDS, "url": settings.stream_url})
 
-    return [Route("/api/tokens", tokens, methods=["POST"]), Route("/api/tickets", tickets, methods=["POST"])]
+    async def revocations(request: Request) -> Response:
+        if not settings.auth_required:
+            return _not_here("Authentication is off: there are no tokens to revoke")
+        check_right(keys.check(bearer(request.headers)), REVOCATIONS)
+        if media_type(request) != JSON:
+            return _not_json()
+        asked = envelope.decode(_revocation_request, await _read(request), name="The request")
+        envelope.check_all([("", _user_problems(asked.user_id))])
+        milliseconds = time.time_ns() // 1_000_000
+        await hub.dispatch([Revocation(asked.user_id, milliseconds / 1000).event()])
+        return _answer({"userId": asked.user_id, "revokedBefore": rfc3339(milliseconds)}, 202)
+
+    return [
+        Route("/api/tokens", tokens, methods=["POST"]),
+        Route("/api/tickets", tickets, methods=["POST"]),
+        Route("/api/revocations", revocations, methods=["POST"]),
+    ]
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
@@ -74,16 +103,26 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
 
 @functools.cache
 def _mangum() -> Any:
+    from shared.wiring import make_hub
+
     settings = Settings.from_env(os.environ)
-    return to_lambda(create_app(routes(settings), settings))
+    return to_lambda(create_app(routes(make_hub(settings, stateless=True), settings), settings))
+
+
+async def _read(request: Request) -> bytes:
+    body = await read_body(request, MAX_BODY_BYTES)
+    envelope.check_json(body)
+    return body
+
+
+def _user_problems(user_id: str | None) -> list[tuple[str, str]]:
+    good = user_id is None or is_user_id(user_id)
+    return [] if good else [("/userId", "must be 1 to 256 characters without control characters")]
 
 
 def _parse(body: bytes, max_ttl: int) -> _TokenRequest:
-    envelope.check_json(body)
     asked = envelope.decode(_token_request, body, name="The request")
-    found = []
-    if asked.user_id is not None and not is_user_id(asked.user_id):
-        found.append(("/userId", "must be 1 to 256 characters without control characters"))
+    found = _user_problems(asked.user_id)
     if asked.types is not None and not 0 < len(asked.types) <= MAX_TYPES:
         found.append(("/types", f"must name 1 to {MAX_TYPES} types: leave it out to allow all"))
     for index, pattern in enumerate((asked.types or ())[:MAX_TYPES]):
@@ -109,5 +148,9 @@ def _not_here(detail: str) -> Response:
     return to_response(problem(501, detail))
 
 
-def _answer(content: dict[str, Any]) -> Response:
-    return Response(msgspec.json.encode(content), 200, _HEADERS)
+def _not_json() -> Response:
+    return to_response(problem(415, f"Send the request as {JSON}", headers={"accept": JSON}))
+
+
+def _answer(content: dict[str, Any], status: int = 200) -> Response:
+    return Response(msgspec.json.encode(content), status, _HEADERS)

@@ -15,7 +15,7 @@ from shared.record import Record
 from shared.ring import Ring
 from shared.sse import Format
 from shared.subscriber import Start, Stats, Subscriber
-from shared.transports.base import Log, Receipt, Tail, Transport
+from shared.transports.base import Handler, Log, Receipt, Tail, Transport
 
 HEARTBEAT_SLOTS = 16  # the turns of one interval: not all subscribers are written to at once
 
@@ -44,6 +44,7 @@ class Hub:
         self.draining = False
         self.published = 0
         self._log = transport if isinstance(transport, Log) else None
+        self._deliver: Handler = self.fanout.broadcast  # where the tail's items go
         self._readers: dict[str, int] = {}
         self._context: AbstractAsyncContextManager[Tail] | None = None
         self._tail: Tail | None = None
@@ -68,7 +69,7 @@ class Hub:
         for event, receipt in zip(events, receipts, strict=True):
             if receipt.positions is None and not receipt.duplicate:
                 for partition, part in self.partitions.route(event):
-                    self.fanout.broadcast(Record(part, partition, None))
+                    self._deliver(Record(part, partition, None))
         return receipts
 
     def subscribe(self, interest: Interest, start: Start, format: Format) -> "Subscription":
@@ -147,7 +148,7 @@ class Hub:
         """Make the tail read these partitions; return the heads that were read for the new ones."""
         async with self._opening:
             if self._context is None:
-                self._context = self.transport.on_message(self.fanout.broadcast)
+                self._context = self.transport.on_message(self._deliver)
                 self._tail = await self._context.__aenter__()
         assert self._tail is not None
         new = [name for name in partitions if name not in self.fanout.positions]

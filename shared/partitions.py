@@ -7,6 +7,7 @@ import msgspec
 
 from shared.event import Event
 from shared.filter import Interest
+from shared.rights import REVOCATIONS
 
 ALL = "all"
 
@@ -16,7 +17,7 @@ class Partitions(msgspec.Struct, frozen=True):
 
     With shards, an event with an audience goes to `<base>:u<hash(user) % shards>` alone, one copy a shard, each
     addressed to that shard's users; `<base>` holds what everyone may see. A function that serves one user then
-    reads two small streams instead of everybody's events.
+    reads two small streams instead of everybody's events. What is revoked has a partition that no subscriber needs.
     """
 
     types: frozenset[str] = frozenset()
@@ -24,7 +25,7 @@ class Partitions(msgspec.Struct, frozen=True):
 
     def route(self, event: Event) -> list[tuple[str, Event]]:
         """Return (partition, event as stored there) for each partition that the event belongs to."""
-        base = event.type if event.type in self.types else ALL
+        base = event.type if event.type in self.types or event.type == REVOCATIONS else ALL
         if not self.user_shards or event.user_ids is None:
             return [(base, event)]
         shards: dict[str, list[str]] = {}

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from typing import Literal
 
@@ -63,6 +64,7 @@ class Subscriber:
         "_until",
         "format",
         "interest",
+        "issued_at",
         "live",
         "partitions",
         "positions",
@@ -84,6 +86,7 @@ class Subscriber:
         self.partitions = partitions
         self.positions: dict[str, Position] = {}
         self.live = False
+        self.issued_at = math.inf  # when the token was, in s since 1970: earlier ones of its user may be revoked
         self.sink: Sink
         self._log = transport if isinstance(transport, Log) else None
         self._fanout = fanout

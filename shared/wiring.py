@@ -57,8 +57,13 @@ async def check(settings: Settings) -> None:
 
 
 def make_hub(settings: Settings, *, stateless: bool = False) -> Hub:
-    """Return a hub over that transport."""
-    return Hub(make_transport(settings, stateless=stateless), make_partitions(settings), heartbeat=settings.heartbeat)
+    """Return a hub over that transport, which heeds revocations where it asks for tokens."""
+    arguments = make_transport(settings, stateless=stateless), make_partitions(settings)
+    if settings.auth_required:
+        from shared.revocations import GuardedHub
+
+        return GuardedHub(*arguments, heartbeat=settings.heartbeat, keep=settings.retention)
+    return Hub(*arguments, heartbeat=settings.heartbeat)
 
 
 def make_partitions(settings: Settings) -> Partitions:

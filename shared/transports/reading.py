@@ -159,6 +159,7 @@ class _Reader:
             same = at.check == until.check
         if same:
             return await self.next_page()
+        self._forget(self._partition)  # the pages kept may be of the history that is lost, under the same numbers
         return [await self._restart(), *await self.next_page()]
 
     async def next_page(self) -> list[Record | Gap]:

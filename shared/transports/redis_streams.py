@@ -111,8 +111,8 @@ class RedisStreams:
 
     async def _places(self, partitions: Sequence[str], where: str) -> Cursor:
         calls: list[Call] = [(self.layout.keys(partition), [where]) for partition in partitions]
-        replies = await self._run(SEEK, calls)
-        return Cursor({name: parse_position(reply) for name, reply in zip(partitions, replies, strict=True)})
+        replies = await self._run(SEEK, calls)  # one for each: in a cluster they may be on several nodes
+        return Cursor({name: parse_position(place) for name, (place,) in zip(partitions, replies, strict=True)})
 
     async def _read_page(self, partition: str, after: Position, until: int) -> list[Record]:
         start, end = f"{after.epoch}-{after.offset + 1}", f"{after.epoch}-{until}"

@@ -120,10 +120,10 @@ class UpstashRest:
         await self.session.aclose()
 
     async def places(self, partitions: Sequence[str], where: str) -> Cursor:
-        """Return what the script `SEEK` finds for each partition."""
-        calls: list[Call] = [(self.layout.keys(partition), [where]) for partition in partitions]
-        replies = await self._run(SEEK, calls)
-        return Cursor({name: parse_position(reply) for name, reply in zip(partitions, replies, strict=True)})
+        """Return what the script `SEEK` finds for each partition; one command, since each is billed."""
+        call: Call = ([key for partition in partitions for key in self.layout.keys(partition)], [where])
+        (places,) = await self._run(SEEK, [call])
+        return Cursor({name: parse_position(place) for name, place in zip(partitions, places, strict=True)})
 
     async def read_after(self, places: Mapping[str, Position]) -> tuple[dict[str, Entries], bool]:
         """Return what the streams hold after these places, and whether there is more; one command."""

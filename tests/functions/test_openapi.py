@@ -52,7 +52,7 @@ def test_every_route_of_the_app_is_in_the_document_and_the_other_way_round() -> 
     hub, settings = Hub(MemoryLog()), Settings()
     routes = [
         route
-        for route in [*publish.routes(hub, settings), *tokens.routes(settings), *ops.routes(hub, settings)]
+        for route in [*publish.routes(hub, settings), *tokens.routes(hub, settings), *ops.routes(hub, settings)]
         if isinstance(route, Route)
     ]
     served = {(route.path, method) for route in routes for method in route.methods or () if method != "HEAD"}

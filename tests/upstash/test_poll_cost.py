@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from shared.cursor import Position
+from shared.cursor import Cursor, Position
 from shared.event import Event
 from shared.hub import Hub
 from shared.partitions import ALL, Partitions
 from shared.record import pack
+from shared.rights import REVOCATIONS
 from shared.transports.reading import chain
 from shared.transports.redis_layout import APPEND, SEEK, Arguments
 from shared.transports.upstash import UpstashRest
@@ -55,7 +56,7 @@ class Ledger:
             return [["1", str(self.length), check(self.length), "0", 0]]
         if command[0] == "EVALSHA":
             assert command[1] == SEEK.sha
-            return ["1", str(self.length), check(self.length), "0"]
+            return [["1", str(self.length), check(self.length), "0"]] * (int(command[2]) // 2)
         assert command[0] == "XREAD"
         after = int(str(command[-1]).partition("-")[2])
         entries = [entry(number) for number in range(after + 1, self.length + 1)]
@@ -93,6 +94,17 @@ async def test_an_idle_hour_with_a_subscriber_costs_the_720_commands_that_are_pr
         await asyncio.sleep(HOUR)
     assert 690 <= ledger.commands.total() <= 720
     assert 55 <= ledger.commands["EVALSHA"] <= 60, "the heads are looked at once a minute, instead of a poll"
+
+
+@virtual_time
+async def test_further_partitions_cost_an_idle_hour_nothing_more() -> None:
+    log, ledger = make_log()
+    places = {name: Position(1, 0) for name in (ALL, f"{ALL}:u3", REVOCATIONS)}
+    async with tailing(log, Cursor(places)):
+        await asyncio.sleep(60)
+        ledger.commands.clear()
+        await asyncio.sleep(HOUR)
+    assert 690 <= ledger.commands.total() <= 720
 
 
 @virtual_time

@@ -1,41 +1,46 @@
--- Find a place in one partition, and start its log where there is none yet.
+-- Find a place in a partition, and start its log where there is none yet.
 --
--- KEYS  1 the stream, 2 its meta hash
+-- KEYS  1 the stream, 2 its meta hash, and the same of further partitions (where one node holds them all)
 -- ARGV  1 'head', or the time in ms: the place before the first record at or after it (0: before the oldest kept)
--- Returns {epoch, offset, check ('' where unknown), time in ms}. Where no record is before the place, the time is that
+-- Returns for each partition {epoch, offset, check ('' where unknown), time in ms}. Where no record is before the place, the time is that
 -- of the log's start or of its oldest record: what other partitions hold from then on may be unseen.
 
-local stream, meta = KEYS[1], KEYS[2]
-local epoch, seq, check, time = unpack(redis.call('HMGET', meta, 'epoch', 'seq', 'check', 'time'))
-if not epoch then
-  -- The reader's cursor needs an identity to hold on to, also while nothing was published yet.
-  local clock = redis.call('TIME')
-  epoch, seq, check = string.format('%.0f', clock[1] * 1000 + math.floor(clock[2] / 1000)), '0', ''
-  time = epoch
-  redis.call('UNLINK', stream)
-  redis.call('HSET', meta, 'epoch', epoch, 'seq', seq, 'check', check, 'time', time, 'trim_at', '0')
-end
-local first = ARGV[1] ~= 'head' and redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
-if not first then return {epoch, seq, check, time} end
-
-local wanted = tonumber(ARGV[1])
-local low, high = tonumber(string.match(first[1], '-(%d+)$')), tonumber(seq) + 1
-local function entry_at(offset)
-  local id = epoch .. '-' .. string.format('%.0f', offset)
-  return redis.call('XRANGE', stream, id, id)[1]
-end
-while low < high do
-  local middle = math.floor((low + high) / 2)
-  local entry = entry_at(middle)
-  if not entry or tonumber(string.sub(entry[2][2], 9, 21)) < wanted then
-    low = middle + 1
-  else
-    high = middle
+local function seek(stream, meta)
+  local epoch, seq, check, time = unpack(redis.call('HMGET', meta, 'epoch', 'seq', 'check', 'time'))
+  if not epoch then
+    -- The reader's cursor needs an identity to hold on to, also while nothing was published yet.
+    local clock = redis.call('TIME')
+    epoch, seq, check = string.format('%.0f', clock[1] * 1000 + math.floor(clock[2] / 1000)), '0', ''
+    time = epoch
+    redis.call('UNLINK', stream)
+    redis.call('HSET', meta, 'epoch', epoch, 'seq', seq, 'check', check, 'time', time, 'trim_at', '0')
   end
+  local first = ARGV[1] ~= 'head' and redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
+  if not first then return {epoch, seq, check, time} end
+
+  local wanted = tonumber(ARGV[1])
+  local low, high = tonumber(string.match(first[1], '-(%d+)$')), tonumber(seq) + 1
+  local function entry_at(offset)
+    local id = epoch .. '-' .. string.format('%.0f', offset)
+    return redis.call('XRANGE', stream, id, id)[1]
+  end
+  while low < high do
+    local middle = math.floor((low + high) / 2)
+    local entry = entry_at(middle)
+    if not entry or tonumber(string.sub(entry[2][2], 9, 21)) < wanted then
+      low = middle + 1
+    else
+      high = middle
+    end
+  end
+  local offset = string.format('%.0f', low - 1)
+  local before = entry_at(low - 1)
+  if before then
+    return {epoch, offset, string.sub(before[2][2], 1, 8), string.sub(before[2][2], 9, 21)}
+  end
+  return {epoch, offset, '', string.sub(first[2][2], 9, 21)}
 end
-local offset = string.format('%.0f', low - 1)
-local before = entry_at(low - 1)
-if before then
-  return {epoch, offset, string.sub(before[2][2], 1, 8), string.sub(before[2][2], 9, 21)}
-end
-return {epoch, offset, '', string.sub(first[2][2], 9, 21)}
+
+local places = {}
+for i = 1, #KEYS, 2 do places[#places + 1] = seek(KEYS[i], KEYS[i + 1]) end
+return places
