@@ -53,11 +53,11 @@ def main() -> int:
     try:
         settings = Settings.from_env(os.environ)
         asyncio.run(check(settings))
+        hub = make_hub(settings)
     except SettingsError as error:
         print(f"tidemark: {error}", file=sys.stderr)
         return 2
     _warn(settings)
-    hub = make_hub(settings)
     authentication = "required" if settings.auth_required else "off"
     banner = f"Tidemark on {{url}} (transport: {settings.transport}, authentication: {authentication})"
     serve(app(hub, settings), settings.host, settings.port, hub.drain, hub.aclose, banner)

@@ -95,12 +95,13 @@ def _problems(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         return
     if len(values) > MAX_ATTRIBUTES:
         yield "", f"has more than {MAX_ATTRIBUTES} attributes"
-    yield from _attribute_problems(values)
+    yield from attribute_problems(values)
     for pointer, problem in rules.problems(values["type"], values["id"], _audience(values)):
         yield f"/{AUDIENCE}" if pointer.startswith("/userIds") else pointer, problem
 
 
-def _attribute_problems(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def attribute_problems(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield (JSON pointer, what is wrong) for every rule that these context attributes break."""
     for name, value in values.items():
         if name == "data" or not _NAME.fullmatch(name):
             # `data` as a header would stand beside the body's data in what subscribers get.

@@ -9,14 +9,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Self
 
-from shared.endpoints import database_urls, jwks_url, key_prefix, redis_urls, schema_name, stream_url
+from shared.endpoints import (
+    aws_region,
+    database_urls,
+    dead_letter_queue,
+    event_bus,
+    event_source,
+    jwks_url,
+    key_prefix,
+    redis_urls,
+    schema_name,
+    stream_url,
+)
 from shared.errors import SettingsError
 from shared.event import RESERVED_TYPES
 from shared.rights import RIGHTS, TYPE_OR_PATTERN, PublishKey, Types
 from shared.variables import choice, defined, duration, integer, items, lifetime, split_url
 
-TransportName = Literal["memory", "redis", "redis-pubsub", "postgres"]
-TRANSPORTS: tuple[TransportName, ...] = ("memory", "redis", "redis-pubsub", "postgres")
+TransportName = Literal["memory", "redis", "redis-pubsub", "postgres", "eventbridge"]
+TRANSPORTS: tuple[TransportName, ...] = ("memory", "redis", "redis-pubsub", "postgres", "eventbridge")
 
 MEMORY_MAX_EVENTS = 100_000  # a partition, where nothing is set: a forgotten local process must not fill the memory
 LAMBDA_STREAM_SECONDS = 300.0  # Lambda does not see a client leave: the lifetime bounds what that costs
@@ -36,6 +47,10 @@ class Settings:
     rest_token: str | None = field(default=None, repr=False)
     database_url: str | None = field(default=None, repr=False)
     database_pooled_url: str | None = field(default=None, repr=False)
+    event_bus: str | None = None
+    event_source: str = "tidemark"
+    aws_region: str | None = None
+    dead_letter_queue: str | None = None
     poll_min: float = 0.25
     poll_max: float = 5.0
     auth_required: bool = False
@@ -90,6 +105,10 @@ class Settings:
             rest_token=rest_token,
             database_url=database_url,
             database_pooled_url=database_pooled_url,
+            event_bus=event_bus(env) if transport == "eventbridge" else None,
+            event_source=event_source(env),
+            aws_region=aws_region(env, needed=transport == "eventbridge"),
+            dead_letter_queue=dead_letter_queue(env),
             poll_min=poll_min,
             poll_max=duration(env, "REALTIME_POLL_MAX", max(5.0, poll_min), poll_min, 300.0),
             auth_required=required,

@@ -1,4 +1,4 @@
-"""Where the stores and the key set are: addresses from the environment, checked; raises SettingsError."""
+"""Where the stores, the event bus and the key set are: addresses from the environment, checked; raises SettingsError."""
 
 import re
 from collections.abc import Mapping
@@ -103,6 +103,49 @@ def stream_url(env: Mapping[str, str]) -> str:
                 "REALTIME_STREAM_URL", "must be an https:// URL without a query (http:// only for this machine)"
             )
     return url
+
+
+_BUS_NAME = r"[A-Za-z0-9._/-]{1,256}"
+_BUS_ARN = re.compile(rf"arn:aws[a-z-]*:events:([a-z0-9-]+):[0-9]{{12}}:event-bus/{_BUS_NAME}", re.ASCII)
+
+
+def event_bus(env: Mapping[str, str]) -> str:
+    """Return the name or the ARN of the bus that events are put on."""
+    return matching(env, "REALTIME_EVENT_BUS", rf"{_BUS_NAME}|{_BUS_ARN.pattern}", "default")
+
+
+def event_source(env: Mapping[str, str]) -> str:
+    """Return the `source` by which a rule knows our events on the bus."""
+    source = matching(env, "REALTIME_EVENT_SOURCE", r"[A-Za-z0-9._/-]{1,256}", "tidemark")
+    if source.startswith("aws."):
+        raise SettingsError("REALTIME_EVENT_SOURCE", "must not start with 'aws.': EventBridge keeps it for AWS itself")
+    return source
+
+
+def aws_region(env: Mapping[str, str], *, needed: bool) -> str | None:
+    """Return the region of the bus: of its ARN, else the one that this process runs in."""
+    arn = _BUS_ARN.fullmatch(env.get("REALTIME_EVENT_BUS", ""))
+    if arn is not None:  # PutEvents goes to the region of the bus, wherever it is sent from
+        return arn[1]
+    name = "AWS_REGION" if "AWS_REGION" in env else "AWS_DEFAULT_REGION"
+    if name in env:
+        return matching(env, name, r"[a-z0-9-]{1,32}", "")
+    if needed:
+        raise SettingsError("AWS_REGION", "is not set: EventBridge needs the region of the bus, such as eu-central-1")
+    return None
+
+
+def dead_letter_queue(env: Mapping[str, str]) -> str | None:
+    """Return the URL of the SQS queue for events that can never be appended, None where there is none."""
+    name = "REALTIME_DEAD_LETTER_QUEUE"
+    if name not in env:
+        return None
+    parts = split_url(env, name)
+    if not parts.hostname or not parts.path.strip("/") or parts.scheme not in ("https", "http"):
+        raise SettingsError(
+            name, "must be the URL of an SQS queue, https://sqs.<region>.amazonaws.com/<account>/<name>"
+        )
+    return env[name]
 
 
 def jwks_url(env: Mapping[str, str]) -> str | None:

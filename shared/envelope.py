@@ -128,13 +128,13 @@ _checker = json.JSONDecoder(
 )
 # Possessive, and with an end that may be missing: it never fails and never goes back, so that a text made of escaped
 # quotes costs one pass and not its length squared.
-_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
+STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 _NO_BRACKET = bytes(set(range(256)) - set(b"[]{}"))
 
 
 def _depth(body: bytes) -> int:
     depth = deepest = 0
-    for byte in _STRING.sub(b"", body).translate(None, _NO_BRACKET):
+    for byte in STRING.sub(b"", body).translate(None, _NO_BRACKET):
         if byte in b"[{":
             depth += 1
             deepest = max(deepest, depth)

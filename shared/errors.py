@@ -61,12 +61,16 @@ class Forbidden(TidemarkError):
 
 
 class Unavailable(TidemarkError):
-    """Something that the answer depends on cannot be reached now; `retry_after` is in seconds."""
+    """Something that the answer depends on cannot be reached now; `retry_after` is in seconds.
 
-    def __init__(self, detail: str, retry_after: int = 1) -> None:
+    `errors` pairs a JSON pointer with what became of the part there, where it is known of each part.
+    """
+
+    def __init__(self, detail: str, retry_after: int = 1, errors: Sequence[tuple[str, str]] = ()) -> None:
         super().__init__(detail)
         self.detail = detail
         self.retry_after = retry_after
+        self.errors = tuple(errors)
 
 
 class TransportUnavailable(Unavailable):

@@ -59,6 +59,6 @@ def from_error(error: TidemarkError) -> Problem:
             challenge = 'Bearer realm="tidemark", error="insufficient_scope"'
             return problem(403, error.detail, headers={"www-authenticate": challenge})
         case Unavailable():
-            return problem(503, error.detail, headers={"retry-after": str(error.retry_after)})
+            return problem(503, error.detail, error.errors, headers={"retry-after": str(error.retry_after)})
         case _:
             return problem(500, "The server failed; the log of the server says why")

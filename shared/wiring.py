@@ -1,6 +1,7 @@
 """Settings → transport → hub: the only module that imports adapters, each only where it is used."""
 
 from shared.config import Settings
+from shared.errors import SettingsError
 from shared.hub import Hub
 from shared.partitions import Partitions
 from shared.transports.base import Retention, Transport
@@ -11,7 +12,7 @@ def make_transport(settings: Settings, *, stateless: bool = False) -> Transport:
 
     `stateless` is a function that answers one request and may be frozen after it: where Redis can be reached over
     REST too, or Postgres through a pooler, it takes that. Whoever lives longer connects directly. Both ways lead to
-    the same log.
+    the same log. Raises SettingsError where the transport is not for such a process.
     """
     partitions = make_partitions(settings)
     retention = Retention(settings.retention, settings.max_events, settings.idempotency_window)
@@ -32,6 +33,17 @@ def make_transport(settings: Settings, *, stateless: bool = False) -> Transport:
         return PostgresLog(
             url or settings.database_url, settings.prefix, partitions, retention, listen_url=settings.database_url
         )
+    if settings.transport == "eventbridge":
+        from shared.transports.eventbridge import EventBridge
+
+        if not stateless:  # a stream would be open, and never hear of anything
+            raise SettingsError(
+                "REALTIME_TRANSPORT",
+                "eventbridge is for functions that publish: a process with streams names the log that"
+                " functions/receive.py writes, such as redis or postgres",
+            )
+        assert settings.event_bus is not None
+        return EventBridge(settings.event_bus, settings.event_source, settings.aws_region)
     if settings.rest_url is not None and (stateless or settings.redis_url is None):
         from shared.transports.upstash import UpstashRest
 

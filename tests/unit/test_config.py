@@ -27,6 +27,9 @@ LIMITED = (
     PublishKey("b:c", Types(frozenset({"u"})), frozenset()),
 )
 MINTING = PublishKey("a", Types(), frozenset({TOKENS}))
+BUS = {"REALTIME_TRANSPORT": "eventbridge", "REALTIME_AUTH": "none", "AWS_REGION": "eu-west-1"}
+BUS_ARN = "arn:aws:events:us-east-2:123456789012:event-bus/events"
+QUEUE = "https://sqs.eu-west-1.amazonaws.com/123456789012/dead"
 
 Env = Mapping[str, str]
 
@@ -42,6 +45,14 @@ GOOD: list[tuple[str, str, Env, str, Any]] = [
     ("UPSTASH_REDIS_REST_URL", "https://h.example/", UPSTASH, "rest_url", "https://h.example"),
     ("UPSTASH_REDIS_REST_URL", "http://127.0.0.1:8080", UPSTASH, "rest_url", "http://127.0.0.1:8080"),
     ("UPSTASH_REDIS_REST_TOKEN", "tok", UPSTASH, "rest_token", "tok"),
+    ("REALTIME_TRANSPORT", "eventbridge", BUS, "event_bus", "default"),
+    ("REALTIME_EVENT_BUS", "app-events", BUS, "event_bus", "app-events"),
+    ("REALTIME_EVENT_BUS", BUS_ARN, BUS, "event_bus", BUS_ARN),
+    ("REALTIME_EVENT_BUS", BUS_ARN, BUS, "aws_region", "us-east-2"),
+    ("REALTIME_EVENT_SOURCE", "my.app", {}, "event_source", "my.app"),
+    ("REALTIME_DEAD_LETTER_QUEUE", QUEUE, {}, "dead_letter_queue", QUEUE),
+    ("AWS_REGION", "eu-west-1", {"AWS_DEFAULT_REGION": "us-east-1"}, "aws_region", "eu-west-1"),
+    ("AWS_DEFAULT_REGION", "us-east-1", {}, "aws_region", "us-east-1"),
     ("REALTIME_POLL_MIN", "500ms", {}, "poll_min", 0.5),
     ("REALTIME_POLL_MAX", "10s", {}, "poll_max", 10.0),
     ("REALTIME_PREFIX", "app.v2-x_y", {}, "prefix", "app.v2-x_y"),
@@ -102,6 +113,13 @@ BAD: list[tuple[str, str, Env]] = [
     ("REDIS_TOKEN", "hunter2 \x01", {**REDIS, "REDIS_URL": "https://h.example"}),
     ("UPSTASH_REDIS_REST_URL", "http://hunter2.example", UPSTASH),
     ("UPSTASH_REDIS_REST_TOKEN", "", UPSTASH),
+    ("REALTIME_EVENT_BUS", "hunter2:bus", BUS),
+    ("REALTIME_EVENT_SOURCE", "aws.hunter2", {}),
+    ("REALTIME_EVENT_SOURCE", "two words", {}),
+    ("REALTIME_DEAD_LETTER_QUEUE", "hunter2", {}),
+    ("AWS_REGION", "", BUS),
+    ("AWS_REGION", "hunter2!", BUS),
+    ("AWS_DEFAULT_REGION", "hunter2!", {}),
     ("REALTIME_POLL_MIN", "0", {}),
     ("REALTIME_POLL_MAX", "100ms", {}),
     ("REALTIME_PREFIX", "a:b", {}),
