@@ -2,7 +2,6 @@
 
 import asyncio
 import functools
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from functions.web import create_app, to_lambda, to_response
+from functions.on_lambda import HttpFunction
+from functions.web import to_response
 from shared.config import Settings
 from shared.errors import Unavailable
 from shared.hub import Hub
@@ -52,15 +52,12 @@ def routes(hub: Hub, settings: Settings) -> list[BaseRoute]:
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     """AWS Lambda: API Gateway and function URL events."""
-    return _mangum()(event, context)  # type: ignore[no-any-return]
+    return _mangum()(event, context)
 
 
 @functools.cache
-def _mangum() -> Any:
-    from shared.wiring import make_hub
-
-    settings = Settings.from_env(os.environ)
-    return to_lambda(create_app(routes(make_hub(settings, stateless=True), settings), settings))
+def _mangum() -> HttpFunction:
+    return HttpFunction(routes)
 
 
 async def _reasons(hub: Hub) -> list[str]:

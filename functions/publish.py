@@ -1,7 +1,6 @@
 """POST /api/publish: events in, receipts out. `handler` is the Lambda entry, `create_app` the ASGI app."""
 
 import functools
-import os
 from typing import Any
 
 import msgspec
@@ -9,7 +8,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from functions.web import create_app, media_type, read_body, to_lambda, to_response
+from functions.on_lambda import HttpFunction
+from functions.web import media_type, read_body, to_response
 from shared import cloudevents, envelope
 from shared.auth import PublishKeys, bearer, check_types
 from shared.config import Settings
@@ -41,15 +41,12 @@ def routes(hub: Hub, settings: Settings) -> list[BaseRoute]:
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     """AWS Lambda: API Gateway and function URL events."""
-    return _mangum()(event, context)  # type: ignore[no-any-return]
+    return _mangum()(event, context)
 
 
 @functools.cache
-def _mangum() -> Any:
-    from shared.wiring import make_hub
-
-    settings = Settings.from_env(os.environ)
-    return to_lambda(create_app(routes(make_hub(settings, stateless=True), settings), settings))
+def _mangum() -> HttpFunction:
+    return HttpFunction(routes)
 
 
 _JSON_TYPES = ("application/json", cloudevents.STRUCTURED, cloudevents.BATCHED)

@@ -1,4 +1,4 @@
-"""Events that can never be appended: kept in an SQS queue, each with the reason, for somebody to look at and redrive."""
+"""Events that can never be appended, kept in an SQS queue with the reason, for somebody to look at."""
 
 import json
 import logging

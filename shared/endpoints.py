@@ -1,4 +1,4 @@
-"""Where the stores, the event bus and the key set are: addresses from the environment, checked; raises SettingsError."""
+"""Where the stores, the bus and the key set are: addresses from the environment, checked; raises SettingsError."""
 
 import re
 from collections.abc import Mapping

@@ -18,7 +18,7 @@ from shared.transports.base import Handler, Receipt
 
 MAX_ENTRIES = 10  # of one PutEvents
 MAX_REQUEST_BYTES = 1024 * 1024 - 1
-"""Of all entries of one PutEvents: "less than 1MB" (API reference of EventBridge, as of botocore 1.44; 256 KB before)."""
+"""Of all entries of one PutEvents: less than 1 MB (EventBridge API reference, PutEvents; before 2026 it was 256 KB)."""
 
 ROUNDS = 4  # an entry that the bus could not take is sent so often in all
 RETRYABLE = frozenset({"InternalFailure", "InternalException", "ThrottlingException", "ServiceUnavailable"})

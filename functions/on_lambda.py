@@ -1,0 +1,39 @@
+"""The short HTTP functions on AWS Lambda, by way of Mangum."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from starlette.routing import BaseRoute
+
+from functions.warm import Warm
+from functions.web import create_app, to_lambda
+from shared.config import Settings
+from shared.hub import Hub
+from shared.wiring import make_hub
+
+
+class HttpFunction:
+    """The handler for API Gateway's and function URLs' events, by way of these routes.
+
+    Mangum runs each invocation on one and the same event loop, so that connections stay open from one to the next.
+    """
+
+    def __init__(self, routes: Callable[[Hub, Settings], Sequence[BaseRoute]]) -> None:
+        self._routes = routes
+        self._warm = Warm(self._make, _close)
+
+    def __call__(self, event: dict[str, Any], context: Any) -> dict[str, Any]:
+        """Answer one HTTP request."""
+        answer: dict[str, Any] = self._warm.current()[1](event, context)
+        if answer["statusCode"] == 503:  # perhaps the store has another password by now
+            self._warm.doubt()
+        return answer
+
+    def _make(self, settings: Settings) -> tuple[Hub, Any]:
+        hub = make_hub(settings, stateless=True)
+        return hub, to_lambda(create_app(self._routes(hub, settings), settings))
+
+
+def _close(made: tuple[Hub, Any]) -> None:
+    asyncio.get_event_loop().run_until_complete(made[0].aclose())  # between two invocations, on Mangum's loop

@@ -1,0 +1,133 @@
+"""EventBridge → log: the target of the bus's rule. `handler` is the Lambda entry.
+
+EventBridge delivers at least once, so the same bus event may come again: its id, or the one that its publisher gave
+it, appends it once. What no later delivery could mend goes to the dead-letter queue with the reason. What may be mended
+by waiting is raised: Lambda tries an asynchronous invocation again, and hands it to its own dead letters in the end.
+
+The handler also takes SQS events: dead letters that were moved to the redrive queue, in the forms that they have: as
+they came, or as Lambda wraps an invocation that failed.
+"""
+
+import asyncio
+import functools
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from functions.warm import Warm
+from shared import bus
+from shared.config import Settings
+from shared.dead_letters import DeadLetters
+from shared.errors import ContentTooLarge, InvalidRequest, SettingsError, Unavailable
+from shared.event import Event
+from shared.hub import Hub
+from shared.wiring import make_hub
+
+logger = logging.getLogger(__name__)
+
+Payload = Mapping[str, Any]
+
+
+def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
+    """AWS Lambda: one bus event, or a batch of an SQS queue. Raises Unavailable: try again."""
+    return _function()(event)
+
+
+class Receiver:
+    """Appends what comes by the bus; `dead_letters` is None where nobody keeps what cannot be appended."""
+
+    def __init__(self, hub: Hub, source: str, dead_letters: DeadLetters | None) -> None:
+        self.hub = hub
+        self._source = source
+        self._dead_letters = dead_letters
+
+    async def receive(self, payload: Any) -> list[dict[str, Any]]:
+        """Append the events of one bus event; return their receipts, none where it is a dead letter.
+
+        Raises Unavailable where the log or the dead-letter queue cannot be reached, and InvalidRequest where there
+        is no dead-letter queue.
+        """
+        try:
+            events = self._events(payload)
+        except InvalidRequest as error:
+            if self._dead_letters is None:
+                raise
+            code = "TooLarge" if isinstance(error, ContentTooLarge) else "Invalid"
+            await asyncio.to_thread(self._dead_letters.put, payload, code, str(error))
+            return []
+        receipts = await self.hub.dispatch(events)
+        return [{"id": receipt.id, "duplicate": receipt.duplicate} for receipt in receipts]
+
+    async def redrive(self, records: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+        """Append what is in the messages of an SQS queue; name those that are to come again."""
+        failed = []
+        for record in records:
+            try:
+                await self.receive(_unwrap(record["body"]))
+            except Unavailable as error:
+                logger.warning("message %s stays in the queue: %s", record["messageId"], error.detail)
+                failed.append({"itemIdentifier": record["messageId"]})
+        return failed
+
+    def _events(self, payload: Any) -> list[Event]:
+        if not isinstance(payload, Mapping) or not isinstance(payload.get("source"), str):
+            raise InvalidRequest("This is no event of EventBridge's: it has no source")
+        if payload["source"] == self._source:
+            return [bus.from_payload(payload)]
+        raise InvalidRequest("No rule says what to make of events of this source")
+
+
+class _Function:
+    """The receiver of this execution environment, on an event loop that lives as long."""
+
+    def __init__(self) -> None:
+        self._runner = asyncio.Runner()
+        self._warm = Warm(_make, self._close)
+
+    def __call__(self, event: dict[str, Any]) -> dict[str, Any]:
+        receiver = self._warm.current()
+        try:
+            if "Records" in event:
+                failed = self._runner.run(receiver.redrive(event["Records"]))
+                if failed:
+                    self._warm.doubt()
+                return {"batchItemFailures": failed}
+            return {"events": self._runner.run(receiver.receive(event))}
+        except Unavailable:
+            self._warm.doubt()
+            raise
+
+    def _close(self, receiver: Receiver) -> None:
+        self._runner.run(receiver.hub.aclose())
+
+
+@functools.cache
+def _function() -> _Function:
+    return _Function()
+
+
+def _make(settings: Settings) -> Receiver:
+    if settings.transport in ("memory", "eventbridge"):
+        raise SettingsError(
+            "REALTIME_TRANSPORT",
+            f"must name the log to append to, such as redis or postgres: {settings.transport} would lose what comes",
+        )
+    queue = settings.dead_letter_queue
+    if queue is None:
+        logger.warning("REALTIME_DEAD_LETTER_QUEUE is not set: events that cannot be appended fail, again and again")
+    return Receiver(
+        make_hub(settings, stateless=True), settings.event_source, None if queue is None else DeadLetters(queue)
+    )
+
+
+def _unwrap(body: str) -> Any:
+    """Return the bus event in a dead letter."""
+    try:
+        payload = msgspec.json.decode(body)
+    except msgspec.DecodeError:
+        return body
+    if isinstance(payload, dict) and "requestPayload" in payload:
+        return payload["requestPayload"]  # Lambda's record of an asynchronous invocation that failed
+    return payload
