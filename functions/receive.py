@@ -18,6 +18,7 @@ import msgspec
 
 from functions.warm import Warm
 from shared import bus
+from shared.bus_rules import BusRules
 from shared.config import Settings
 from shared.dead_letters import DeadLetters
 from shared.errors import ContentTooLarge, InvalidRequest, SettingsError, Unavailable
@@ -38,13 +39,14 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
 class Receiver:
     """Appends what comes by the bus; `dead_letters` is None where nobody keeps what cannot be appended."""
 
-    def __init__(self, hub: Hub, source: str, dead_letters: DeadLetters | None) -> None:
+    def __init__(self, hub: Hub, source: str, rules: BusRules, dead_letters: DeadLetters | None) -> None:
         self.hub = hub
         self._source = source
+        self._rules = rules
         self._dead_letters = dead_letters
 
     async def receive(self, payload: Any) -> list[dict[str, Any]]:
-        """Append the events of one bus event; return their receipts, none where it is a dead letter.
+        """Append the events of one bus event; return their receipts, none where no rule counts or it is a dead letter.
 
         Raises Unavailable where the log or the dead-letter queue cannot be reached, and InvalidRequest where there
         is no dead-letter queue.
@@ -56,6 +58,8 @@ class Receiver:
                 raise
             code = "TooLarge" if isinstance(error, ContentTooLarge) else "Invalid"
             await asyncio.to_thread(self._dead_letters.put, payload, code, str(error))
+            return []
+        if not events:
             return []
         receipts = await self.hub.dispatch(events)
         return [{"id": receipt.id, "duplicate": receipt.duplicate} for receipt in receipts]
@@ -76,7 +80,7 @@ class Receiver:
             raise InvalidRequest("This is no event of EventBridge's: it has no source")
         if payload["source"] == self._source:
             return [bus.from_payload(payload)]
-        raise InvalidRequest("No rule says what to make of events of this source")
+        return self._rules.events(payload)
 
 
 class _Function:
@@ -117,9 +121,9 @@ def _make(settings: Settings) -> Receiver:
     queue = settings.dead_letter_queue
     if queue is None:
         logger.warning("REALTIME_DEAD_LETTER_QUEUE is not set: events that cannot be appended fail, again and again")
-    return Receiver(
-        make_hub(settings, stateless=True), settings.event_source, None if queue is None else DeadLetters(queue)
-    )
+    rules = BusRules.read(settings.config_file)
+    dead_letters = None if queue is None else DeadLetters(queue)
+    return Receiver(make_hub(settings, stateless=True), settings.event_source, rules, dead_letters)
 
 
 def _unwrap(body: str) -> Any:

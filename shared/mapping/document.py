@@ -15,6 +15,7 @@ MAX_TOLD_KEY = 64  # characters of one key
 
 DEFAULT_FILE = FilePath(__file__).parents[2] / "realtime.toml"  # beside shared/ and functions/
 VARIABLE = "REALTIME_CONFIG"
+SECTIONS = ("sources", "eventbridge")  # the tables at the top; each is read by the function that it is for
 
 
 def open_document(config_file: str | None) -> "Document | None":
@@ -35,7 +36,7 @@ def open_document(config_file: str | None) -> "Document | None":
 
 
 class Document:
-    """A document by its name; `root` is the table to read, and `finish` the last call."""
+    """A document by its name; `section` gives the tables to read, and `finish` is the last call."""
 
     def __init__(self, name: str, text: str) -> None:
         """Parse; raises SettingsError where the text is not TOML."""
@@ -50,6 +51,13 @@ class Document:
             raise SettingsError(name, "is not valid TOML: nested too deeply") from None
         self.root = Table(self, (), content)
         self._lines: dict[Path, int] | None = None
+
+    def section(self, name: str) -> "Table | None":
+        """Return one of SECTIONS, None where it is not there; what is none of them is noted."""
+        for known in SECTIONS:
+            self.root.value(known)
+        self.root.finish()
+        return self.root.table(name)
 
     def line(self, path: Path) -> int:
         """Return the line of a key, or of what it is missing in."""

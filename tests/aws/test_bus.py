@@ -1,0 +1,173 @@
+"""REALTIME_TRANSPORT=eventbridge: what is published is on the bus, all of it, or the answer says what is not."""
+
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from shared import aws, bus
+from shared.backoff import Backoff
+from shared.config import Settings
+from shared.errors import ContentTooLarge, SettingsError, TransportUnavailable
+from shared.event import Event
+from shared.filter import Interest
+from shared.hub import Hub
+from shared.query import parse_query
+from shared.sse import DATA
+from shared.transports import eventbridge
+from shared.transports.eventbridge import MAX_REQUEST_BYTES, EventBridge, batches, size_of
+from shared.wiring import make_transport
+from tests.aws.conftest import REGION, Queue
+
+
+def event(number: int, data: bytes = b'{"a": 1.0}', **more: Any) -> Event:
+    return Event(f"id-{number}", "task-updated", data, **more)
+
+
+class Flaky:
+    """A client that refuses some entries some of the time, and passes everything else on."""
+
+    def __init__(self, refusals: Mapping[str, Sequence[str]], raising: Sequence[int] = ()) -> None:
+        self._client = aws.client("events")
+        self._refusals = {id: list(codes) for id, codes in refusals.items()}
+        self._raising = set(raising)
+        self.calls: list[list[str]] = []
+
+    def put_events(self, Entries: list[dict[str, str]]) -> dict[str, Any]:  # noqa: N803 — boto3's own name
+        ids = [json.loads(entry["Detail"])["id"] for entry in Entries]
+        self.calls.append(ids)
+        if len(self.calls) in self._raising:
+            self._client.describe_event_bus(Name="no-such-bus")  # raises
+        codes = [self._refusals[id].pop(0) if self._refusals.get(id) else None for id in ids]
+        taken = [entry for entry, code in zip(Entries, codes, strict=True) if code is None]
+        results = iter(self._client.put_events(Entries=taken)["Entries"] if taken else ())
+        return {
+            "FailedEntryCount": sum(code is not None for code in codes),
+            "Entries": [next(results) if code is None else {"ErrorCode": code} for code in codes],
+        }
+
+
+@pytest.fixture
+def transport() -> EventBridge:
+    return EventBridge("events", "tidemark", REGION)
+
+
+@pytest.fixture(autouse=True)
+def no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Backoff, "next", lambda _: 0.0)
+
+
+async def test_a_batch_larger_than_a_request_is_all_on_the_bus_with_its_data_untouched(
+    transport: EventBridge, target: Queue
+) -> None:
+    data = [b'{"id": %d, "n": 1.0, "big": 123456789012345678901234567890, "e": "\\u00e9"}' % n for n in range(25)]
+    receipts = await transport.publish([event(n, data[n], user_ids=("u1", "ü")) for n in range(25)])
+    assert [receipt.id for receipt in receipts] == [f"id-{n}" for n in range(25)]
+    assert all(receipt.positions is None and not receipt.duplicate for receipt in receipts)
+    handed = target.bodies()
+    assert {(payload["source"], payload["detail-type"]) for payload in handed} == {("tidemark", "task-updated")}
+    arrived = {received.id: received for received in map(bus.from_payload, handed)}
+    assert {id: received.data for id, received in arrived.items()} == {f"id-{n}": data[n] for n in range(25)}
+    assert all(received.user_ids == ("u1", "ü") for received in arrived.values())
+
+
+def test_other_rules_can_match_the_data_unless_the_bus_might_refuse_its_numbers() -> None:
+    def matchable(data: bytes) -> Any:
+        return json.loads(bus.to_detail(event(1, data))).get("data", "absent")
+
+    assert matchable(b'{"state": "paid", "n": 12, "text": "1e5 and 1.5 and \\" 99999999999999999999"}')["n"] == 12
+    assert matchable(b"[1, -2, true]") == [1, -2, True]
+    for odd in (b'{"n": 1.0}', b"[1e5]", b"[1E5]", b"99999999999999999999", b'{"a": "\\\\", "n": 2.5}'):
+        assert matchable(odd) == "absent", odd
+    assert matchable(b'"' + b"x" * bus.MATCHABLE_BYTES + b'"') == "absent"
+
+
+def test_an_entry_is_measured_as_aws_does_and_no_request_is_too_large_or_has_too_many() -> None:
+    entry = {"Source": "s", "DetailType": "ü", "Detail": '{"a":"€"}', "EventBusName": "not counted"}
+    assert size_of(entry) == 1 + 2 + 11
+
+    def sizes(lengths: Sequence[int]) -> list[list[int]]:
+        entries = {n: {"Source": "", "DetailType": "", "Detail": "x" * size} for n, size in enumerate(lengths)}
+        return [[size_of(entry) for entry in batch.values()] for batch in batches(entries)]
+
+    half = (MAX_REQUEST_BYTES + 1) // 2
+    assert MAX_REQUEST_BYTES == 1024 * 1024 - 1, "less than 1 MB"
+    assert sizes([half, half - 1, 5]) == [[half, half - 1], [5]]
+    assert sizes([half, half]) == [[half], [half]]
+    assert [len(batch) for batch in sizes([1] * 21)] == [10, 10, 1]
+    assert sizes([]) == []
+
+
+async def test_an_event_that_the_bus_can_never_take_stops_the_batch_before_any_is_sent(
+    transport: EventBridge, target: Queue
+) -> None:
+    wide = event(1, attributes={"a": "x" * MAX_REQUEST_BYTES})
+    with pytest.raises(ContentTooLarge, match="less than 1 MB") as caught:
+        await transport.publish([event(0), wide])
+    assert [pointer for pointer, _ in caught.value.errors] == ["/1"]
+    assert target.bodies() == []
+
+
+async def test_what_the_bus_could_not_take_is_sent_again_and_nothing_else_is(
+    transport: EventBridge, target: Queue
+) -> None:
+    flaky = Flaky({"id-1": ["ThrottlingException"], "id-11": ["InternalFailure", "ThrottlingException"]})
+    transport._client = flaky
+    await transport.publish([event(n) for n in range(12)])
+    assert flaky.calls[2:] == [["id-1", "id-11"], ["id-11"]]
+    assert sorted(payload["detail"]["id"] for payload in target.bodies()) == sorted(f"id-{n}" for n in range(12))
+
+
+async def test_what_is_left_in_the_end_is_told_event_by_event(transport: EventBridge, target: Queue) -> None:
+    always = list(itertools.repeat("ThrottlingException", eventbridge.ROUNDS))
+    transport._client = flaky = Flaky({"id-3": always, "id-5": ["NotAuthorizedForSourceException"]})
+    with pytest.raises(TransportUnavailable, match="has not taken 2 of 7 events") as caught:
+        await transport.publish([event(n) for n in range(7)])
+    assert caught.value.errors == (("/3", "ThrottlingException"), ("/5", "NotAuthorizedForSourceException"))
+    assert flaky.calls[1:] == [["id-3"]] * (eventbridge.ROUNDS - 1), "what is refused for good is not sent again"
+    assert sorted(payload["detail"]["id"] for payload in target.bodies()) == ["id-0", "id-1", "id-2", "id-4", "id-6"]
+
+
+async def test_a_request_that_fails_names_all_that_was_not_sent_and_sends_no_more(
+    transport: EventBridge, target: Queue
+) -> None:
+    transport._client = flaky = Flaky({}, raising=[2])
+    with pytest.raises(TransportUnavailable) as caught:
+        await transport.publish([event(n) for n in range(25)])
+    assert [pointer for pointer, _ in caught.value.errors] == [f"/{n}" for n in range(10, 25)]
+    assert {code for _, code in caught.value.errors} == {"ResourceNotFoundException"}
+    assert len(flaky.calls) == 2
+    assert len(target.bodies()) == 10
+
+
+async def test_a_bus_that_is_not_there_is_told_by_readiness_and_by_publishing(target: Queue) -> None:
+    await EventBridge("events", "tidemark", REGION).ping()
+    await EventBridge("default", "tidemark", REGION).ping()
+    with pytest.raises(TransportUnavailable, match="ResourceNotFoundException"):
+        await EventBridge("elsewhere", "tidemark", REGION).ping()
+
+
+async def test_without_a_network_nothing_of_the_driver_s_text_is_told(
+    transport: EventBridge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(aws, "TRIES", 1)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9/hunter2")
+    with pytest.raises(TransportUnavailable, match="EndpointConnectionError") as caught:
+        await transport.publish([event(0)])
+    assert "hunter2" not in str(caught.value)
+    assert caught.value.errors == (("", "EndpointConnectionError"),)
+
+
+def test_a_process_with_streams_is_told_to_name_the_log() -> None:
+    settings = Settings.from_env({"REALTIME_TRANSPORT": "eventbridge", "REALTIME_AUTH": "none", "AWS_REGION": REGION})
+    with pytest.raises(SettingsError, match="REALTIME_TRANSPORT: eventbridge is for functions that publish"):
+        make_transport(settings)
+    assert isinstance(make_transport(settings, stateless=True), EventBridge)
+
+
+async def test_a_subscriber_is_refused_and_not_left_waiting(transport: EventBridge) -> None:
+    async with Hub(transport) as hub:
+        with pytest.raises(TransportUnavailable, match="streams read the log behind it"):
+            await hub.add(Interest(None, None), parse_query(b"", {}).start, DATA)

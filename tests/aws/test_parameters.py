@@ -1,0 +1,165 @@
+"""Secrets named in the environment: read while running, kept, and followed when they are rotated."""
+
+import json
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from functions import publish
+from shared import aws, parameters
+from shared.config import Settings
+from shared.errors import SettingsError
+from shared.parameters import EAGER_AGE, MAX_AGE, Environment
+from tests.clocks import Clock
+from tests.processes import MakeRedis
+
+SECRET = "hunter2" * 5
+
+
+def put(name: str, value: str) -> None:
+    aws.client("ssm").put_parameter(Name=name, Value=value, Type="SecureString", Overwrite=True)
+
+
+def keep(name: str, value: str) -> str:
+    return str(aws.client("secretsmanager").create_secret(Name=name, SecretString=value)["ARN"])
+
+
+def test_every_form_of_a_name_is_read_and_all_else_is_as_it_was() -> None:
+    put("/tidemark/prod/keys", "first-key")
+    put("plain", "https://id.example")
+    put("/tidemark/prod/keys", "second-key")
+    arn = keep("tidemark/prod", json.dumps({"jwt": SECRET, "other": 1}))
+    keep("whole", "redis://:hunter2@h")
+    settings = Settings.from_env(
+        Environment(
+            {
+                "REALTIME_PUBLISH_KEYS": "ssm:/tidemark/prod/keys:1",
+                "REALTIME_JWT_ISSUER": " ssm:plain ",
+                "REALTIME_JWT_SECRET": f"secretsmanager:{arn}#jwt",
+                "REDIS_URL": "secretsmanager:whole",
+                "REALTIME_TRANSPORT": "redis",
+                "REALTIME_PREFIX": "kept",
+            }
+        ).read()
+    )
+    assert settings.publish_keys == ("first-key",)
+    assert settings.jwt_issuer == "https://id.example"
+    assert (settings.jwt_secret, settings.redis_url, settings.prefix) == (SECRET, "redis://:hunter2@h", "kept")
+
+
+def test_many_parameters_are_read_in_as_few_requests_as_possible(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    client = aws.client("ssm")
+    real = client.get_parameters
+    client.get_parameters = lambda **asked: (calls.append(asked["Names"]), real(**asked))[1]
+    monkeypatch.setattr(aws, "client", lambda *_: client)
+    for n in range(12):
+        put(f"/p/{n}", str(n))
+    names = {f"V{n}": f"ssm:/p/{n}" for n in range(12)} | {"AGAIN": "ssm:/p/3"}
+    assert parameters.resolve(names) == {f"V{n}": str(n) for n in range(12)} | {"AGAIN": "3"}
+    assert [len(names) for names in calls] == [10, 2]
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ("ssm:", "must be ssm:/path/name"),
+        ("ssm:/two words", "must be ssm:/path/name"),
+        ("secretsmanager:", "must be secretsmanager:name-or-arn"),
+        ("ssm:/not/there", "the parameter /not/there does not exist"),
+        ("secretsmanager:not-there", "the secret not-there cannot be read (ResourceNotFoundException"),
+        ("secretsmanager:whole#jwt", "no JSON object with a member jwt"),
+        ("secretsmanager:object#number", "the member number of the secret object is not a text"),
+        ("secretsmanager:object#missing", "no JSON object with a member missing"),
+    ],
+)
+def test_a_name_that_leads_nowhere_stops_the_start_and_tells_names_but_no_value(value: str, problem: str) -> None:
+    keep("whole", "hunter2")
+    keep("object", json.dumps({"number": 41972, "text": "hunter2"}))
+    with pytest.raises(SettingsError) as caught:
+        Environment({"REALTIME_JWT_SECRET": value}).read()
+    assert str(caught.value).startswith("REALTIME_JWT_SECRET: ")
+    assert problem in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+    assert "41972" not in str(caught.value)
+
+
+def test_a_value_is_kept_until_it_is_old_and_a_rotated_one_is_then_known() -> None:
+    clock = Clock()
+    put("/key", "old")
+    environment = Environment({"REALTIME_PUBLISH_KEYS": "ssm:/key"}, clock)
+    first = environment.read()
+    put("/key", "new")
+    clock.now += MAX_AGE - 1
+    assert environment.read() is first
+    clock.now += 1
+    assert environment.read()["REALTIME_PUBLISH_KEYS"] == "new"
+    second = environment.read()
+    clock.now += MAX_AGE
+    assert environment.read() is second, "read again and found the same: nothing is made anew"
+
+
+def test_a_refused_value_is_read_again_at_once_but_not_again_and_again() -> None:
+    clock = Clock()
+    put("/key", "old")
+    environment = Environment({"REALTIME_PUBLISH_KEYS": "ssm:/key"}, clock)
+    first = environment.read()
+    put("/key", "new")
+    environment.doubt()
+    assert environment.read() is first, "it was read a moment ago"
+    clock.now += EAGER_AGE
+    environment.doubt()
+    assert environment.read()["REALTIME_PUBLISH_KEYS"] == "new"
+
+
+def test_a_store_that_is_away_later_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    clock = Clock()
+    put("/key", "hunter2")
+    environment = Environment({"REALTIME_PUBLISH_KEYS": "ssm:/key"}, clock)
+    first = environment.read()
+    aws.client("ssm").delete_parameter(Name="/key")
+    clock.now += MAX_AGE
+    with caplog.at_level(logging.WARNING):
+        assert environment.read() is first
+    assert "REALTIME_PUBLISH_KEYS: the parameter /key does not exist" in caplog.text
+    assert "hunter2" not in caplog.text
+
+
+def test_a_warm_function_takes_a_rotated_key_and_a_rotated_store_without_a_deployment(
+    monkeypatch: pytest.MonkeyPatch, make_redis: MakeRedis
+) -> None:
+    old, new = make_redis(aof=False), make_redis(aof=False)
+    put("/key", "old-key")
+    put("/redis", old.url)
+    clock = Clock()
+    monkeypatch.setenv("REALTIME_TRANSPORT", "redis")
+    monkeypatch.setenv("REALTIME_PUBLISH_KEYS", "ssm:/key")
+    monkeypatch.setenv("REDIS_URL", "ssm:/redis")
+    publish._mangum()._warm._environment._clock = clock
+    assert _publish("old-key") == 202
+    assert _publish("new-key") == 401
+    put("/key", "old-key,new-key")
+    clock.now += MAX_AGE
+    assert [_publish("new-key"), _publish("old-key")] == [202, 202]
+    put("/redis", new.url)
+    old.stop()
+    clock.now += EAGER_AGE
+    assert _publish("new-key") == 503
+    assert _publish("new-key") == 202, "what was refused is looked up again, and the caller's retry finds it"
+    assert new.ask("EXISTS rt:all {rt:all}:meta") != ":0"
+
+
+def _publish(key: str) -> int:
+    event: Mapping[str, Any] = {
+        "version": "2.0",
+        "rawPath": "/api/publish",
+        "rawQueryString": "",
+        "headers": {"content-type": "application/json", "authorization": f"Bearer {key}"},
+        "requestContext": {"http": {"method": "POST", "path": "/api/publish", "sourceIp": "192.0.2.1"}},
+        "body": '{"type": "t", "data": 1}',
+        "isBase64Encoded": False,
+    }
+    answer: dict[str, Any] = publish.handler(dict(event), None)
+    return int(answer["statusCode"])
