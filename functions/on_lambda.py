@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from starlette.routing import BaseRoute
 
@@ -25,15 +25,20 @@ class HttpFunction:
 
     def __call__(self, event: dict[str, Any], context: Any) -> dict[str, Any]:
         """Answer one HTTP request."""
-        answer: dict[str, Any] = self._warm.current()[1](event, context)
+        answer: dict[str, Any] = self._warm.current().mangum(event, context)
         if answer["statusCode"] == 503:  # perhaps the store has another password by now
             self._warm.doubt()
         return answer
 
-    def _make(self, settings: Settings) -> tuple[Hub, Any]:
+    def _make(self, settings: Settings) -> "_Made":
         hub = make_hub(settings, stateless=True)
-        return hub, to_lambda(create_app(self._routes(hub, settings), settings))
+        return _Made(hub, to_lambda(create_app(self._routes(hub, settings), settings)))
 
 
-def _close(made: tuple[Hub, Any]) -> None:
-    asyncio.get_event_loop().run_until_complete(made[0].aclose())  # between two invocations, on Mangum's loop
+class _Made(NamedTuple):
+    hub: Hub
+    mangum: Any
+
+
+def _close(made: _Made) -> None:
+    asyncio.get_event_loop().run_until_complete(made.hub.aclose())  # between two invocations, on Mangum's loop

@@ -1,7 +1,6 @@
 """POST /api/tokens, /api/tickets and /api/revocations: who may follow, for how long. `handler` is the Lambda entry."""
 
 import functools
-import os
 import time
 from typing import Any
 
@@ -10,7 +9,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from functions.web import create_app, media_type, read_body, to_lambda, to_response
+from functions.on_lambda import HttpFunction
+from functions.web import media_type, read_body, to_response
 from shared import envelope
 from shared.auth import PublishKeys, Verifier, bearer, check_right, subscriber_token
 from shared.config import Settings
@@ -98,15 +98,12 @@ def routes(hub: Hub, settings: Settings) -> list[BaseRoute]:
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     """AWS Lambda: API Gateway and function URL events."""
-    return _mangum()(event, context)  # type: ignore[no-any-return]
+    return _mangum()(event, context)
 
 
 @functools.cache
-def _mangum() -> Any:
-    from shared.wiring import make_hub
-
-    settings = Settings.from_env(os.environ)
-    return to_lambda(create_app(routes(make_hub(settings, stateless=True), settings), settings))
+def _mangum() -> HttpFunction:
+    return HttpFunction(routes)
 
 
 async def _read(request: Request) -> bytes:

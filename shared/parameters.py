@@ -119,7 +119,8 @@ def _get_parameters(wanted: Sequence[str], names: Mapping[str, str]) -> dict[str
         raise SettingsError(
             variable, f"the parameters {', '.join(wanted)} cannot be read ({aws.code(error)}, ssm:GetParameters)"
         ) from None
-    return {item["Name"] + item.get("Selector", ""): item["Value"] for item in answer["Parameters"]}
+    found = {f"{item['Name']}:{item['Version']}": item["Value"] for item in answer["Parameters"]}
+    return found | {item["Name"] + item.get("Selector", ""): item["Value"] for item in answer["Parameters"]}
 
 
 def _secrets(names: Mapping[str, tuple[str, str | None]]) -> Iterator[tuple[str, str]]:

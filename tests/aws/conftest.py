@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from moto import mock_aws, moto_api
+from moto import mock_aws
+from moto.moto_api._internal.models import moto_api_backend
 
-from functions import ops, publish, receive
+from functions import ops, publish, receive, tokens
+from functions.on_lambda import HttpFunction
 from shared import aws
 from tests.processes import ROOT
 
@@ -33,19 +35,25 @@ def moto() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def account(moto: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """An empty account, and functions that have just been deployed there."""
-    moto_api._internal.moto_api_backend.reset()
+    moto_api_backend.reset()
     for name in ("REALTIME_TRANSPORT", "REALTIME_CONFIG", "REDIS_URL"):
         monkeypatch.delenv(name, raising=False)
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     yield
-    for made in (publish._mangum, ops._mangum):
+    for made in (publish._mangum, ops._mangum, tokens._mangum):
         if made.cache_info().currsize:
-            loop.run_until_complete(made()._warm.current()[0].aclose())
+            loop.run_until_complete(_aclose(made()))
             made.cache_clear()
     end_receiver()
     asyncio.set_event_loop(None)
     loop.close()
+
+
+async def _aclose(function: HttpFunction) -> None:
+    made = function._warm._made
+    if made is not None:
+        await made[1].hub.aclose()
 
 
 def end_receiver() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import ROOT
+from tests.processes import ROOT, inherited
 
 FLOORS: list[set[str]] = [
     {"errors", "backoff", "counters"},
@@ -135,3 +135,29 @@ def test_no_backend_is_imported_before_it_is_asked_for(start: str) -> None:
     loaded = {name.split(".")[0] for name in told.split()}
     assert "shared" in loaded
     assert loaded.isdisjoint(BACKENDS)
+
+
+@pytest.mark.parametrize(
+    ("function", "transport"), [("publish", "memory"), ("publish", "redis"), ("ops", "redis"), ("tokens", "memory")]
+)
+def test_a_function_without_names_of_secrets_does_not_import_boto3(function: str, transport: str) -> None:
+    invoke = (
+        f"from functions import {function} as f\n"
+        "request = {'method': 'GET', 'path': '/api/health/live', 'sourceIp': '192.0.2.1'}\n"
+        "event = {'version': '2.0', 'rawPath': '/api/health/live', 'rawQueryString': '', 'headers': {},\n"
+        "         'requestContext': {'http': request}, 'isBase64Encoded': False}\n"
+        "assert f.handler(event, None)['statusCode'] in (200, 404)\n"
+        "import sys; print(*sys.modules)"
+    )
+    environment = {"REALTIME_TRANSPORT": transport, "REDIS_URL": "redis://127.0.0.1:9", "REALTIME_AUTH": "none"}
+    told = subprocess.run(
+        [sys.executable, "-c", invoke],
+        cwd=ROOT,
+        env={**inherited(), **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    loaded = {name.split(".")[0] for name in told.split()}
+    assert "mangum" in loaded
+    assert loaded.isdisjoint({"boto3", "botocore"})
