@@ -33,12 +33,21 @@ class Receipt(msgspec.Struct, frozen=True):
     """The answer for one published event; `positions` is None where no log keeps it.
 
     `duplicate`: the same event was appended before, within the idempotency window, and nothing was now; the
-    positions are the first append's.
+    positions are the first append's. `durable`: False where the event is only kept in this process's memory, until
+    the log is back; whether the log knows its id already cannot be told then.
     """
 
     id: str
     positions: Mapping[str, Position] | None
     duplicate: bool = False
+    durable: bool = True
+
+
+class Backlog(msgspec.Struct, frozen=True):
+    """What a process has taken and the log does not hold yet; `bytes` of event data."""
+
+    events: int
+    bytes: int
 
 
 class Tail(Protocol):
@@ -107,3 +116,21 @@ class Log(Transport, Protocol):
         Reads page by page, as the caller consumes. Raises TransportUnavailable; starting again after the last
         yielded position loses and repeats nothing.
         """
+
+
+@runtime_checkable
+class Fallible(Protocol):
+    """A transport that remembers whether it could be reached the last time: all that are not in this process."""
+
+    @property
+    def is_away(self) -> bool:
+        """Whether it is known to be away; asks nobody."""
+
+
+@runtime_checkable
+class Buffering(Fallible, Protocol):
+    """A log that takes events while it is away: what is told early comes by the tail once more."""
+
+    @property
+    def backlog(self) -> Backlog:
+        """What waits for the log."""

@@ -121,6 +121,11 @@ class PostgresLog:
         """Return if Postgres answers and has what we need."""
         await self.fetch("select 1")
 
+    @property
+    def is_away(self) -> bool:
+        """Whether no connection could be opened the last times."""
+        return self._pool.is_away
+
     async def aclose(self) -> None:
         """Close every connection, once an append that is under way has been answered."""
         await self._appends.aclose()

@@ -10,8 +10,8 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import asyncpg
 
-from shared.backoff import Backoff
 from shared.errors import SettingsError, TransportUnavailable
+from shared.transports.circuit import Circuit
 
 Row = Sequence[Any]
 
@@ -126,9 +126,8 @@ class Pool:
         self._url = url
         self._slots = asyncio.Semaphore(size)
         self._idle: list[Any] = []
-        self._backoff = Backoff(cap=1.0)
-        self._shut_until = 0.0  # after a failed connect nobody tries again before this time of the loop
-        self._shut_because: Exception = OSError()
+        # Before connecting only: a statement may also be late because an application holds a lock, and others are not.
+        self._circuit = Circuit(_FAILURES, unavailable)
         self._closed = False
 
     async def fetch(self, sql: str, *arguments: object) -> list[Row]:
@@ -149,6 +148,11 @@ class Pool:
         except _FAILURES as error:
             raise unavailable(error) from error
 
+    @property
+    def is_away(self) -> bool:
+        """Whether no connection could be opened the last times."""
+        return self._circuit.is_open
+
     async def aclose(self) -> None:
         """Close all connections; nothing can be fetched afterwards."""
         self._closed = True
@@ -163,16 +167,7 @@ class Pool:
             connection = self._idle.pop()
             if not connection.is_closed():
                 return connection, True
-        loop = asyncio.get_running_loop()
-        if loop.time() < self._shut_until:
-            raise unavailable(self._shut_because)
-        try:
-            connection = await connect(self._url)
-        except _FAILURES as error:
-            self._shut_until, self._shut_because = loop.time() + self._backoff.next(), error
-            raise
-        self._backoff.reset()
-        return connection, False
+        return await self._circuit.run(lambda: connect(self._url)), False
 
     async def _run(self, connection: Any, sql: str, arguments: Sequence[object]) -> list[Row]:
         try:

@@ -6,8 +6,10 @@ from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from shared.errors import TransportUnavailable
+from shared.transports.circuit import Circuit
 
 TIMEOUT = 5.0  # seconds for any command but the tail's; a publisher hears 503 after it, not after minutes
 
@@ -18,6 +20,9 @@ at once would take the server's last connection; redis-py's own limit, 100, turn
 FAILURES = (RedisError, OSError, RuntimeError)
 """What a command raises where Redis is away. uvloop answers a write to a connection that the server has just closed
 with a RuntimeError, and redis-py hands it on as it is."""
+
+_LOST = (RedisConnectionError, RedisTimeoutError, OSError, RuntimeError)
+"""Those of `FAILURES` that say that Redis is away; the others are answers."""
 
 _READ_SIZE = 256 * 1024  # bytes asked of a socket at once: a page of a replay is rarely less
 
@@ -39,6 +44,11 @@ def make_client(url: str) -> redis.Redis:
         retry=Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.2), 2, (RedisConnectionError,)),
     )
     return redis.Redis.from_pool(pool)
+
+
+def make_circuit() -> Circuit:
+    """Return the circuit before one client."""
+    return Circuit(_LOST, unavailable)
 
 
 class TailConnections:

@@ -8,9 +8,8 @@ published it (16 hex digits), then the event.
 import asyncio
 import logging
 import os
-import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -25,14 +24,14 @@ from shared.errors import TransportUnavailable
 from shared.event import Event
 from shared.partitions import Partitions
 from shared.record import Gap, Record, pack, unpack
+from shared.seen import Seen
 from shared.transports.base import Handler, Receipt, Retention
 from shared.transports.following import stop
-from shared.transports.redis_connection import FAILURES, TailConnections, make_client, safe, unavailable
+from shared.transports.redis_connection import FAILURES, TailConnections, make_circuit, make_client, safe, unavailable
 
 log = logging.getLogger(__name__)
 
 PING = 20.0  # seconds between two signs of life on a silent connection, or it may be half open for hours
-MAX_REMEMBERED = 10_000  # events whose repetition a process knows, within the idempotency window
 
 _CONFIRM = 5.0  # seconds for Redis to confirm a subscription; a subscriber hears 503 after it
 _NAME = 16  # hex digits of a process's name
@@ -55,11 +54,12 @@ class RedisPubSub:
         ping: float = PING,
     ) -> None:
         self.name = os.urandom(_NAME // 2).hex().encode()
-        self.seen = _Seen(retention.idempotency_window)
+        self.seen = Seen(retention.idempotency_window)
         self.ping_seconds = ping
         self._prefix = prefix
         self._scheme = partitions
         self._client = make_client(url)  # to send again repeats nothing: who has the event drops the second one
+        self.circuit = make_circuit()
         self.tail_connections = TailConnections(url, ping)
 
     async def publish(self, events: Sequence[Event]) -> list[Receipt]:
@@ -73,10 +73,11 @@ class RedisPubSub:
                 for partition, part in self._scheme.route(event):
                     pipeline.execute_command("PUBLISH", self.channel(partition), self.name + pack(part))
             try:
-                await pipeline.execute()
+                await self.circuit.run(pipeline.execute)
             except FAILURES as error:
                 raise unavailable(error) from error
-        # Only now, and not before: the same id may have come by another process meanwhile, and been delivered.
+        # Only now, and not before: the same id may have come by another process meanwhile, and been delivered. Known in
+        # one partition, it is known in all: what is on its way to us from the others is still to be delivered.
         return [Receipt(event.id, None, not self.seen.add_all(self._keys(event))) for event in events]
 
     @asynccontextmanager
@@ -92,9 +93,14 @@ class RedisPubSub:
     async def ping(self) -> None:
         """Return if Redis answers."""
         try:
-            await self._client.ping()
+            await self.circuit.run(self._client.ping, ask=True)
         except FAILURES as error:
             raise unavailable(error) from error
+
+    @property
+    def is_away(self) -> bool:
+        """Whether Redis is known to be away."""
+        return self.circuit.is_open
 
     async def aclose(self) -> None:
         """Close every connection."""
@@ -106,42 +112,6 @@ class RedisPubSub:
 
     def _keys(self, event: Event) -> list[tuple[str, str]]:
         return [(partition, part.key) for partition, part in self._scheme.route(event)]
-
-
-class _Seen:
-    """The events of the last `window` seconds, as far as there is room for them."""
-
-    def __init__(self, window: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._window = window
-        self._clock = clock
-        self._times: dict[tuple[str, str], float] = {}  # in order of time, so that the oldest leave first
-
-    def knows(self, keys: Iterable[tuple[str, str]]) -> bool:
-        """Tell whether an event is known in one of its partitions: then Redis has carried it in all of them."""
-        oldest = self._clock() - self._window
-        return any(self._times.get(key, oldest) > oldest for key in keys)
-
-    def add(self, key: tuple[str, str]) -> bool:
-        """Remember an event in one partition; False where it is known there."""
-        if self.knows((key,)):
-            return False
-        now = self._clock()
-        self._times.pop(key, None)
-        self._times[key] = now
-        while len(self._times) > MAX_REMEMBERED or next(iter(self._times.values())) <= now - self._window:
-            del self._times[next(iter(self._times))]
-        return True
-
-    def add_all(self, keys: Sequence[tuple[str, str]]) -> bool:
-        """Remember an event in all of its partitions; False where it is known.
-
-        Then nothing more is remembered: what is on its way to us from the other partitions is still to be delivered.
-        """
-        if self.knows(keys):
-            return False
-        for key in keys:
-            self.add(key)
-        return True
 
 
 class _PubSubTail:
@@ -217,6 +187,7 @@ class _PubSubTail:
                 if kind == b"message":
                     self._hear(partition, content)
                     continue
+                self._transport.circuit.close()
                 self._confirm(partition, subscribed=kind == b"subscribe")
                 self.running = True
                 backoff.reset()

@@ -19,7 +19,7 @@ from shared.record import Gap, Record
 from shared.transports import reading
 from shared.transports.base import Handler, Receipt, Retention
 from shared.transports.following import Following, stop
-from shared.transports.redis_connection import FAILURES, TailConnections, make_client, safe, unavailable
+from shared.transports.redis_connection import FAILURES, TailConnections, make_circuit, make_client, safe, unavailable
 from shared.transports.redis_layout import (
     APPEND,
     SEEK,
@@ -56,6 +56,7 @@ class RedisStreams:
         self.layout = Layout(prefix, partitions, retention)
         self._block = block
         self._client = make_client(url)
+        self.circuit = make_circuit()
         self._client.set_response_callback("XRANGE", _unparsed)  # parsed here, once
         self.tail_connections = TailConnections(url, block)
 
@@ -90,9 +91,14 @@ class RedisStreams:
     async def ping(self) -> None:
         """Return if Redis answers."""
         try:
-            await self._client.ping()
+            await self.circuit.run(self._client.ping, ask=True)
         except FAILURES as error:
             raise unavailable(error) from error
+
+    @property
+    def is_away(self) -> bool:
+        """Whether Redis is known to be away."""
+        return self.circuit.is_open
 
     async def aclose(self) -> None:
         """Close every connection."""
@@ -116,10 +122,9 @@ class RedisStreams:
 
     async def _read_page(self, partition: str, after: Position, until: int) -> list[Record]:
         start, end = f"{after.epoch}-{after.offset + 1}", f"{after.epoch}-{until}"
+        command = ("XRANGE", self.layout.stream(partition), start, end, "COUNT", self._page_size.records)
         try:
-            entries = await self._client.execute_command(
-                "XRANGE", self.layout.stream(partition), start, end, "COUNT", self._page_size.records
-            )
+            entries = await self.circuit.run(lambda: self._client.execute_command(*command))
         except FAILURES as error:
             raise unavailable(error) from error
         fitting = self._page_size.fit([len(fields[1]) for _, fields in entries])
@@ -128,7 +133,9 @@ class RedisStreams:
     async def _run(self, script: Script, calls: Sequence[Call]) -> list[Any]:
         """Run one script for each (keys, arguments), all in one round trip; a script is sent whole only once."""
         try:
-            replies = await script.run(calls, self._pipeline, lambda reply: isinstance(reply, NoScriptError))
+            replies = await self.circuit.run(
+                lambda: script.run(calls, self._pipeline, lambda reply: isinstance(reply, NoScriptError))
+            )
         except FAILURES as error:
             raise unavailable(error) from error
         for reply in replies:
@@ -177,6 +184,7 @@ class _RedisTail:
                 await connection.connect()
                 await connection.send_command("CLIENT", "ID")
                 self._client_id = int(await connection.read_response())
+                self._redis.circuit.close()  # or our look at the heads would not be let through
                 await self._following.verify(self._redis.head)
                 self.running = True
                 backoff.reset()

@@ -109,9 +109,14 @@ class UpstashRest:
 
     async def ping(self) -> None:
         """Return if Upstash answers and takes the token."""
-        (reply,) = await self.session.send([["PING"]])
+        (reply,) = await self.session.send([["PING"]], ask=True)
         if isinstance(reply, CommandError):
             raise unavailable(reply.code)
+
+    @property
+    def is_away(self) -> bool:
+        """Whether Upstash is known to be away."""
+        return self.session.is_away
 
     async def aclose(self) -> None:
         """Close every connection."""

@@ -6,7 +6,6 @@ import email.utils
 import logging
 import math
 import re
-import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -18,6 +17,7 @@ from upstash_redis.http import AsyncHttpClient, make_headers
 
 from shared.backoff import Backoff
 from shared.errors import TransportUnavailable
+from shared.transports.circuit import Circuit
 from shared.transports.redis_layout import Arguments
 
 PHASE_SECONDS = 5.0  # without a byte; a publisher hears 503 after it, not after minutes
@@ -63,15 +63,33 @@ class Session:
         self._url = url
         self._headers = make_headers(token, None, allow_telemetry=False)
         self._http = _Http()
+        self._circuit = Circuit((TransportUnavailable,), _as_it_is, _hold)
         self._turn = asyncio.Semaphore(CONNECTIONS)
         if logging.getLogger("httpx").level == logging.NOTSET:
             logging.getLogger("httpx").setLevel(logging.WARNING)  # its lines for each request hold the URL
 
-    async def send(self, commands: Sequence[Arguments], *, in_turn: bool = True) -> list[Any]:
+    async def send(self, commands: Sequence[Arguments], *, in_turn: bool = True, ask: bool = False) -> list[Any]:
         """Return the replies of commands that are run in order in one request; a refused one's is a CommandError.
 
-        Raises TransportUnavailable: then nothing is known of what was run.
+        Raises TransportUnavailable: then nothing is known of what was run. `ask`: see `Circuit.run`.
         """
+        return await self._circuit.run(lambda: self._exchange(commands, in_turn), ask=ask)
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the last requests were lost."""
+        return self._circuit.is_open
+
+    @property
+    def held(self) -> float:
+        """Seconds until `send` asks again; longer where Upstash asked to be left alone."""
+        return self._circuit.left
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        await self._http.close()
+
+    async def _exchange(self, commands: Sequence[Arguments], in_turn: bool) -> list[Any]:
         pipeline = AsyncPipeline(self._url, self._headers, self._http, "pipeline", self._http.add_sync_token, None)
         for command in commands:
             pipeline.execute([part.decode() if isinstance(part, bytes) else part for part in command])
@@ -80,15 +98,6 @@ class Session:
                 return list(await pipeline.exec())
         except TimeoutError:
             raise unavailable("no answer in time", _NO_ANSWER_RETRY_AFTER) from None
-
-    @property
-    def held(self) -> float:
-        """Seconds for which Upstash asked to be left alone; until then `send` asks nobody."""
-        return self._http.held
-
-    async def aclose(self) -> None:
-        """Close every connection."""
-        await self._http.close()
 
 
 class _Http(AsyncHttpClient):
@@ -108,12 +117,6 @@ class _Http(AsyncHttpClient):
             ),
         )
         self._sync_token = ""
-        self._held_until = 0.0
-        self._held_for = ""
-
-    @property
-    def held(self) -> float:
-        return max(self._held_until - time.monotonic(), 0.0)
 
     def add_sync_token(self, headers: dict[str, str]) -> None:
         """Ask a replica to answer only once it holds what this process has seen."""
@@ -126,8 +129,6 @@ class _Http(AsyncHttpClient):
         self, url: str, headers: dict[str, str], command: list[Any], from_pipeline: bool = False
     ) -> list[Any]:
         assert from_pipeline, "one road for one command and for many"
-        if (held := self.held) > 0:
-            raise unavailable(self._held_for, math.ceil(held))
         response = await self._post(url, {**headers, "content-type": "application/json"}, command)
         self._sync_token = response.headers.get("upstash-sync-token") or self._sync_token
         try:
@@ -164,14 +165,26 @@ class _Http(AsyncHttpClient):
         raise AssertionError
 
     def _refused(self, response: httpx.Response) -> TransportUnavailable:
-        """Remember how long to stay away, and return the error that says so."""
+        """Return the error that says for how long to stay away."""
         status = response.status_code
         named = _seconds(response.headers.get("retry-after"))
         error = unavailable(f"HTTP {status}", named or _RETRY_AFTER.get(status, 1))
         if named is not None or status == httpx.codes.TOO_MANY_REQUESTS:
-            self._held_until = time.monotonic() + min(error.retry_after, HOLD_SECONDS)
-            self._held_for = f"HTTP {status}"
+            return _AskedToWaitError(error.detail, error.retry_after)
         return error
+
+
+class _AskedToWaitError(TransportUnavailable):
+    """Upstash asks to be left alone for `retry_after` seconds."""
+
+
+def _hold(error: Exception) -> float:
+    return min(error.retry_after, HOLD_SECONDS) if isinstance(error, _AskedToWaitError) else 0.0
+
+
+def _as_it_is(error: Exception) -> TransportUnavailable:
+    assert isinstance(error, TransportUnavailable)
+    return error
 
 
 def unavailable(reason: str, retry_after: int = 1) -> TransportUnavailable:

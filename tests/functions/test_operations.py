@@ -73,6 +73,7 @@ def test_while_the_log_is_away_nothing_is_accepted_and_ready_says_so(
         assert str(redis.port) not in response.text
     assert api.http.get("/api/health/live").status_code == 200
     redis.start()
+    assert api.http.get("/api/health/ready").status_code == 200  # asks in any case, and what it hears is for all
     assert [event["data"] for event in api.page(types=kind, from_="earliest")["events"]] == [1]
     assert api.http.get("/api/health/ready").status_code == 200
     api.close()

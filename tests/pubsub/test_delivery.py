@@ -12,7 +12,7 @@ from shared.event import Event
 from shared.hub import Hub
 from shared.partitions import Partitions
 from shared.record import Record
-from shared.transports import redis_pubsub
+from shared.seen import Seen
 from shared.transports.base import Retention, Transport
 from shared.transports.redis_pubsub import RedisPubSub
 from tests.contract.acts import Heard, event
@@ -39,11 +39,11 @@ async def test_what_a_process_published_itself_is_not_delivered_again_when_redis
         assert sorted(there.data[:-3]) == list(range(20))
 
 
-async def test_a_process_knows_its_own_events_by_more_than_its_memory(
-    store: PubSubStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(redis_pubsub, "MAX_REMEMBERED", 1)
-    async with Hub(store.open()) as hub, Hub(store.open()) as other, subscribed(hub) as here:
+async def test_a_process_knows_its_own_events_by_more_than_its_memory(store: PubSubStore) -> None:
+    forgetful = store.open()
+    assert isinstance(forgetful, RedisPubSub)
+    forgetful.seen = Seen(60.0, most=1)
+    async with Hub(forgetful) as hub, Hub(store.open()) as other, subscribed(hub) as here:
         await here.ready()
         receipts = await hub.dispatch([event(number) for number in range(50)])
         await other.dispatch([event("end")])
@@ -157,13 +157,6 @@ async def test_after_its_window_an_id_is_a_new_event(store: PubSubStore) -> None
                 await there.has(number)
                 await asyncio.sleep(0.06)
         assert here.data == there.data == [1, 2]
-
-
-def test_what_a_process_remembers_of_the_past_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(redis_pubsub, "MAX_REMEMBERED", 3)
-    seen = redis_pubsub._Seen(60.0)
-    assert [seen.add(("all", str(n))) for n in range(5)] == [True] * 5
-    assert [seen.knows([("all", str(n))]) for n in range(5)] == [False, False, True, True, True]
 
 
 async def test_a_crowd_of_publishers_is_served_and_none_is_turned_away(store: PubSubStore) -> None:

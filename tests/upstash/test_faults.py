@@ -13,7 +13,7 @@ import pytest
 from shared.errors import TransportUnavailable
 from shared.hub import Hub
 from shared.partitions import Partitions
-from shared.transports import upstash_session
+from shared.transports import circuit, upstash_session
 from shared.transports.upstash import UpstashRest
 from tests.clocks import Clock
 from tests.contract.acts import at, event, head, place, publish, read, start_of, tailing, told
@@ -93,7 +93,7 @@ async def test_whoever_is_told_to_wait_asks_nobody_until_then(
     log: UpstashRest, upstash: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock()
-    monkeypatch.setattr(upstash_session, "time", SimpleNamespace(monotonic=clock))
+    monkeypatch.setattr(circuit, "time", SimpleNamespace(monotonic=clock))
     upstash.faults.append(Fault(429, {"retry-after": "20"}))
     with pytest.raises(TransportUnavailable):
         await log.ping()
@@ -113,7 +113,7 @@ async def test_a_refusal_that_asks_for_an_hour_is_looked_at_again_much_sooner(
     log: UpstashRest, upstash: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock()
-    monkeypatch.setattr(upstash_session, "time", SimpleNamespace(monotonic=clock))
+    monkeypatch.setattr(circuit, "time", SimpleNamespace(monotonic=clock))
     upstash.faults.append(Fault(503, {"retry-after": "3600"}))
     with pytest.raises(TransportUnavailable):
         await log.ping()

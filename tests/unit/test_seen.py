@@ -1,0 +1,28 @@
+"""What is remembered of the past: for so long, so much of it, and a repetition does not make it younger."""
+
+from shared.seen import Seen
+from tests.clocks import Clock
+
+
+def test_what_is_remembered_is_bounded_and_the_oldest_leaves_first() -> None:
+    seen = Seen(60.0, most=3)
+    assert [seen.add(("all", str(n))) for n in range(5)] == [True] * 5
+    assert [seen.knows([("all", str(n))]) for n in range(5)] == [False, False, True, True, True]
+
+
+def test_a_key_is_new_again_after_the_window_however_often_it_was_seen() -> None:
+    clock = Clock()
+    seen = Seen(10.0, clock=clock)
+    assert seen.add("x")
+    clock.advance(9.0)
+    assert not seen.add("x")
+    clock.advance(1.0)
+    assert not seen.knows(["x"])
+    assert seen.add("x")
+
+
+def test_keys_are_added_together_or_not_at_all() -> None:
+    seen = Seen(60.0)
+    assert seen.add_all(["a", "b"])
+    assert not seen.add_all(["b", "c"])
+    assert not seen.knows(["c"])
