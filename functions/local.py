@@ -60,7 +60,7 @@ def main() -> int:
     _warn(settings)
     authentication = "required" if settings.auth_required else "off"
     banner = f"Tidemark on {{url}} (transport: {settings.transport}, authentication: {authentication})"
-    serve(app(hub, settings), settings.host, settings.port, hub.drain, hub.aclose, banner)
+    serve(app(hub, settings), settings.host, settings.port, hub.drain, hub.aclose, banner, begin=hub.look)
     return 0
 
 

@@ -15,6 +15,7 @@ from shared.config import Settings
 from shared.errors import Unavailable
 from shared.hub import Hub
 from shared.problem import problem
+from shared.transports.base import Buffering
 
 OPENAPI = Path(__file__).with_name("openapi.json")
 PING_SECONDS = 2.0  # a load balancer's own time-out is rarely longer
@@ -30,6 +31,10 @@ def routes(hub: Hub, settings: Settings) -> list[BaseRoute]:
 
     async def ready(request: Request) -> Response:
         reasons = await _reasons(hub)
+        if reasons and isinstance(hub.transport, Buffering) and not hub.draining:
+            # It serves publishers and subscribers: to take it out of rotation would undo what the fallback is for.
+            degraded = {"status": "degraded", "transport": settings.transport, "reasons": reasons}
+            return JSONResponse({**degraded, "outbox": hub.transport.backlog.events}, headers=_HEADERS)
         if reasons:
             return to_response(problem(503, "Not ready: " + "; ".join(reasons), headers={"retry-after": "1"}))
         return JSONResponse({"status": "ready", "transport": settings.transport}, headers=_HEADERS)
@@ -37,7 +42,7 @@ def routes(hub: Hub, settings: Settings) -> list[BaseRoute]:
     async def metrics(request: Request) -> Response:
         from shared.metrics import CONTENT_TYPE, exposition  # prometheus-client only where it is asked for
 
-        return Response(exposition(hub), headers={**_HEADERS, "content-type": CONTENT_TYPE})
+        return Response(await exposition(hub), headers={**_HEADERS, "content-type": CONTENT_TYPE})
 
     async def openapi(request: Request) -> Response:
         return Response(OPENAPI.read_bytes(), headers={**_HEADERS, "content-type": "application/json"})

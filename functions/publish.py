@@ -69,4 +69,5 @@ async def _events(request: Request) -> list[Event] | None:
 def _receipt(receipt: Receipt) -> dict[str, Any]:
     # Without times: a partition that the cursor does not name starts at its head.
     cursor = None if receipt.positions is None else Cursor(receipt.positions).encode(time=0)
-    return {"id": receipt.id, "cursor": cursor, "duplicate": receipt.duplicate}
+    told: dict[str, Any] = {"id": receipt.id, "cursor": cursor, "duplicate": receipt.duplicate}
+    return told if receipt.durable else {**told, "durable": False}

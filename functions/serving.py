@@ -102,9 +102,19 @@ class Server(uvicorn.Server):
 
 
 def serve(
-    app: Any, host: str, port: int, drain: Callable[[], None], aclose: Callable[[], Awaitable[None]], banner: str
+    app: Any,
+    host: str,
+    port: int,
+    drain: Callable[[], None],
+    aclose: Callable[[], Awaitable[None]],
+    banner: str,
+    *,
+    begin: Callable[[], Awaitable[None]],
 ) -> None:
-    """Serve until SIGINT or SIGTERM; `banner` is printed with the address once connections are accepted."""
+    """Serve until SIGINT or SIGTERM; `banner` is printed with the address once connections are accepted.
+
+    `begin` comes before that, in the loop that serves.
+    """
     _raise_open_files()
     config = uvicorn.Config(
         app,
@@ -126,6 +136,7 @@ def serve(
 
     async def main() -> None:
         try:
+            await begin()
             await Server(config, drain, banner.format(url=url)).serve(sockets=[listener])
         finally:
             await aclose()

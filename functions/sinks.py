@@ -52,6 +52,11 @@ class AsgiSink:
             return
         self._drive({"type": "http.response.body", "body": chunk, "more_body": False})
 
+    @property
+    def buffered(self) -> int:
+        """The server's own buffer, which ASGI does not show."""
+        return 0
+
     def _drive(self, message: Message) -> asyncio.Task[None] | None:
         sending = self._send(message)
         try:
@@ -98,6 +103,11 @@ class UvicornSink(AsgiSink):
         if sent < len(framed):
             transport.write(framed[sent:])  # now its buffer is not empty, and the next chunk goes the long way
         return None
+
+    @property
+    def buffered(self) -> int:
+        """What the transport holds for the kernel."""
+        return 0 if self._transport.is_closing() else int(self._transport.get_write_buffer_size())
 
 
 _TRANSPORT = ("write", "is_closing", "get_write_buffer_size", "get_extra_info")

@@ -117,7 +117,7 @@ class StreamApp:
         self, interest: Interest, query: EventsQuery, identity: Identity, cors: Mapping[str, str], send: "_Answer"
     ) -> "_OpenStream":
         format = CLOUDEVENTS if query.format == "cloudevents" else DATA
-        subscriber = await self._hub.add(interest, query.start, format)
+        subscriber = await self._hub.add(interest, query.start, format, patient=True)
         try:
             self._admit(subscriber, identity)
             await send({"type": "http.response.start", "status": 200, "headers": _encode(_STREAM_HEADERS, cors)})

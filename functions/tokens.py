@@ -14,7 +14,7 @@ from functions.web import media_type, read_body, to_response
 from shared import envelope
 from shared.auth import PublishKeys, Verifier, bearer, check_right, subscriber_token
 from shared.config import Settings
-from shared.errors import Forbidden
+from shared.errors import Forbidden, Unavailable
 from shared.event import is_user_id
 from shared.hub import Hub
 from shared.problem import problem
@@ -86,7 +86,11 @@ def routes(hub: Hub, settings: Settings) -> list[BaseRoute]:
         asked = envelope.decode(_revocation_request, await _read(request), name="The request")
         envelope.check_all([("", _user_problems(asked.user_id))])
         milliseconds = time.time_ns() // 1_000_000
-        await hub.dispatch([Revocation(asked.user_id, milliseconds / 1000).event()])
+        (receipt,) = await hub.dispatch([Revocation(asked.user_id, milliseconds / 1000).event()])
+        if not receipt.durable:  # the fallback's memory is no place for what everyone must know
+            raise Unavailable(
+                "The log is away: until it is back, the revocation holds on this instance alone; ask again"
+            )
         return _answer({"userId": asked.user_id, "revokedBefore": rfc3339(milliseconds)}, 202)
 
     return [

@@ -71,6 +71,7 @@ class Settings:
     netlify_secret: str | None = field(default=None, repr=False)
     partitions: frozenset[str] = frozenset()
     user_shards: int = 0
+    fallback: bool = False
     config_file: str | None = None
     host: str = "127.0.0.1"
     port: int = 8787
@@ -129,6 +130,7 @@ class Settings:
             netlify_secret=env.get("REALTIME_NETLIFY_SECRET"),
             partitions=_partitions(env),
             user_shards=integer(env, "REALTIME_USER_SHARDS", 0, 0, MAX_USER_SHARDS),
+            fallback=_fallback(env, transport, on_lambda),
             config_file=env.get("REALTIME_CONFIG"),
             host=env.get("HOST", "127.0.0.1"),
             port=integer(env, "PORT", 8787, 0, 65_535),
@@ -159,6 +161,19 @@ def _publish_keys(env: Mapping[str, str]) -> tuple[PublishKey, ...]:
         PublishKey(key) if "" in patterns else PublishKey(key, Types.parse(patterns - RIGHTS), RIGHTS & patterns)
         for key, patterns in limits.items()
     )
+
+
+def _fallback(env: Mapping[str, str], transport: TransportName, on_lambda: bool) -> bool:
+    if choice(env, "REALTIME_FALLBACK", ("none", "memory"), "none") == "none":
+        return False
+    if transport not in ("redis", "postgres"):
+        raise SettingsError(
+            "REALTIME_FALLBACK",
+            f"memory is for a log that can be away, that of redis or postgres: with {transport}, leave it out",
+        )
+    if on_lambda:  # frozen after an answer, and ended without a word: what was accepted would be gone
+        raise SettingsError("REALTIME_FALLBACK", "memory is for instances that live long, not for Lambda: leave it out")
+    return True
 
 
 def _origins(env: Mapping[str, str]) -> frozenset[str]:

@@ -7,13 +7,15 @@ joined and written once. The cost of a record follows the subscribers it is for,
 
 import asyncio
 import time
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
+from shared.counters import Histogram
 from shared.cursor import Position, encode, encode_one
 from shared.event import Event
 from shared.filter import Interest
-from shared.record import Gap, Record
+from shared.once import Early, Once
+from shared.record import Gap, GapReason, Record
 from shared.ring import Ring
 from shared.sse import Format
 
@@ -37,6 +39,10 @@ class Sink(Protocol):
     def end(self, chunk: bytes) -> None:
         """Take the last bytes, where there is room for them, and end the answer."""
 
+    @property
+    def buffered(self) -> int:
+        """Bytes taken that the kernel does not have yet, 0 where that cannot be told."""
+
 
 class Member(Protocol):
     """A subscriber who is up to date with the tail."""
@@ -49,32 +55,68 @@ class Member(Protocol):
     def fall_behind(self, room: Awaitable[None]) -> None:
         """The sink took its last write but no more until `room`; the member has left its group."""
 
+    def had(self, early: Early) -> bool:
+        """Tell whether the member was sent this event when it was told early."""
+
 
 class Fanout:
     """What the tail has brought, who is up to date with it, and the ring for those who are nearly."""
 
-    def __init__(self, ring: Ring) -> None:
+    def __init__(self, ring: Ring, *, clock: Callable[[], float] = time.time) -> None:
         self.ring = ring
         self.positions: dict[str, Position] = {}  # the tail's place in each followed partition
         self.records = 0
         self.deliveries = 0
+        self.members = 0  # who are up to date now
+        self.matched = 0  # pairs of a record and a member that it was for
+        self.filtered = 0  # pairs of a record and a member that it was not for
+        self.gaps: dict[GapReason, int] = {}  # told to members
+        self.tail_lag = Histogram()  # seconds from the append to here, by two clocks: the log's and ours
+        self.delivery = Histogram()  # seconds from the append until its last member was written to
+        self._clock = clock
+        self._appended: list[int] = []  # times (ms) of the pending records
+        self.once: Once | None = None  # what was told early, where a fallback does that
         self._groups: dict[tuple[Interest, Format], _Group] = {}
         self._by_user: dict[str, list[_Group]] = {}
         self._by_type: dict[str, list[_Group]] = {}
         self._by_prefix: dict[str, list[_Group]] = {}
         self._all_types: list[_Group] = []
         self._dirty: list[_Group] = []
+        self._moved: dict[_Group, None] = {}  # groups whose cursor moved without a frame
         self._waiting: set[asyncio.Future[None]] = set()
         self._rest_until = 0.0  # on the monotonic clock
 
     def broadcast(self, item: Record | Gap) -> None:
-        """Hand one item of the tail to every member it is for, at the end of this turn of the loop."""
+        """Hand one item to every member it is for, at the end of this turn of the loop: what the tail brings, and what
+        no log has given a position.
+        """
+        early = None
+        if self.once is not None and isinstance(item, Record):
+            if item.position is not None:
+                if (early := self.once.hear(item)) is not None:
+                    self.flush()  # what is pending is before it, and the cursors that are written then do not cover it
+            elif not self.once.tell(item, self.ring.end):
+                return
         self.ring.append(item)
         if item.position is not None:
             self.positions[item.partition] = item.position
+            if isinstance(item, Record):
+                self.tail_lag.observe(self._clock() - item.position.time / 1000)
         self.records += isinstance(item, Record)
+        if early is not None:
+            self._bring_again(item, early)
+        else:
+            self._bring(item)
+        for future in self._waiting:
+            if not future.done():
+                future.set_result(None)
+        self._waiting.clear()
+
+    def _bring(self, item: Record | Gap) -> None:
         frames: dict[tuple[Format, tuple[str, ...]], bytes] = {}
+        matched = 0
         for group in self._matched(item):
+            matched += len(group.members)
             key = (group.format, group.partitions)
             frame = frames.get(key)
             if frame is None:
@@ -84,10 +126,23 @@ class Fanout:
                     self._schedule()
                 self._dirty.append(group)
             group.pending.append(frame)
-        for future in self._waiting:
-            if not future.done():
-                future.set_result(None)
-        self._waiting.clear()
+        if isinstance(item, Gap):
+            self.gaps[item.reason] = self.gaps.get(item.reason, 0) + matched
+            return
+        self.matched += matched
+        self.filtered += self.members - matched
+        if matched and item.position is not None:
+            self._appended.append(item.position.time)
+
+    def _bring_again(self, item: Record | Gap, early: Early) -> None:
+        """Deliver what was told early to those who were not here then; the others' cursors move with the next flush."""
+        for group in self._matched(item):
+            if rest := [member for member in group.members if not member.had(early)]:
+                self.deliveries += len(rest)
+                self.write(rest, self.encode(item, group.format, group.partitions))
+            if not self._dirty and not self._moved:
+                self._schedule()
+            self._moved[group] = None
 
     def flush(self) -> None:
         """Write what is pending, one write a member."""
@@ -98,6 +153,14 @@ class Fanout:
             chunk = b"".join(group.pending)
             group.pending.clear()
             self.write(group.members, chunk)
+        if self._appended:
+            now = self._clock()
+            for appended in self._appended:  # a record, not a member: a thousand members are written in one turn
+                self.delivery.observe(now - appended / 1000)
+            self._appended.clear()
+        moved, self._moved = self._moved, {}
+        for group in moved:
+            self.write(group.members, group.format.heartbeat(self.cursor(group.partitions)))
         ended = time.monotonic()
         self._rest_until = ended + min((ended - began) * REST, MAX_REST)
 
@@ -133,12 +196,16 @@ class Fanout:
             for index in self._indexes(group):
                 index.append(group)
         group.members[member] = None
+        self.members += 1
 
     def leave(self, member: Member) -> None:
         """Deliver nothing more to `member`; leaving twice is no error."""
         key = (member.interest, member.format)
         group = self._groups.get(key)
-        if group is None or group.members.pop(member, self) is self or group.members:
+        if group is None or group.members.pop(member, self) is self:
+            return
+        self.members -= 1
+        if group.members:
             return
         del self._groups[key]
         for index in self._indexes(group):
@@ -151,6 +218,11 @@ class Fanout:
                 if not by_name[name]:
                     del by_name[name]
 
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes of the frames that wait for the next flush, each counted once however many will get it."""
+        return sum(len(frame) for group in self._dirty for frame in group.pending)
+
     def has_reached(self, positions: Mapping[str, Position]) -> bool:
         """Tell whether the tail is at or past `positions`."""
         return all(_place(self.positions.get(name)) >= _place(at) for name, at in positions.items())
@@ -162,15 +234,19 @@ class Fanout:
         is older than what the subscriber has.
         """
         while not self.has_reached(positions):
-            moved = asyncio.get_running_loop().create_future()
-            self._waiting.add(moved)
             before = {name: self.positions.get(name) for name in positions}
-            try:
-                await moved
-            finally:
-                self._waiting.discard(moved)
+            await self.moved()
             if any(_place(self.positions.get(name)) < _place(before[name]) for name in positions):
                 return  # the tail went back: the log did, and the ring holds the gap
+
+    async def moved(self) -> None:
+        """Return once something more has been broadcast."""
+        moved = asyncio.get_running_loop().create_future()
+        self._waiting.add(moved)
+        try:
+            await moved
+        finally:
+            self._waiting.discard(moved)
 
     def encode(self, item: Record | Gap, format: Format, partitions: tuple[str, ...]) -> bytes:
         """Return the item's bytes with the tail's place as the cursor."""

@@ -1,22 +1,29 @@
 """The hub: one process's subscribers, one tail, and the way in."""
 
 import asyncio
+import logging
+import time
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Self
 
+from shared.counters import Histogram
 from shared.cursor import Cursor, Position
-from shared.errors import Unavailable
+from shared.errors import TransportUnavailable, Unavailable
 from shared.event import Event
 from shared.fanout import Fanout, Sink
 from shared.filter import Interest
+from shared.once import Once
 from shared.partitions import Partitions
 from shared.record import Record
 from shared.ring import Ring
 from shared.sse import Format
 from shared.subscriber import Start, Stats, Subscriber
-from shared.transports.base import Handler, Log, Receipt, Tail, Transport
+from shared.transports.base import Buffering, Handler, Log, Receipt, Retention, Tail, Transport
 
+logger = logging.getLogger(__name__)
+
+LOOK_SECONDS = 2.0  # for the first answer; the start waits so long
 HEARTBEAT_SLOTS = 16  # the turns of one interval: not all subscribers are written to at once
 
 
@@ -34,17 +41,23 @@ class Hub:
         *,
         heartbeat: float = 15.0,
         ring: Ring | None = None,
+        window: float = Retention().idempotency_window,
     ) -> None:
         self.transport = transport
         self.partitions = partitions
         self.heartbeat = heartbeat
-        self.fanout = Fanout(ring or Ring())
+        self.fanout = Fanout(Ring() if ring is None else ring)
         self.stats = Stats()
         self.subscribers: set[Subscriber] = set()
         self.draining = False
         self.published = 0
+        self.refused = 0  # events that were answered with 503
+        self.publish_seconds = Histogram()
         self._log = transport if isinstance(transport, Log) else None
         self._deliver: Handler = self.fanout.broadcast  # where the tail's items go
+        self._buffers = isinstance(transport, Buffering)
+        if self._buffers:
+            self.fanout.once = Once(window)
         self._readers: dict[str, int] = {}
         self._context: AbstractAsyncContextManager[Tail] | None = None
         self._tail: Tail | None = None
@@ -59,12 +72,28 @@ class Hub:
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
+    async def look(self) -> None:
+        """See whether the transport answers, and say so in the log where it does not: the instance starts anyway."""
+        try:
+            async with asyncio.timeout(LOOK_SECONDS):
+                await self.transport.ping()
+        except (TimeoutError, TransportUnavailable) as error:
+            why = error.detail if isinstance(error, TransportUnavailable) else f"no answer within {LOOK_SECONDS:g} s"
+            meanwhile = "what is published is kept in memory" if self._buffers else "nothing can be published"
+            logger.warning("started while the transport is away, until it is back %s: %s", meanwhile, why)
+
     async def dispatch(self, events: Sequence[Event]) -> list[Receipt]:
         """Publish the events; each reaches every matching subscriber of every process once.
 
         Raises TransportUnavailable; then some may have been taken, and the same ids can be sent again.
         """
-        receipts = await self.transport.publish(events)
+        began = time.monotonic()
+        try:
+            receipts = await self.transport.publish(events)
+        except TransportUnavailable:
+            self.refused += len(events)
+            raise
+        self.publish_seconds.observe(time.monotonic() - began)
         self.published += len(receipts)
         for event, receipt in zip(events, receipts, strict=True):
             if receipt.positions is None and not receipt.duplicate:
@@ -72,17 +101,37 @@ class Hub:
                     self._deliver(Record(part, partition, None))
         return receipts
 
-    def subscribe(self, interest: Interest, start: Start, format: Format) -> "Subscription":
+    def subscribe(self, interest: Interest, start: Start, format: Format, *, patient: bool = False) -> "Subscription":
         """Open a subscription: `async with hub.subscribe(…) as subscriber: subscriber.start(sink)`.
 
-        Entering raises TransportUnavailable where the log cannot be reached, and Unavailable while draining.
+        Entering raises TransportUnavailable where the log cannot be reached, and Unavailable while draining. A
+        `patient` one waits for the log instead, where a fallback delivers meanwhile what is published here.
         """
-        return Subscription(self, interest, start, format)
+        return Subscription(self, interest, start, format, patient)
 
     @property
     def tail_running(self) -> bool:
         """Whether the tail is reading, or nobody needs it to."""
         return self._tail is None or self._tail.running or not self.subscribers
+
+    async def behind(self) -> int | None:
+        """Return how many records the log holds that the tail has not brought, of the partitions that it reads.
+
+        A look at the heads, where somebody is subscribed; None where the log does not answer.
+        """
+        if self._log is None or not self.fanout.positions:
+            return 0
+        try:
+            async with asyncio.timeout(LOOK_SECONDS):
+                heads = await self._log.head(tuple(self.fanout.positions))
+        except (TimeoutError, TransportUnavailable):
+            return None
+        places = self.fanout.positions
+        return sum(
+            max(head.offset - (places[name].offset if places[name].epoch == head.epoch else 0), 0)
+            for name, head in heads.positions.items()
+            if name in places
+        )
 
     async def replay(self, interest: Interest, start: Start, format: Format, sink: Sink) -> None:
         """Write what the log holds now to `sink`, once, without the tail: a poll costs one look at the log.
@@ -111,17 +160,19 @@ class Hub:
             self._context = None
         await self.transport.aclose()
 
-    async def add(self, interest: Interest, start: Start, format: Format) -> Subscriber:
+    async def add(self, interest: Interest, start: Start, format: Format, *, patient: bool = False) -> Subscriber:
         """Register a subscriber first, then read the head: nothing can fall between the two."""
         partitions = self.partitions.needed(interest)
         for name in partitions:
             self._readers[name] = self._readers.get(name, 0) + 1
         try:
-            heads = await self._follow(partitions)
-            subscriber = self._make_subscriber(interest, format, partitions)
-            if self._log is not None and not _covers(heads, self.fanout.positions, partitions):
-                heads = await self._log.head(partitions)
-            await subscriber.prepare(start, heads)
+            try:
+                subscriber = await self._place(interest, start, format, partitions)
+            except TransportUnavailable:
+                if not (patient and self._buffers):
+                    raise
+                subscriber = self._make_subscriber(interest, format, partitions)
+                subscriber.wait_for_log(start, self._read_heads)
             if self.draining:  # since it came: nobody would send it away any more
                 raise Unavailable("This instance is going away; come back, and another one will answer")
         except BaseException:
@@ -132,6 +183,20 @@ class Hub:
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self.heartbeat / HEARTBEAT_SLOTS, self._beat)
         return subscriber
+
+    async def _place(self, interest: Interest, start: Start, format: Format, partitions: tuple[str, ...]) -> Subscriber:
+        heads = await self._follow(partitions)
+        subscriber = self._make_subscriber(interest, format, partitions)
+        if self._log is not None and not _covers(heads, self.fanout.positions, partitions):
+            heads = await self._log.head(partitions)
+        await subscriber.prepare(start, heads)
+        return subscriber
+
+    async def _read_heads(self, partitions: Sequence[str]) -> Cursor:
+        """Return the heads once the tail reads these partitions, for a subscriber who came while the log was away."""
+        await self._follow(partitions)
+        assert self._log is not None
+        return await self._log.head(partitions)
 
     def remove(self, subscriber: Subscriber) -> None:
         """Forget a subscriber; a partition that nobody else needs is no longer read."""
@@ -192,14 +257,15 @@ class Hub:
 class Subscription:
     """The lifetime of one subscriber in its hub."""
 
-    __slots__ = ("_arguments", "_hub", "_subscriber")
+    __slots__ = ("_arguments", "_hub", "_patient", "_subscriber")
 
-    def __init__(self, hub: Hub, interest: Interest, start: Start, format: Format) -> None:
+    def __init__(self, hub: Hub, interest: Interest, start: Start, format: Format, patient: bool) -> None:
         self._hub = hub
         self._arguments = (interest, start, format)
+        self._patient = patient
 
     async def __aenter__(self) -> Subscriber:
-        self._subscriber = await self._hub.add(*self._arguments)
+        self._subscriber = await self._hub.add(*self._arguments, patient=self._patient)
         return self._subscriber
 
     async def __aexit__(self, *_: object) -> None:

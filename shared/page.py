@@ -75,6 +75,11 @@ class Page:
         self.replayed.set()
         self.settled.set()
 
+    @property
+    def buffered(self) -> int:
+        """Nothing goes to a socket before the page is whole."""
+        return 0
+
     def record(self, cursor: str, record: Record) -> bytes:
         """Queue an event."""
         return self._put(cursor, self._encode(record))

@@ -19,6 +19,9 @@ class Ring:
         self._max_records = max_records
         self._max_bytes = max_bytes
 
+    def __len__(self) -> int:
+        return len(self._items)
+
     def append(self, item: Record | Gap) -> None:
         """Add one item; what no longer fits leaves."""
         self._items[self.end] = item

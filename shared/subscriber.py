@@ -3,8 +3,10 @@
 import asyncio
 import logging
 import math
-from collections.abc import Awaitable, Callable
-from typing import Literal
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -13,6 +15,7 @@ from shared.cursor import Cursor, Position, encode_one
 from shared.errors import TransportUnavailable
 from shared.fanout import Fanout, Sink, cursor_text
 from shared.filter import Interest
+from shared.once import Early
 from shared.record import Gap, GapReason, Record
 from shared.sse import ClosingReason, Format
 from shared.transports.base import Log, Transport
@@ -21,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 BATCH_BYTES = 64 * 1024  # of replayed frames a write; more would only fill the server's buffer
 BATCH_ITEMS = 200  # records read before others have their turn: a log in memory never waits by itself
+AGAIN = 1.0  # seconds at most between two looks whether the log is back, of a subscriber who came while it was away
 STALLED = 60.0  # seconds without room for one byte: the client is gone or frozen
 
 
@@ -36,6 +40,7 @@ class Stats(msgspec.Struct):
 
     replays: int = 0
     replayed: int = 0
+    filtered: int = 0
     slow: int = 0
     back_to_log: int = 0
     gaps: dict[GapReason, int] = {}
@@ -49,9 +54,11 @@ class Subscriber:
     """
 
     __slots__ = (
+        "_before",
         "_closed",
         "_fanout",
         "_farewell",
+        "_from",
         "_gaps",
         "_heartbeat",
         "_log",
@@ -62,6 +69,7 @@ class Subscriber:
         "_stats",
         "_task",
         "_until",
+        "_waits",
         "format",
         "interest",
         "issued_at",
@@ -93,6 +101,9 @@ class Subscriber:
         self._stats = stats
         self._heartbeat = heartbeat
         self._seen = fanout.ring.end  # the ring's number up to which everything has been matched
+        self._from = self._seen  # all from here on was seen, or told to have been lost
+        self._before: tuple[tuple[int, int], ...] = ()  # (from, up to) of what was seen before something left the ring
+        self._waits: _Waits | None = None
         self._until: Cursor | None = None  # the head to replay to; None: to be read
         self._gaps: list[Gap] = []
         self._replayed = 0
@@ -131,6 +142,25 @@ class Subscriber:
             # The log moved on while the place was searched in it: past the old head, it would look like a lost log.
             self._until = await self._log.head(self.partitions)
 
+    def wait_for_log(self, start: Start, read_heads: Callable[[Sequence[str]], Awaitable[Cursor]]) -> None:
+        """Find the place to begin at when the log is back, instead of `prepare`; until then, write what is told early.
+
+        Without a cursor the place is where the log was at this moment by its own clock.
+        """
+        if start.cursor is None and start.since == "now":
+            start = Start(since=int(time.time() * 1000))
+        self._waits = _Waits(start, read_heads)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the log has been away since the subscriber came."""
+        return self._waits is not None
+
+    @property
+    def buffered(self) -> int:
+        """Bytes written that the kernel does not have yet."""
+        return self.sink.buffered if self._started else 0
+
     def start(self, sink: Sink) -> None:
         """Write to `sink` from now on: gaps, replay, `ready`, then live."""
         self.sink = sink
@@ -152,6 +182,12 @@ class Subscriber:
         self._seen = self._fanout.ring.end
         self._stats.slow += 1
         self._task = asyncio.create_task(self._run(lambda: self._wait(room)))
+
+    def had(self, early: Early) -> bool:
+        """Tell whether the subscriber was sent this event when it was told early."""
+        number = early.number
+        seen = number >= self._from and (self.live or number < self._seen)
+        return (seen or any(a <= number < b for a, b in self._before)) and self.interest.matches(early.event)
 
     def close(self, reason: ClosingReason | None = None) -> None:
         """End the stream, and say why where there is a reason; a second call does nothing.
@@ -201,11 +237,57 @@ class Subscriber:
             self.close()
 
     async def _begin(self) -> None:
+        if self._waits is not None:
+            await self._wait_for_log(self._waits)
+            self._waits = None
         for gap in self._gaps:
             await self._announce(gap)
         self._gaps = []
         await self._catch_up(Backoff())
         await self._write(self.format.ready(self._cursor(), self._recovered, self._replayed))
+
+    async def _wait_for_log(self, waits: "_Waits") -> None:
+        """Write what is told early, at once, and look now and then whether the log is back."""
+        cursor = waits.start.cursor or ""  # an empty id is none: the client comes back as it came
+        backoff = Backoff(cap=AGAIN)
+        while True:
+            with suppress(TransportUnavailable):
+                await self.prepare(waits.start, await waits.read_heads(self.partitions))
+                return
+            await self._tell_early_for(backoff.next(), cursor)
+            await self._write(self.format.heartbeat(cursor))
+
+    async def _tell_early_for(self, seconds: float, cursor: str) -> None:
+        """Write what is told early, at once, for so long."""
+        until = asyncio.get_running_loop().time() + seconds
+        with suppress(TimeoutError):
+            while asyncio.get_running_loop().time() < until:
+                await self._tell_early(cursor)
+                async with asyncio.timeout_at(until):
+                    await self._fanout.moved()
+
+    async def _tell_early(self, cursor: str) -> None:
+        """Write from the ring what no log holds yet; what the tail brought is left to the replay: the log holds it."""
+        while items := self._fanout.ring.since(self._seen, BATCH_ITEMS):
+            frames: list[bytes] = []
+            for item in items:
+                self._seen += 1
+                if isinstance(item, Gap) or item.position is not None or item.partition not in self.partitions:
+                    continue
+                if self.interest.matches(item.event):
+                    frames.append(self.format.record(cursor, item))
+                    self._replayed += 1
+            await self._flush(frames)
+        if items is None:
+            self._skip()  # it comes by the log, when that is back
+
+    def _skip(self) -> None:
+        """Go on from the end of the ring: what lies before it is to be read from the log."""
+        once = self._fanout.once
+        if once is not None and (oldest := once.oldest) is not None:
+            seen = (*self._before, (self._from, self._seen))
+            self._before = tuple(part for part in seen if part[1] > oldest)
+        self._seen = self._from = self._fanout.ring.end
 
     async def _catch_up(self, backoff: Backoff) -> None:
         """Read the log from our place to its head, however long it is away meanwhile.
@@ -215,21 +297,24 @@ class Subscriber:
         """
         if self._log is None:
             if self._until is None:  # fallen out of the ring, and nothing remembers what left it
-                self._seen = self._fanout.ring.end
+                self._skip()
                 await self._announce(Gap("no-log", self.partitions[0], None))
             self._until = None
             return
         while True:
             try:
                 if self._until is None:
-                    self._seen = self._fanout.ring.end  # before the head is read: what comes later is in the ring
+                    self._skip()  # before the head is read: what comes later is in the ring
                     self._until = await self._log.head(self.partitions)
                 until, self._until = self._until, None
                 await self._replay(self._log, until)
                 return
             except TransportUnavailable as error:
                 logger.warning("replay interrupted, trying again: %s", error.detail)
-                await asyncio.sleep(backoff.next())
+                if self._fanout.once is not None:
+                    await self._tell_early_for(backoff.next(), self._cursor())
+                else:
+                    await asyncio.sleep(backoff.next())
                 await self._write(self.format.heartbeat(self._cursor()))
 
     async def _replay(self, log: Log, until: Cursor) -> None:
@@ -306,6 +391,9 @@ class Subscriber:
                 return 0
             self.positions[partition] = position
         if not self.interest.matches(event):
+            self._stats.filtered += 1
+            return 0
+        if self._fanout.once is not None and self._is_second(record):
             return 0
         if position is not None and len(self.partitions) == 1:  # the usual case, without a look at the others
             cursor = encode_one(partition, position)
@@ -316,6 +404,17 @@ class Subscriber:
         self._replayed += 1
         self._stats.replayed += 1
         return len(frame)
+
+    def _is_second(self, record: Record) -> bool:
+        """Tell whether this subscriber was sent the event already, by the other of the two roads."""
+        once = self._fanout.once
+        early = once.find(record) if once is not None else None
+        if early is None:
+            return False
+        if record.position is not None:
+            return self.had(early)
+        place = early.position  # in the ring it is before the record; but the replay may have brought that
+        return place is not None and self.positions[record.partition][:2] >= place[:2]
 
     async def _announce(self, gap: Gap) -> None:
         self._recovered = False
@@ -348,6 +447,11 @@ class Subscriber:
                 await room
         except TimeoutError:
             raise _StalledError from None
+
+
+class _Waits(NamedTuple):
+    start: Start
+    read_heads: Callable[[Sequence[str]], Awaitable[Cursor]]
 
 
 class _StalledError(Exception):

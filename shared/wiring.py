@@ -1,10 +1,12 @@
 """Settings → transport → hub: the only module that imports adapters, each only where it is used."""
 
+from typing import Any
+
 from shared.config import Settings
 from shared.errors import SettingsError
 from shared.hub import Hub
 from shared.partitions import Partitions
-from shared.transports.base import Retention, Transport
+from shared.transports.base import Log, Retention, Transport
 
 
 def make_transport(settings: Settings, *, stateless: bool = False) -> Transport:
@@ -12,8 +14,19 @@ def make_transport(settings: Settings, *, stateless: bool = False) -> Transport:
 
     `stateless` is a function that answers one request and may be frozen after it: where Redis can be reached over
     REST too, or Postgres through a pooler, it takes that. Whoever lives longer connects directly. Both ways lead to
-    the same log. Raises SettingsError where the transport is not for such a process.
+    the same log. It accepts nothing that the log does not hold: the fallback is for whoever lives longer. Raises
+    SettingsError where the transport is not for such a process.
     """
+    transport = _make_own(settings, stateless=stateless)
+    if not settings.fallback or stateless:
+        return transport
+    from shared.transports.fallback import Fallback
+
+    assert isinstance(transport, Log)  # Settings has seen to it
+    return Fallback(transport, make_partitions(settings))
+
+
+def _make_own(settings: Settings, *, stateless: bool) -> Transport:
     partitions = make_partitions(settings)
     retention = Retention(settings.retention, settings.max_events, settings.idempotency_window)
     if settings.transport == "memory":
@@ -71,11 +84,12 @@ async def check(settings: Settings) -> None:
 def make_hub(settings: Settings, *, stateless: bool = False) -> Hub:
     """Return a hub over that transport, which heeds revocations where it asks for tokens."""
     arguments = make_transport(settings, stateless=stateless), make_partitions(settings)
+    options: dict[str, Any] = {"heartbeat": settings.heartbeat, "window": settings.idempotency_window}
     if settings.auth_required:
         from shared.revocations import GuardedHub
 
-        return GuardedHub(*arguments, heartbeat=settings.heartbeat, keep=settings.retention)
-    return Hub(*arguments, heartbeat=settings.heartbeat)
+        return GuardedHub(*arguments, **options, keep=settings.retention)
+    return Hub(*arguments, **options)
 
 
 def make_partitions(settings: Settings) -> Partitions:

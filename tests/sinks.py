@@ -62,6 +62,11 @@ class RecordingSink(Growing):
             room.set_result(None)
 
     @property
+    def buffered(self) -> int:
+        """Nothing is behind it."""
+        return 0
+
+    @property
     def is_waited_for(self) -> bool:
         """Whether a writer waits for room."""
         return self._room is not None

@@ -19,6 +19,7 @@ from shared.event import Event
 from shared.partitions import ALL, Partitions
 from shared.record import Record
 from shared.transports.base import Handler, Log, Receipt, Retention, Tail, Transport
+from shared.transports.fallback import Fallback
 from shared.transports.memory import MemoryLog
 from shared.transports.postgres import PostgresLog
 from shared.transports.redis_layout import Arguments
@@ -164,6 +165,14 @@ class Backup:
             await pipeline.execute()
 
 
+class FallbackStore(RedisStore):
+    """The same Redis behind a fallback to memory, which must not be noticed while it is there."""
+
+    def _make(self, partitions: Partitions, retention: Retention) -> Fallback:
+        inner = RedisStreams(self.url, partitions=partitions, retention=retention, block=self.BLOCK)
+        return Fallback(inner, partitions)
+
+
 class PostgresStore(LogStore):
     """A real Postgres whose log was emptied for the test."""
 
@@ -287,6 +296,7 @@ LOGS: dict[str, tuple[type[LogStore], tuple[str, ...]]] = {
     "memory": (MemoryStore, ()),
     "redis": (RedisStore, ("redis_url",)),
     "upstash": (UpstashStore, ("redis_url", "upstash")),
+    "fallback": (FallbackStore, ("redis_url",)),
     "postgres": (PostgresStore, ("postgres_url",)),
 }
 """For each log its store, and the fixtures that its store is made from."""

@@ -13,6 +13,7 @@ from shared.cursor import Position
 from shared.event import Event
 from shared.fanout import Sink
 from shared.filter import Interest
+from shared.once import Early
 from shared.partitions import ALL
 from shared.record import Record
 from shared.sse import DATA, DataFormat, Format
@@ -31,9 +32,13 @@ class Listener:
         self.seen = RecordingSink()
         self.sink: Sink = self.seen
         self.room: Awaitable[None] | None = None
+        self.numbers: set[int] = set()  # of the ring, that it has seen
 
     def fall_behind(self, room: Awaitable[None]) -> None:
         self.room = room
+
+    def had(self, early: Early) -> bool:
+        return early.number in self.numbers
 
 
 class CountingFormat(DataFormat):

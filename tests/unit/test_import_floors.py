@@ -12,13 +12,13 @@ import pytest
 from tests.processes import ROOT, inherited
 
 FLOORS: list[set[str]] = [
-    {"errors", "backoff", "counters"},
+    {"errors", "backoff", "counters", "seen"},
     {"event", "cursor", "variables"},
     {"endpoints", "rights"},
     {"config"},
     {"record", "filter"},
     {"partitions", "sse"},
-    {"ring", "transports.base"},
+    {"ring", "once", "transports.base"},
     {"transports.reading", "fanout"},
     {"transports.memory", "transports.redis_layout", "subscriber"},
     {"transports.redis_streams", "hub"},

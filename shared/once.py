@@ -1,0 +1,73 @@
+"""Once a connection: what was delivered before the log held it, known again when the log brings it.
+
+Only behind a fallback (`shared/transports/fallback.py`) does an event come by two roads: from the outbox at once, and
+from the log later, to this process as to all others. Each subscriber knows which numbers of the ring it has seen
+(`Subscriber.had`), and here is which number an event had when it was told early. So nothing is kept a subscriber.
+"""
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import NamedTuple
+
+from shared.cursor import Position
+from shared.event import Event
+from shared.record import Record
+from shared.seen import Seen
+
+MAX_EARLY = 50_000
+"""Events told early that are remembered: five full outboxes. Past it the oldest is forgotten, and a subscriber who
+reads that far behind has it twice."""
+
+
+class Early(NamedTuple):
+    """An event that was told before the log held it."""
+
+    number: int  # in the ring
+    event: Event  # without its data: who it was for
+    time: float  # on the monotonic clock
+    position: Position | None  # where the tail brought it, None: not yet
+
+
+class Once:
+    """Both roads of this process. `window`: seconds in which the log takes an id for a repetition."""
+
+    def __init__(self, window: float, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.early: OrderedDict[tuple[str, str], Early] = OrderedDict()
+        self._window = window
+        self._clock = clock
+        self._heard = Seen(window, clock=clock)
+
+    def tell(self, record: Record, number: int) -> bool:
+        """Remember what is told early; False where it must not be: it was, or the tail has brought it already.
+
+        That happens: an append whose answer was lost is in the log and in the outbox.
+        """
+        key = (record.partition, record.event.key)
+        known = self.early.get(key)
+        if self._heard.knows((key,)) or (known is not None and known.time > self._clock() - self._window):
+            return False
+        event = record.event
+        self.early[key] = Early(number, Event(event.id, event.type, b"", event.user_ids), self._clock(), None)
+        self.early.move_to_end(key)
+        if len(self.early) > MAX_EARLY:
+            self.early.popitem(last=False)
+        return True
+
+    def hear(self, record: Record) -> Early | None:
+        """Remember what the tail brings; return how it was told early, None where it was not."""
+        key = (record.partition, record.event.key)
+        self._heard.add(key)
+        known = self.early.get(key)
+        if known is not None:
+            known = self.early[key] = known._replace(position=record.position)
+        return known
+
+    def find(self, record: Record) -> Early | None:
+        """Return how a record was told early, None where it was not."""
+        return self.early.get((record.partition, record.event.key)) if self.early else None
+
+    @property
+    def oldest(self) -> int | None:
+        """The number of what was told early the longest ago; None where nothing is remembered."""
+        return next(iter(self.early.values())).number if self.early else None

@@ -1,0 +1,194 @@
+"""The fallback to memory: while the log is away, what is published here is kept in an outbox, and appended later.
+
+For an instance that lives long and was told so (`REALTIME_FALLBACK=memory`). The publisher hears `durable: false`: a
+process that dies before the log is back takes its outbox with it. The hub delivers what is in the outbox to its own
+subscribers at once, without moving a cursor, and knows them when the tail brings the records (`shared/once.py`).
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, suppress
+
+from shared.backoff import Backoff
+from shared.counters import OUTBOX_APPENDED, OUTBOX_REFUSED, OUTBOX_TAKEN
+from shared.cursor import Cursor
+from shared.errors import TransportUnavailable
+from shared.event import Event
+from shared.partitions import Partitions
+from shared.record import Gap, Record
+from shared.transports.base import Backlog, Fallible, Handler, Log, Receipt, Tail
+from shared.transports.following import stop
+from shared.transports.outbox import Entry, Key, Outbox
+
+log = logging.getLogger(__name__)
+
+MAX_EVENTS = 10_000  # ten minutes at 1,000 events a minute
+MAX_BYTES = 16 * 1024 * 1024  # of event data, as much as the ring keeps: an outage must not take the memory
+BATCH_EVENTS = 100  # appended at once: what one request may hold, and within its bytes
+BATCH_BYTES = 1024 * 1024
+GROWTH = (
+    4  # each batch may be so many times the one before; the first is one event, for a store that has just come back
+)
+CAP = 1.0  # seconds at most between two tries, with full jitter: the longer, the fuller the outbox
+LAST_FLUSH = 5.0  # seconds that the end of the process waits for the log; most platforms kill it 10 s after SIGTERM
+HURRY = 0.1  # seconds between two tries then
+
+
+class Fallback:
+    """A `Log` that takes events also while the one below it is away."""
+
+    def __init__(
+        self,
+        inner: Log,
+        partitions: Partitions = Partitions(),
+        *,
+        max_events: int = MAX_EVENTS,
+        max_bytes: int = MAX_BYTES,
+    ) -> None:
+        self._log = inner
+        self._scheme = partitions
+        self._outbox = Outbox(self._keys, max_events, max_bytes)
+        self._is_away = False  # the last append was lost: who publishes now does not wait for the next one
+        self._flushing: asyncio.Task[None] | None = None
+        self._closing = asyncio.Event()
+
+    async def publish(self, events: Sequence[Event]) -> list[Receipt]:
+        """Append, or keep in the outbox where the log is away: then the receipts are not durable.
+
+        While the outbox is being emptied, what is published waits for its turn behind it. Raises TransportUnavailable
+        where the outbox has no room; then none of the events was kept, and the log may have taken some, as ever.
+        """
+        if not self._outbox:
+            try:
+                receipts = await self._log.publish(events)
+            except TransportUnavailable as error:
+                self._note_away(error.detail)
+            else:
+                self._note_back()
+                return receipts
+        taken = self._take(events)
+        if self._is_away:
+            return [
+                Receipt(event.id, None, known, durable=False) for event, (_, known) in zip(events, taken, strict=True)
+            ]
+        answers = [entry.answer() for entry, _ in taken]
+        await asyncio.wait(answers)  # which leaves them to the others where this publisher has gone
+        return [
+            _receipt(event, answer.result(), known)
+            for event, answer, (_, known) in zip(events, answers, taken, strict=True)
+        ]
+
+    def on_message(self, handler: Handler) -> AbstractAsyncContextManager[Tail]:
+        """Open the log's own tail."""
+        return self._log.on_message(handler)
+
+    async def head(self, partitions: Sequence[str]) -> Cursor:
+        """Return the log's heads; what is in the outbox is not before them."""
+        return await self._log.head(partitions)
+
+    async def seek(self, partitions: Sequence[str], time: int | None) -> Cursor:
+        """Return what the log does."""
+        return await self._log.seek(partitions, time)
+
+    def replay(self, after: Cursor, until: Cursor) -> AsyncIterator[Record | Gap]:
+        """Yield what the log does."""
+        return self._log.replay(after, until)
+
+    async def ping(self) -> None:
+        """Return if the log answers: health is to tell that it does not, although publishers are served."""
+        await self._log.ping()
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the log is known to be away."""
+        return self._is_away or (isinstance(self._log, Fallible) and self._log.is_away)
+
+    @property
+    def backlog(self) -> Backlog:
+        """What waits for the log."""
+        return Backlog(len(self._outbox), self._outbox.bytes)
+
+    async def aclose(self) -> None:
+        """Append what still can be within `LAST_FLUSH` seconds, say loudly how much is lost, and close the log."""
+        self._closing.set()
+        if (flushing := self._flushing) is not None:
+            await asyncio.wait((flushing,), timeout=LAST_FLUSH)
+            await stop(flushing)
+        self._outbox.give_up_waiting()
+        if self._outbox:
+            log.error(
+                "LOST: %d events (%d bytes of data), accepted as not durable while the log was away; it is away still",
+                len(self._outbox),
+                self._outbox.bytes,
+            )
+            self._outbox = Outbox(self._keys, 0, 0)
+        await self._log.aclose()
+
+    def _keys(self, event: Event) -> list[Key]:
+        return [(partition, part.key) for partition, part in self._scheme.route(event)]
+
+    def _take(self, events: Sequence[Event]) -> list[tuple[Entry, bool]]:
+        try:
+            taken = self._outbox.take(events)
+        except TransportUnavailable:
+            OUTBOX_REFUSED.add(by=len(events))
+            raise
+        OUTBOX_TAKEN.add(by=sum(not known for _, known in taken))
+        if self._flushing is None:
+            self._flushing = asyncio.create_task(self._flush())
+        return taken
+
+    async def _flush(self) -> None:
+        """Append the outbox in its order until it is empty; a failure of any kind is followed by another try."""
+        backoff = Backoff(cap=CAP)
+        most = 1
+        try:
+            while batch := self._outbox.first(most, BATCH_BYTES):
+                try:
+                    receipts = await self._log.publish([entry.event for entry in batch])
+                except TransportUnavailable as error:
+                    self._note_away(error.detail)
+                except Exception:
+                    log.exception("the outbox cannot be appended, trying again")
+                    self._note_away("an append failed")
+                else:
+                    self._note_back()
+                    self._outbox.drop(receipts)
+                    OUTBOX_APPENDED.add(by=len(receipts))
+                    most = min(most * GROWTH, BATCH_EVENTS)
+                    backoff.reset()
+                    continue
+                most = 1
+                await self._pause(backoff.next())
+            log.info("the outbox is empty: the log holds all that was kept")
+        finally:
+            self._flushing = None
+
+    async def _pause(self, seconds: float) -> None:
+        if self._closing.is_set():
+            await asyncio.sleep(HURRY)
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._closing.wait()
+
+    def _note_away(self, why: str) -> None:
+        self._outbox.give_up_waiting()
+        if not self._is_away:
+            self._is_away = True
+            log.warning(
+                "the log is away: what is published is kept in memory and not durable until it is back: %s", why
+            )
+
+    def _note_back(self) -> None:
+        if self._is_away:
+            self._is_away = False
+            log.warning("the log is back: %d events that were kept in memory go into it", len(self._outbox))
+
+
+def _receipt(event: Event, appended: Receipt | None, known: bool) -> Receipt:
+    """Return the receipt of what waited for its turn; None: the log went away before it."""
+    if appended is None:
+        return Receipt(event.id, None, known, durable=False)
+    return Receipt(event.id, appended.positions, appended.duplicate or known)

@@ -1,0 +1,113 @@
+"""A log that is away whenever a test says so, and hubs with a fallback on it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Self
+
+from shared.cursor import Cursor
+from shared.errors import TransportUnavailable
+from shared.event import Event
+from shared.filter import Interest
+from shared.hub import Hub
+from shared.partitions import Partitions
+from shared.record import Gap, Record
+from shared.ring import Ring
+from shared.sse import DATA
+from shared.subscriber import Start
+from shared.transports.base import Log, Receipt
+from shared.transports.fallback import MAX_BYTES, MAX_EVENTS, Fallback
+from tests.contract.staged import StagedLog
+from tests.contract.stores import MemoryStore
+from tests.sinks import RecordingSink
+
+
+class AwayLog(StagedLog):
+    """Passes everything on to a real log; while it is away every call fails, and the tail brings nothing."""
+
+    def __init__(self, log: Log) -> None:
+        super().__init__(log)
+        self.is_away = False
+        self.seconds = 0.0  # that an append takes
+        self.answers_lost = 0  # how many of the next appends are made, and not answered
+        self.batches: list[list[str]] = []  # ids of each append that was tried
+
+    def leave(self) -> None:
+        """Be away from now on."""
+        self.is_away = True
+        self.hold_tail()
+
+    def come_back(self) -> None:
+        """Answer again; the tail brings what it has missed."""
+        self.is_away = False
+        self.release_tail()
+
+    async def publish(self, events: Sequence[Event]) -> list[Receipt]:
+        self.batches.append([event.id for event in events])
+        self._look()
+        if self.seconds:
+            await asyncio.sleep(self.seconds)
+            self._look()
+        receipts = await super().publish(events)
+        if self.answers_lost:
+            self.answers_lost -= 1
+            raise TransportUnavailable("the answer was lost")
+        self._look()
+        return receipts
+
+    async def head(self, partitions: Sequence[str]) -> Cursor:
+        self._look()
+        return await super().head(partitions)
+
+    async def seek(self, partitions: Sequence[str], time: int | None) -> Cursor:
+        self._look()
+        return await super().seek(partitions, time)
+
+    async def replay(self, after: Cursor, until: Cursor) -> AsyncIterator[Record | Gap]:
+        self._look()
+        async for item in super().replay(after, until):
+            self._look()
+            yield item
+
+    async def ping(self) -> None:
+        self._look()
+
+    def _look(self) -> None:
+        if self.is_away:
+            raise TransportUnavailable("the log is away")
+
+
+class Instance:
+    """One process: a hub over a fallback over a log that can be away."""
+
+    def __init__(
+        self,
+        store: MemoryStore,
+        scheme: Partitions = Partitions(),
+        *,
+        max_events: int = MAX_EVENTS,
+        max_bytes: int = MAX_BYTES,
+        ring: Ring | None = None,
+        window: float = 86_400.0,
+    ) -> None:
+        self.log = AwayLog(store.open(scheme))
+        self.fallback = Fallback(self.log, scheme, max_events=max_events, max_bytes=max_bytes)
+        self.hub = Hub(self.fallback, scheme, ring=ring, window=window)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.hub.aclose()
+
+
+@asynccontextmanager
+async def patient(
+    hub: Hub, user_id: str | None = None, *, cursor: str | None = None, sink: RecordingSink | None = None
+) -> AsyncIterator[RecordingSink]:
+    """Subscribe as a stream does, which waits where the log is away."""
+    sink = sink or RecordingSink(cursor or "")
+    async with hub.subscribe(Interest(user_id), Start(cursor), DATA, patient=True) as subscriber:
+        subscriber.start(sink)
+        yield sink
+    assert sink.faults == []
