@@ -44,6 +44,7 @@ SERVERS = {
         ),
     ),
     "nginx": Server("TIDEMARK_NGINX", ("nginx",), (1, 18), elsewhere=("/usr/sbin/nginx",), version_option="-v"),
+    "promtool": Server("TIDEMARK_PROMTOOL", ("promtool",), (2, 40)),
     "chromium": Server(
         "TIDEMARK_CHROMIUM",
         ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"),
