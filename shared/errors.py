@@ -7,6 +7,7 @@ TidemarkError
 │   └── MappingError           a webhook's payload has not what a rule of realtime.toml looks for (422)
 ├── Unauthorized               no credential, or none that holds (401)
 ├── Forbidden                  a good credential that does not reach this far (403)
+├── SubscriptionStopped        the server asks a client not to come back (204)
 └── Unavailable                something that we need does not answer now (503)
 └── TransportUnavailable   ... the log: what was published is not known to be kept
 """
@@ -58,6 +59,10 @@ class Forbidden(TidemarkError):
     def __init__(self, detail: str) -> None:
         super().__init__(detail)
         self.detail = detail
+
+
+class SubscriptionStopped(TidemarkError):
+    """The server asks its client not to come back."""
 
 
 class Unavailable(TidemarkError):

@@ -1,0 +1,66 @@
+"""The next token, fetched while the old one's stream still delivers."""
+
+import asyncio
+import contextlib
+import inspect
+from collections.abc import Awaitable, Callable
+
+Token = str | Callable[[], str | Awaitable[str]]
+
+
+async def fetch(source: Token) -> str:
+    """Return the token that the caller gave, or that its function gives; what that raises comes through."""
+    value = source() if callable(source) else source
+    return (await value if inspect.isawaitable(value) else value).strip()
+
+
+class Renewal:
+    """One connection's renewal; `fresh` is the next token, once there is one that differs from the old.
+
+    Its arrival ends the wait of `timeout`, so that the switch does not wait for the next event.
+    """
+
+    def __init__(self) -> None:
+        self.fresh: str | None = None
+        self.timeout: asyncio.Timeout | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[str] | None = None
+
+    def start(self, source: Token, old: str, delay: float = 0.0) -> None:
+        """Fetch after `delay` seconds, or as soon as an earlier call says; a fixed token cannot be renewed."""
+        if not callable(source) or self._task is not None:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(delay, self._begin, source, old)
+
+    def stop(self) -> None:
+        """Give up what is under way; a fresh token stays, for the next connection."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._task is not None:
+            self._task.cancel()
+        self._timer = self._task = self.timeout = None
+
+    def is_done(self) -> bool:
+        """Whether there is a fresh token."""
+        return self.fresh is not None
+
+    def take(self) -> str | None:
+        """Return the fresh token, once."""
+        fresh, self.fresh = self.fresh, None
+        return fresh
+
+    def _begin(self, source: Token, old: str) -> None:
+        self._task = asyncio.create_task(fetch(source))
+        self._task.add_done_callback(lambda task: self._done(task, old))
+
+    def _done(self, task: asyncio.Task[str], old: str) -> None:
+        if task.cancelled() or task.exception() is not None:
+            return  # the old token still works: when it ends the server says so, and the next attempt asks again
+        if task is not self._task or task.result() in ("", old):
+            return
+        self.fresh = task.result()
+        if self.timeout is not None:
+            with contextlib.suppress(RuntimeError):  # it is over already
+                self.timeout.reschedule(asyncio.get_running_loop().time())

@@ -1,0 +1,103 @@
+"""The network between a client and an instance: it cuts at any byte, hands on in pieces of any size, or buffers."""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from tests.processes import HOST, Instance
+
+
+class Line:
+    """Forwards connections to an instance. `cuts` counts the connections that it broke."""
+
+    def __init__(self, instance: Instance) -> None:
+        self.instance = instance
+        self._port = 0
+        self.cuts = 0
+        self.connections = 0
+
+    @property
+    def url(self) -> str:
+        """The address of the instance's events, through here."""
+        return f"http://{HOST}:{self._port}/api/events"
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator["Line"]:
+        """Take connections until the end of the context."""
+        tasks: set[asyncio.Task[None]] = set()
+
+        def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            task = asyncio.create_task(self._serve(reader, writer))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+
+        server = await asyncio.start_server(accept, HOST, 0)
+        self._port = server.sockets[0].getsockname()[1]
+        try:
+            yield self
+        finally:
+            server.close()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        there_reader, there_writer = await asyncio.open_connection(HOST, self.instance.port)
+        up = asyncio.create_task(_pump(reader, there_writer))
+        try:
+            with contextlib.suppress(OSError):
+                await self.down(there_reader, writer)
+        finally:
+            up.cancel()
+            await asyncio.gather(up, return_exceptions=True)
+            there_writer.transport.abort()
+            writer.transport.abort()
+
+    async def down(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Carry the answer."""
+        while data := await reader.read(64 * 1024):
+            writer.write(data)
+            await writer.drain()
+
+
+class CuttingLine(Line):
+    """Breaks each connection after a random number of bytes, and hands on in pieces of random sizes."""
+
+    def __init__(self, instance: Instance, seed: int, most: int) -> None:
+        super().__init__(instance)
+        self._random = random.Random(seed)
+        self._most = most
+
+    async def down(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Carry some of the answer."""
+        left = self._random.randint(0, self._most)
+        while left and (data := await reader.read(self._random.randint(1, 600))):
+            writer.write(data[:left])
+            left -= len(data[:left])
+            await writer.drain()
+        self.cuts += not left
+
+
+class BufferingLine(Line):
+    """A proxy that hands on an answer once it is whole, and so never hands on a stream."""
+
+    async def down(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Carry answers with a length; keep all others."""
+        kept = b""
+        while data := await reader.read(64 * 1024):
+            kept += data
+            if b"content-length" in kept.partition(b"\r\n\r\n")[0]:
+                writer.write(kept)
+                kept = b""
+        writer.write(kept)
+        await writer.drain()
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError):
+        while data := await reader.read(64 * 1024):
+            writer.write(data)
+            await writer.drain()

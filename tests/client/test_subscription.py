@@ -1,0 +1,318 @@
+"""What a subscription does when things go wrong, in virtual time, against a server with a script."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from shared.client import Event, Gap
+from shared.client.retrying import CLOSING_JITTER
+from shared.client.subscription import BLOCKED_AFTER, FIRST_BYTE, STREAM_AGAIN
+from shared.errors import Forbidden, InvalidRequest, SubscriptionStopped, TidemarkError, Unauthorized
+from tests.client.scripted import (
+    SILENCE,
+    Server,
+    cloudevent,
+    control,
+    event,
+    page,
+    problem,
+    ready,
+    stream,
+    take,
+    told,
+)
+from tests.client.test_retrying import jwt
+from tests.clocks import virtual_time
+
+
+def names(items: list[Event | Gap]) -> list[str]:
+    """The events by their names, and gaps by their reasons."""
+    return [item.data if isinstance(item, Event) else f"gap: {item.reason}" for item in items]
+
+
+@virtual_time
+async def test_a_stream_that_breaks_is_resumed_after_the_last_event_and_each_is_seen_once() -> None:
+    server = Server(
+        stream(b"retry: 0\n\n", event("1", "a"), ready("1", 1), event("2", "b"), b"id: 3\n\n", b"id: 4\ndata: {"),
+        httpx.ConnectError("refused"),
+        stream(b"retry: 0\n\n", event("4", "c"), ready("4", 1), SILENCE),
+    )
+    async with server.subscribe(start="earliest") as subscription:
+        items = await take(subscription, 3)
+        assert names(items) == ["a", "b", "c"]
+        assert [isinstance(item, Event) and item.replayed for item in items] == [True, False, True]
+        assert subscription.cursor == "4"
+    assert [told(request) for request in server.requests] == [(None, "earliest"), ("3", None), ("3", None)]
+    assert [state.reason for state in server.waits] == ["lost", "lost"]
+    assert server.states[-1].name == "closed"
+
+
+@virtual_time
+async def test_an_event_carries_what_was_published_and_where_to_go_on() -> None:
+    head = (
+        b'{"specversion":"1.0","id":"7","source":"s","type":"a.b","time":"2026-01-01T00:00:00Z","traceparent":"00-1",'
+    )
+    whole = head + b'"data":{"n": 1.0}}'
+    server = Server(stream(b"id: 9\ndata: " + whole + b"\n\n", SILENCE))
+    async with server.subscribe(types=["a.b", "c"], user_id="u 1", token="tok") as subscription:
+        [item] = await take(subscription, 1)
+    assert item == Event("7", "a.b", '{"n": 1.0}', "9", "2026-01-01T00:00:00Z", "s", {"traceparent": "00-1"}, True)
+    [request] = server.requests
+    assert dict(request.url.params) == {"format": "cloudevents", "types": "a.b,c", "userId": "u 1", "from": "now"}
+    assert request.headers["authorization"] == "Bearer tok"
+
+
+@virtual_time
+async def test_a_gap_is_an_item_and_a_cut_before_it_does_not_hide_it() -> None:
+    server = Server(
+        stream(b"retry: 0\nid: 5\n\n"),  # primed, and cut before the gap is told
+        stream(
+            b"retry: 0\nid: 5\n\n", control("gap", "5", reason="trimmed", recovered=False), event("6", "f"), SILENCE
+        ),
+    )
+    async with server.subscribe(cursor="1") as subscription:
+        assert names(await take(subscription, 2)) == ["gap: trimmed", "f"]
+    assert [told(request) for request in server.requests] == [("1", None), ("1", None)]
+
+
+@virtual_time
+async def test_a_silent_stream_is_dead_after_two_heartbeats() -> None:
+    server = Server(
+        stream(ready("1"), 14.0, b"id: 2\n\n", 31.0, b"id: 3\n\n", SILENCE),
+        stream(event("4", "d"), SILENCE),
+    )
+    async with server.subscribe() as subscription:
+        await take(subscription, 1)
+    assert [state.reason for state in server.waits] == ["silent"]
+    assert server.at[1] - (14 + 31) == pytest.approx(32 + server.waits[0].delay)
+    assert told(server.requests[1]) == ("3", None)
+
+
+@virtual_time
+async def test_a_server_that_is_away_is_asked_less_and_less_often_and_as_late_as_it_wishes() -> None:
+    server = Server(
+        stream(b"retry: 3000\n\n"),
+        problem(503, "away", {"retry-after": "20"}),
+        problem(500),
+        problem(404),
+        stream(event("1", "a"), SILENCE),
+    )
+    async with server.subscribe() as subscription:
+        await take(subscription, 1)
+    first, second, third, fourth = server.waits
+    assert 3 <= first.delay <= 4
+    assert 20 <= second.delay <= 22
+    assert (second.reason, second.detail) == ("refused", "503: away")
+    assert 3 <= third.delay <= 7
+    assert 3 <= fourth.delay <= 11
+    assert server.at[-1] == pytest.approx(sum(wait.delay for wait in server.waits))
+
+
+@virtual_time
+async def test_a_server_that_ends_a_stream_in_order_is_asked_again_at_once_but_not_in_a_crowd() -> None:
+    server = Server(
+        stream(b"retry: 2000\n\n", ready("1"), 6.0, control("closing", reason="max-age")),
+        stream(b"retry: 2000\n\n", ready("1"), 1.0, control("closing", reason="draining")),
+        stream(event("2", "b"), SILENCE),
+    )
+    async with server.subscribe() as subscription:
+        await take(subscription, 1)
+    steady, short = server.waits
+    assert (steady.reason, short.reason) == ("max-age", "draining")
+    assert 0 <= steady.delay <= CLOSING_JITTER
+    assert short.delay >= 2, "a server that answers and dies is not hammered"
+    assert told(server.requests[2]) == ("1", None)
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [(204, SubscriptionStopped), (400, InvalidRequest), (401, Unauthorized), (403, Forbidden)],
+)
+def test_a_refusal_that_will_not_change_ends_it_with_what_the_server_said(
+    status: int, error: type[TidemarkError]
+) -> None:
+    @virtual_time
+    async def run() -> None:
+        server = Server(problem(status, "because of this"), stream(event("1", "a")))
+        with pytest.raises(error, match="204" if status == 204 else f"{status}: because of this"):
+            await anext(server.subscribe(token="t"))
+        assert len(server.requests) == 1
+        assert server.states[-1].name == "closed"
+
+    run()
+
+
+@virtual_time
+async def test_a_token_function_is_asked_once_more_after_a_401_and_no_oftener() -> None:
+    tokens = iter(["old", "new", "newer", "newest"])
+    server = Server(problem(401), stream(ready("1"), 1.0), problem(401), problem(401, "no more"), stream())
+    subscription = server.subscribe(token=lambda: next(tokens))
+    with pytest.raises(Unauthorized, match="no more"):
+        await anext(subscription)
+    assert [request.headers["authorization"] for request in server.requests] == [
+        f"Bearer {token}" for token in ("old", "new", "newer", "newest")
+    ]
+
+
+@virtual_time
+async def test_a_token_that_no_header_can_carry_is_an_error_and_not_a_loop() -> None:
+    server = Server()
+    with pytest.raises(Unauthorized, match="no header"):
+        await anext(server.subscribe(token="a\nb: c"))
+    assert server.requests == []
+
+
+@virtual_time
+async def test_a_token_is_renewed_while_the_old_stream_delivers_and_the_switch_is_a_resume() -> None:
+    first, second = jwt({"exp": time.time() + 100, "n": 1}), jwt({"exp": time.time() + 9_000, "n": 2})
+    tokens = iter([first, second])
+    asked: list[float] = []
+
+    async def token() -> str:
+        asked.append(asyncio.get_running_loop().time())
+        if len(asked) > 1:
+            await asyncio.sleep(3)
+        return next(tokens)
+
+    def beats() -> Iterator[bytes | float]:
+        yield ready("0")
+        yield 0.5  # no event in the very moment of the switch: the script would not send it again
+        for n in range(1, 200):
+            yield 1.0
+            yield event(str(n), str(n))
+
+    server = Server(stream(*beats()), stream(event("83", "83"), SILENCE))
+    async with server.subscribe(token=token) as subscription:
+        items = await take(subscription, 83)
+    assert names(items) == [str(n) for n in range(1, 84)], "nothing lost and nothing doubled"
+    assert asked == [0, pytest.approx(80, abs=1)]
+    assert server.at[1] == pytest.approx(83, abs=1), "no wait, and the old stream delivered until then"
+    assert server.requests[1].headers["authorization"] == f"Bearer {second}"
+    assert server.waits == []
+
+
+@virtual_time
+async def test_a_server_that_says_that_the_token_expires_gets_another_one() -> None:
+    tokens = iter(["opaque-1", "opaque-2"])
+    server = Server(
+        stream(ready("1"), control("expiring", seconds=60), SILENCE),
+        stream(event("2", "b"), SILENCE),
+    )
+    async with server.subscribe(token=lambda: next(tokens)) as subscription:
+        assert names(await take(subscription, 1)) == ["b"]
+    assert server.at == [0, 0]
+    assert server.requests[1].headers["authorization"] == "Bearer opaque-2"
+
+
+@virtual_time
+async def test_a_renewal_that_fails_costs_nothing_while_the_old_token_holds() -> None:
+    calls = 0
+
+    def token() -> str:
+        nonlocal calls
+        calls += 1
+        if calls > 1:
+            raise OSError("the application's server is away")
+        return "opaque"
+
+    server = Server(stream(ready("1"), control("expiring", seconds=60), 20.0, event("2", "b"), SILENCE))
+    async with server.subscribe(token=token) as subscription:
+        assert names(await take(subscription, 1)) == ["b"]
+    assert (calls, len(server.requests)) == (2, 1)
+
+
+@virtual_time
+async def test_where_nothing_comes_through_but_pages_it_polls_and_says_so() -> None:
+    server = Server(
+        stream(SILENCE),  # a proxy that buffers
+        page(cloudevent("a"), cloudevent("b"), cursor="2", gap="trimmed"),
+        page(cursor="3"),
+        page(cloudevent("c"), cursor="4"),
+        lambda: stream(SILENCE),
+    )
+    async with server.subscribe(cursor="1") as subscription:
+        items = await take(subscription, 4)
+        assert names(items) == ["gap: trimmed", "a", "b", "c"]
+        assert [item.cursor for item in items] == ["1", "1", "2", "4"], "who stops within a page reads it again"
+    [wait] = server.waits
+    assert (wait.reason, wait.mode) == ("silent", "poll")
+    assert server.at[1] == pytest.approx(FIRST_BYTE + wait.delay)
+    pages = server.requests[1:]
+    assert [request.headers["accept"] for request in pages] == ["application/json"] * 3
+    assert [(told(request)[0], request.url.params["wait"]) for request in pages] == [
+        ("1", "0"),
+        ("2", "0"),
+        ("3", "20"),
+    ]
+    assert [state.mode for state in server.states if state.name == "live"] == ["poll"]
+
+
+@virtual_time
+async def test_after_a_while_of_pages_a_stream_is_tried_again() -> None:
+    refused = [httpx.ReadError("cut")] * BLOCKED_AFTER
+    quiet = [page(cursor="1") for _ in range(1_000)]
+    server = Server(*refused, *quiet)
+    subscription = server.subscribe()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(2 * STREAM_AGAIN):
+            await anext(subscription)
+    kinds = [request.headers["accept"] for request in server.requests]
+    again = kinds.index("text/event-stream", BLOCKED_AFTER)
+    assert set(kinds[BLOCKED_AFTER:again]) == {"application/json"}
+    assert server.at[again] - server.at[BLOCKED_AFTER] == pytest.approx(STREAM_AGAIN, abs=4)
+
+
+@virtual_time
+async def test_a_page_that_answers_at_once_does_not_become_a_tight_loop() -> None:
+    server = Server(
+        stream(SILENCE), page(cursor="1"), *(page(cursor="1") for _ in range(5)), page(cloudevent("a"), cursor="2")
+    )
+    async with server.subscribe() as subscription:
+        await take(subscription, 1)
+    gaps = [later - earlier for earlier, later in zip(server.at[2:], server.at[3:], strict=False)]
+    assert all(2 <= gap <= 3 for gap in gaps), gaps
+
+
+@virtual_time
+async def test_a_page_that_fails_too_means_that_the_server_is_away_and_streams_are_tried_again() -> None:
+    server = Server(
+        *[httpx.ConnectError("refused")] * (BLOCKED_AFTER + 1),
+        stream(event("1", "a"), SILENCE),
+    )
+    async with server.subscribe() as subscription:
+        await take(subscription, 1)
+    assert [request.headers["accept"] for request in server.requests] == [
+        *["text/event-stream"] * BLOCKED_AFTER,
+        "application/json",
+        "text/event-stream",
+    ]
+
+
+@virtual_time
+async def test_a_login_page_of_a_network_is_waited_out() -> None:
+    server = Server(httpx.Response(200, html="<h1>Welcome"), stream(event("1", "a"), SILENCE))
+    async with server.subscribe() as subscription:
+        await take(subscription, 1)
+    assert "text/html" in server.waits[0].detail
+
+
+@virtual_time
+async def test_the_end_of_the_subscription_ends_its_connection() -> None:
+    answer = stream(event("1", "a"), SILENCE)
+    server = Server(answer)
+    async with server.subscribe() as subscription:
+        await take(subscription, 1)
+    assert answer.is_closed
+    with pytest.raises(StopAsyncIteration):
+        await anext(subscription)
+
+
+@pytest.mark.parametrize("url", ["", "tidemark.test/api/events", "ftp://tidemark.test/", "http:///api/events"])
+def test_an_address_that_is_none_is_refused_at_once(url: str) -> None:
+    from shared.client import subscribe
+
+    with pytest.raises(ValueError, match="url must be"):
+        subscribe(url)
