@@ -77,6 +77,7 @@ class _Told(msgspec.Struct):
     reason: str = ""
     recovered: bool = True
     replayed: int = 0
+    seconds: float = 0.0
 
 
 class Page(msgspec.Struct):

@@ -26,8 +26,8 @@ class Renewal:
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[str] | None = None
 
-    def start(self, source: Token, old: str, delay: float = 0.0) -> None:
-        """Fetch after `delay` seconds, or as soon as an earlier call says; a fixed token cannot be renewed."""
+    def start(self, source: Token, old: str, delay: float) -> None:
+        """Fetch after `delay` seconds, whatever an earlier call said; a fixed token cannot be renewed."""
         if not callable(source) or self._task is not None:
             return
         if self._timer is not None:

@@ -239,7 +239,7 @@ class Subscription:
             case "realtime.gap":
                 return Gap(told.reason or "unknown", frame.last_event_id)
             case "realtime.expiring":
-                self._renewal.start(self._source, self._token)
+                self._renew_before(time.time() + told.seconds)
             case "realtime.closing":
                 raise _Ended(End("closing", told.reason or "closing"))
             case _:
@@ -303,9 +303,12 @@ class Subscription:
         self._refused_before = False
         if self.state.name == "connecting":
             self._enter(State("replaying", "accepted", self._mode))
-            delay = renew_in(expiry_of(self._token), time.time())
-            if delay is not None:
-                self._renewal.start(self._source, self._token, delay)
+            self._renew_before(expiry_of(self._token))
+
+    def _renew_before(self, expiry: float | None) -> None:
+        delay = renew_in(expiry, time.time())
+        if delay is not None:
+            self._renewal.start(self._source, self._token, delay)
 
     def _ready(self, replayed: int, recovered: bool) -> None:
         self._live_at = _now()
