@@ -12,7 +12,7 @@ from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from functions import ops, publish, stream, tokens
+from functions import ops, publish, stream, tokens, webhooks
 from functions.serving import serve
 from functions.web import create_app
 from shared.config import Settings
@@ -31,11 +31,10 @@ _SITE_HEADERS = [
 
 
 def app(hub: Hub, settings: Settings) -> ASGIApp:
-    """Return the one app: the stream as raw ASGI, everything else as Starlette routes."""
+    """Return the one app: the stream as raw ASGI, everything else as Starlette routes. Raises SettingsError."""
     streams = stream.StreamApp(hub, settings)
-    api = create_app(
-        [*publish.routes(hub, settings), *tokens.routes(hub, settings), *ops.routes(hub, settings)], settings
-    )
+    routes = [*publish.routes(hub, settings), *webhooks.routes(hub, settings)]
+    api = create_app([*routes, *tokens.routes(hub, settings), *ops.routes(hub, settings)], settings)
     site = create_app([Mount("/", _with_headers(StaticFiles(directory=SITE, html=True)))], Settings())
 
     def dispatch(scope: Any, receive: Any, send: Any) -> Awaitable[None]:  # not async: no frame for each stream
@@ -54,13 +53,14 @@ def main() -> int:
         settings = Settings.from_env(os.environ)
         asyncio.run(check(settings))
         hub = make_hub(settings)
+        served = app(hub, settings)
     except SettingsError as error:
         print(f"tidemark: {error}", file=sys.stderr)
         return 2
     _warn(settings)
     authentication = "required" if settings.auth_required else "off"
     banner = f"Tidemark on {{url}} (transport: {settings.transport}, authentication: {authentication})"
-    serve(app(hub, settings), settings.host, settings.port, hub.drain, hub.aclose, banner, begin=hub.look)
+    serve(served, settings.host, settings.port, hub.drain, hub.aclose, banner, begin=hub.look)
     return 0
 
 

@@ -1,6 +1,7 @@
 """POST /api/publish: events in, receipts out. `handler` is the Lambda entry, `create_app` the ASGI app."""
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -33,8 +34,7 @@ def routes(hub: Hub, settings: Settings) -> list[BaseRoute]:
         if key is not None:
             check_types(key, events)
         receipts = await hub.dispatch(events)
-        body = msgspec.json.encode({"events": [_receipt(receipt) for receipt in receipts]})
-        return Response(body, 202, _HEADERS)
+        return Response(receipts_body(receipts), 202, _HEADERS)
 
     return [Route("/api/publish", publish, methods=["POST"])]
 
@@ -64,6 +64,11 @@ async def _events(request: Request) -> list[Event] | None:
     if "ce-specversion" in request.headers:
         return cloudevents.parse_binary(request.headers, body)
     return envelope.parse_events(body, envelope.idempotency_key(request.headers.get("idempotency-key")))
+
+
+def receipts_body(receipts: Sequence[Receipt]) -> bytes:
+    """Return the JSON text of the answer to a publication."""
+    return msgspec.json.encode({"events": [_receipt(receipt) for receipt in receipts]})
 
 
 def _receipt(receipt: Receipt) -> dict[str, Any]:

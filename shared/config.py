@@ -73,6 +73,8 @@ class Settings:
     user_shards: int = 0
     fallback: bool = False
     config_file: str | None = None
+    variables: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    """The environment: `realtime.toml` names the variables that hold the secrets of its sources."""
     host: str = "127.0.0.1"
     port: int = 8787
 
@@ -132,6 +134,7 @@ class Settings:
             user_shards=integer(env, "REALTIME_USER_SHARDS", 0, 0, MAX_USER_SHARDS),
             fallback=_fallback(env, transport, on_lambda),
             config_file=env.get("REALTIME_CONFIG"),
+            variables=env,
             host=env.get("HOST", "127.0.0.1"),
             port=integer(env, "PORT", 8787, 0, 65_535),
         )

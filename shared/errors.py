@@ -6,6 +6,7 @@ TidemarkError
 │   ├── ContentTooLarge        ... by sending less (413)
 │   └── MappingError           a webhook's payload has not what a rule of realtime.toml looks for (422)
 ├── Unauthorized               no credential, or none that holds (401)
+│   └── BadSignature           ... a webhook that none of its source's secrets has signed in time
 ├── Forbidden                  a good credential that does not reach this far (403)
 ├── SubscriptionStopped        the server asks a client not to come back (204)
 └── Unavailable                something that we need does not answer now (503)
@@ -51,6 +52,13 @@ class Unauthorized(TidemarkError):
         super().__init__(detail)
         self.detail = detail
         self.code = code
+
+
+class BadSignature(Unauthorized):
+    """A webhook's signature is missing, malformed, too old or not ours; the text holds no part of it."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail, None)
 
 
 class Forbidden(TidemarkError):

@@ -6,6 +6,7 @@ from http import HTTPStatus
 import msgspec
 
 from shared.errors import (
+    BadSignature,
     ContentTooLarge,
     Forbidden,
     InvalidRequest,
@@ -51,6 +52,8 @@ def from_error(error: TidemarkError) -> Problem:
             return problem(422, error.detail, error.errors)
         case InvalidRequest():
             return problem(400, error.detail, error.errors)
+        case BadSignature():
+            return problem(401, error.detail, headers={"www-authenticate": 'Signature realm="tidemark"'})
         case Unauthorized():
             # RFC 6750 section 3.1: no error code where the request carried no credential at all.
             code = f', error="{error.code}"' if error.code else ""

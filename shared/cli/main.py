@@ -11,6 +11,7 @@ from shared.errors import SettingsError, TidemarkError, Unavailable
 
 COMMANDS: Mapping[str, str] = {
     "migrate": "Bring the schema of the log in Postgres up to date.",
+    "webhook": "Try the rules of realtime.toml on a webhook's payload.",
 }
 """Each command and its line in the help. `tail` is `command` in shared/cli/tail.py: so the help of all, and the
 completion of a command's name, import none of them."""

@@ -130,7 +130,7 @@ class Table:
         if value is None and default is not None:
             return default
         if value not in choices:
-            self.problem(key, f"{'is required: it' if value is None else 'must be'} one of {', '.join(choices)}")
+            self.problem(key, f"{'is required:' if value is None else 'must be'} one of {', '.join(choices)}")
             return None
         return str(value)
 

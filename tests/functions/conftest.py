@@ -11,6 +11,7 @@ import pytest
 from tests.functions.api import Api
 from tests.functions.tokens import AUDIENCE, ISSUER, LIMITED_KEY, MINTING_KEY, PUBLISH_KEY, SECRET, Issuer
 from tests.processes import Instance, RedisServer
+from tests.webhooks import example
 
 ORIGIN = "https://app.example.com"
 HEARTBEAT_MS = 200
@@ -129,6 +130,12 @@ def sharded(stack: ExitStack, tmp_path_factory: pytest.TempPathFactory, redis_se
         "REALTIME_JWT_SECRET": SECRET,
     }
     return _serve(stack, tmp_path_factory, settings)
+
+
+@pytest.fixture(scope="session")
+def hooked(stack: ExitStack, tmp_path_factory: pytest.TempPathFactory) -> Api:
+    """One in memory with the sources of the example in docs/webhooks.md."""
+    return _serve(stack, tmp_path_factory, example.SETTINGS)
 
 
 @pytest.fixture(scope="session")

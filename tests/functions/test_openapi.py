@@ -10,7 +10,7 @@ from openapi_schema_validator import OAS31Validator, oas31_format_checker
 from openapi_spec_validator import validate
 from starlette.routing import Route
 
-from functions import ops, publish, stream, tokens
+from functions import ops, publish, stream, tokens, webhooks
 from shared.config import Settings
 from shared.hub import Hub
 from shared.transports.memory import MemoryLog
@@ -52,7 +52,12 @@ def test_every_route_of_the_app_is_in_the_document_and_the_other_way_round() -> 
     hub, settings = Hub(MemoryLog()), Settings()
     routes = [
         route
-        for route in [*publish.routes(hub, settings), *tokens.routes(hub, settings), *ops.routes(hub, settings)]
+        for route in [
+            *publish.routes(hub, settings),
+            *webhooks.routes(hub, settings),
+            *tokens.routes(hub, settings),
+            *ops.routes(hub, settings),
+        ]
         if isinstance(route, Route)
     ]
     served = {(route.path, method) for route in routes for method in route.methods or () if method != "HEAD"}

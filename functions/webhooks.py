@@ -1,0 +1,95 @@
+"""POST /api/webhooks/{source}: a provider's delivery in, verified and mapped. `handler` is the Lambda entry."""
+
+import functools
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from functions.on_lambda import HttpFunction
+from functions.publish import receipts_body
+from functions.web import media_type, read_body, to_response
+from shared.config import Settings
+from shared.counters import WEBHOOKS
+from shared.envelope import MAX_BODY_BYTES
+from shared.errors import BadSignature, ContentTooLarge, InvalidRequest, MappingError, Unavailable
+from shared.hub import Hub
+from shared.mapping.payload import Payload
+from shared.problem import problem
+from shared.webhooks.scheme import Delivery
+from shared.webhooks.sources import Receiver, read_sources
+
+UNKNOWN = "unknown"  # in the metrics: what was sent as a source's name is not repeated there
+_VERDICTS: Mapping[type[Exception], str] = {
+    BadSignature: "bad-signature",
+    MappingError: "does-not-fit",
+    ContentTooLarge: "too-large",
+    InvalidRequest: "not-json",
+    Unavailable: "unavailable",
+}
+_HEADERS = {"content-type": "application/json", "cache-control": "no-store", "x-content-type-options": "nosniff"}
+
+
+def routes(hub: Hub, settings: Settings, clock: Callable[[], float] = time.time) -> list[BaseRoute]:
+    """Return the routes of this function; raises SettingsError: realtime.toml and its secrets are read."""
+    sources = read_sources(settings.config_file)
+    receivers = {name: Receiver(source, settings.variables) for name, source in sources.items()}
+
+    async def webhook(request: Request) -> Response:
+        receiver = receivers.get(request.path_params["source"])
+        if receiver is None:
+            WEBHOOKS.add(UNKNOWN, "unknown-source")
+            return to_response(problem(404, "realtime.toml names no source like this"))
+        name = receiver.source.name
+        try:
+            verdict, response = await _receive(request, receiver)
+        except tuple(_VERDICTS) as error:
+            WEBHOOKS.add(name, next(verdict for kind, verdict in _VERDICTS.items() if isinstance(error, kind)))
+            raise
+        WEBHOOKS.add(name, verdict)
+        return response
+
+    async def _receive(request: Request, receiver: Receiver) -> tuple[str, Response]:
+        body = await read_body(request, MAX_BODY_BYTES)
+        # RFC 9110 section 5.3: a header that stands twice is a list, and no scheme takes that for a signature.
+        headers = {key: ", ".join(request.headers.getlist(key)) for key in request.headers}
+        receiver.verify(Delivery(headers, body, clock()))
+        if not _is_json(request):
+            accepted = {"accept": "application/json"}
+            return "not-json", to_response(
+                problem(415, "Let the provider send JSON: application/json", headers=accepted)
+            )
+        payload = Payload(body, headers)
+        challenge = receiver.source.scheme.challenge(payload)
+        if challenge is not None:
+            return "challenge", Response(msgspec.json.encode({"challenge": challenge}), 200, _HEADERS)
+        events = receiver.source.events(payload)
+        receipts = await hub.dispatch(events) if events else []
+        verdict = "ignored" if not events else "accepted"
+        if events and all(receipt.duplicate for receipt in receipts):
+            verdict = "duplicate"
+        return verdict, Response(receipts_body(receipts), 202, _HEADERS)
+
+    return [Route("/api/webhooks/{source}", webhook, methods=["POST"])]
+
+
+def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
+    """AWS Lambda: API Gateway and function URL events."""
+    return _mangum()(event, context)
+
+
+@functools.cache
+def _mangum() -> HttpFunction:
+    return HttpFunction(routes)
+
+
+def _is_json(request: Request) -> bool:
+    """Whether the request says that it is JSON, or says nothing: some providers send a form unless told otherwise."""
+    if "content-type" not in request.headers:
+        return True
+    kind = media_type(request)
+    return kind is not None and (kind == "application/json" or kind.endswith("+json"))

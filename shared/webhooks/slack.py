@@ -1,0 +1,33 @@
+"""Slack ("Verifying requests from Slack" in its documentation): time and body, signed with HMAC-SHA256."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from shared.errors import BadSignature
+from shared.mapping.payload import Payload
+from shared.webhooks.scheme import Delivery, Scheme, check_any, check_time, hex_digests, member
+
+PREFIX = "v0="
+
+
+class Slack(Scheme):
+    """Headers `X-Slack-Request-Timestamp` and `X-Slack-Signature: v0=<hex>`. The Events API's JSON, not its forms."""
+
+    def verify(self, delivery: Delivery, keys: Sequence[bytes]) -> None:
+        """Verify."""
+        time, signature = delivery.header("X-Slack-Request-Timestamp"), delivery.header("X-Slack-Signature")
+        check_time(time, delivery.now)
+        if not signature.startswith(PREFIX):
+            raise BadSignature(f"X-Slack-Signature does not begin with {PREFIX}")
+        signed = b"v0:%b:%b" % (time.encode(), delivery.body)
+        check_any(hex_digests(keys, signed), [signature.removeprefix(PREFIX)])
+
+    def delivery_id(self, payload: Payload) -> Any:
+        """Return the event's id, in the body that is signed; a retry has it again."""
+        return member(payload, "event_id")
+
+    def challenge(self, payload: Payload) -> str | None:
+        """Return the challenge of url_verification: Slack sends it, signed, when the URL is entered."""
+        challenge = member(payload, "challenge")
+        is_asked = member(payload, "type") == "url_verification" and isinstance(challenge, str)
+        return challenge if is_asked else None

@@ -1,0 +1,26 @@
+"""Stripe ("Verify webhook signatures" in its documentation): time and body, signed with HMAC-SHA256."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from shared.errors import BadSignature
+from shared.mapping.payload import Payload
+from shared.webhooks.scheme import Delivery, Scheme, check_any, check_time, hex_digests, member
+
+
+class Stripe(Scheme):
+    """Header `Stripe-Signature: t=<time>,v1=<hex>,…`, one v1 a secret; the key is all of the secret, with `whsec_`."""
+
+    def verify(self, delivery: Delivery, keys: Sequence[bytes]) -> None:
+        """Verify; v0, which test events carry, is no proof and is passed over."""
+        items = [item.strip().partition("=") for item in delivery.header("Stripe-Signature").split(",")]
+        times = [value for name, _, value in items if name == "t"]
+        if len(times) != 1:
+            raise BadSignature("Stripe-Signature has not exactly one t=")
+        check_time(times[0], delivery.now)
+        given = [value for name, _, value in items if name == "v1"]
+        check_any(hex_digests(keys, b"%b.%b" % (times[0].encode(), delivery.body)), given)
+
+    def delivery_id(self, payload: Payload) -> Any:
+        """Return the event's id (`evt_…`), in the body that is signed."""
+        return member(payload, "id")

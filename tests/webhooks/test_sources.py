@@ -1,0 +1,116 @@
+"""The sources of `realtime.toml`: read as documented, or refused with the line."""
+
+from pathlib import Path
+
+import pytest
+
+from shared.errors import SettingsError
+from shared.webhooks.github import GitHub
+from shared.webhooks.hmac_header import HmacHeader
+from shared.webhooks.qstash import QStash
+from shared.webhooks.sources import SCHEMES, Source, read_sources
+from tests.webhooks.signers import SIGNERS
+
+
+def sources(text: str, folder: Path) -> dict[str, Source]:
+    file = folder / "realtime.toml"
+    file.write_text(text)
+    return read_sources(str(file))
+
+
+def test_every_scheme_is_tested() -> None:
+    assert SCHEMES.keys() == SIGNERS.keys()
+
+
+def test_a_source_is_its_scheme_its_secrets_and_its_rules(tmp_path: Path) -> None:
+    text = "\n".join(signer.table(name) for name, signer in SIGNERS.items())
+    read = sources(text, tmp_path)
+    assert list(read) == list(SIGNERS)
+    assert isinstance(read["github"].scheme, GitHub)
+    assert read["github"].secrets == ("WEBHOOK_SECRET", "WEBHOOK_SECRET_NEXT")
+    assert read["qstash"].scheme == QStash("https://app.example.com/api/webhooks/qstash")
+    assert read["hmac"].scheme == HmacHeader("X-Signature", "sha512:", "sha512", "base64", "X-Delivery")
+    assert {len(source.rules) for source in read.values()} == {1}
+
+
+def test_a_source_without_options_has_the_plainest(tmp_path: Path) -> None:
+    signer = SIGNERS["hmac"]._replace(settings='header = "X-Signature"')
+    assert sources(signer.table("a"), tmp_path)["a"].scheme == HmacHeader("X-Signature", "", "sha256", "hex", None)
+
+
+def test_without_sources_there_are_none(tmp_path: Path) -> None:
+    assert sources("", tmp_path) == {}
+    assert sources("[eventbridge]\n", tmp_path) == {}
+
+
+RULE = '[[sources.a.events]]\ntype = "t"\n'
+WRONG = [
+    ("[source.a]", 1, "source is unknown; known here: eventbridge, sources"),
+    ("sources = 1", 1, "sources must be a table"),
+    ("[sources]\na = 1", 2, "sources.a must be a table"),
+    (
+        '[sources."a/b"]\nscheme = "github"\nsecrets = ["A"]\n[[sources."a/b".events]]\ntype = "t"',
+        1,
+        "sources.a/b must be named",
+    ),
+    ('[sources.a]\nsecrets = ["A"]\n' + RULE, 1, "sources.a.scheme is required: one of standard-webhooks, github"),
+    (
+        '[sources.a]\nscheme = "gitlab"\nsecrets = ["A"]\n' + RULE,
+        2,
+        "sources.a.scheme must be one of standard-webhooks, github",
+    ),
+    ('[sources.a]\nscheme = "github"\n' + RULE, 1, "sources.a.secrets is required: names of environment variables"),
+    (
+        '[sources.a]\nscheme = "github"\nsecrets = []\n' + RULE,
+        3,
+        "sources.a.secrets must be names of environment variables",
+    ),
+    (
+        '[sources.a]\nscheme = "github"\nsecrets = "A"\n' + RULE,
+        3,
+        "sources.a.secrets must be names of environment variables",
+    ),
+    ('[sources.a]\nscheme = "github"\nsecrets = ["whsec_hunter2"]\n' + RULE, 3, "sources.a.secrets must be names of"),
+    ('[sources.a]\nscheme = "github"\nsecrets = ["A"]', 1, "sources.a has no rules: write [[sources.a.events]]"),
+    ('[sources.a]\nscheme = "github"\nsecrets = ["A"]\nevents = []', 1, "sources.a has no rules"),
+    ('[sources.a]\nscheme = "github"\nsecret = "A"\nsecrets = ["A"]\n' + RULE, 3, "sources.a.secret is unknown"),
+    ('[sources.a]\nscheme = "github"\nsecrets = ["A"]\nurl = "u"\n' + RULE, 4, "sources.a.url is unknown"),
+    ('[sources.a]\nscheme = "qstash"\nsecrets = ["A"]\n' + RULE, 1, "sources.a.url is required: the public URL"),
+    ('[sources.a]\nscheme = "qstash"\nsecrets = ["A"]\nurl = "/x"\n' + RULE, 4, "sources.a.url must be a URL"),
+    ('[sources.a]\nscheme = "hmac"\nsecrets = ["A"]\n' + RULE, 1, "sources.a.header is required"),
+    (
+        '[sources.a]\nscheme = "hmac"\nsecrets = ["A"]\nheader = "a b"\n' + RULE,
+        4,
+        "sources.a.header must be the name of",
+    ),
+    (
+        '[sources.a]\nscheme = "hmac"\nsecrets = ["A"]\nheader = "a"\nhash = "md5"\n' + RULE,
+        5,
+        "sources.a.hash must be one of",
+    ),
+    (
+        '[sources.a]\nscheme = "hmac"\nsecrets = ["A"]\nheader = "a"\nencoding = "b64"\n' + RULE,
+        5,
+        "sources.a.encoding must be",
+    ),
+    (
+        '[sources.a]\nscheme = "hmac"\nsecrets = ["A"]\nheader = "a"\nidHeader = 1\n' + RULE,
+        5,
+        "sources.a.idHeader must be",
+    ),
+    (
+        '[sources.a]\nscheme = "github"\nsecrets = ["A"]\n[[sources.a.events]]\ntyp = "t"',
+        5,
+        "sources.a.events[0].typ is unknown",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "line", "problem"), WRONG)
+def test_a_wrong_source_stops_the_start_with_its_line_and_never_with_a_secret(
+    text: str, line: int, problem: str, tmp_path: Path
+) -> None:
+    with pytest.raises(SettingsError) as caught:
+        sources(text, tmp_path)
+    assert f"realtime.toml line {line}: {problem}" in str(caught.value)
+    assert "hunter2" not in str(caught.value)
