@@ -17,6 +17,7 @@ from shared.config import Settings
 from shared.cursor import Cursor
 from shared.event import Event
 from shared.hub import Hub
+from shared.limits import PublishRate
 from shared.problem import problem
 from shared.transports.base import Receipt
 
@@ -24,6 +25,7 @@ from shared.transports.base import Receipt
 def routes(hub: Hub, settings: Settings) -> list[BaseRoute]:
     """Return the routes of this function."""
     keys = PublishKeys(settings.publish_keys)
+    rate = PublishRate(settings.publish_rate, hub.transport)
 
     async def publish(request: Request) -> Response:
         key = keys.check(bearer(request.headers)) if settings.auth_required else None
@@ -33,6 +35,7 @@ def routes(hub: Hub, settings: Settings) -> list[BaseRoute]:
             return to_response(problem(415, f"Send the event as one of: {accepted}", headers={"accept": accepted}))
         if key is not None:
             check_types(key, events)
+        await rate.take(key, len(events))
         receipts = await hub.dispatch(events)
         return Response(receipts_body(receipts), 202, _HEADERS)
 

@@ -14,7 +14,9 @@ from shared.config import Settings
 from shared.cors import cors_headers, preflight_headers
 from shared.errors import TidemarkError, Unavailable
 from shared.filter import Interest
+from shared.headers import SECURITY
 from shared.hub import Hub
+from shared.limits import Connections
 from shared.page import Page
 from shared.problem import Problem, from_error, problem
 from shared.query import EventsQuery, parse_query
@@ -45,6 +47,7 @@ class StreamApp:
     def __init__(self, hub: Hub, settings: Settings) -> None:
         self._hub = hub
         self._settings = settings
+        self._connections = Connections(settings.max_connections, settings.max_user_connections)
         self._verifier = Verifier.from_settings(settings)
         self._signer = Signer.from_settings(settings)
         self._guard = hub if isinstance(hub, GuardedHub) else None
@@ -87,7 +90,7 @@ class StreamApp:
             granted = preflight_headers(headers, self._settings.allowed_origins)
             if granted is None:
                 return problem(403, "This origin is not in REALTIME_ALLOWED_ORIGINS")
-            return Problem(204, granted, b"")
+            return Problem(204, {**SECURITY, **granted}, b"")
         if method != "GET":
             return problem(405, "This path takes GET", headers={"allow": "GET"})
         if self._hub.draining:
@@ -117,7 +120,12 @@ class StreamApp:
         self, interest: Interest, query: EventsQuery, identity: Identity, cors: Mapping[str, str], send: "_Answer"
     ) -> "_OpenStream":
         format = CLOUDEVENTS if query.format == "cloudevents" else DATA
-        subscriber = await self._hub.add(interest, query.start, format, patient=True)
+        self._connections.enter(interest.user_id)
+        try:
+            subscriber = await self._hub.add(interest, query.start, format, patient=True)
+        except BaseException:
+            self._connections.leave(interest.user_id)
+            raise
         try:
             self._admit(subscriber, identity)
             await send({"type": "http.response.start", "status": 200, "headers": _encode(_STREAM_HEADERS, cors)})
@@ -128,8 +136,9 @@ class StreamApp:
             subscriber.start(sink)
         except BaseException:
             self._hub.remove(subscriber)
+            self._connections.leave(interest.user_id)
             raise
-        return _OpenStream(self._hub, subscriber, sink, self._end_in_time(subscriber, identity))
+        return _OpenStream(self._hub, self._connections, subscriber, sink, self._end_in_time(subscriber, identity))
 
     def _admit(self, subscriber: Subscriber, identity: Identity) -> None:
         if self._guard is not None:
@@ -158,7 +167,11 @@ class StreamApp:
         try:
             async with asyncio.timeout(PAGE_SECONDS):
                 if query.wait:
-                    await self._wait_for_page(page, interest, query, identity, wait)
+                    self._connections.enter(interest.user_id)
+                    try:
+                        await self._wait_for_page(page, interest, query, identity, wait)
+                    finally:
+                        self._connections.leave(interest.user_id)
                 else:
                     await self._read_page(page, interest, query, identity)
         except TimeoutError:
@@ -189,6 +202,7 @@ class StreamApp:
 
 class _OpenStream(NamedTuple):
     hub: Hub
+    connections: Connections
     subscriber: Subscriber
     sink: AsgiSink
     lifetime: "_Lifetime | None"
@@ -198,6 +212,7 @@ class _OpenStream(NamedTuple):
         if self.lifetime is not None:
             self.lifetime.timer.cancel()
         self.hub.remove(self.subscriber)
+        self.connections.leave(self.subscriber.interest.user_id)
 
 
 class _Lifetime:
@@ -245,12 +260,12 @@ _STREAM_HEADERS = {
     "content-type": "text/event-stream",
     "cache-control": "no-cache, no-transform",  # a proxy that gzips would also buffer
     "x-accel-buffering": "no",
-    "x-content-type-options": "nosniff",
+    **SECURITY,
 }
 _PAGE_HEADERS = {
     "content-type": "application/json",
     "cache-control": "no-store",
-    "x-content-type-options": "nosniff",
+    **SECURITY,
 }
 
 

@@ -1,7 +1,7 @@
 """What the Starlette functions share: errors as problem details, CORS, a bounded body."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from starlette.applications import Starlette
@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from shared.config import Settings
 from shared.cors import cors_headers, preflight_headers
 from shared.errors import ContentTooLarge, TidemarkError, Unavailable
+from shared.headers import SECURITY
 from shared.netlify import HEADER, is_signed
 from shared.problem import MEDIA_TYPE, Problem, from_error, problem
 
@@ -110,7 +111,9 @@ def _require_signed(app: ASGIApp, secret: str) -> ASGIApp:
 
 
 class CorsApp:
-    """Adds the CORS headers to every answer, errors included: without them a page cannot even read the error."""
+    """Adds the CORS and the security headers to every answer, errors included: without the first ones a page cannot
+    even read the error.
+    """
 
     def __init__(self, app: ASGIApp, allowed: frozenset[str]) -> None:
         self._app = app
@@ -124,20 +127,25 @@ class CorsApp:
         if scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
             granted = preflight_headers(headers, self._allowed)
             answer = (
-                Response(status_code=204, headers=granted)
+                Response(status_code=204, headers={**SECURITY, **granted})
                 if granted is not None
                 else to_response(problem(403, "This origin is not in REALTIME_ALLOWED_ORIGINS"))
             )
             await answer(scope, receive, send)
             return
-        extra = [
-            (name.encode(), value.encode("latin-1"))
-            for name, value in cors_headers(headers.get("origin"), self._allowed).items()
-        ]
+        extra = _encoded({**SECURITY, **cors_headers(headers.get("origin"), self._allowed)})
 
-        async def send_with_cors(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), *extra]
+                given = {name.lower() for name, _ in message.get("headers", ())}  # a page's own policy stands
+                message["headers"] = [
+                    *message.get("headers", ()),
+                    *(header for header in extra if header[0] not in given),
+                ]
             await send(message)
 
-        await self._app(scope, receive, send_with_cors if extra else send)
+        await self._app(scope, receive, send_with_headers)
+
+
+def _encoded(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    return [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]

@@ -24,7 +24,7 @@ from shared.endpoints import (
 from shared.errors import SettingsError
 from shared.event import RESERVED_TYPES
 from shared.rights import RIGHTS, TYPE_OR_PATTERN, PublishKey, Types
-from shared.variables import choice, defined, duration, integer, items, lifetime, split_url
+from shared.variables import Rate, choice, defined, duration, integer, items, lifetime, rate, split_url
 
 TransportName = Literal["memory", "redis", "redis-pubsub", "postgres", "eventbridge"]
 TRANSPORTS: tuple[TransportName, ...] = ("memory", "redis", "redis-pubsub", "postgres", "eventbridge")
@@ -67,6 +67,9 @@ class Settings:
     stream_seconds: float | None = None
     retry: float = 2.0
     stream_url: str = "/api/events"
+    publish_rate: Rate | None = None
+    max_connections: int = 0
+    max_user_connections: int = 0
     allowed_origins: frozenset[str] = frozenset()
     netlify_secret: str | None = field(default=None, repr=False)
     partitions: frozenset[str] = frozenset()
@@ -127,6 +130,9 @@ class Settings:
             heartbeat=duration(env, "REALTIME_HEARTBEAT", 15.0, 0.1, 60.0),
             stream_seconds=lifetime(env, LAMBDA_STREAM_SECONDS if on_lambda else None),
             stream_url=stream_url(env),
+            publish_rate=rate(env, "REALTIME_PUBLISH_RATE"),
+            max_connections=integer(env, "REALTIME_MAX_CONNECTIONS", 0, 1),
+            max_user_connections=integer(env, "REALTIME_MAX_USER_CONNECTIONS", 0, 1),
             retry=duration(env, "REALTIME_RETRY", 2.0, 0.0, 300.0),
             allowed_origins=_origins(env),
             netlify_secret=env.get("REALTIME_NETLIFY_SECRET"),

@@ -9,6 +9,7 @@ TidemarkError
 │   └── BadSignature           ... a webhook that none of its source's secrets has signed in time
 ├── Forbidden                  a good credential that does not reach this far (403)
 ├── SubscriptionStopped        the server asks a client not to come back (204)
+├── TooManyRequests            more than a limit of the deployment allows (429)
 └── Unavailable                something that we need does not answer now (503)
 └── TransportUnavailable   ... the log: what was published is not known to be kept
 """
@@ -71,6 +72,16 @@ class Forbidden(TidemarkError):
 
 class SubscriptionStopped(TidemarkError):
     """The server asks its client not to come back."""
+
+
+class TooManyRequests(TidemarkError):
+    """More than a limit allows; `limit` is its name, `retry_after` in seconds. Nothing was accepted."""
+
+    def __init__(self, detail: str, limit: str, retry_after: int) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.limit = limit
+        self.retry_after = max(1, retry_after)
 
 
 class Unavailable(TidemarkError):

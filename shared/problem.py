@@ -12,9 +12,11 @@ from shared.errors import (
     InvalidRequest,
     MappingError,
     TidemarkError,
+    TooManyRequests,
     Unauthorized,
     Unavailable,
 )
+from shared.headers import SECURITY
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -28,9 +30,13 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 def problem(
-    status: int, detail: str, errors: tuple[tuple[str, str], ...] = (), headers: Mapping[str, str] | None = None
+    status: int,
+    detail: str,
+    errors: tuple[tuple[str, str], ...] = (),
+    headers: Mapping[str, str] | None = None,
+    limit: str | None = None,
 ) -> Problem:
-    """Return the problem+json answer; `errors` are (JSON pointer, what is wrong there)."""
+    """Return the problem+json answer; `errors` are (JSON pointer, what is wrong there), `limit` the one overrun."""
     content: dict[str, object] = {
         "type": "about:blank",
         "title": HTTPStatus(status).phrase,
@@ -39,7 +45,9 @@ def problem(
     }
     if errors:
         content["errors"] = [{"pointer": pointer, "detail": what} for pointer, what in errors]
-    fixed = {"content-type": MEDIA_TYPE, "cache-control": "no-store", "x-content-type-options": "nosniff"}
+    if limit is not None:
+        content["limit"] = limit
+    fixed = {"content-type": MEDIA_TYPE, "cache-control": "no-store", **SECURITY}
     return Problem(status, {**fixed, **(headers or {})}, msgspec.json.encode(content))
 
 
@@ -61,6 +69,8 @@ def from_error(error: TidemarkError) -> Problem:
         case Forbidden():
             challenge = 'Bearer realm="tidemark", error="insufficient_scope"'
             return problem(403, error.detail, headers={"www-authenticate": challenge})
+        case TooManyRequests():
+            return problem(429, error.detail, headers={"retry-after": str(error.retry_after)}, limit=error.limit)
         case Unavailable():
             return problem(503, error.detail, error.errors, headers={"retry-after": str(error.retry_after)})
         case _:

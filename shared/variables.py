@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
 from shared.errors import SettingsError
@@ -73,6 +73,24 @@ def integer(env: Mapping[str, str], name: str, default: int, least: int, most: i
         upper = "" if most is None else f" and at most {most}"
         raise SettingsError(name, f"must be a whole number, at least {least}{upper}")
     return int(text)
+
+
+class Rate(NamedTuple):
+    """At most so many in so many seconds, and as many at once."""
+
+    most: int
+    seconds: float
+
+
+def rate(env: Mapping[str, str], name: str) -> Rate | None:
+    """Return a rate such as `100/1s`, None where it is not set."""
+    if name not in env:
+        return None
+    most, slash, time = env[name].partition("/")
+    if not slash or not most.strip() or not time.strip():
+        raise SettingsError(name, "must be a number and a duration, such as 100/1s or 6000/1m")
+    parts = {name: most.strip()}, {name: time.strip()}
+    return Rate(integer(parts[0], name, 0, 1), duration(parts[1], name, 1.0, 1.0, 86_400.0))
 
 
 def split_url(env: Mapping[str, str], name: str, url: str | None = None) -> SplitResult:

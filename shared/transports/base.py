@@ -94,6 +94,18 @@ class Transport(Protocol):
 
 
 @runtime_checkable
+class Buckets(Protocol):
+    """A transport whose store counts for all processes together."""
+
+    async def take(self, bucket: str, cost: int, capacity: int, seconds: float) -> float:
+        """Take `cost` from a token bucket that holds `capacity` and fills up in `seconds`; it is full at first.
+
+        Return 0 where it was taken, else the seconds until there is enough. More than it holds is taken as all that
+        it holds. Raises TransportUnavailable.
+        """
+
+
+@runtime_checkable
 class Log(Transport, Protocol):
     """A transport that remembers."""
 

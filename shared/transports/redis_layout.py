@@ -4,6 +4,7 @@ Keys of the partition `all` under the prefix `rt`, all in one cluster slot:
 
     rt:all              the stream; an entry's id is <epoch>-<offset>, its field `e` holds check, time and event
     {rt:all}:meta       the counter: epoch, seq, check, time
+    {rt}:rate:<bucket>  what a publish key may still publish; expires when it is full again
     {rt:all}:id:<key>   where the event with this key was appended; expires with the idempotency window
 """
 
@@ -68,13 +69,19 @@ class Script(msgspec.Struct, frozen=True):
 APPEND = Script.load("append")
 RANGE = Script.load("range")
 SEEK = Script.load("seek")
+TAKE = Script.load("take")
+
+
+def taking(prefix: str, bucket: str, cost: int, capacity: int, seconds: float) -> Call:
+    """Return the keys and arguments of `TAKE`."""
+    return [f"{{{prefix}}}:rate:{bucket}"], [cost, capacity, round(seconds * 1000)]
 
 
 class Layout:
     """The keys of one prefix, and the arguments and answers of the scripts."""
 
     def __init__(self, prefix: str, partitions: Partitions, retention: Retention) -> None:
-        self._prefix = prefix
+        self.prefix = prefix
         self._scheme = partitions
         self._limits: Arguments = [
             int(retention.age * 1000),
@@ -84,7 +91,7 @@ class Layout:
 
     def stream(self, partition: str) -> str:
         """Return the key of a partition's stream."""
-        return f"{self._prefix}:{partition}"
+        return f"{self.prefix}:{partition}"
 
     def keys(self, partition: str) -> list[str]:
         """Return the keys of a partition's stream and counter.

@@ -28,6 +28,7 @@ from shared.seen import Seen
 from shared.transports.base import Handler, Receipt, Retention
 from shared.transports.following import stop
 from shared.transports.redis_connection import FAILURES, TailConnections, make_circuit, make_client, safe, unavailable
+from shared.transports.redis_layout import TAKE, taking
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +90,14 @@ class RedisPubSub:
             yield tail
         finally:
             await stop(task)
+
+    async def take(self, bucket: str, cost: int, capacity: int, seconds: float) -> float:
+        """Take from a bucket of all processes, in one round trip; see `Buckets.take`."""
+        try:
+            command = TAKE.whole(*taking(self._prefix, bucket, cost, capacity, seconds))
+            return int(await self._client.execute_command(*command)) / 1000
+        except FAILURES as error:
+            raise unavailable(error) from error
 
     async def ping(self) -> None:
         """Return if Redis answers."""

@@ -29,12 +29,14 @@ from shared.transports.redis_layout import (
     APPEND,
     RANGE,
     SEEK,
+    TAKE,
     Arguments,
     Call,
     Layout,
     Script,
     parse_entries,
     parse_position,
+    taking,
 )
 from shared.transports.sharing import SharedHead, SharedPages
 from shared.transports.upstash_session import CommandError, Session, unavailable
@@ -106,6 +108,11 @@ class UpstashRest:
     def replay(self, after: Cursor, until: Cursor) -> AsyncIterator[Record | Gap]:
         """Yield what lies in `(after, until]`; see `Log.replay`."""
         return reading.replay(after, until, read_page=self._pages, seek=self.seek, forget=self._pages.forget)
+
+    async def take(self, bucket: str, cost: int, capacity: int, seconds: float) -> float:
+        """Take from a bucket of all processes, in one round trip; see `Buckets.take`."""
+        (wait,) = await self._run(TAKE, [taking(self.layout.prefix, bucket, cost, capacity, seconds)])
+        return int(wait) / 1000
 
     async def ping(self) -> None:
         """Return if Upstash answers and takes the token."""

@@ -16,6 +16,7 @@ from shared.cursor import MAX_LENGTH, MAX_OFFSET, Cursor, Position
 from shared.errors import SettingsError
 from shared.filter import Interest
 from shared.rights import TOKENS, PublishKey, Types
+from shared.variables import Rate
 from shared.wiring import make_partitions
 
 REDIS = {"REALTIME_TRANSPORT": "redis", "REALTIME_AUTH": "none", "REDIS_URL": "redis://h:6379"}
@@ -75,6 +76,10 @@ GOOD: list[tuple[str, str, Env, str, Any]] = [
     ("REALTIME_MAX_EVENTS", "1_000", {}, "max_events", 1_000),
     ("REALTIME_IDEMPOTENCY_WINDOW", "10m", {}, "idempotency_window", 600.0),
     ("REALTIME_HEARTBEAT", "500ms", {}, "heartbeat", 0.5),
+    ("REALTIME_PUBLISH_RATE", "100/1s", {}, "publish_rate", Rate(100, 1.0)),
+    ("REALTIME_PUBLISH_RATE", "6_000 / 1m", {}, "publish_rate", Rate(6_000, 60.0)),
+    ("REALTIME_MAX_CONNECTIONS", "10_000", {}, "max_connections", 10_000),
+    ("REALTIME_MAX_USER_CONNECTIONS", "20", {}, "max_user_connections", 20),
     ("REALTIME_STREAM_URL", "https://fn.example/api/events", {}, "stream_url", "https://fn.example/api/events"),
     ("REALTIME_STREAM_URL", "http://localhost:8787/api/events", {}, "stream_url", "http://localhost:8787/api/events"),
     ("REALTIME_STREAM_SECONDS", "60", {}, "stream_seconds", 60.0),
@@ -136,6 +141,14 @@ BAD: list[tuple[str, str, Env]] = [
     ("REALTIME_PUBLISH_KEYS", ":hunter2", {}),
     ("REALTIME_PUBLISH_KEYS", "hunter2:realtime.token", {}),
     ("REALTIME_PUBLISH_KEYS", "hunter2,hunter2:a", {}),
+    ("REALTIME_PUBLISH_RATE", "hunter2", {}),
+    ("REALTIME_PUBLISH_RATE", "100", {}),
+    ("REALTIME_PUBLISH_RATE", "/1s", {}),
+    ("REALTIME_PUBLISH_RATE", "100/", {}),
+    ("REALTIME_PUBLISH_RATE", "0/1s", {}),
+    ("REALTIME_PUBLISH_RATE", "100/1ms", {}),
+    ("REALTIME_MAX_CONNECTIONS", "0", {}),
+    ("REALTIME_MAX_USER_CONNECTIONS", "many", {}),
     ("REALTIME_STREAM_URL", "http://hunter2.example/api/events", {}),
     ("REALTIME_STREAM_URL", "/hunter2", {}),
     ("REALTIME_STREAM_URL", "https://hunter2@h.example", {}),

@@ -1,0 +1,109 @@
+"""Token buckets: what one process takes is gone for all that share the store, and comes back with time."""
+
+import asyncio
+
+import pytest
+
+from shared.errors import TooManyRequests
+from shared.limits import LocalBuckets, PublishRate
+from shared.rights import PublishKey
+from shared.transports.base import Buckets, Transport
+from shared.transports.memory import MemoryLog
+from shared.variables import Rate
+from tests.clocks import Clock
+from tests.contract.acts import publish
+from tests.contract.stores import CARRIERS, LOGS, RedisStore, Store
+from tests.contract.watching import watching
+
+SHARED = ("redis", "upstash", "redis-pubsub")
+
+
+@pytest.fixture(params=SHARED)
+def pair(request: pytest.FixtureRequest) -> tuple[Store, Buckets, Buckets]:
+    """Two processes whose store counts."""
+    make, fixtures = {**LOGS, **CARRIERS}[request.param]
+    store = make(*(request.getfixturevalue(name) for name in fixtures))
+    one, other = store.open(), store.open()
+    assert isinstance(one, Buckets)
+    assert isinstance(other, Buckets)
+    return store, one, other
+
+
+async def test_what_one_process_took_is_gone_for_all(pair: tuple[Store, Buckets, Buckets]) -> None:
+    store, one, other = pair
+    assert await one.take("k", 60, 100, 1_000.0) == 0
+    assert await other.take("k", 40, 100, 1_000.0) == 0
+    wait = await one.take("k", 10, 100, 1_000.0)
+    assert 90 < wait <= 100, "ten of a hundred come back in a tenth of the time"
+    assert await other.take("another", 100, 100, 1_000.0) == 0
+    await store.aclose()
+
+
+async def test_of_many_that_take_at_once_exactly_as_many_as_there_are_get_one(
+    pair: tuple[Store, Buckets, Buckets],
+) -> None:
+    store, one, other = pair
+    waits = await asyncio.gather(*(bucket.take("k", 1, 25, 100_000.0) for bucket in (one, other) for _ in range(40)))
+    assert sum(wait == 0 for wait in waits) == 25
+    await store.aclose()
+
+
+async def test_what_was_taken_comes_back_and_a_wait_that_was_told_is_long_enough(
+    pair: tuple[Store, Buckets, Buckets],
+) -> None:
+    store, one, other = pair
+    assert await one.take("k", 100, 100, 1.0) == 0
+    wait = await other.take("k", 20, 100, 1.0)
+    assert 0 < wait <= 0.2
+    await asyncio.sleep(wait + 0.005)
+    assert await other.take("k", 20, 100, 1.0) == 0
+    await store.aclose()
+
+
+async def test_more_than_a_bucket_holds_is_taken_as_all_of_it(pair: tuple[Store, Buckets, Buckets]) -> None:
+    store, one, _ = pair
+    assert await one.take("k", 500, 100, 1_000.0) == 0, "else a large batch could never pass"
+    assert await one.take("k", 500, 100, 1_000.0) > 990
+    await store.aclose()
+
+
+async def test_a_bucket_of_this_process_does_the_same() -> None:
+    clock = Clock()
+    buckets = LocalBuckets(clock)
+    assert await buckets.take("k", 60, 100, 1_000.0) == 0
+    assert await buckets.take("k", 50, 100, 1_000.0) == pytest.approx(100)
+    clock.advance(100.1)
+    assert await buckets.take("k", 50, 100, 1_000.0) == 0
+    assert await buckets.take("other", 500, 100, 1_000.0) == 0
+    clock.advance(10_000)
+    assert await buckets.take("other", 100, 100, 1_000.0) == 0
+    assert await buckets.take("other", 1, 100, 1_000.0) == pytest.approx(10), "no more than full, however long ago"
+
+
+@pytest.mark.parametrize("transport", [MemoryLog()], ids=["memory"])
+async def test_where_the_store_cannot_count_this_process_does(transport: Transport) -> None:
+    rate = PublishRate(Rate(2, 60.0), transport)
+    key, other = PublishKey("one"), PublishKey("two")
+    await rate.take(key, 2)
+    with pytest.raises(TooManyRequests) as refused:
+        await rate.take(key, 1)
+    assert (refused.value.limit, refused.value.retry_after) == ("publish-rate", 30)
+    await rate.take(other, 2)
+    await rate.take(None, 2)
+
+
+async def test_a_rate_costs_one_command_of_its_own_and_none_where_it_is_not_set(redis_store: RedisStore) -> None:
+    log = redis_store.open()
+    key = PublishKey("publish-key")
+    await publish(log, "the first one brings the script")
+    limited = PublishRate(Rate(100, 1.0), log)
+    await limited.take(key, 1)
+    for rate, commands in ((limited, ["evalsha", "evalsha"]), (PublishRate(None, log), ["evalsha"])):
+        async with watching(redis_store.client) as watch:
+            await rate.take(key, 1)
+            await publish(log, 1)
+            assert [command[0] for command in await watch.commands()] == commands
+    names = [name.decode() for name in await redis_store.client.keys("*rate*")]
+    assert len(names) == 1
+    assert "publish-key" not in names[0]
+    assert 0 < await redis_store.client.pttl(names[0]) <= 1_000
