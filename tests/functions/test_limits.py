@@ -118,7 +118,6 @@ def test_every_answer_of_the_api_has_the_security_headers_once(guarded: Api, api
         ("GET", "/api/nothing"),
         ("PUT", "/api/publish"),
         ("PUT", "/api/events"),
-        ("GET", "/api/" + "x" * 600_000),
     ]
     for server in (guarded, api):
         for method, path in asked:
@@ -127,7 +126,7 @@ def test_every_answer_of_the_api_has_the_security_headers_once(guarded: Api, api
                     with server.http.stream(verb, path, headers=headers) as response:
                         for name, value in SECURITY.items():
                             assert response.headers.get_list(name) == [value], (verb, path, response.status_code)
-                        assert response.headers["cache-control"].startswith("no-") or response.status_code == 204
+                        assert response.status_code == 204 or response.headers["cache-control"].startswith("no-")
 
 
 def test_the_console_page_keeps_its_own_policy(api: Api) -> None:
