@@ -80,6 +80,8 @@ def routes(hub: Hub, settings: Settings) -> list[BaseRoute]:
     async def revocations(request: Request) -> Response:
         if not settings.auth_required:
             return _not_here("Authentication is off: there are no tokens to revoke")
+        if settings.transport == "eventbridge":  # its target takes events, and nothing that is reserved
+            return _not_here("A revocation goes straight to the log: send it to a function whose transport that is")
         check_right(keys.check(bearer(request.headers)), REVOCATIONS)
         if media_type(request) != JSON:
             return _not_json()

@@ -66,7 +66,7 @@ class Revocations:
             self._at, self._until = None, item.position
             return self._log is None
         self._take((item,))
-        if self._until is None:
+        if self._until is None and item.position is not None:
             self._at = item.position
         return True
 
@@ -125,7 +125,12 @@ class GuardedHub(Hub):
         """Register a subscriber, once all revocations are known; `admit` comes next."""
         self._readers[REVOCATIONS] = self._readers.get(REVOCATIONS, 0) + 1
         try:
-            await self._watch()
+            try:
+                await self._watch()
+            except TransportUnavailable:
+                if not (options.get("patient") and self._buffers):
+                    raise
+                self._try_again()  # who waits for the log is let in now, and sent away when it is back if need be
             return await super().add(interest, start, format, **options)
         except BaseException:
             self._release(PARTITION)
@@ -157,19 +162,30 @@ class GuardedHub(Hub):
 
     async def _watch(self) -> None:
         heads = await self._follow(PARTITION)
+        if REVOCATIONS not in self._readers:  # the last one left meanwhile
+            self.fanout.positions.pop(REVOCATIONS, None)
+            if self._tail is not None:
+                self._tail.unfollow(PARTITION)
         await self.revocations.catch_up(heads.positions.get(REVOCATIONS))
 
     def _hear(self, item: Record | Gap) -> None:
         if item.partition != REVOCATIONS:
             self.fanout.broadcast(item)
-        elif not self.revocations.hear(item) and (self._again is None or self._again.done()):
+            return
+        if item.position is not None and REVOCATIONS in self.fanout.positions:
+            self.fanout.positions[REVOCATIONS] = item.position
+        if not self.revocations.hear(item):
+            self._try_again()
+
+    def _try_again(self) -> None:
+        if self._again is None or self._again.done():
             self._again = asyncio.create_task(self._read_again())
 
     async def _read_again(self) -> None:
         backoff = Backoff()
-        while True:
+        while REVOCATIONS in self._readers:
             try:
-                await self.revocations.catch_up(None)
+                await self._watch()
                 return
             except TransportUnavailable as error:
                 logger.warning("revocations cannot be read, trying again: %s", error.detail)

@@ -11,13 +11,14 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 
 from shared.backoff import Backoff
+from shared.buckets import LocalBuckets
 from shared.counters import OUTBOX_APPENDED, OUTBOX_REFUSED, OUTBOX_TAKEN
 from shared.cursor import Cursor
 from shared.errors import TransportUnavailable
 from shared.event import Event
 from shared.partitions import Partitions
 from shared.record import Gap, Record
-from shared.transports.base import Backlog, Fallible, Handler, Log, Receipt, Tail
+from shared.transports.base import Backlog, Buckets, Fallible, Handler, Log, Receipt, Tail
 from shared.transports.following import stop
 from shared.transports.outbox import Entry, Key, Outbox
 
@@ -48,6 +49,7 @@ class Fallback:
     ) -> None:
         self._log = inner
         self._scheme = partitions
+        self._buckets = LocalBuckets()
         self._outbox = Outbox(self._keys, max_events, max_bytes)
         self._is_away = False  # the last append was lost: who publishes now does not wait for the next one
         self._flushing: asyncio.Task[None] | None = None
@@ -98,6 +100,13 @@ class Fallback:
     async def ping(self) -> None:
         """Return if the log answers: health is to tell that it does not, although publishers are served."""
         await self._log.ping()
+
+    async def take(self, bucket: str, cost: int, capacity: int, seconds: float) -> float:
+        """Take from a bucket of all processes, or of this one while the log is away or cannot count."""
+        if isinstance(self._log, Buckets) and not self.is_away:
+            with suppress(TransportUnavailable):  # what is published next hears of it, and is kept
+                return await self._log.take(bucket, cost, capacity, seconds)
+        return await self._buckets.take(bucket, cost, capacity, seconds)
 
     @property
     def is_away(self) -> bool:

@@ -4,8 +4,9 @@ import asyncio
 
 import pytest
 
+from shared.buckets import LocalBuckets
 from shared.errors import TooManyRequests
-from shared.limits import LocalBuckets, PublishRate
+from shared.limits import PublishRate
 from shared.rights import PublishKey
 from shared.transports.base import Buckets, Transport
 from shared.transports.memory import MemoryLog

@@ -12,7 +12,7 @@ import pytest
 from tests.processes import ROOT, inherited
 
 FLOORS: list[set[str]] = [
-    {"errors", "backoff", "counters", "seen"},
+    {"errors", "backoff", "counters", "seen", "buckets"},
     {"event", "cursor", "variables"},
     {"endpoints", "rights"},
     {"config"},
