@@ -1,6 +1,7 @@
 """The short HTTP functions on AWS Lambda, by way of Mangum."""
 
 import asyncio
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ from starlette.routing import BaseRoute
 from functions.warm import Warm
 from functions.web import create_app, to_lambda
 from shared.config import Settings
+from shared.embedded_metrics import EmbeddedMetrics
 from shared.hub import Hub
 from shared.wiring import make_hub
 
@@ -25,19 +27,24 @@ class HttpFunction:
 
     def __call__(self, event: dict[str, Any], context: Any) -> dict[str, Any]:
         """Answer one HTTP request."""
-        answer: dict[str, Any] = self._warm.current().mangum(event, context)
+        made = self._warm.current()
+        answer: dict[str, Any] = made.mangum(event, context)
+        if made.metrics is not None:
+            made.metrics.tell()
         if answer["statusCode"] == 503:  # perhaps the store has another password by now
             self._warm.doubt()
         return answer
 
     def _make(self, settings: Settings) -> "_Made":
         hub = make_hub(settings, stateless=True)
-        return _Made(hub, to_lambda(create_app(self._routes(hub, settings), settings)))
+        mangum = to_lambda(create_app(self._routes(hub, settings), settings))
+        return _Made(hub, mangum, EmbeddedMetrics.from_settings(hub, settings, os.environ))
 
 
 class _Made(NamedTuple):
     hub: Hub
     mangum: Any
+    metrics: EmbeddedMetrics | None
 
 
 def _close(made: _Made) -> None:

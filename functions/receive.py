@@ -11,6 +11,7 @@ they came, or as Lambda wraps an invocation that failed.
 import asyncio
 import functools
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from shared import bus
 from shared.bus_rules import BusRules
 from shared.config import Settings
 from shared.dead_letters import DeadLetters
+from shared.embedded_metrics import EmbeddedMetrics
 from shared.errors import ContentTooLarge, InvalidRequest, SettingsError, Unavailable
 from shared.event import Event
 from shared.hub import Hub
@@ -91,7 +93,7 @@ class _Function:
         self._warm = Warm(_make, self._close)
 
     def __call__(self, event: dict[str, Any]) -> dict[str, Any]:
-        receiver = self._warm.current()
+        receiver, metrics = self._warm.current()
         try:
             if "Records" in event:
                 failed = self._runner.run(receiver.redrive(event["Records"]))
@@ -102,9 +104,12 @@ class _Function:
         except Unavailable:
             self._warm.doubt()
             raise
+        finally:
+            if metrics is not None:
+                metrics.tell()
 
-    def _close(self, receiver: Receiver) -> None:
-        self._runner.run(receiver.hub.aclose())
+    def _close(self, made: "_Made") -> None:
+        self._runner.run(made[0].hub.aclose())
 
 
 @functools.cache
@@ -112,7 +117,10 @@ def _function() -> _Function:
     return _Function()
 
 
-def _make(settings: Settings) -> Receiver:
+_Made = tuple[Receiver, EmbeddedMetrics | None]
+
+
+def _make(settings: Settings) -> _Made:
     if settings.transport in ("memory", "eventbridge"):
         raise SettingsError(
             "REALTIME_TRANSPORT",
@@ -123,7 +131,9 @@ def _make(settings: Settings) -> Receiver:
         logger.warning("REALTIME_DEAD_LETTER_QUEUE is not set: events that cannot be appended fail, again and again")
     rules = BusRules.read(settings.config_file)
     dead_letters = None if queue is None else DeadLetters(queue)
-    return Receiver(make_hub(settings, stateless=True), settings.event_source, rules, dead_letters)
+    hub = make_hub(settings, stateless=True)
+    metrics = EmbeddedMetrics.from_settings(hub, settings, os.environ)
+    return Receiver(hub, settings.event_source, rules, dead_letters), metrics
 
 
 def _unwrap(body: str) -> Any:

@@ -109,7 +109,7 @@ def serve(
     aclose: Callable[[], Awaitable[None]],
     banner: str,
     *,
-    begin: Callable[[], Awaitable[None]],
+    begin: Callable[[], Awaitable[None]] | None = None,
 ) -> None:
     """Serve until SIGINT or SIGTERM; `banner` is printed with the address once connections are accepted.
 
@@ -136,7 +136,8 @@ def serve(
 
     async def main() -> None:
         try:
-            await begin()
+            if begin is not None:
+                await begin()
             await Server(config, drain, banner.format(url=url)).serve(sockets=[listener])
         finally:
             await aclose()

@@ -24,7 +24,7 @@ from shared.endpoints import (
 from shared.errors import SettingsError
 from shared.event import RESERVED_TYPES
 from shared.rights import RIGHTS, TYPE_OR_PATTERN, PublishKey, Types
-from shared.variables import Rate, choice, defined, duration, integer, items, lifetime, rate, split_url
+from shared.variables import Rate, choice, defined, duration, integer, items, lifetime, matching, rate, split_url
 
 TransportName = Literal["memory", "redis", "redis-pubsub", "postgres", "eventbridge"]
 TRANSPORTS: tuple[TransportName, ...] = ("memory", "redis", "redis-pubsub", "postgres", "eventbridge")
@@ -75,6 +75,7 @@ class Settings:
     partitions: frozenset[str] = frozenset()
     user_shards: int = 0
     fallback: bool = False
+    metrics_namespace: str | None = None
     config_file: str | None = None
     variables: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
     """The environment: `realtime.toml` names the variables that hold the secrets of its sources."""
@@ -139,6 +140,7 @@ class Settings:
             partitions=_partitions(env),
             user_shards=integer(env, "REALTIME_USER_SHARDS", 0, 0, MAX_USER_SHARDS),
             fallback=_fallback(env, transport, on_lambda),
+            metrics_namespace=_namespace(env),
             config_file=env.get("REALTIME_CONFIG"),
             variables=env,
             host=env.get("HOST", "127.0.0.1"),
@@ -170,6 +172,12 @@ def _publish_keys(env: Mapping[str, str]) -> tuple[PublishKey, ...]:
         PublishKey(key) if "" in patterns else PublishKey(key, Types.parse(patterns - RIGHTS), RIGHTS & patterns)
         for key, patterns in limits.items()
     )
+
+
+def _namespace(env: Mapping[str, str]) -> str | None:
+    """Return CloudWatch's namespace; those that begin with AWS/ are its own."""
+    name = "REALTIME_METRICS_NAMESPACE"
+    return matching(env, name, r"(?!AWS/)[A-Za-z0-9._/#:-]{1,255}", "") if name in env else None
 
 
 def _fallback(env: Mapping[str, str], transport: TransportName, on_lambda: bool) -> bool:

@@ -37,9 +37,14 @@ async def read(hub: Hub) -> Sequence[Reading]:
     """Return all numbers; where somebody is subscribed, the log is asked for its heads once."""
     behind = await hub.behind()
     lag = (
-        [] if behind is None else [_gauge("realtime_tail_behind_records", "Records the tail has yet to bring", behind)]
+        () if behind is None else (_gauge("realtime_tail_behind_records", "Records the tail has yet to bring", behind),)
     )
-    return [*_gauges(hub), *lag, *_counters(hub)]
+    return [*read_own(hub), *lag]
+
+
+def read_own(hub: Hub) -> Sequence[Reading]:
+    """Return the numbers for which nobody has to be asked."""
+    return [*_gauges(hub), *_counters(hub)]
 
 
 def distributions(hub: Hub) -> Iterator[Distribution]:
