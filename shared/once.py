@@ -26,7 +26,7 @@ class Early(NamedTuple):
     number: int  # in the ring
     event: Event  # without its data: who it was for
     time: float  # on the monotonic clock
-    position: Position | None  # where the tail brought it, None: not yet
+    position: Position | None  # in the log, None: nobody here has read it there yet
 
 
 class Once:
@@ -39,7 +39,7 @@ class Once:
         self._heard = Seen(window, clock=clock)
 
     def tell(self, record: Record, number: int) -> bool:
-        """Remember what is told early; False where it must not be: it was, or the tail has brought it already.
+        """Remember what is told early; False where it must not be: it was, or the log has brought it already.
 
         That happens: an append whose answer was lost is in the log and in the outbox.
         """
@@ -55,17 +55,22 @@ class Once:
         return True
 
     def hear(self, record: Record) -> Early | None:
-        """Remember what the tail brings; return how it was told early, None where it was not."""
-        key = (record.partition, record.event.key)
-        self._heard.add(key)
-        known = self.early.get(key)
-        if known is not None:
-            known = self.early[key] = known._replace(position=record.position)
-        return known
+        """Remember what a tail or a replay brings; return how it was told early, None where it was not."""
+        self._heard.add((record.partition, record.event.key))
+        return self.find(record)
 
     def find(self, record: Record) -> Early | None:
-        """Return how a record was told early, None where it was not."""
-        return self.early.get((record.partition, record.event.key)) if self.early else None
+        """Return how a record was told early, None where it was not; and remember its place, whoever has read it.
+
+        The tail may have begun to follow after it, and never bring it.
+        """
+        if not self.early:
+            return None
+        key = (record.partition, record.event.key)
+        known = self.early.get(key)
+        if known is not None and known.position is None and record.position is not None:
+            known = self.early[key] = known._replace(position=record.position)
+        return known
 
     @property
     def oldest(self) -> int | None:

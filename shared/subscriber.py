@@ -408,11 +408,13 @@ class Subscriber:
     def _is_second(self, record: Record) -> bool:
         """Tell whether this subscriber was sent the event already, by the other of the two roads."""
         once = self._fanout.once
-        early = once.find(record) if once is not None else None
+        assert once is not None
+        if record.position is not None:
+            early = once.hear(record)  # the tail of this process may have begun after it
+            return early is not None and self.had(early)
+        early = once.find(record)
         if early is None:
             return False
-        if record.position is not None:
-            return self.had(early)
         place = early.position  # in the ring it is before the record; but the replay may have brought that
         return place is not None and self.positions[record.partition][:2] >= place[:2]
 

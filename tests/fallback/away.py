@@ -1,11 +1,11 @@
 """A log that is away whenever a test says so, and hubs with a fallback on it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Self
 
-from shared.cursor import Cursor
+from shared.cursor import Cursor, Position
 from shared.errors import TransportUnavailable
 from shared.event import Event
 from shared.filter import Interest
@@ -15,7 +15,7 @@ from shared.record import Gap, Record
 from shared.ring import Ring
 from shared.sse import DATA
 from shared.subscriber import Start
-from shared.transports.base import Log, Receipt
+from shared.transports.base import Handler, Log, Receipt, Tail
 from shared.transports.fallback import MAX_BYTES, MAX_EVENTS, Fallback
 from tests.contract.staged import StagedLog
 from tests.contract.stores import MemoryStore
@@ -69,12 +69,41 @@ class AwayLog(StagedLog):
             self._look()
             yield item
 
+    @asynccontextmanager
+    async def on_message(self, handler: Handler) -> AsyncIterator[Tail]:
+        opened: AbstractAsyncContextManager[Tail] = super().on_message(handler)
+        async with opened as tail:
+            yield _HeldTail(self, tail)
+
+    def forget(self, partitions: Sequence[str]) -> None:
+        """Bring nothing more of these partitions that is on its way."""
+        self._held = [item for item in self._held if item.partition not in partitions]
+
     async def ping(self) -> None:
         self._look()
 
     def _look(self) -> None:
         if self.is_away:
             raise TransportUnavailable("the log is away")
+
+
+class _HeldTail:
+    """The tail of such a log: what it has not brought when nobody follows any more, it never brings."""
+
+    def __init__(self, log: AwayLog, tail: Tail) -> None:
+        self._log = log
+        self._tail = tail
+
+    @property
+    def running(self) -> bool:
+        return not self._log.is_away
+
+    def follow(self, positions: Mapping[str, Position | None]) -> Awaitable[None] | None:
+        return self._tail.follow(positions)
+
+    def unfollow(self, partitions: Sequence[str]) -> None:
+        self._tail.unfollow(partitions)
+        self._log.forget(partitions)
 
 
 class Instance:
