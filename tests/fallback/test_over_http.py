@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import httpx
 import pytest
 
 from shared.config import Settings
@@ -14,6 +15,7 @@ from tests.contract.acts import publish as publish_to
 from tests.faults.clients import Follower, event, eventually, follow, get, metrics, on_redis, open_stream, publish
 from tests.faults.stored import read_log
 from tests.functions.api import check
+from tests.functions.tokens import PUBLISH_KEY, SECRET
 from tests.postgres_server import MakePostgres
 from tests.processes import Instance, MakeInstance, MakeRedis
 from tests.upstash.stand_in import StandIn
@@ -192,3 +194,20 @@ async def test_a_full_outbox_is_told_to_the_publisher_with_when_to_come_back(
     redis.start()
     await back(instance)
     assert (await publish(instance, event("room-again"))).status == 202
+
+
+async def test_a_revocation_that_only_one_instance_knows_is_not_acknowledged(
+    make_redis: MakeRedis, make_instance: MakeInstance
+) -> None:
+    redis = make_redis()
+    keys = {"REALTIME_AUTH": "required", "REALTIME_PUBLISH_KEYS": PUBLISH_KEY, "REALTIME_JWT_SECRET": SECRET}
+    instance = make_instance(**{**on_redis(redis, **FALLBACK), **keys})
+    redis.kill()
+    headers = {"authorization": f"Bearer {PUBLISH_KEY}", "content-type": "application/json"}
+    async with httpx.AsyncClient(base_url=instance.url, headers=headers) as client:
+        refused = await client.post("/api/revocations", content=b'{"userId": "u1"}')
+        assert refused.status_code == 503
+        assert "on this instance alone" in refused.json()["detail"]
+        redis.start()
+        await back(instance)
+        assert (await client.post("/api/revocations", content=b'{"userId": "u1"}')).status_code == 202

@@ -1,0 +1,52 @@
+"""What was told early is known when the log brings it; what the log has brought is not told early."""
+
+import pytest
+
+from shared import once as module
+from shared.once import Once
+from shared.record import Record
+from tests.clocks import Clock
+from tests.unit.members import record
+
+
+def early(name: int) -> Record:
+    """The same event as `record` makes, before a log has given it a place."""
+    return record(name)._replace(position=None)
+
+
+def test_the_log_brings_what_was_told_early_and_its_number_is_known() -> None:
+    once = Once(60.0)
+    assert once.tell(early(1), 7)
+    known = once.hear(record(1))
+    assert known is not None
+    assert (known.number, known.position) == (7, record(1).position)
+    assert once.hear(record(2)) is None
+
+
+def test_what_was_told_or_heard_is_not_told_again() -> None:
+    once = Once(60.0)
+    assert once.tell(early(1), 0)
+    assert not once.tell(early(1), 1)
+    once.hear(record(2))
+    assert not once.tell(early(2), 2)
+    assert once.tell(early(2)._replace(partition="another"), 3)
+
+
+def test_after_the_window_the_same_id_is_another_event() -> None:
+    clock = Clock()
+    once = Once(10.0, clock=clock)
+    assert once.tell(early(1), 0)
+    once.hear(record(2))
+    clock.advance(10.0)
+    assert once.tell(early(1), 1)
+    assert once.tell(early(2), 2)
+
+
+def test_what_is_remembered_is_bounded_and_holds_no_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_EARLY", 3)
+    once = Once(60.0)
+    for number in range(5):
+        once.tell(record(number, "x" * 1000)._replace(position=None), number)
+    assert [known.number for known in once.early.values()] == [2, 3, 4]
+    assert once.oldest == 2
+    assert {known.event.data for known in once.early.values()} == {b""}

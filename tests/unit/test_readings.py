@@ -1,0 +1,127 @@
+"""What a hub tells of itself: pairs, losses, latencies and lag are counted where they happen, and once."""
+
+import asyncio
+
+import pytest
+
+from shared.errors import TransportUnavailable
+from shared.fanout import Fanout
+from shared.hub import Hub
+from shared.readings import distributions, read
+from shared.record import Gap
+from shared.ring import Ring
+from shared.transports.memory import MemoryLog
+from tests.clocks import Clock
+from tests.contract.acts import event
+from tests.contract.staged import StagedLog
+from tests.fallback.away import AwayLog
+from tests.sinks import subscribed
+from tests.unit.members import Listener, record
+
+
+async def values(hub: Hub) -> dict[str, float]:
+    """Every reading, by its name and label values."""
+    readings = await read(hub)
+    return {",".join((r.name, *labels)): value for r in readings for labels, value in r.values.items()}
+
+
+async def test_a_record_is_a_pair_with_each_live_subscriber_matched_or_filtered() -> None:
+    async with (
+        Hub(MemoryLog()) as hub,
+        subscribed(hub, "u1") as one,
+        subscribed(hub, "u2") as two,
+        subscribed(hub, "u1") as three,
+    ):
+        for sink in (one, two, three):
+            await sink.ready()
+        await hub.dispatch([event("for u1", users=["u1"]), event("for all")])
+        for sink in (one, two, three):
+            await sink.has("for all")
+        told = await values(hub)
+    assert told["realtime_matched"] == 2 + 3
+    assert told["realtime_filtered"] == 1
+    assert told["realtime_deliveries"] == 5
+    assert told["realtime_subscribers,live"] == 3
+
+
+async def test_latencies_are_counted_once_a_record_however_many_have_it() -> None:
+    async with Hub(MemoryLog()) as hub, subscribed(hub) as one, subscribed(hub) as two:
+        await one.ready()
+        await two.ready()
+        await hub.dispatch([event(1), event(2), event(3, users=["nobody here"])])
+        await one.has(2)
+        await two.has(2)
+        counts = {d.name: d.histogram.count for d in distributions(hub)}
+    assert counts == {"realtime_publish_seconds": 1, "realtime_tail_lag_seconds": 3, "realtime_delivery_seconds": 2}
+
+
+async def test_delivery_is_measured_from_the_append_to_after_the_write() -> None:
+    clock = Clock(1.001)
+    fanout, member = Fanout(Ring(), clock=clock), Listener()
+    fanout.join(member)
+    fanout.broadcast(record(1))  # appended at 1.001
+    clock.advance(0.2)
+    fanout.flush()
+    assert fanout.tail_lag.sum == pytest.approx(0.0)
+    assert fanout.delivery.sum == pytest.approx(0.2)
+
+
+async def test_a_loss_that_is_told_to_live_subscribers_is_counted_for_each_of_them() -> None:
+    async with Hub(MemoryLog()) as hub, subscribed(hub) as one, subscribed(hub) as two:
+        await one.ready()
+        await two.ready()
+        hub.fanout.broadcast(Gap("trimmed", "all", hub.fanout.positions["all"]))
+        hub.fanout.flush()
+        told = await values(hub)
+    assert one.gaps == two.gaps == ["trimmed"]
+    assert told["realtime_gaps,trimmed"] == 2
+
+
+async def test_members_are_counted_through_joins_and_leaves() -> None:
+    fanout = Fanout(Ring())
+    members = [Listener("u1"), Listener("u1"), Listener("u2")]
+    for member in members:
+        fanout.join(member)
+    fanout.leave(members[0])
+    fanout.leave(members[0])
+    assert fanout.members == 2
+
+
+async def test_pending_bytes_are_there_until_the_flush() -> None:
+    fanout = Fanout(Ring())
+    fanout.join(Listener())
+    fanout.broadcast(record(1, "x" * 500))
+    assert fanout.pending_bytes > 500
+    fanout.flush()
+    assert fanout.pending_bytes == 0
+
+
+async def test_how_far_the_tail_is_behind_is_asked_only_while_somebody_is_subscribed() -> None:
+    log = StagedLog(MemoryLog())
+    async with Hub(log) as hub:
+        asked = log.heads_read
+        assert (await values(hub))["realtime_tail_behind_records"] == 0
+        assert log.heads_read == asked
+        async with subscribed(hub) as sink:
+            await sink.ready()
+            log.hold_tail()
+            await hub.dispatch([event(1), event(2)])
+            assert (await values(hub))["realtime_tail_behind_records"] == 2
+            log.release_tail()
+            await sink.has(2)
+            assert (await values(hub))["realtime_tail_behind_records"] == 0
+
+
+async def test_while_the_log_is_away_there_is_no_lag_to_tell_and_refused_events_are_counted() -> None:
+    log = AwayLog(MemoryLog())
+    async with Hub(log) as hub, subscribed(hub) as sink:
+        await sink.ready()
+        log.leave()
+        with pytest.raises(TransportUnavailable):
+            await hub.dispatch([event(1), event(2)])
+        told = await values(hub)
+        assert "realtime_tail_behind_records" not in told
+        assert told["realtime_publish_refused"] == 2
+        assert told["realtime_transport_away"] == 1
+        log.come_back()
+        await asyncio.sleep(0)
