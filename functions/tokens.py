@@ -35,7 +35,7 @@ class _TokenRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ren
 
     user_id: str | None = None
     types: tuple[str, ...] | None = None
-    ttl: int | None = None
+    ttl: int | float | None = None  # 60.0 is a whole number too, for JSON Schema and for many writers of JSON
 
 
 _token_request = msgspec.json.Decoder(_TokenRequest)
@@ -65,7 +65,7 @@ def routes(hub: Hub, settings: Settings) -> list[BaseRoute]:
             return _not_json()
         asked = _parse(await _read(request), signer.max_ttl)
         types = _types(asked, key)
-        ttl = min(DEFAULT_TTL, signer.max_ttl) if asked.ttl is None else asked.ttl
+        ttl = min(DEFAULT_TTL, signer.max_ttl) if asked.ttl is None else int(asked.ttl)
         return _answer({"token": signer.token(asked.user_id, types, ttl), "expiresIn": ttl})
 
     async def tickets(request: Request) -> Response:
@@ -131,8 +131,8 @@ def _parse(body: bytes, max_ttl: int) -> _TokenRequest:
     for index, pattern in enumerate((asked.types or ())[:MAX_TYPES]):
         if not TYPE_OR_PATTERN.fullmatch(pattern):
             found.append((f"/types/{index}", "must be an event type, or the beginning of some and *"))
-    if asked.ttl is not None and not 1 <= asked.ttl <= max_ttl:
-        found.append(("/ttl", f"must be a number of seconds from 1 to {max_ttl:,}: a day, or REALTIME_RETENTION"))
+    if asked.ttl is not None and not (1 <= asked.ttl <= max_ttl and asked.ttl == int(asked.ttl)):
+        found.append(("/ttl", f"must be a whole number of seconds from 1 to {max_ttl:,}: a day, or REALTIME_RETENTION"))
     envelope.check_all([("", found)])
     return asked
 

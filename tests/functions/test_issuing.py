@@ -9,6 +9,10 @@ import httpx
 import jwt
 import pytest
 
+from shared.auth import Identity
+from shared.errors import Unauthorized
+from shared.signing import Signer
+from tests.clocks import Clock
 from tests.functions.api import Api, check, data_of, pointers_of, problem_of, unique
 from tests.functions.tokens import LIMITED_KEY, MINTING_KEY, PUBLISH_KEY, SECRET, token, user_token
 
@@ -151,6 +155,17 @@ def test_a_ticket_that_is_forged_altered_or_old_opens_nothing(guarded: Api) -> N
         response = guarded.get(params={"ticket": wrong})
         problem_of(response, 401)
         assert response.headers["www-authenticate"] == 'Bearer realm="tidemark", error="invalid_token"'
+
+
+def test_a_ticket_of_more_than_a_minute_ago_opens_nothing() -> None:
+    clock = Clock(time.time() - 61)
+    signer = Signer(SECRET, clock=clock)
+    old = signer.ticket(Identity("u1"))
+    clock.advance(11)
+    recent = signer.ticket(Identity("u1"))
+    with pytest.raises(Unauthorized, match="expired"):
+        signer.redeem(old)
+    assert signer.redeem(recent).user_id == "u1"
 
 
 def test_a_header_goes_before_a_ticket_and_a_ticket_before_a_cookie(guarded: Api) -> None:

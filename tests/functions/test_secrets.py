@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.functions.api import Api
+from tests.functions.test_openapi import OPERATIONS
 from tests.functions.tokens import PUBLISH_KEY, SECRET, Issuer, hs256_by_hand, token, user_token
 from tests.processes import Instance
 
@@ -65,5 +66,65 @@ def test_no_secret_token_user_or_data_is_in_the_log_after_everything_has_gone_wr
     secrets = {PUBLISH_KEY, SECRET, REDIS_PASSWORD, ISSUER_PASSWORD, USER, DATA, KID}
     for text in (GOOD, EXPIRED, FORGED, ELSEWHERE):
         secrets.update(part for part in text.split(".")[1:])
+    assert [secret for secret in secrets if secret in log] == []
+    assert "Traceback" not in log
+
+
+SIGNATURE = "5f2b9c-signature-private"
+SIGNED = ("webhook-signature", "x-hub-signature-256", "stripe-signature", "x-slack-signature", "upstash-signature")
+
+
+@pytest.fixture(params=["nothing is wrong", "the log is away"])
+def driven(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
+    away = {"REALTIME_TRANSPORT": "redis", "REDIS_URL": "redis://127.0.0.1:9", "REALTIME_PUBLISH_RATE": "100/1s"}
+    settings = {
+        **(away if request.param == "the log is away" else {}),
+        "REALTIME_PUBLISH_KEYS": PUBLISH_KEY,
+        "REALTIME_JWT_SECRET": SECRET,
+    }
+    instance = Instance(tmp_path_factory.mktemp("secrets"), settings).start()
+    yield instance
+    instance.stop()
+
+
+def test_no_endpoint_leaves_a_credential_or_data_in_the_log(driven: Instance) -> None:
+    api = Api(driven)
+    ticket = api.http.post("/api/tickets", headers={"authorization": f"Bearer {GOOD}"}).json()["ticket"]
+    minted = api.http.post("/api/tokens", json={"userId": USER}, headers={"authorization": f"Bearer {PUBLISH_KEY}"})
+    bodies = [
+        {"type": "t", "data": DATA, "userIds": [USER]},
+        {"userId": USER},
+        {"userId": USER, "types": [DATA], "ttl": 60},
+        {DATA: USER},
+        [DATA],
+    ]
+    statuses = set()
+    for path, method in sorted(OPERATIONS):
+        for credential in (PUBLISH_KEY, GOOD, EXPIRED, FORGED, ticket, f"{PUBLISH_KEY}x"):
+            headers = {
+                "authorization": f"Bearer {credential}",
+                "accept": "application/json",
+                "idempotency-key": DATA,
+                **dict.fromkeys(SIGNED, SIGNATURE),
+            }
+            for body in bodies if method == "POST" else [None]:
+                statuses.add(
+                    api.http.request(
+                        method,
+                        path.replace("{source}", "github"),
+                        json=body,
+                        headers=headers,
+                        params={"ticket": ticket, "last_event_id": DATA},
+                    ).status_code
+                )
+        with api.http.stream(method, path, params={"ticket": ticket, "userId": USER, "token": GOOD}) as response:
+            statuses.add(response.status_code)
+    api.close()
+    driven.stop()
+    log = driven.log_file.read_text()
+    assert {200, 400, 401} <= statuses, "some of this was meant to go well, and some wrong"
+    secrets = {PUBLISH_KEY, SECRET, USER, DATA, SIGNATURE, minted.json()["token"].split(".")[2]}
+    for text in (GOOD, EXPIRED, FORGED, ticket):
+        secrets.update(text.split(".")[1:])
     assert [secret for secret in secrets if secret in log] == []
     assert "Traceback" not in log

@@ -1,0 +1,76 @@
+"""Types and beginnings of types: a type is allowed exactly where a pattern says so, wherever that is looked at."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.event import Event
+from shared.fanout import Fanout
+from shared.filter import Interest
+from shared.partitions import ALL, Partitions
+from shared.rights import TYPE_OR_PATTERN, Types
+from shared.ring import Ring
+from tests.unit.members import Listener, record
+
+# Few letters, so that one begins another again and again.
+NAMES = st.text("ab-", min_size=1, max_size=4)
+PATTERNS = st.lists(st.one_of(NAMES, st.text("ab-", max_size=3).map(lambda text: f"{text}*")), max_size=6)
+
+
+def allowed(patterns: list[str], name: str) -> bool:
+    """What patterns mean, said the slow way."""
+    return any(name.startswith(p[:-1]) if p.endswith("*") else name == p for p in patterns)
+
+
+@given(PATTERNS, NAMES)
+def test_a_type_is_in_the_set_where_a_pattern_matches_it(patterns: list[str], name: str) -> None:
+    types = Types.parse(patterns)
+    assert (name in types) == allowed(patterns, name)
+    assert Types.parse(types.patterns()) == types
+
+
+@given(PATTERNS, st.one_of(NAMES, st.text("ab-", max_size=3).map(lambda text: f"{text}*")), NAMES)
+def test_a_pattern_that_is_covered_gives_away_nothing_more(patterns: list[str], asked: str, name: str) -> None:
+    if Types.parse(patterns).covers(asked) and allowed([asked], name):
+        assert allowed(patterns, name)
+
+
+@given(PATTERNS, NAMES, st.booleans())
+async def test_the_filter_the_partitions_and_the_fan_out_agree_and_nothing_comes_twice(
+    patterns: list[str], name: str, public: bool
+) -> None:
+    types = Types.parse(patterns)
+    interest = Interest("u1", types.names, types.prefixes)
+    event = Event("1", name, b"1", None if public else ("u1", "u2"))
+    assert interest.matches(event) == allowed(patterns, name)
+    scheme = Partitions(frozenset({"a", "ab"}), user_shards=2)
+    needed = scheme.needed(interest)
+    assert len(set(needed)) == len(needed)
+    if interest.matches(event):
+        assert sum(partition in needed for partition, _ in scheme.route(event) if partition in needed) == 1
+    listener = Listener("u1")
+    listener.interest = interest
+    fanout = Fanout(Ring())
+    fanout.join(listener)
+    fanout.broadcast(record(1, 1, type=name, users=event.user_ids))
+    fanout.flush()
+    assert listener.seen.data == ([1] if allowed(patterns, name) else [])
+    fanout.leave(listener)
+    assert not any((fanout._by_user, fanout._by_type, fanout._by_prefix, fanout._groups))
+
+
+def test_a_partition_of_its_own_is_read_where_a_beginning_covers_its_type() -> None:
+    scheme = Partitions(frozenset({"task-updated", "deploy"}))
+    assert scheme.needed(Interest(None, frozenset(), ("task-",))) == (ALL, "task-updated")
+    assert scheme.needed(Interest(None, frozenset({"deploy"}))) == ("deploy",)
+    assert scheme.needed(Interest(None, frozenset({"deploy"}), ("x",))) == (ALL, "deploy")
+
+
+@pytest.mark.parametrize("text", ["", "a b", "a*b", "**", "*a", "a" * 129, "a" * 128 + "*", "é", "a\n"])
+def test_what_is_neither_a_type_nor_a_beginning_of_some_is_no_pattern(text: str) -> None:
+    assert TYPE_OR_PATTERN.fullmatch(text) is None
+
+
+@pytest.mark.parametrize("text", ["a", "*", "a*", "a" * 128, "a" * 127 + "*", "A.b_c-1"])
+def test_a_type_or_the_beginning_of_some_is_a_pattern(text: str) -> None:
+    assert TYPE_OR_PATTERN.fullmatch(text)
