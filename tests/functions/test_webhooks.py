@@ -6,6 +6,7 @@ import json
 import re
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import httpx
@@ -142,6 +143,25 @@ def test_slacks_url_verification_is_answered_once_it_is_signed(hooked: Api) -> N
     assert (response.status_code, response.json()) == (200, {"challenge": json.loads(body)["challenge"]})
     assert response.headers["content-type"] == "application/json"
     problem_of(send(hooked, "slack", body, "d", {"x-slack-signature": "v0=" + "0" * 64}), 401)
+
+
+def test_a_delivery_of_slack_that_has_a_challenge_in_it_is_still_a_delivery(hooked: Api) -> None:
+    body = json.dumps(
+        {"type": "event_callback", "event_id": unique("Ev"), "challenge": "x", "event": {"type": "app_mention"}}
+    )
+    assert len(receipts_of(send(hooked, "slack", body.encode()))) == 1
+
+
+def test_of_the_same_delivery_sent_many_times_at_once_one_is_appended(hooked: Api) -> None:
+    id = unique("delivery")
+    body = (PAYLOADS / "github" / "deployment_status.json").read_bytes()
+    with ThreadPoolExecutor(8) as pool:
+        answers = pool.map(
+            lambda _: send(hooked, "github", body, id, {"x-github-event": "deployment_status"}), range(16)
+        )
+        receipts = [receipt for answer in answers for receipt in receipts_of(answer)]
+    assert sorted(receipt["duplicate"] for receipt in receipts) == [False] + [True] * 15
+    assert len({receipt["cursor"] for receipt in receipts}) == 1
 
 
 def test_a_source_that_is_not_configured_is_not_found(hooked: Api, api: Api) -> None:

@@ -187,6 +187,21 @@ def test_a_provider_may_sign_with_the_old_and_the_new_secret_at_once(tmp_path: P
             receiver.verify(Delivery({**headers, header: many}, body, NOW))
 
 
+def test_a_signature_of_standard_webhooks_that_does_not_name_its_version_proves_nothing(tmp_path: Path) -> None:
+    body, signer = body_of("d-1"), SIGNERS["standard-webhooks"]
+    headers = signer.sign(body, signer.secrets[0], "d-1", NOW)
+    headers["webhook-signature"] = headers["webhook-signature"].removeprefix("v1,")
+    with pytest.raises(BadSignature):
+        make_receiver(signer, tmp_path).verify(Delivery(headers, body, NOW))
+
+
+def test_a_second_time_in_stripes_header_is_refused_because_only_one_can_be_signed(tmp_path: Path) -> None:
+    body, signer = body_of("d-1"), SIGNERS["stripe"]
+    header = signer.sign(body, signer.secrets[0], "d-1", NOW)["stripe-signature"]
+    with pytest.raises(BadSignature, match="exactly one t="):
+        make_receiver(signer, tmp_path).verify(Delivery({"stripe-signature": f"{header},t={NOW + 1}"}, body, NOW))
+
+
 def test_the_test_signature_v0_of_stripe_proves_nothing(tmp_path: Path) -> None:
     body, signer = body_of("d-1"), SIGNERS["stripe"]
     header = signer.sign(body, signer.secrets[0], "", NOW)["stripe-signature"].replace("v1=", "v0=")
