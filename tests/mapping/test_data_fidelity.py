@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.errors import MappingError
@@ -82,6 +82,7 @@ json_values = st.recursive(
 
 
 @given(json_values.filter(lambda value: value is not None), st.booleans())
+@settings(max_examples=50)
 def test_whatever_stands_at_a_path_is_selected_as_json_reads_it(value: Any, ascii_only: bool) -> None:
     text = json.dumps({"a": [value]}, ensure_ascii=ascii_only)
     if "\\ud" in text.lower() and not text.isascii():

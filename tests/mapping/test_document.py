@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.errors import SettingsError
@@ -87,6 +87,7 @@ values = st.sampled_from(
 
 
 @given(st.lists(st.tuples(names, st.lists(st.tuples(names, values), unique_by=lambda pair: pair[0]))), st.data())
+@settings(max_examples=40)
 def test_lines_are_found_in_any_document(tables: list[tuple[str, list[tuple[str, str]]]], dice: Any) -> None:
     text = ""
     expected: dict[tuple[str | int, ...], int] = {}

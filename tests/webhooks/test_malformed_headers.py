@@ -19,7 +19,7 @@ from tests.webhooks.signers import SIGNERS, Signer, body_of, qstash_claims
 NOW = int(time.time())
 BODY = body_of("d-1")
 
-per_scheme = settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+per_scheme = settings(max_examples=35, suppress_health_check=[HealthCheck.function_scoped_fixture])
 latin = st.text(st.characters(max_codepoint=0xFF), max_size=60)  # what a server can hand on
 nasty = latin | st.sampled_from(
     [
@@ -112,7 +112,7 @@ claim: st.SearchStrategy[Any] = (
 @example({"exp": float("inf"), "nbf": float("nan")})
 @example({"exp": 10**400})
 @example({"body": "\ud800", "sha256": "\ud800"})
-@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=35, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_token_with_claims_of_any_kind_is_taken_or_refused(
     name: str, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
