@@ -91,11 +91,12 @@ def encode(positions: Mapping[str, Position], time: int) -> str:
 def encode_one(name: str, position: Position) -> str:
     """Return the text form of a single partition's position: the usual case, made for every frame."""
     epoch, offset, check, time = position
-    return f"{_names_one(name, epoch)}.{time:x}.{offset:x}-{check}"
+    return f"{names_one(name, epoch)}.{time:x}.{offset:x}-{check}"
 
 
 @functools.lru_cache(maxsize=256)
-def _names_one(name: str, epoch: int) -> str:
+def names_one(name: str, epoch: int) -> str:
+    """Return what all cursors of a single partition begin with, up to the first dot."""
     return _names(((name, epoch),))
 
 

@@ -1,8 +1,17 @@
 """Who sees what: the one predicate that live delivery and replay share."""
 
+from typing import Protocol
+
 import msgspec
 
-from shared.event import Event
+
+class Addressed(Protocol):
+    """An event, or the part of it that says whom it is for."""
+
+    @property
+    def type(self) -> str: ...
+    @property
+    def user_ids(self) -> tuple[str, ...] | None: ...
 
 
 class Interest(msgspec.Struct, frozen=True):
@@ -15,7 +24,7 @@ class Interest(msgspec.Struct, frozen=True):
     types: frozenset[str] | None = None
     prefixes: tuple[str, ...] = ()
 
-    def matches(self, event: Event) -> bool:
+    def matches(self, event: Addressed) -> bool:
         """Tell whether the event goes to this subscriber; without a user id only events for everyone do."""
         if not self.takes(event.type):
             return False

@@ -31,22 +31,41 @@ class Gap(NamedTuple):
     position: Position | None
 
 
-class _Stored(msgspec.Struct, omit_defaults=True, rename="camel"):
-    id: str
+class Head(msgspec.Struct, frozen=True, eq=False, rename="camel", forbid_unknown_fields=True):
+    """What says whom an event is for, apart from its id and data. The same head may be shared by many records."""
+
     type: str
-    data: msgspec.Raw
     user_ids: tuple[str, ...] | None = None
     attributes: dict[str, str] = {}
 
 
+class _Stored(msgspec.Struct, omit_defaults=True, rename="camel", kw_only=True):
+    """In this order: what precedes the id is the head, alike in many events, and the data is all from `"data":` to
+    the last brace. Readers of whole pages slice it there (`stored`); any other order is read too, only slower.
+    """
+
+    type: str
+    user_ids: tuple[str, ...] | None = None
+    attributes: dict[str, str] = {}
+    id: str
+    data: msgspec.Raw
+
+
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(_Stored)
+_head_decoder = msgspec.json.Decoder(Head)
 
 
 def pack(event: Event) -> bytes:
     """Return the event as the JSON text that logs store; `data` goes in untouched."""
     return _encoder.encode(
-        _Stored(event.id, event.type, msgspec.Raw(event.data), event.user_ids, dict(event.attributes))
+        _Stored(
+            type=event.type,
+            user_ids=event.user_ids,
+            attributes=dict(event.attributes),
+            id=event.id,
+            data=msgspec.Raw(event.data),
+        )
     )
 
 
@@ -54,3 +73,8 @@ def unpack(stored: bytes) -> Event:
     """Return the event that `pack` stored; raises msgspec.DecodeError where it is not one."""
     s = _decoder.decode(stored)
     return Event(s.id, s.type, bytes(s.data), s.user_ids, s.attributes)
+
+
+def read_head(text: bytes) -> Head:
+    """Return the head from the text before the id in what `pack` stored; raises msgspec.DecodeError."""
+    return _head_decoder.decode(text + b"}")

@@ -6,12 +6,15 @@ that one encoded frame serves every subscriber.
 
 import functools
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Literal, Protocol
 
 import msgspec
 
-from shared.record import Gap, Record
+from shared.cursor import encode_one, names_one
+from shared.record import Gap, Head, Record
+from shared.stored import CHECK, StoredRecords
 
 READY, GAP, CLOSING = "realtime.ready", "realtime.gap", "realtime.closing"
 EXPIRING = "realtime.expiring"
@@ -94,6 +97,33 @@ class DataFormat:
         event = record.event  # as `frame` would, without its questions: this is done for every record
         return b"id: %b\n%bdata: %b\n\n" % (cursor.encode(), _event_field(event.type), _data_lines(event.data))
 
+    def records(self, records: StoredRecords, matches: Callable[[Head], bool]) -> list[bytes]:
+        """Return the frames of those that match; their cursors name the one partition alone."""
+        together = b"".join(records.data)
+        if b"\n" in together or b"\r" in together:  # between tokens of JSON: each line needs a `data:` of its own
+            return self._record_by_record(records, matches)
+        names, offset, moment, place = names_one(records.partition, records.epoch).encode(), records.first, -1, b""
+        fields: dict[Head, bytes | None] = {}
+        frames = []
+        for value, head, time, data in zip(records.values, records.heads, records.times, records.data, strict=True):
+            if head in fields:
+                field = fields[head]
+            else:
+                field = fields[head] = _event_field(head.type) + b"data: " if matches(head) else None
+            if field is not None:
+                if time != moment:  # many records are of the same millisecond
+                    moment, place = time, b"id: %b.%x." % (names, time)
+                frames.append(place + b"%x-%b\n%b" % (offset, value[:CHECK], field) + data + b"\n\n")
+            offset += 1
+        return frames
+
+    def _record_by_record(self, records: StoredRecords, matches: Callable[[Head], bool]) -> list[bytes]:
+        return [
+            self.record(encode_one(records.partition, records.position(index)), records[index])
+            for index, head in enumerate(records.heads)
+            if matches(head)
+        ]
+
     def gap(self, cursor: str, gap: Gap) -> bytes:
         """Return the announcement of a loss."""
         return frame(cursor, GAP, msgspec.json.encode({"reason": gap.reason, "recovered": False}))
@@ -117,6 +147,10 @@ class CloudEventsFormat(DataFormat):
     def record(self, cursor: str, record: Record) -> bytes:
         """Return the event as an unnamed message."""
         return frame(cursor, None, cloudevent(record))
+
+    def records(self, records: StoredRecords, matches: Callable[[Head], bool]) -> list[bytes]:
+        """Return the messages of those that match."""
+        return self._record_by_record(records, matches)
 
 
 def cloudevent(record: Record) -> bytes:

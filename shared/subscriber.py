@@ -4,7 +4,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Literal, NamedTuple
 
@@ -17,8 +17,9 @@ from shared.fanout import Fanout, Sink, cursor_text
 from shared.filter import Interest
 from shared.once import Early
 from shared.record import Gap, GapReason, Record
-from shared.sse import ClosingReason, Format
-from shared.transports.base import Log, Transport
+from shared.sse import ClosingReason, DataFormat, Format
+from shared.stored import StoredRecords
+from shared.transports.base import Log, PagedLog, Transport
 
 logger = logging.getLogger(__name__)
 
@@ -322,25 +323,52 @@ class Subscriber:
         frames: list[bytes] = []
         read = size = 0
         try:
-            async for item in log.replay(Cursor(self.positions), until):
-                if isinstance(item, Gap):
+            async for page in _pages(log, Cursor(self.positions), until):
+                if isinstance(page, StoredRecords) and isinstance(self.format, DataFormat) and self._follows(page):
                     await self._flush(frames)
-                    if item.position is not None:
-                        self.positions[item.partition] = item.position
-                    await self._announce(item)
-                    continue
-                size += self._match(item, frames)
-                read += 1
-                if read == BATCH_ITEMS or size >= BATCH_BYTES:
-                    if not frames:  # all filtered out: the cursor moves, and the connection is not silent
-                        frames.append(self.format.heartbeat(self._cursor()))
-                    await self._flush(frames)
-                    await asyncio.sleep(0)
+                    await self._replay_stored(page, self.format)
                     read = size = 0
+                    continue
+                for item in page:
+                    if isinstance(item, Gap):
+                        await self._flush(frames)
+                        if item.position is not None:
+                            self.positions[item.partition] = item.position
+                        await self._announce(item)
+                        continue
+                    size += self._match(item, frames)
+                    read += 1
+                    if read == BATCH_ITEMS or size >= BATCH_BYTES:
+                        await self._write_batch(frames)
+                        read = size = 0
         except TransportUnavailable:
             await self._flush(frames)  # our place is after them
             raise
         await self._flush(frames)
+
+    def _follows(self, page: StoredRecords) -> bool:
+        """Tell whether a page begins where we are, no other partition is in our cursor, and nothing was told early."""
+        ours = self.positions[page.partition]
+        at_our_place = (page.epoch, page.first) == (ours.epoch, ours.offset + 1)
+        return at_our_place and len(self.partitions) == 1 and self._fanout.once is None
+
+    async def _replay_stored(self, page: StoredRecords, format: DataFormat) -> None:
+        """Replay a page without making records of it."""
+        batch = max(1, min(BATCH_ITEMS, len(page) * BATCH_BYTES // (page.size + 1)))
+        for start in range(0, len(page), batch):
+            part = page[start : start + batch]
+            frames = format.records(part, self.interest.matches)
+            self.positions[page.partition] = part.position(len(part) - 1)
+            self._replayed += len(frames)
+            self._stats.replayed += len(frames)
+            self._stats.filtered += len(part) - len(frames)
+            await self._write_batch(frames)
+
+    async def _write_batch(self, frames: list[bytes]) -> None:
+        if not frames:  # all filtered out: the cursor moves, and the connection is not silent
+            frames.append(self.format.heartbeat(self._cursor()))
+        await self._flush(frames)
+        await asyncio.sleep(0)
 
     async def _join(self) -> bool:
         """Take from the ring what the tail brought meanwhile and go live; False where the log must be read again."""
@@ -454,6 +482,15 @@ class Subscriber:
 class _Waits(NamedTuple):
     start: Start
     read_heads: Callable[[Sequence[str]], Awaitable[Cursor]]
+
+
+async def _pages(log: Log, after: Cursor, until: Cursor) -> AsyncIterator[Sequence[Record | Gap]]:
+    if isinstance(log, PagedLog):
+        async for page in log.replay_pages(after, until):
+            yield page
+    else:
+        async for item in log.replay(after, until):
+            yield (item,)
 
 
 class _StalledError(Exception):

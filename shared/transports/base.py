@@ -146,3 +146,13 @@ class Buffering(Fallible, Protocol):
     @property
     def backlog(self) -> Backlog:
         """What waits for the log."""
+
+
+class PagedLog(Log, Protocol):
+    """A log that hands out whole pages as well: a replay to one subscriber then has no step of its own for each record.
+
+    All logs here do; one that is written around another log need not.
+    """
+
+    def replay_pages(self, after: Cursor, until: Cursor) -> AsyncIterator[Sequence[Record | Gap]]:
+        """Yield what `replay` does, page by page."""

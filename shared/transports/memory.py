@@ -72,6 +72,10 @@ class MemoryLog:
         """Yield what lies in `(after, until]`; see `Log.replay`."""
         return reading.replay(after, until, read_page=self._read_page, seek=self.seek)
 
+    def replay_pages(self, after: Cursor, until: Cursor) -> AsyncIterator[Sequence[Record | Gap]]:
+        """Yield the same page by page; see `PagedLog`."""
+        return reading.pages(after, until, read_page=self._read_page, seek=self.seek)
+
     async def ping(self) -> None:
         """Return at once: the process is its own log."""
 

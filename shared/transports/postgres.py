@@ -117,6 +117,10 @@ class PostgresLog:
         """Yield what lies in `(after, until]`; see `Log.replay`."""
         return reading.replay(after, until, read_page=self._pages, seek=self.seek, forget=self._pages.forget)
 
+    def replay_pages(self, after: Cursor, until: Cursor) -> AsyncIterator[Sequence[Record | Gap]]:
+        """Yield the same page by page; see `PagedLog`."""
+        return reading.pages(after, until, read_page=self._pages, seek=self.seek, forget=self._pages.forget)
+
     async def ping(self) -> None:
         """Return if Postgres answers and has what we need."""
         await self.fetch("select 1")

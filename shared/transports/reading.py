@@ -2,7 +2,8 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from heapq import heapify, heappop, heapreplace
 from itertools import accumulate
 
@@ -75,42 +76,56 @@ async def replay(
     after: Cursor, until: Cursor, *, read_page: ReadPage, seek: Seek, forget: Forget = _keeps_none
 ) -> AsyncIterator[Record | Gap]:
     """Yield `(after, until]` of every partition, merged by append time, each partition proven complete."""
+    async with aclosing(pages(after, until, read_page=read_page, seek=seek, forget=forget)) as found:
+        async for page in found:
+            for item in page:
+                yield item
+
+
+async def pages(
+    after: Cursor, until: Cursor, *, read_page: ReadPage, seek: Seek, forget: Forget = _keeps_none
+) -> AsyncGenerator[Sequence[Record | Gap]]:
+    """Yield what `replay` does, page by page."""
     readers = [
         _Reader(name, after.positions[name], end, read_page, seek, forget)
         for name, end in until.positions.items()
         if name in after.positions
     ]
     try:
-        pages = [await reader.open() for reader in readers]
-        for page in pages:  # before any record: the subscriber must hear of the loss first
-            while page and isinstance(page[0], Gap):
-                yield page.pop(0)
+        opened = [await reader.open() for reader in readers]
+        if gaps := [gap for lost, _ in opened for gap in lost]:  # the subscriber must hear of the loss first
+            yield gaps
         if len(readers) == 1:
-            page = pages[0]
+            page = opened[0][1]
             while page:
-                for item in page:
-                    yield item
+                yield page
                 page = await readers[0].next_page()
             return
-        async for item in _merge([_Merging(reader, page) for reader, page in zip(readers, pages, strict=True)]):
-            yield item
+        merged = [_Merging(reader, page) for reader, (_, page) in zip(readers, opened, strict=True)]
+        async for page in _merge(merged):
+            yield page
     finally:
         for reader in readers:
             reader.close()
 
 
-async def _merge(merged: "list[_Merging]") -> AsyncIterator[Record | Gap]:
+async def _merge(merged: "list[_Merging]") -> AsyncIterator[Sequence[Record | Gap]]:
     """Yield by time, so that a user's events of several partitions come in the order they happened."""
-    heap = [(_time(source.page[0]), index) for index, source in enumerate(merged) if source.page]
+    heap = [(_time(source.item), index) for index, source in enumerate(merged) if source.item is not None]
     heapify(heap)
+    page: list[Record | Gap] = []
     while heap:
         source = merged[heap[0][1]]
-        yield source.page[source.at]
-        following = await source.advance()
-        if following is None:
+        assert source.item is not None
+        page.append(source.item)
+        if source.is_at_end:  # the next page may have to be waited for, or not come at all
+            yield page
+            page = []
+        await source.advance()
+        if source.item is None:
             heappop(heap)
         else:
-            heapreplace(heap, (_time(following), heap[0][1]))
+            heapreplace(heap, (_time(source.item), heap[0][1]))
 
 
 def _time(item: Record | Gap) -> int:
@@ -118,18 +133,25 @@ def _time(item: Record | Gap) -> int:
 
 
 class _Merging:
-    """A reader's place in its page."""
+    """A reader's place in its page, and what is there; None at the end."""
 
-    def __init__(self, reader: "_Reader", page: list[Record | Gap]) -> None:
-        self.page = page
-        self.at = 0
+    def __init__(self, reader: "_Reader", page: Sequence[Record | Gap]) -> None:
+        self.item = page[0] if page else None
+        self._page = page
+        self._at = 0
         self._reader = reader
 
-    async def advance(self) -> Record | Gap | None:
-        self.at += 1
-        if self.at == len(self.page):
-            self.page, self.at = await self._reader.next_page(), 0
-        return self.page[self.at] if self.page else None
+    @property
+    def is_at_end(self) -> bool:
+        """Whether the item is the last one of its page."""
+        return self._at == len(self._page) - 1
+
+    async def advance(self) -> None:
+        """Go on to the next one."""
+        self._at += 1
+        if self._at == len(self._page):
+            self._page, self._at = await self._reader.next_page(), 0
+        self.item = self._page[self._at] if self._page else None
 
 
 class _Reader:
@@ -151,18 +173,23 @@ class _Reader:
         if self._ahead is not None:
             self._ahead.cancel()
 
-    async def open(self) -> list[Record | Gap]:
-        """Verify the start and return the first page, so that a loss known now is told before any record."""
+    async def open(self) -> tuple[list[Gap], Sequence[Record | Gap]]:
+        """Verify the start and return the losses known now, to be told before any record, and the first page."""
         at, until = self._at, self._until
         same = at.epoch == until.epoch and at.offset <= until.offset
         if same and at.offset == until.offset and at.check and until.check:
             same = at.check == until.check
-        if same:
-            return await self.next_page()
-        self._forget(self._partition)  # the pages kept may be of the history that is lost, under the same numbers
-        return [await self._restart(), *await self.next_page()]
+        lost: list[Gap] = []
+        if not same:
+            self._forget(self._partition)  # the pages kept may be of the history that is lost, under the same numbers
+            lost.append(await self._restart())
+        page = await self.next_page()
+        while page and isinstance(page[0], Gap):
+            lost.append(page[0])
+            page = page[1:]
+        return lost, page
 
-    async def next_page(self) -> list[Record | Gap]:
+    async def next_page(self) -> Sequence[Record | Gap]:
         """Return the next records, and a gap wherever one does not follow the last; [] at the end."""
         records = await self._read()
         if records and not self._fits(records):
@@ -201,7 +228,7 @@ class _Reader:
         self._until = self._until._replace(check="")  # it may be of the history that is lost
         return Gap("epoch", self._partition, start)
 
-    def _verified(self, records: Sequence[Record]) -> list[Record | Gap]:
+    def _verified(self, records: Sequence[Record]) -> Sequence[Record | Gap]:
         """Return the records of a page with a gap wherever a number is missing.
 
         The place before a record that follows a loss is known by its number alone: a lost record has no check.
@@ -213,21 +240,26 @@ class _Reader:
             return [Gap("trimmed", self._partition, self._until)]
         first, last = _offset(records[0]), _offset(records[-1])
         if first == self._at.offset + 1 and last - first == len(records) - 1:
-            page: list[Record | Gap] = list(records)  # in order and without a hole: the usual case, seen at once
+            page: Sequence[Record | Gap] = records  # in order and without a hole: the usual case, seen at once
         else:
-            page, expected = [], self._at.offset + 1
-            for record in records:
-                if _offset(record) != expected:
-                    before = Position(self._until.epoch, _offset(record) - 1, "", _time(record))
-                    page.append(Gap("trimmed", self._partition, before))
-                page.append(record)
-                expected = _offset(record) + 1
+            page = self._with_gaps(records)
         position = records[-1].position
         assert position is not None
         self._at = position
         if position.offset < self._until.offset:
             self._ahead = asyncio.create_task(self._read_next(position))
             self._ahead.add_done_callback(lambda done: done.cancelled() or done.exception())  # seen, if nobody asks
+        return page
+
+    def _with_gaps(self, records: Sequence[Record]) -> list[Record | Gap]:
+        page: list[Record | Gap] = []
+        expected = self._at.offset + 1
+        for record in records:
+            if _offset(record) != expected:
+                before = Position(self._until.epoch, _offset(record) - 1, "", _time(record))
+                page.append(Gap("trimmed", self._partition, before))
+            page.append(record)
+            expected = _offset(record) + 1
         return page
 
 

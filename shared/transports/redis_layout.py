@@ -20,6 +20,7 @@ from shared.cursor import Position
 from shared.event import Event
 from shared.partitions import Partitions
 from shared.record import Record, pack, unpack
+from shared.stored import StoredRecords
 from shared.transports.base import Receipt, Retention
 
 logger = logging.getLogger(__name__)
@@ -154,3 +155,17 @@ def parse_entries(partition: str, entries: Sequence[tuple[bytes, Sequence[bytes]
             # The error's text may hold event data: it stays out of the log.
             logger.error("partition %s: the entry %s is not a record", partition, entry_id.decode())  # noqa: TRY400
     return records
+
+
+def parse_page(partition: str, entries: Sequence[tuple[bytes, Sequence[bytes]]]) -> Sequence[Record]:
+    """Return the records of raw stream entries, each decoded only where it is asked for, if they are without a hole."""
+    if entries:
+        epoch, _, first = entries[0][0].partition(b"-")
+        last_epoch, _, last = entries[-1][0].partition(b"-")
+        # Redis answers in order and nothing twice: as many entries as numbers from the first to the last are all.
+        if epoch == last_epoch and int(last) - int(first) == len(entries) - 1:
+            values = [fields[1] for _, fields in entries]
+            stored = StoredRecords.parse(partition, int(epoch), int(first), values)
+            if stored is not None:
+                return stored
+    return parse_entries(partition, entries)

@@ -29,6 +29,7 @@ from shared.transports.redis_layout import (
     Layout,
     Script,
     parse_entries,
+    parse_page,
     parse_position,
     taking,
 )
@@ -95,6 +96,10 @@ class RedisStreams:
         (wait,) = await self._run(TAKE, [taking(self.layout.prefix, bucket, cost, capacity, seconds)])
         return int(wait) / 1000
 
+    def replay_pages(self, after: Cursor, until: Cursor) -> AsyncIterator[Sequence[Record | Gap]]:
+        """Yield the same page by page; see `PagedLog`."""
+        return reading.pages(after, until, read_page=self._pages, seek=self.seek, forget=self._pages.forget)
+
     async def ping(self) -> None:
         """Return if Redis answers."""
         try:
@@ -127,7 +132,7 @@ class RedisStreams:
         replies = await self._run(SEEK, calls)  # one for each: in a cluster they may be on several nodes
         return Cursor({name: parse_position(place) for name, (place,) in zip(partitions, replies, strict=True)})
 
-    async def _read_page(self, partition: str, after: Position, until: int) -> list[Record]:
+    async def _read_page(self, partition: str, after: Position, until: int) -> Sequence[Record]:
         start, end = f"{after.epoch}-{after.offset + 1}", f"{after.epoch}-{until}"
         command = ("XRANGE", self.layout.stream(partition), start, end, "COUNT", self._page_size.records)
         try:
@@ -135,7 +140,7 @@ class RedisStreams:
         except FAILURES as error:
             raise unavailable(error) from error
         fitting = self._page_size.fit([len(fields[1]) for _, fields in entries])
-        return parse_entries(partition, entries[:fitting])
+        return parse_page(partition, entries[:fitting])
 
     async def _run(self, script: Script, calls: Sequence[Call]) -> list[Any]:
         """Run one script for each (keys, arguments), all in one round trip; a script is sent whole only once."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from shared.cursor import Cursor, Position
 from shared.record import Record
+from shared.stored import StoredRecords
 from shared.transports.reading import ReadPage
 
 KEPT = 2.0  # seconds that a page is kept for those who come a little later
@@ -95,7 +96,7 @@ class SharedPages:
 
     async def _read(self, key: "_Key", after: Position, until: int) -> Sequence[Record]:
         records = await self._read_page(key[0], after, until)
-        size = sum(len(record.event.data) for record in records)
+        size = _size(records)
         if records and size <= MAX_BYTES:
             self._drop(key)
             self._pages[key] = (self._clock() + KEPT, size, records)
@@ -125,7 +126,15 @@ async def _end(reads: Iterable[asyncio.Task[Any]]) -> None:
 _Key = tuple[str, int, int, str]
 
 
+def _size(records: Sequence[Record]) -> int:
+    if isinstance(records, StoredRecords):
+        return records.size
+    return sum(len(record.event.data) for record in records)
+
+
 def _up_to(until: int, records: Sequence[Record]) -> Sequence[Record]:
+    if isinstance(records, StoredRecords):
+        return records.up_to(until)
     last = records[-1].position
     if last is None or last.offset <= until:
         return records

@@ -114,6 +114,10 @@ class UpstashRest:
         (wait,) = await self._run(TAKE, [taking(self.layout.prefix, bucket, cost, capacity, seconds)])
         return int(wait) / 1000
 
+    def replay_pages(self, after: Cursor, until: Cursor) -> AsyncIterator[Sequence[Record | Gap]]:
+        """Yield the same page by page; see `PagedLog`."""
+        return reading.pages(after, until, read_page=self._pages, seek=self.seek, forget=self._pages.forget)
+
     async def ping(self) -> None:
         """Return if Upstash answers and takes the token."""
         (reply,) = await self.session.send([["PING"]], ask=True)

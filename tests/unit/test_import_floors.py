@@ -17,6 +17,7 @@ FLOORS: list[set[str]] = [
     {"endpoints", "rights"},
     {"config"},
     {"record", "filter"},
+    {"stored"},
     {"partitions", "sse"},
     {"ring", "once", "transports.base"},
     {"transports.reading", "fanout"},
