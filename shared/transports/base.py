@@ -148,6 +148,7 @@ class Buffering(Fallible, Protocol):
         """What waits for the log."""
 
 
+@runtime_checkable
 class PagedLog(Log, Protocol):
     """A log that hands out whole pages as well: a replay to one subscriber then has no step of its own for each record.
 

@@ -121,11 +121,11 @@ async def _merge(merged: "list[_Merging]") -> AsyncIterator[Sequence[Record | Ga
         if source.is_at_end:  # the next page may have to be waited for, or not come at all
             yield page
             page = []
-        await source.advance()
-        if source.item is None:
+        following = await source.advance()
+        if following is None:
             heappop(heap)
         else:
-            heapreplace(heap, (_time(source.item), heap[0][1]))
+            heapreplace(heap, (_time(following), heap[0][1]))
 
 
 def _time(item: Record | Gap) -> int:
@@ -146,12 +146,13 @@ class _Merging:
         """Whether the item is the last one of its page."""
         return self._at == len(self._page) - 1
 
-    async def advance(self) -> None:
-        """Go on to the next one."""
+    async def advance(self) -> Record | Gap | None:
+        """Go on to the next one, and return it."""
         self._at += 1
         if self._at == len(self._page):
             self._page, self._at = await self._reader.next_page(), 0
         self.item = self._page[self._at] if self._page else None
+        return self.item
 
 
 class _Reader:

@@ -1,0 +1,103 @@
+"""Pages read by slicing say exactly what decoding each of their entries says."""
+
+from collections.abc import Mapping
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.cursor import Position, encode_one
+from shared.event import Event
+from shared.filter import Interest
+from shared.record import Record, pack, unpack
+from shared.sse import CLOUDEVENTS, DATA, DataFormat
+from shared.stored import StoredRecords
+from shared.transports.redis_layout import parse_entries, parse_page
+
+ids = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=20)
+data = st.recursive(
+    st.none() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
+).map(msgspec.json.encode)
+events = st.builds(
+    Event,
+    ids,
+    st.sampled_from(["a", "b.c", "data"]),
+    data | st.just(b'{"a":\n1,\r"b":2}') | st.just(b'{"x":1,"id":"forged","data":2,"userIds":["u2"]}'),
+    st.none() | st.lists(st.sampled_from(["u1", 'u"2', ',"data":', ',"id":"']), min_size=1, max_size=3).map(tuple),
+    st.dictionaries(st.sampled_from(["source", "ext", "time"]), st.text(max_size=5), max_size=2),
+)
+
+
+def entries(values: list[bytes]) -> list[tuple[bytes, list[bytes]]]:
+    return [(b"7-%d" % number, [b"e", value]) for number, value in enumerate(values, 1)]
+
+
+def stored(*events: Event) -> list[bytes]:
+    return [b"%08x%013d" % (number, 1_790_000_000_000 + number // 2) + pack(e) for number, e in enumerate(events, 1)]
+
+
+@given(st.lists(events, min_size=1, max_size=6))
+def test_a_page_read_by_slicing_has_the_records_that_decoding_gives(page: list[Event]) -> None:
+    found = entries(stored(*page))
+    assert list(parse_page("all", found)) == parse_entries("all", found)
+
+
+@given(st.lists(events, min_size=1, max_size=6), st.sampled_from([DATA, CLOUDEVENTS]))
+def test_frames_of_a_page_are_the_frames_of_its_matching_records(page: list[Event], format: DataFormat) -> None:
+    interest = Interest("u1", frozenset({"a", "data"}))
+    read = StoredRecords.parse("all", 7, 1, stored(*page))
+    if read is None:  # an id with a quote in it: read the other way
+        assert any('"' in event.id for event in page)
+        return
+    one_by_one = []
+    for record in read:
+        assert record.position is not None
+        if interest.matches(record.event):
+            one_by_one.append(format.record(encode_one("all", record.position), record))
+    assert format.records(read, interest.matches) == one_by_one
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        b'{"type":"t","id":"1","userIds":["u1"],"data":1}',
+        b'{"id":"1","type":"t","data":{"id":"2","data":3},"userIds":["u1"]}',
+        b'{"type":"t","data":1,"id":"1","userIds":["u1"],"attributes":{"a":"b"}}',
+        b'{"type":"t","userIds":["u1"],"id":"1"}',
+        b'{"type":"t","data":1}',
+        b"",
+    ],
+)
+def test_an_audience_in_another_place_is_never_overlooked(entry: bytes) -> None:
+    assert StoredRecords.parse("all", 7, 1, [b"0badc0de1790000000000" + entry]) is None
+
+
+def test_a_broken_entry_is_a_hole_in_the_page_and_the_others_are_read() -> None:
+    values = stored(Event("1", "t", b"1"), Event("2", "t", b"2"), Event("3", "t", b"3"))
+    values[1] = b"0badc0de1790000000000{broken"
+    assert [record.event.id for record in parse_page("all", entries(values))] == ["1", "3"]
+
+
+def test_a_log_written_in_the_other_order_is_still_read() -> None:
+    old = b"00000001" + b"1790000000000" + b'{"id":"1","type":"t","data":{"a":1.0},"userIds":["u1"]}'
+    (record,) = parse_page("all", entries([old]))
+    assert record == Record(
+        Event("1", "t", b'{"a":1.0}', ("u1",)), "all", Position(7, 1, "00000001", 1_790_000_000_000)
+    )
+
+
+def test_pages_are_cut_by_offset() -> None:
+    read = StoredRecords.parse("all", 7, 1, stored(*(Event(str(n), "t", b"1") for n in range(1, 6))))
+    assert read is not None
+    assert [record.event.id for record in read.up_to(3)] == ["1", "2", "3"]
+    assert read.up_to(5) is read
+    assert [record.event.id for record in read[3:]] == ["4", "5"]
+    assert read[-1].position == Position(7, 5, "00000005", 1_790_000_000_002)
+
+
+@given(events)
+def test_what_is_packed_is_unpacked(event: Event) -> None:
+    attributes: Mapping[str, str] = unpack(pack(event)).attributes
+    assert attributes == event.attributes
+    assert unpack(pack(event)) == event
