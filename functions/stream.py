@@ -8,6 +8,8 @@ import time
 from collections.abc import Awaitable, Mapping
 from typing import Any, NamedTuple, Protocol
 
+import msgspec
+
 from functions.sinks import AsgiSink, Message, Send, sink_for
 from shared.auth import Identity, Verifier, interest_of, subscriber_token
 from shared.config import Settings
@@ -30,6 +32,9 @@ logger = logging.getLogger(__name__)
 PATH = "/api/events"
 EXPIRING_SECONDS = 30.0  # before a token's end its stream is told, so that a client can come with the next one
 AGAIN_SECONDS = 0.5  # between two tries to tell it
+LAMBDA_CONTEXT = "x-amzn-lambda-context"
+MAX_INVOCATION_SECONDS = 86_400.0  # longer than any; what is beyond was not written by Lambda
+ENDING_SECONDS = 2.0  # before Lambda's deadline: the last frame has to reach the client, and the invocation to end
 PAGE_SECONDS = 25.0  # how long a page may take, waiting included: proxies give up soon after
 
 Scope = Mapping[str, Any]
@@ -107,7 +112,7 @@ class StreamApp:
         if "application/json" in accept and "text/event-stream" not in accept:
             await self._page(interest, query, identity, cors, send)
             return None
-        return await self._open(interest, query, identity, cors, send)
+        return await self._open(interest, query, identity, cors, send, _time_left(headers))
 
     async def _identify(self, headers: Mapping[str, str], query: EventsQuery) -> Identity:
         if not self._settings.auth_required:
@@ -117,7 +122,13 @@ class StreamApp:
         return await self._verifier.verify(subscriber_token(headers))
 
     async def _open(
-        self, interest: Interest, query: EventsQuery, identity: Identity, cors: Mapping[str, str], send: "_Answer"
+        self,
+        interest: Interest,
+        query: EventsQuery,
+        identity: Identity,
+        cors: Mapping[str, str],
+        send: "_Answer",
+        time_left: float | None,
     ) -> "_OpenStream":
         format = CLOUDEVENTS if query.format == "cloudevents" else DATA
         self._connections.enter(interest.user_id)
@@ -138,15 +149,16 @@ class StreamApp:
             self._hub.remove(subscriber)
             self._connections.leave(interest.user_id)
             raise
-        return _OpenStream(self._hub, self._connections, subscriber, sink, self._end_in_time(subscriber, identity))
+        lifetime = self._end_in_time(subscriber, identity, time_left)
+        return _OpenStream(self._hub, self._connections, subscriber, sink, lifetime)
 
     def _admit(self, subscriber: Subscriber, identity: Identity) -> None:
         if self._guard is not None:
             self._guard.admit(subscriber, identity.issued_at)
 
-    def _end_in_time(self, subscriber: Subscriber, identity: Identity) -> "_Lifetime | None":
-        """End the stream at its lifetime or when its token ends, whichever is first."""
-        ends: list[tuple[float, ClosingReason]] = []
+    def _end_in_time(self, subscriber: Subscriber, identity: Identity, time_left: float | None) -> "_Lifetime | None":
+        """End the stream at its lifetime, before the platform would, or when its token ends, whichever is first."""
+        ends: list[tuple[float, ClosingReason]] = [] if time_left is None else [(time_left, "max-age")]
         if self._settings.stream_seconds is not None:
             ends.append((self._settings.stream_seconds, "max-age"))
         if identity.expires_at is not None:
@@ -198,6 +210,23 @@ class StreamApp:
             with contextlib.suppress(TimeoutError):  # nothing came: the cursor alone is an answer
                 async with asyncio.timeout(wait):
                     await page.settled.wait()
+
+
+def _time_left(headers: Mapping[str, str]) -> float | None:
+    """Return how long (s) AWS Lambda lets this invocation run, less what an ending takes; None elsewhere.
+
+    The Lambda Web Adapter puts the invocation's context, as JSON, into a header of its own, and lets none of the
+    client's pass. Elsewhere a client could shorten its own stream with it, and no other.
+    """
+    context = headers.get(LAMBDA_CONTEXT)
+    if context is None:
+        return None
+    try:
+        deadline = float(msgspec.json.decode(context)["deadline"])  # ms since 1970
+    except (msgspec.DecodeError, KeyError, TypeError, ValueError):
+        return None
+    left = deadline / 1000 - time.time() - ENDING_SECONDS
+    return max(left, 0.0) if left < MAX_INVOCATION_SECONDS else None
 
 
 class _OpenStream(NamedTuple):

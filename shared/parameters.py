@@ -53,9 +53,14 @@ class Environment:
         if self._resolved is None:
             self._resolved = {**self._environ, **resolve(self._references)}
             self._read_at = self._clock()
-        elif self._references and self._clock() - self._read_at >= self._max_age:
+        elif self.is_due:
             self._read_again()
         return self._resolved
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the next `read` asks AWS, and takes its time."""
+        return bool(self._references) and self._clock() - self._read_at >= self._max_age
 
     def doubt(self) -> None:
         """Read again at the next call, unless that was just done: something has refused what it was told."""
