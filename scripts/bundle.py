@@ -1,0 +1,138 @@
+"""Builds the bundle that Lambda runs: `scripts/package` calls it, and then packages the template.
+
+The same sources give the same bytes: files sorted, times fixed, modules compiled with hashes instead of times. Wheels are
+kept in .venv/wheels, so that a second build asks nobody.
+"""
+
+import argparse
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+REQUIREMENTS = ROOT / "requirements.txt"
+WHEELS = Path(sys.prefix) / "wheels"
+LOCAL_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+PLATFORMS = {
+    "arm64": ("manylinux2014_aarch64", "manylinux_2_28_aarch64"),
+    "x86_64": ("manylinux2014_x86_64", "manylinux_2_28_x86_64"),
+}
+SOURCES = ("functions", "shared")
+NOT_RUN = {".pyx", ".pxd", ".pxi", ".pyi", ".c", ".h"}  # what compiled modules were made from, and types
+ROOT_ON_LAMBDA = "/var/task"
+EPOCH = (1980, 1, 1, 0, 0, 0)  # the first time that a zip can tell
+MAX_BYTES = 50 * 1024 * 1024  # of a zip that is uploaded to Lambda directly
+MAX_UNPACKED_BYTES = 250 * 1024 * 1024
+
+
+def fetch(target: str, python: str) -> Path:
+    """Return the folder with the wheels for a platform, downloaded where they are not there yet."""
+    folder = WHEELS / f"{target}-{python}"
+    stamp = folder / "requirements.sha256"
+    wanted = hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()
+    if stamp.exists() and stamp.read_text() == wanted:
+        return folder
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    _pip("download", "--dest", folder, "--requirement", REQUIREMENTS, *_tags(target, python))
+    stamp.write_text(wanted)
+    return folder
+
+
+def build(folder: Path, target: str, python: str) -> bool:
+    """Fill the folder with what the zip will hold; tell whether its modules are compiled."""
+    wheels = fetch(target, python)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    _pip("install", "--no-index", "--find-links", wheels, "--target", folder, "--no-compile", "--requirement",
+         REQUIREMENTS, *_tags(target, python))  # fmt: skip
+    shutil.rmtree(folder / "bin", ignore_errors=True)  # commands, which name this machine's Python
+    for path in folder.rglob("*"):
+        if path.is_file() and (path.name == "RECORD" or path.suffix in NOT_RUN):
+            path.unlink()  # RECORD lists the commands too
+    for name in SOURCES:
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
+    if (ROOT / "realtime.toml").exists():
+        shutil.copy(ROOT / "realtime.toml", folder)
+    compiler = find_python(python)
+    if compiler is None:
+        return False
+    # In one process and with one hash seed: the order of a set would else be another each time.
+    command = [compiler, "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", "-s", str(folder)]
+    subprocess.run([*command, "-p", ROOT_ON_LAMBDA, str(folder)], check=True, env={**os.environ, "PYTHONHASHSEED": "0"})
+    return True
+
+
+def pack(folder: Path, file: Path) -> str:
+    """Write the folder as a zip; return its SHA-256."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as bundle:
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            info = zipfile.ZipInfo(path.relative_to(folder).as_posix(), EPOCH)
+            info.compress_type = zipfile.ZIP_DEFLATED
+            info.external_attr = (0o755 if path.suffix in (".sh", ".so") else 0o644) << 16
+            bundle.writestr(info, path.read_bytes(), compresslevel=6)
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def find_python(version: str) -> str | None:
+    """Return a Python of this version: only it can compile for itself."""
+    if version == LOCAL_PYTHON:
+        return sys.executable
+    candidate = shutil.which(f"python{version}")
+    if candidate is None:
+        return None
+    told = subprocess.run([candidate, "-V"], capture_output=True, text=True, check=False).stdout
+    return candidate if told.startswith(f"Python {version}.") else None
+
+
+def _tags(target: str, python: str) -> list[str]:
+    if target == "local":
+        return ["--only-binary", ":all:", "--no-deps"]
+    platforms = [argument for name in PLATFORMS[target] for argument in ("--platform", name)]
+    return ["--only-binary", ":all:", "--no-deps", "--implementation", "cp", "--python-version", python, *platforms]
+
+
+def _pip(*arguments: str | Path) -> None:
+    quiet = ("--quiet", "--disable-pip-version-check", "--no-input")
+    subprocess.run([sys.executable, "-m", "pip", *map(str, arguments), *quiet], check=True)
+
+
+def main() -> int:
+    """Build what the arguments ask for, and say what became of it."""
+    parser = argparse.ArgumentParser(prog="scripts/bundle.py", description=__doc__)
+    parser.add_argument("--platform", choices=(*PLATFORMS, "local"), default="arm64", help="of the functions")
+    parser.add_argument("--python", default="3.13", help="version of Lambda's runtime; for local it is this one's")
+    parser.add_argument("--out", type=Path, default=ROOT / "build" / "bundle.zip")
+    parser.add_argument("--fetch", action="store_true", help="only download the wheels")
+    asked = parser.parse_args()
+    python = LOCAL_PYTHON if asked.platform == "local" else asked.python
+    if asked.fetch:
+        fetch(asked.platform, python)
+        return 0
+    folder = asked.out.with_suffix("")
+    compiled = build(folder, asked.platform, python)
+    sha256 = pack(folder, asked.out)
+    size, unpacked = asked.out.stat().st_size, sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    where = platform.machine() if asked.platform == "local" else asked.platform
+    print(f"{asked.out}: {size / 1e6:.1f} MB, {unpacked / 1e6:.1f} MB unpacked, Python {python} on {where}")
+    print(f"sha256 {sha256}")
+    if not compiled:
+        print(
+            f"bundle: found no python{python}, so no module is compiled, and each cold start takes twice as long or more:"
+            f" install it, or name another version with --python",
+            file=sys.stderr,
+        )
+    if size > MAX_BYTES or unpacked > MAX_UNPACKED_BYTES:
+        print("bundle: this is more than Lambda takes (50 MB, 250 MB unpacked)", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
