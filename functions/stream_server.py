@@ -139,7 +139,8 @@ def main() -> int:
         print(f"tidemark: {error}", file=sys.stderr)
         return 2
     host, port = server.settings.host, server.settings.port
-    serve(server, host, port, server.drain, server.aclose, "Tidemark's streams on {url}" + PATH)
+    banner = "Tidemark's streams on {url}" + PATH
+    serve(server, host, port, server.drain, server.aclose, banner, begin=server.hub.look)
     return 0
 
 

@@ -1,7 +1,7 @@
 """Builds the bundle that Lambda runs: `scripts/package` calls it, and then packages the template.
 
-The same sources give the same bytes: files sorted, times fixed, modules compiled with hashes instead of times. Wheels are
-kept in .venv/wheels, so that a second build asks nobody.
+The same sources give the same bytes: files sorted, times fixed, modules compiled with hashes instead of times. Wheels
+are kept in .venv/wheels, so that a second build asks nobody.
 """
 
 import argparse
@@ -44,8 +44,8 @@ def fetch(target: str, python: str) -> Path:
     return folder
 
 
-def build(folder: Path, target: str, python: str) -> bool:
-    """Fill the folder with what the zip will hold; tell whether its modules are compiled."""
+def fill(folder: Path, target: str, python: str) -> None:
+    """Put into the folder what requirements.txt names, and our modules."""
     wheels = fetch(target, python)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -59,6 +59,10 @@ def build(folder: Path, target: str, python: str) -> bool:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
     if (ROOT / "realtime.toml").exists():
         shutil.copy(ROOT / "realtime.toml", folder)
+
+
+def compile_modules(folder: Path, python: str) -> bool:
+    """Compile all modules for the path that they will have on Lambda; False where no Python of that version is here."""
     compiler = find_python(python)
     if compiler is None:
         return False
@@ -116,7 +120,8 @@ def main() -> int:
         fetch(asked.platform, python)
         return 0
     folder = asked.out.with_suffix("")
-    compiled = build(folder, asked.platform, python)
+    fill(folder, asked.platform, python)
+    compiled = compile_modules(folder, python)
     sha256 = pack(folder, asked.out)
     size, unpacked = asked.out.stat().st_size, sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     where = platform.machine() if asked.platform == "local" else asked.platform
@@ -124,8 +129,8 @@ def main() -> int:
     print(f"sha256 {sha256}")
     if not compiled:
         print(
-            f"bundle: found no python{python}, so no module is compiled, and each cold start takes twice as long or more:"
-            f" install it, or name another version with --python",
+            f"bundle: found no python{python}, so no module is compiled and each cold start takes twice as long:"
+            " install it, or name another version with --python",
             file=sys.stderr,
         )
     if size > MAX_BYTES or unpacked > MAX_UNPACKED_BYTES:

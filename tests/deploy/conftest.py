@@ -1,0 +1,74 @@
+"""What scripts/package makes, made once for all tests here."""
+
+import json
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scripts import bundle as builder
+from tests.processes import ROOT, inherited
+
+Package = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="session")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a bundle for this machine holds."""
+    folder = tmp_path_factory.mktemp("bundle") / "here"
+    builder.fill(folder, "local", builder.LOCAL_PYTHON)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def for_lambda(tmp_path_factory: pytest.TempPathFactory) -> tuple[zipfile.ZipFile, str]:
+    """The bundle for Lambda, and what scripts/bundle.py has said of it."""
+    file = tmp_path_factory.mktemp("bundle") / "lambda.zip"
+    command = [sys.executable, "scripts/bundle.py", "--out", str(file)]
+    built = subprocess.run(command, cwd=ROOT, env=inherited(), capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    return zipfile.ZipFile(file), built.stdout + built.stderr
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of what osls reads, so that no test writes into another's .serverless."""
+    folder = tmp_path_factory.mktemp("project")
+    shutil.copytree(ROOT / "deploy", folder / "deploy")
+    shutil.copy(ROOT / "serverless.yml", folder)
+    (folder / "functions").mkdir()
+    (folder / "build").mkdir()
+    (folder / "build" / "bundle.zip").write_bytes(b"PK\x05\x06" + bytes(18))  # osls only uploads it
+    return folder
+
+
+@pytest.fixture(scope="session")
+def package(project: Path) -> Package:
+    """Packages with these arguments: `package("--stage", "prod")` is the template."""
+
+    def make(*arguments: str) -> dict[str, Any]:
+        (osls,) = (ROOT / ".venv").glob("osls-*/node_modules/.bin/osls")
+        path = {"PATH": f"{ROOT / '.venv' / 'node' / 'bin'}:{inherited()['PATH']}"}
+        environment = {**inherited(), **path, "SLS_TELEMETRY_DISABLED": "1", "SLS_NOTIFICATIONS_MODE": "off"}
+        command = [str(osls), "package", *arguments]
+        done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        template: dict[str, Any] = json.loads(template_file(project).read_text())
+        return template
+
+    return make
+
+
+def template_file(project: Path) -> Path:
+    return project / ".serverless" / "cloudformation-template-update-stack.json"
+
+
+@pytest.fixture(scope="session")
+def template(package: Package) -> dict[str, Any]:
+    """The template of a stage, with the stream on a function URL."""
+    return package("--stage", "prod")

@@ -1,0 +1,127 @@
+"""The template: as CloudFormation wants it, with no more rights than needed, and an alarm for what goes wrong."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.deploy.conftest import Package, template_file
+from tests.processes import ROOT
+
+pytestmark = pytest.mark.xdist_group("template")
+
+FUNCTIONS = {"publish", "webhooks", "tokens", "ops", "receive", "stream"}
+
+
+def of_type(template: dict[str, Any], type: str) -> dict[str, Any]:
+    return {name: item["Properties"] for name, item in template["Resources"].items() if item["Type"] == type}
+
+
+def functions(template: dict[str, Any]) -> dict[str, Any]:
+    return {item["FunctionName"].split("-")[-1]: item for item in of_type(template, "AWS::Lambda::Function").values()}
+
+
+def test_cloudformation_would_take_it_also_with_streams_by_way_of_api_gateway(
+    template: dict[str, Any], package: Package, project: Path, tmp_path: Path
+) -> None:
+    first = tmp_path / "function-url.json"
+    first.write_text(json.dumps(template))
+    assert of_type(template, "AWS::ApiGateway::Method") == {}
+    (url,) = of_type(template, "AWS::Lambda::Url").values()
+    assert url["InvokeMode"] == "RESPONSE_STREAM"
+
+    other = package("--stage", "prod", "--param", "streamBy=rest-api", "--param", "alarmTopic=arn:aws:sns:x:1:topic")
+    assert of_type(other, "AWS::Lambda::Url") == {}
+    methods = {item["HttpMethod"]: item["Integration"] for item in of_type(other, "AWS::ApiGateway::Method").values()}
+    assert methods["GET"]["ResponseTransferMode"] == "STREAM"
+    assert methods["GET"]["TimeoutInMillis"] == 900_000
+    assert "response-streaming-invocations" in json.dumps(methods["GET"]["Uri"])
+    # W3005: osls names dependencies that CloudFormation would find by itself.
+    command = [sys.executable, "-m", "cfnlint", "--ignore-checks", "W3005", "--"]
+    linted = subprocess.run(
+        [*command, str(first), str(template_file(project))], capture_output=True, text=True, check=False
+    )
+    assert (linted.returncode, linted.stdout) == (0, "")
+
+
+def test_every_function_is_there_on_arm_with_a_bound_a_log_that_ends_and_its_stage_s_names(
+    template: dict[str, Any],
+) -> None:
+    found = functions(template)
+    assert found.keys() == FUNCTIONS
+    for name, function in found.items():
+        assert function["Architectures"] == ["arm64"], name
+        assert function["ReservedConcurrentExecutions"] > 0, name
+        assert {"Key": "stage", "Value": "prod"} in function["Tags"], name
+        variables = function["Environment"]["Variables"]
+        assert variables["REDIS_URL"] == "ssm:/tidemark/prod/redis-url", name
+        assert variables["REALTIME_PREFIX"] == "rt-prod", name
+    logs = of_type(template, "AWS::Logs::LogGroup").values()
+    assert len(logs) == len(FUNCTIONS)
+    assert all(log["RetentionInDays"] == 14 for log in logs)
+    stream = found["stream"]
+    assert stream["Environment"]["Variables"]["AWS_LWA_INVOKE_MODE"] == "response_stream"
+    assert "LambdaAdapterLayerArm64" in json.dumps(stream["Layers"])
+    assert stream["Handler"] == "functions/run_stream.sh"
+    assert (ROOT / stream["Handler"]).stat().st_mode & 0o111
+
+
+def test_no_secret_is_in_the_template_and_each_function_may_read_what_it_names_and_no_more(
+    template: dict[str, Any],
+) -> None:
+    roles = of_type(template, "AWS::IAM::Role")
+    for name, function in functions(template).items():
+        role = json.dumps(roles[f"{name.title()}Role"])
+        named = {
+            value.removeprefix("ssm:")
+            for value in function["Environment"]["Variables"].values()
+            if isinstance(value, str) and value.startswith("ssm:")
+        }
+        allowed = {part.split('"')[0] for part in role.split(":parameter")[1:]}
+        assert allowed - {"/tidemark/prod/webhooks/*"} == named, name
+    everything = [
+        statement
+        for role in roles.values()
+        for policy in role["Policies"]
+        for statement in policy["PolicyDocument"]["Statement"]
+    ]
+    for statement in everything:
+        actions = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
+        assert not any("*" in action for action in actions), actions
+        assert statement["Resource"] != "*", actions
+    assert "sqs:" not in json.dumps(roles["StreamRole"])
+    assert "events:PutEvents" not in json.dumps(roles["ReceiveRole"])
+
+
+def test_what_cannot_be_delivered_is_kept_and_can_be_redriven(template: dict[str, Any]) -> None:
+    (rule,) = of_type(template, "AWS::Events::Rule").values()
+    (target,) = rule["Targets"]
+    dead = {"Fn::GetAtt": ["DeadLetters", "Arn"]}
+    assert target["DeadLetterConfig"]["Arn"] == dead
+    assert target["RetryPolicy"]["MaximumEventAgeInSeconds"] == 86_400
+    assert rule["EventPattern"] == {"source": ["tidemark"]}
+    (invoked,) = of_type(template, "AWS::Lambda::EventInvokeConfig").values()
+    assert invoked["DestinationConfig"]["OnFailure"]["Destination"] == dead
+    (mapping,) = of_type(template, "AWS::Lambda::EventSourceMapping").values()
+    assert mapping["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
+    queues = of_type(template, "AWS::SQS::Queue")
+    assert queues["Redrive"]["RedrivePolicy"]["deadLetterTargetArn"] == dead
+    assert queues["Redrive"]["VisibilityTimeout"] >= 6 * functions(template)["receive"]["Timeout"]
+    (policy,) = of_type(template, "AWS::SQS::QueuePolicy").values()
+    assert policy["PolicyDocument"]["Statement"][0]["Principal"] == {"Service": "events.amazonaws.com"}
+
+
+def test_an_alarm_rings_for_errors_throttles_dead_letters_and_a_tail_that_lags(template: dict[str, Any]) -> None:
+    alarms = of_type(template, "AWS::CloudWatch::Alarm").values()
+    told = {
+        (alarm["MetricName"], alarm["Dimensions"][0]["Value"]) for alarm in alarms if alarm["Namespace"] != "AWS/SQS"
+    }
+    for name in FUNCTIONS:
+        assert ("Errors", f"tidemark-prod-{name}") in told
+        assert ("Throttles", f"tidemark-prod-{name}") in told
+    assert ("TailLag", "tidemark-prod-stream") in told
+    assert "ApproximateNumberOfMessagesVisible" in {alarm["MetricName"] for alarm in alarms}
+    assert all(alarm["AlarmActions"] for alarm in alarms)
