@@ -1,6 +1,8 @@
 """What scripts/package makes, made once for all tests here."""
 
+import fcntl
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -17,22 +19,38 @@ from tests.processes import ROOT, inherited
 Package = Callable[..., dict[str, Any]]
 
 
+def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """Return a folder that one worker has filled, for all of them: a build takes seconds of CPU."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    with (folder.parent / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "done").exists():
+            folder.mkdir()
+            make(folder)
+            (folder / "done").touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a bundle for this machine holds."""
-    folder = tmp_path_factory.mktemp("bundle") / "here"
-    builder.fill(folder, "local", builder.LOCAL_PYTHON)
-    return folder
+    fill = lambda folder: builder.fill(folder / "bundle", "local", builder.LOCAL_PYTHON)  # noqa: E731
+    return once(tmp_path_factory, "here", fill) / "bundle"
 
 
 @pytest.fixture(scope="session")
 def for_lambda(tmp_path_factory: pytest.TempPathFactory) -> tuple[zipfile.ZipFile, str]:
     """The bundle for Lambda, and what scripts/bundle.py has said of it."""
-    file = tmp_path_factory.mktemp("bundle") / "lambda.zip"
-    command = [sys.executable, "scripts/bundle.py", "--out", str(file)]
-    built = subprocess.run(command, cwd=ROOT, env=inherited(), capture_output=True, text=True, check=False)
-    assert built.returncode == 0, built.stderr
-    return zipfile.ZipFile(file), built.stdout + built.stderr
+
+    def build(folder: Path) -> None:
+        command = [sys.executable, "scripts/bundle.py", "--out", str(folder / "lambda.zip")]
+        built = subprocess.run(command, cwd=ROOT, env=inherited(), capture_output=True, text=True, check=False)
+        assert built.returncode == 0, built.stderr
+        (folder / "told").write_text(built.stdout + built.stderr)
+
+    folder = once(tmp_path_factory, "for-lambda", build)
+    return zipfile.ZipFile(folder / "lambda.zip"), (folder / "told").read_text()
 
 
 @pytest.fixture(scope="session")
