@@ -24,6 +24,12 @@ export interface ConnectOptions {
   credentials?: RequestCredentials;
   /** The server's heartbeat interval in milliseconds; silent for two of them, a connection is dead. Default 15,000. */
   heartbeat?: number;
+  /**
+   * Whether tabs that would hear the same (address, types, user) share one connection. true, the default: where the client
+   * knows whose stream it is, by the token, by `userId`, or because `credentials` is `omit`. A text: the page says whose it
+   * is, e.g. the user's id beside a cookie that no script can read. false: a connection of its own. Needs https or localhost.
+   */
+  share?: boolean | string;
   /** Closes the subscription. */
   signal?: AbortSignal;
   onEvent?: (event: RealtimeEvent) => void;
@@ -38,14 +44,18 @@ export interface Subscription {
   close(): void;
   /** Cuts the connection as if the network had failed; it resumes after the usual wait, or after `holdMs` if longer. */
   drop(holdMs?: number): void;
-  /** Ends a wait, or tries again after "denied". */
+  /** Ends a wait, the leader's too, or tries again after "denied". */
   retry(): void;
   /** The place after everything handled so far; "" before the first. Opaque. */
   readonly cursor: string;
   readonly state: State;
   /** `poll` while a proxy on the way keeps streams from arriving. */
   readonly mode: "stream" | "poll";
+  readonly role: Role;
 }
+
+/** leader: connected for the other tabs too. follower: hears what the leader does. alone: connected for itself. */
+export type Role = "alone" | "leader" | "follower";
 
 /** connecting → replaying → live; after a loss waiting → connecting; denied and closed rest. */
 export type State = "connecting" | "replaying" | "live" | "waiting" | "denied" | "closed";
@@ -76,18 +86,22 @@ export interface Ready {
   recovered: boolean;
   /** Events sent to this subscriber before `ready`. */
   replayed: number;
-  /** This connection carried a cursor. */
+  /** This connection carried a cursor, or this tab one into the group. */
   resumed: boolean;
   cursor: string;
 }
 
 export interface StateChange {
   previous: State;
-  /** Why: `start`, `lost`, `silent`, `dropped`, `renewed`, `refused`, `stopped`, `closed`, or the server's closing reason. */
+  /**
+   * Why: `start`, `lost`, `silent`, `dropped`, `renewed`, `refused`, `stopped`, `closed`, `shared` and `leading` (among
+   * tabs: another tab's connection serves this one too, or this tab's the others), or the server's closing reason.
+   */
   reason: string;
   /** Failures in a row. */
   attempt: number;
   mode: "stream" | "poll";
+  role: Role;
   /** waiting: milliseconds until the next attempt. */
   delay?: number;
   /** The server's problem+json, or one made from the status. */

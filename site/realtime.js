@@ -5,38 +5,28 @@
 //
 // fetch instead of EventSource: a token travels in a header (not in a URL that logs keep), one listener hears every
 // type, a refusal can be read, and a silent connection can be given up. Runs in browsers and in Node 20.
+// An instance serves this file and client/ beside it; copy both where a page shall have its own.
 
-import { eventOf, parse, refusalOf } from "./client/answer.js";
+import { eventOf } from "./client/answer.js";
+import { HEARTBEAT_SLACK_MS, poll, stream } from "./client/attempt.js";
 import { addressOf, ask, isVisibleAscii, listOf, startOf } from "./client/request.js";
-import { backoff, CLOSING_JITTER_MS, expiryOf, renewIn } from "./client/retry.js";
+import { backoff, CLOSING_JITTER_MS } from "./client/retry.js";
+import { groupOf, Tabs } from "./client/tabs.js";
+import { Tokens } from "./client/tokens.js";
 import { Watchdog } from "./client/watchdog.js";
-import { Decoder } from "./sse.js";
 
 /** @typedef {import("./realtime.d.ts").ConnectOptions} ConnectOptions */
 /** @typedef {import("./realtime.d.ts").State} State */
+/** @typedef {import("./realtime.d.ts").StateChange} StateChange */
 /** @typedef {import("./realtime.d.ts").Problem} Problem */
 /** @typedef {import("./client/answer.js").End} End */
-
-/** A healthy server sends its first bytes at once; a cold function may need seconds. Longer is a proxy that buffers. */
-const FIRST_BYTE_MS = 12_000;
-
-/** The application's token function talks to a server too, and may hang. */
-const TOKEN_MS = 30_000;
-
-/** Network delay granted on top of the heartbeats before a connection counts as dead. */
-const HEARTBEAT_SLACK_MS = 2_000;
+/** @typedef {import("./client/answer.js").Entry} Entry */
 
 /** A connection that ended sooner than this was no success: a server that answers and dies must not be hammered. */
 const STABLE_MS = 5_000;
 
 /** No `retry:` may keep a tab away longer than this. */
 const LONGEST_RETRY_MS = 60_000;
-
-/** A long poll's length; the server allows at most 20 s, a rewrite proxy may cut at 26 s. */
-const POLL_WAIT_S = 20;
-
-/** How long to poll before streaming is tried again: the laptop may have left the network with the proxy. */
-const STREAM_AGAIN_MS = 300_000;
 
 /** Attempts in a row that failed without one byte before a poll is tried. */
 const BLOCKED_AFTER = 3;
@@ -64,8 +54,8 @@ class Subscription {
   /** @type {AbortController | null} */ #attempt = null;
   /** @type {(() => void) | null} */ #wake = null;
   #wakeableAt = 0;
-  /** @type {string | null} */ #renewed = null;
-  /** @type {ReturnType<typeof setTimeout> | undefined} */ #timer; // token timeout, later token renewal
+  #tokens;
+  #tabs;
   #watchdog = new Watchdog(() => this.#cut({ kind: "silent", reason: "silent" }));
   #listeners = new AbortController();
 
@@ -75,9 +65,12 @@ class Subscription {
     this.#address = addressOf(options);
     this.#from = startOf(options.from);
     this.#heartbeat = options.heartbeat ?? 15_000;
-    const { url = "", userId = "", types, signal } = options;
+    const { url = "", userId = "", types, signal, token } = options;
     this.#storageKey = options.storageKey ?? `realtime:${[url, userId, listOf(types)].join("|")}`;
     this.#cursor = options.cursor || this.#stored() || "";
+    this.#tokens = new Tokens(token, () => this.#cut({ kind: "lost", reason: "token-timeout" }),
+      () => this.#cut({ kind: "renewed", reason: "renewed" }));
+    this.#tabs = new Tabs(this.#member());
     if (signal?.aborted) {
       this.#open = false;
       return;
@@ -101,6 +94,10 @@ class Subscription {
     return this.#mode;
   }
 
+  get role() {
+    return this.#tabs.role;
+  }
+
   close() {
     this.#finish("closed");
   }
@@ -111,6 +108,7 @@ class Subscription {
 
   retry() {
     this.#wake?.();
+    this.#tabs.nudge();
   }
 
   // ---- the loop: attempt, look how it ended, wait -------------------------------------------------------------
@@ -126,7 +124,7 @@ class Subscription {
     }
   }
 
-  /** One connection, from its token to its end. Never throws. @returns {Promise<End>} */
+  /** One connection, from its token to its end, or following another tab's. Never throws. @returns {Promise<End>} */
   async #once() {
     const attempt = new AbortController();
     const { signal } = attempt;
@@ -134,31 +132,39 @@ class Subscription {
     this.#liveSince = 0;
     this.#watchdog.heardAt = 0;
     try {
-      const token = await this.#token(signal);
+      const token = await this.#tokens.next(signal);
       if (token !== "" && !isVisibleAscii(token)) {
         const problem = { title: "Unusable token", detail: "The token holds characters that no header can carry." };
         return { kind: "denied", reason: "refused", problem };
       }
-      return await (this.#mode === "poll" ? this.#poll(token, signal) : this.#stream(token, signal));
+      const group = await groupOf(this.#options, this.#address, token);
+      signal.throwIfAborted();
+      if (await this.#tabs.enter(group, signal)) return { kind: "again", reason: "leading" }; // with a token of today
+      const host = this.#host(token, signal);
+      return await (this.#mode === "poll" ? poll(host, signal, this.#options.format) : stream(host, signal));
     } catch (error) {
       return signal.aborted ? signal.reason : { kind: "lost", reason: "lost", error };
     } finally {
       this.#watchdog.stop();
-      clearTimeout(this.#timer);
+      this.#tokens.stop();
       this.#attempt = null;
       attempt.abort(); // a stream we turned away from (closing, renewed) must not stay open behind our back
-      this.#store();
+      this.#settle();
     }
   }
 
   /** @param {End} end */
   async #next(end) {
     if (end.kind === "stop") return this.#finish(end.reason);
+    if (end.reason === "stream-again") this.#mode = "stream";
     if (end.kind === "renewed" || end.kind === "again") return;
     // A token function may have answered from its cache just as that token expired: it is asked once more, no oftener.
-    const expired = end.kind === "unauthorized" && typeof this.#options.token === "function" && !this.#unauthorized;
+    const expired = end.kind === "unauthorized" && this.#tokens.renewable && !this.#unauthorized;
     this.#unauthorized = end.kind === "unauthorized";
-    if (end.kind === "denied" || (end.kind === "unauthorized" && !expired)) return this.#rest("denied", end);
+    if (end.kind === "denied" || (end.kind === "unauthorized" && !expired)) {
+      this.#tabs.leave(); // another tab's token may do
+      return this.#rest("denied", end);
+    }
     const stable = this.#liveSince > 0 && Date.now() - this.#liveSince >= STABLE_MS;
     if (stable) this.#failures = 0;
     if (end.kind === "closing" && stable) return this.#rest("waiting", end, Math.random() * CLOSING_JITTER_MS);
@@ -194,179 +200,101 @@ class Subscription {
    */
   async #rest(state, end, delay, floor = 0) {
     this.#wakeableAt = state === "denied" ? Infinity : Date.now() + floor;
+    /** @type {ReturnType<typeof setTimeout> | undefined} */ let timer;
     const over = new Promise((resolve) => {
       this.#wake = () => resolve(undefined);
-      if (delay !== undefined) this.#timer = setTimeout(resolve, delay);
+      if (delay !== undefined) timer = setTimeout(resolve, delay);
     });
     this.#enter(state, { reason: end.reason, delay, problem: end.problem, error: end.error });
     await over;
-    clearTimeout(this.#timer);
+    clearTimeout(timer);
     this.#wake = null;
   }
 
-  // ---- one attempt --------------------------------------------------------------------------------------------
+  // ---- what an attempt, and the other tabs, may do here --------------------------------------------------------
 
-  /** @param {string} token @param {AbortSignal} signal @returns {Promise<End>} */
-  async #stream(token, signal) {
-    this.#watchdog.start(FIRST_BYTE_MS);
-    const resumed = this.#cursor !== "";
-    const response = await this.#ask(token, signal, "text/event-stream");
-    const refusal = await refusalOf(response, "text/event-stream");
-    if (refusal) return refusal;
-    this.#accepted(token, signal);
-    const reader = /** @type {ReadableStream<Uint8Array>} */ (response.body).getReader();
-    const decoder = new Decoder(this.#cursor);
-    let told = false;
-    for (;;) {
-      const { done, value } = await reader.read();
-      if (done) return { kind: "lost", reason: "lost" };
-      this.#watchdog.heard(2 * this.#heartbeat + HEARTBEAT_SLACK_MS);
-      const frames = decoder.push(value);
-      if (decoder.retry !== undefined) this.#serverRetry = Math.min(decoder.retry, LONGEST_RETRY_MS);
-      for (const frame of frames) {
-        // drop() or close() inside a callback: what was not handled must not move the cursor either.
-        if (signal.aborted) return signal.reason;
-        // The first id primes the cursor ahead of a gap's announcement. Were it kept and the connection cut right
-        // there, the next one would resume behind the gap and nobody would ever hear of it.
-        if (frame.data === null && !told) continue;
-        told = true;
-        this.#cursor = frame.lastEventId;
-        const end = frame.data === null ? null : this.#frame(frame.type, frame.data, resumed);
-        if (end) return end;
-      }
-      this.#store(); // once a chunk, in the same task as its events: a reload sees both or neither
-    }
+  /** @param {string} token @param {AbortSignal} signal @returns {import("./client/attempt.js").Host} */
+  #host(token, signal) {
+    const self = this;
+    return {
+      get cursor() { return self.#cursor; },
+      get state() { return self.#state; },
+      get isOpen() { return self.#open; },
+      heartbeat: this.#heartbeat,
+      watchdog: this.#watchdog,
+      ask: (accept, wait) => {
+        const { credentials = "same-origin" } = this.#options;
+        return ask({ address: this.#address, cursor: this.#cursor, from: this.#from, token, accept, wait, credentials, signal });
+      },
+      accepted: () => {
+        this.#unauthorized = false;
+        this.#enter("replaying", { reason: "accepted" });
+        this.#tokens.accepted(token, signal);
+      },
+      expiring: () => void this.#tokens.renew(signal),
+      retryIn: (ms) => { this.#serverRetry = Math.min(ms, LONGEST_RETRY_MS); },
+      tell: (entry) => {
+        this.#tabs.add(entry);
+        this.#apply(entry);
+      },
+      settle: () => this.#settle(),
+    };
   }
 
-  /** @param {string} type @param {string} data @param {boolean} resumed @returns {End | null} */
-  #frame(type, data, resumed) {
-    if (!type.startsWith("realtime.")) {
-      const { format } = this.#options;
-      this.#call("onEvent", eventOf(type, data, { format, cursor: this.#cursor, replayed: this.#state !== "live" }));
-      return null;
-    }
-    const told = /** @type {any} */ (parse(data)) ?? {};
-    if (type === "realtime.ready") this.#ready(told.recovered !== false, Number(told.replayed) || 0, resumed);
-    else if (type === "realtime.gap") this.#gap(told.reason);
-    else if (type === "realtime.closing") return { kind: "closing", reason: String(told.reason ?? "closing") };
-    return null;
-  }
-
-  /**
-   * JSON pages instead of a stream. A page is delivered whole, drop() or not: only its end is sure to have a cursor.
-   * @param {string} token @param {AbortSignal} signal @returns {Promise<End>}
-   */
-  async #poll(token, signal) {
-    const until = Date.now() + STREAM_AGAIN_MS;
-    const resumed = this.#cursor !== "";
-    let recovered = true;
-    let replayed = 0;
-    while (Date.now() < until) {
-      const live = this.#state === "live";
-      const wait = live ? POLL_WAIT_S : 0;
-      const asked = Date.now();
-      this.#watchdog.start(wait * 1000 + FIRST_BYTE_MS);
-      const response = await this.#ask(token, signal, "application/json", wait);
-      const refusal = await refusalOf(response, "application/json");
-      if (refusal) return refusal;
-      if (this.#state === "connecting") this.#accepted(token, signal);
-      const { events, gap, cursor } = await response.json();
-      if (signal.aborted) return signal.reason;
-      if (!Array.isArray(events) || typeof cursor !== "string") throw new TypeError("The answer is no page of events.");
-      if (gap) {
-        recovered = false;
-        this.#gap(gap.reason);
-      }
-      for (const event of events) {
-        if (!this.#open) return { kind: "stop", reason: "closed" };
-        this.#pageEvent(event, cursor);
-      }
-      this.#cursor = cursor;
-      this.#store();
-      if (!live) {
-        replayed += events.length;
-        if (events.length === 0 && !gap) this.#ready(recovered, replayed, resumed);
-      } else if (events.length === 0 && Date.now() - asked < 1_000) {
-        await sleep(2_000 + Math.random() * 1_000, signal); // a platform that cannot hold a request: no tight loop
-      }
-      if (signal.aborted) return signal.reason;
-    }
-    this.#mode = "stream";
-    return { kind: "again", reason: "stream-again" };
-  }
-
-  /** @param {string} token @param {AbortSignal} signal @param {string} accept @param {number} [wait] */
-  #ask(token, signal, accept, wait) {
-    const { credentials = "same-origin" } = this.#options;
-    return ask({ address: this.#address, cursor: this.#cursor, from: this.#from, token, accept, wait, credentials, signal });
-  }
-
-  // ---- tokens -------------------------------------------------------------------------------------------------
-
-  /** @param {AbortSignal} signal @returns {Promise<string>} */
-  async #token(signal) {
-    const { token } = this.#options;
-    const renewed = this.#renewed;
-    this.#renewed = null;
-    if (renewed !== null) return renewed;
-    if (typeof token !== "function") return (token ?? "").trim();
-    this.#timer = setTimeout(() => this.#cut({ kind: "lost", reason: "token-timeout" }), TOKEN_MS);
-    const value = await orAborted(token(), signal);
-    clearTimeout(this.#timer);
-    return String(value ?? "").trim();
-  }
-
-  /**
-   * The next token is fetched while the old stream still delivers, and the switch is a resume by cursor: no hole.
-   * @param {string} token @param {AbortSignal} signal
-   */
-  #accepted(token, signal) {
-    this.#unauthorized = false;
-    this.#enter("replaying", { reason: "accepted" });
-    const source = this.#options.token;
-    const wait = typeof source === "function" ? renewIn(expiryOf(token)) : undefined;
-    if (typeof source !== "function" || wait === undefined) return;
-    this.#timer = setTimeout(async () => {
-      try {
-        const fresh = String((await orAborted(source(), signal)) ?? "").trim();
-        if (signal.aborted || fresh === token || !isVisibleAscii(fresh)) return; // the server ends the stream at expiry
-        this.#renewed = fresh;
-        this.#cut({ kind: "renewed", reason: "renewed" });
-      } catch {
-        // The old token still works. When it expires the server says so, and the next attempt asks again.
-      }
-    }, wait);
+  /** @returns {import("./client/tabs.js").Member} */
+  #member() {
+    const self = this;
+    return {
+      get cursor() { return self.#cursor; },
+      fromNow: this.#from === "now",
+      heartbeat: this.#heartbeat,
+      apply: (entry) => this.#apply(entry),
+      settle: () => this.#store(),
+      mirror: ({ state, change }) => {
+        this.#mode = change.mode;
+        if (state !== this.#state) this.#tell(state, change);
+      },
+      joined: (resumed, recovered, replayed) => {
+        this.#call("onReady", { recovered, replayed, resumed, cursor: this.#cursor });
+      },
+      again: (reason) => {
+        this.#cut({ kind: "again", reason });
+        this.#wake?.();
+      },
+      leads: () => this.#tell(this.#state, { previous: this.#state, reason: "leading", attempt: 0, mode: this.#mode, role: "leader" }),
+      nudge: () => this.#hurry(),
+    };
   }
 
   // ---- telling the page ---------------------------------------------------------------------------------------
 
-  /** @param {any} event one of a page's `events` @param {string} pageCursor */
-  #pageEvent(event, pageCursor) {
-    const { id, time, source, type, data, cursor } = event;
-    if (typeof cursor === "string") this.#cursor = cursor;
-    const raw = JSON.stringify(this.#options.format === "cloudevents" ? event : data);
-    const replayed = this.#state !== "live";
-    this.#call("onEvent", { type, data, raw, cursor: cursor ?? pageCursor, replayed, id, time, source });
+  /** @param {Entry} entry */
+  #apply(entry) {
+    if (entry.cursor !== "") this.#cursor = entry.cursor;
+    const cursor = this.#cursor;
+    if (entry.kind === "event") this.#call("onEvent", eventOf(entry.event, cursor, this.#options.format));
+    else if (entry.kind === "gap") this.#call("onGap", { reason: entry.reason, cursor });
+    else if (entry.kind === "ready") {
+      const { recovered, replayed, resumed } = entry;
+      this.#liveSince = Date.now();
+      if (this.#state !== "live") this.#enter("live", { reason: "ready" });
+      this.#call("onReady", { recovered, replayed, resumed, cursor });
+    }
   }
 
-  /** @param {unknown} reason */
-  #gap(reason) {
-    this.#call("onGap", { reason: String(reason ?? "unknown"), cursor: this.#cursor });
-  }
-
-  /** @param {boolean} recovered @param {number} replayed @param {boolean} resumed */
-  #ready(recovered, replayed, resumed) {
-    this.#liveSince = Date.now();
-    this.#enter("live", { reason: "ready" });
-    this.#call("onReady", { recovered, replayed, resumed, cursor: this.#cursor });
-  }
-
-  /** @param {State} state @param {{reason: string, delay?: number, problem?: Problem, error?: unknown}} change */
-  #enter(state, change) {
+  /** @param {State} state @param {{reason: string, delay?: number, problem?: Problem, error?: unknown}} why */
+  #enter(state, why) {
     if (!this.#open && state !== "closed") return;
+    const change = { previous: this.#state, attempt: this.#failures, mode: this.#mode, role: this.#tabs.role, ...why };
+    this.#tell(state, change);
+    this.#tabs.changed(state, change);
+  }
+
+  /** @param {State} state @param {StateChange} change */
+  #tell(state, change) {
     const previous = this.#state;
     this.#state = state;
-    this.#call("onState", state, { previous, attempt: this.#failures, mode: this.#mode, ...change });
+    this.#call("onState", state, { ...change, previous, role: this.#tabs.role });
   }
 
   /** @param {string} reason */
@@ -374,6 +302,7 @@ class Subscription {
     if (!this.#open) return;
     this.#open = false;
     this.#listeners.abort();
+    this.#tabs.leave();
     this.#cut({ kind: "stop", reason });
     this.#wake?.();
     this.#enter("closed", { reason });
@@ -399,12 +328,23 @@ class Subscription {
   }
 
   #comeBack() {
-    if (globalThis.document?.visibilityState !== "hidden" && Date.now() >= this.#wakeableAt) this.#wake?.();
+    if (globalThis.document?.visibilityState === "hidden") return;
+    this.#hurry();
+    this.#tabs.nudge();
+  }
+
+  #hurry() {
+    if (Date.now() >= this.#wakeableAt) this.#wake?.();
   }
 
   /** @param {End} end */
   #cut(end) {
     this.#attempt?.abort(end);
+  }
+
+  #settle() {
+    this.#store();
+    this.#tabs.settle();
   }
 
   #stored() {
@@ -422,18 +362,4 @@ class Subscription {
       // full or forbidden: the connection itself does not need it
     }
   }
-}
-
-/** @template T @param {T | Promise<T>} value @param {AbortSignal} signal @returns {Promise<T>} */
-function orAborted(value, signal) {
-  return new Promise((resolve, reject) => {
-    if (signal.aborted) reject(signal.reason);
-    signal.addEventListener("abort", () => reject(signal.reason), { once: true });
-    Promise.resolve(value).then(resolve, reject);
-  });
-}
-
-/** @param {number} ms @param {AbortSignal} signal @returns {Promise<void>} */
-function sleep(ms, signal) {
-  return orAborted(new Promise((resolve) => setTimeout(resolve, ms)), signal);
 }

@@ -14,6 +14,17 @@ import { retryAfter } from "./retry.js";
  */
 
 /**
+ * What a subscription hears, one thing at a time, from the server or from the tab that is connected for all. `cursor` is
+ * the place once it is handled, "" where that is only known with a later one (the events of a JSON page).
+ * @typedef {{kind: "event", cursor: string, event: Heard} | {kind: "gap", cursor: string, reason: string} |
+ *   {kind: "ready", cursor: string, recovered: boolean, replayed: number, resumed: boolean} |
+ *   {kind: "moved", cursor: string}} Entry
+ */
+
+/** An event before its data is parsed: text is cheap to post, and each tab parses a copy of its own.
+ * @typedef {{type: string, raw: string, replayed: boolean, id?: string, time?: string, source?: string}} Heard */
+
+/**
  * null where the answer is the wanted one. 400 and 403 will not change by asking again; all else may (a 404 is a
  * function being deployed, a 200 with HTML a hotel's login page).
  * @param {Response} response
@@ -45,18 +56,15 @@ export async function problemOf(response) {
 }
 
 /**
- * A frame as an event.
- * @param {string} type @param {string} raw
- * @param {{format?: string, cursor: string, replayed: boolean}} context
+ * What the page is told of an event.
+ * @param {Heard} heard @param {string} cursor @param {string} [format]
  * @returns {RealtimeEvent}
  */
-export function eventOf(type, raw, { format, cursor, replayed }) {
-  const value = parse(raw);
-  if (format !== "cloudevents" || typeof value !== "object" || value === null) {
-    return { type, data: value, raw, cursor, replayed };
-  }
-  const { id, time, source, type: name, data } = /** @type {any} */ (value);
-  return { type: String(name ?? type), data, raw, cursor, replayed, id, time, source };
+export function eventOf(heard, cursor, format) {
+  const value = parse(heard.raw);
+  if (format !== "cloudevents" || typeof value !== "object" || value === null) return { ...heard, data: value, cursor };
+  const { id, time, source, type, data } = /** @type {any} */ (value);
+  return { ...heard, type: String(type ?? heard.type), data, cursor, id, time, source };
 }
 
 /** @param {string} text @returns {unknown} undefined where it is no JSON */

@@ -39,17 +39,18 @@ export function retryAfter(value, now = Date.now()) {
 }
 
 /**
- * Expiry of a JWT in milliseconds since 1970, undefined where it has none or is no JWT. Read for the renewal timer
- * only: nothing is verified here, that is the server's part.
+ * What a JWT says of itself, undefined where it is none. Read for the renewal timer, and to tell whose it is: nothing
+ * is verified here, that is the server's part.
  * @param {string} token
- * @returns {number | undefined}
+ * @returns {Record<string, unknown> | undefined}
  */
-export function expiryOf(token) {
+export function claimsOf(token) {
   const parts = token.split(".");
   if (parts.length !== 3) return undefined;
   try {
-    const claims = JSON.parse(atob(parts[1].replaceAll("-", "+").replaceAll("_", "/")));
-    return typeof claims.exp === "number" && Number.isFinite(claims.exp) ? claims.exp * 1000 : undefined;
+    const bytes = Uint8Array.from(atob(parts[1].replaceAll("-", "+").replaceAll("_", "/")), (char) => char.charCodeAt(0));
+    const claims = JSON.parse(new TextDecoder().decode(bytes));
+    return typeof claims === "object" && claims !== null && !Array.isArray(claims) ? claims : undefined;
   } catch {
     return undefined;
   }
@@ -64,7 +65,7 @@ export function expiryOf(token) {
  * @returns {number | undefined}
  */
 export function renewIn(expiry, now = Date.now()) {
-  if (expiry === undefined || expiry <= now) return undefined;
+  if (expiry === undefined || !(expiry > now)) return undefined;
   const rest = expiry - now;
   const keep = Math.max(5_000, rest - Math.min(60_000, rest / 5));
   return keep < rest ? Math.min(keep, 2_000_000_000) : undefined; // setTimeout overflows at 2^31 ms and fires at once

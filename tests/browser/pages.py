@@ -10,7 +10,7 @@ from playwright.async_api import BrowserContext, ConsoleMessage, Error, Locator,
 
 from tests.processes import HOST
 
-BLANK = "/api/health/live"  # of the instance's origin, with no script and no policy of its own
+BLANK = "/blank"  # of the instance's origin, with no script and no policy of its own: made up here
 EVENTS = "/api/events"
 
 
@@ -39,7 +39,9 @@ class Pages:
         page = await self.new()
         if clock:
             await page.clock.install()
+        await page.route(url + BLANK, lambda route: route.fulfill(content_type="text/html", body="<!doctype html>"))
         await page.goto(url + BLANK)
+        await page.unroute(url + BLANK)  # an intercepted request tells less of its headers
         return page
 
     async def new(self) -> Page:

@@ -5,7 +5,7 @@ import { test } from "node:test";
 
 import { member, pretty } from "../../site/console/json.js";
 import { backoff, BACKOFF_CAP_MS, renewIn, retryAfter } from "../../site/client/retry.js";
-import { Decoder, MAX_FRAME_CHARS } from "../../site/sse.js";
+import { Decoder, MAX_FRAME_CHARS } from "../../site/client/sse.js";
 
 const bytes = (text) => new TextEncoder().encode(text);
 const frames = (text, cursor) => new Decoder(cursor).push(bytes(text));
