@@ -156,7 +156,7 @@ class MakePostgres(Protocol):
 def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
     """This worker's Postgres, with our schema; tests share it, so none may break it."""
     with ExitStack() as stack:
-        yield _start(stack, tmp_path_factory)
+        yield start_postgres(stack, tmp_path_factory.mktemp("postgres"))
 
 
 @pytest.fixture
@@ -179,11 +179,12 @@ def postgres_database(postgres_server: PostgresServer) -> Iterator[str]:
 def make_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakePostgres]:
     """Starts a Postgres for this test alone, to be killed, paused and restarted."""
     with ExitStack() as stack:
-        yield lambda: _start(stack, tmp_path_factory)
+        yield lambda: start_postgres(stack, tmp_path_factory.mktemp("postgres"))
 
 
-def _start(stack: ExitStack, factory: pytest.TempPathFactory) -> PostgresServer:
-    server = PostgresServer(factory.mktemp("postgres"))
+def start_postgres(stack: ExitStack, folder: Path) -> PostgresServer:
+    """Start one with our schema; the end of the stack stops it."""
+    server = PostgresServer(folder)
     stack.callback(server.stop)
     server.start()
     in_a_thread(lambda: migrations.apply(server.url))

@@ -210,7 +210,7 @@ async def test_a_tail_whose_connection_has_died_silently_notices_and_loses_nothi
     redis = await asyncio.to_thread(make_redis)
     heard = Heard()
     async with AsyncExitStack() as stack:
-        proxy = await stack.enter_async_context(Proxy(redis))
+        proxy = await stack.enter_async_context(Proxy(redis.url))
         direct = RedisStreams(redis.url)
         stack.push_async_callback(direct.aclose)
         monkeypatch.setattr(redis_connection, "TIMEOUT", 0.5)  # seconds, and the blocking read's own before them
@@ -345,7 +345,7 @@ async def test_a_store_that_fell_back_to_an_older_state_is_told_however_far_it_h
 ) -> None:
     redis = await asyncio.to_thread(make_redis)
     new = [f"new-{number}" for number in range(again)]
-    async with Proxy(redis) as proxy, AsyncExitStack() as streams:
+    async with Proxy(redis.url) as proxy, AsyncExitStack() as streams:
         there = await asyncio.to_thread(make_instance, **on_redis(redis))
         behind = await asyncio.to_thread(make_instance, **on_redis(redis, REDIS_URL=proxy.url))
         live: Follower = await streams.enter_async_context(follow(behind))

@@ -1,0 +1,221 @@
+"""A real store with the network before it: what a scenario breaks, the same for every transport that has a log."""
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Self
+from unittest.mock import patch
+
+from redis.asyncio import Redis
+
+from shared.transports.base import Log
+from shared.transports.postgres import PostgresLog
+from shared.transports.redis_streams import RedisStreams
+from shared.transports.upstash import UpstashRest
+from tests.contract.stores import PostgresStore
+from tests.faults.proxy import Proxy
+from tests.faults.stored import read_log
+from tests.postgres_server import PostgresServer
+from tests.processes import HOST, RedisServer
+from tests.upstash.stand_in import StandIn
+from tests.waiting import DEADLINE
+
+TIME_OUT = 1.0  # seconds, of an impatient rig; a test does not wait as long as a deployment should
+
+EMPTY = "truncate rt.partitions, rt.records, rt.ids; select 1"
+
+MoreTraffic = Callable[[], Awaitable[None]]
+"""Returns when a few more events were acknowledged and delivered."""
+
+
+class Rig(ABC):
+    """A server with a proxy before it. `open` is what one process sees through that; `stored` goes round it."""
+
+    proxy: Proxy
+    patience: Mapping[str, float]  # what an impatient rig sets the product's time-outs to
+
+    def __init__(self, folder: Path, *, impatient: bool = True) -> None:
+        self.folder = folder
+        self.impatient = impatient
+        self.stack = AsyncExitStack()
+        self.silence = 1.3 if impatient else 6.5  # seconds of a pause: longer than any time-out of a publisher
+
+    async def __aenter__(self) -> Self:
+        self.stack.enter_context(self._hurry())
+        await self._start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stack.aclose()
+
+    def open(self, *, direct: bool = False) -> Log:
+        """Return one more process's log, through the proxy unless it is `direct`."""
+        log = self._open(direct)
+        self.stack.push_async_callback(log.aclose)
+        return log
+
+    async def end_sessions(self) -> None:
+        """Have the server end every connection."""
+        self.proxy.cut()
+
+    @property
+    @abstractmethod
+    def server(self) -> RedisServer | PostgresServer:
+        """The process that holds the log now."""
+
+    @abstractmethod
+    async def stored(self) -> list[int]:
+        """Return the data of every record, in order, read without the product."""
+
+    @abstractmethod
+    async def wipe(self) -> None:
+        """Lose everything, and keep running."""
+
+    @abstractmethod
+    async def fail_over(self, meanwhile: MoreTraffic | None) -> None:
+        """Lose the server, and go on with what has all that it had, or all but what came `meanwhile`."""
+
+    @abstractmethod
+    async def _start(self) -> None: ...
+
+    @abstractmethod
+    def _open(self, direct: bool) -> Log: ...
+
+    @contextmanager
+    def _hurry(self) -> Iterator[None]:
+        with ExitStack() as patches:
+            for name, seconds in self.patience.items() if self.impatient else ():
+                patches.enter_context(patch(f"shared.transports.{name}", seconds))
+            yield
+
+
+class RedisRig(Rig):
+    """Redis Streams over TCP. A failover promotes a replica."""
+
+    patience: Mapping[str, float] = {"redis_connection.TIMEOUT": TIME_OUT}
+    _server: RedisServer
+
+    @property
+    def server(self) -> RedisServer:
+        return self._server
+
+    async def _start(self) -> None:
+        self._server = await self._new_server("first")
+        self.proxy = await self.stack.enter_async_context(Proxy(self.server.url))
+
+    async def _new_server(self, name: str) -> RedisServer:
+        folder = self.folder / name
+        await asyncio.to_thread(folder.mkdir)
+        server = RedisServer(folder, aof=True)
+        self.stack.callback(server.stop)
+        return await asyncio.to_thread(server.start)
+
+    def _open(self, direct: bool) -> Log:
+        url = self.server.url if direct else self.proxy.url
+        return RedisStreams(url, block=0.5) if self.impatient else RedisStreams(url)
+
+    async def stored(self) -> list[int]:
+        return [record.event["data"] for record in (await read_log(self.server)).get("all", [])]
+
+    async def end_sessions(self) -> None:
+        assert self.server.ask("CLIENT KILL TYPE normal").startswith(":")
+
+    async def wipe(self) -> None:
+        assert self.server.ask("FLUSHALL") == "+OK"
+
+    async def fail_over(self, meanwhile: MoreTraffic | None) -> None:
+        first, replica = self.server, await self._new_server("replica")
+        assert first.ask("CONFIG SET repl-diskless-sync-delay 0") == "+OK"
+        assert replica.ask(f"REPLICAOF {HOST} {first.port}") == "+OK"
+        await _in_step(first)
+        if meanwhile is not None:
+            assert replica.ask("REPLICAOF NO ONE") == "+OK"
+            await meanwhile()
+            await asyncio.to_thread(first.kill)
+        else:
+            await self.proxy.refuse()  # nothing is acknowledged between the last look and the end
+            await _in_step(first)
+            await asyncio.to_thread(first.kill)
+            assert replica.ask("REPLICAOF NO ONE") == "+OK"
+            await self.proxy.connect()
+        self._server = replica
+        self._lead_to(replica)
+
+    def _lead_to(self, server: RedisServer) -> None:
+        self.proxy.lead_to(server.port)
+
+
+async def _in_step(server: RedisServer) -> None:
+    """Return once a replica has confirmed all that the server holds now."""
+    client: Any = Redis.from_url(server.url, single_connection_client=True)
+    async with client, asyncio.timeout(DEADLINE):
+        while True:
+            await client.set("probe", 1)  # WAIT is about what this connection wrote, and so about all before it
+            if await client.wait(1, 500):
+                return
+
+
+class UpstashRig(RedisRig):
+    """The same Redis over REST; the proxy is before the stand-in of Upstash."""
+
+    patience: Mapping[str, float] = {
+        "upstash_session.PHASE_SECONDS": TIME_OUT,
+        "upstash_session.EXCHANGE_SECONDS": 2 * TIME_OUT,
+        "upstash._VERIFY": 0.5,
+    }
+
+    async def _start(self) -> None:
+        self._server = await self._new_server("first")
+        self._upstash = self.stack.enter_context(StandIn(self.server.port))
+        self.proxy = await self.stack.enter_async_context(Proxy(self._upstash.url))
+
+    def _open(self, direct: bool) -> Log:
+        url, token = self._upstash.url if direct else self.proxy.url, self._upstash.token
+        return UpstashRest(url, token, poll_min=0.02, poll_max=0.2) if self.impatient else UpstashRest(url, token)
+
+    def _lead_to(self, server: RedisServer) -> None:
+        self._upstash.redis_port = server.port
+
+
+class PostgresRig(Rig):
+    """Postgres. A failover brings what a standby that was behind brings: the state of an earlier moment."""
+
+    patience: Mapping[str, float] = {"postgres_connection.TIMEOUT": TIME_OUT}
+
+    def __init__(self, folder: Path, server: PostgresServer, *, impatient: bool = True) -> None:
+        super().__init__(folder, impatient=impatient)
+        self._server = server
+
+    @property
+    def server(self) -> PostgresServer:
+        return self._server
+
+    async def _start(self) -> None:
+        await self.wipe()
+        self.proxy = await self.stack.enter_async_context(Proxy(self.server.url))
+
+    def _open(self, direct: bool) -> Log:
+        url = self.server.url if direct else self.proxy.url
+        return PostgresLog(url, check=0.5) if self.impatient else PostgresLog(url)
+
+    async def stored(self) -> list[int]:
+        rows = self.server.ask('select (event::json ->> $1)::integer from rt.records order by epoch, "offset"', "data")
+        return [data for (data,) in rows]
+
+    async def end_sessions(self) -> None:
+        self.server.ask(
+            "select pg_terminate_backend(pid) from pg_stat_activity where application_name like 'tidemark%'"
+        )
+
+    async def wipe(self) -> None:
+        await asyncio.to_thread(self.server.ask, EMPTY)
+
+    async def fail_over(self, meanwhile: MoreTraffic | None) -> None:
+        assert meanwhile is not None, "a standby that has everything is a restart to its clients"
+        restore = await PostgresStore(self.server.url).back_up()
+        await meanwhile()
+        await self.proxy.refuse()
+        await restore()
+        await self.proxy.connect()
