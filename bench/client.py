@@ -4,7 +4,7 @@ import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from bench.process import BenchError, Child, read_line, run
 from bench.servers import Server
@@ -16,6 +16,23 @@ REDIS_PAIR = BUILD / "redispair"
 Mark = dict[str, Any]
 
 
+class Target(Protocol):
+    """What the client must know of a server; `bench.servers.Server` is one."""
+
+    @property
+    def port(self) -> int: ...
+    @property
+    def publish_port(self) -> int: ...
+    @property
+    def events(self) -> str: ...
+    @property
+    def publish(self) -> str: ...
+    @property
+    def body(self) -> str: ...
+    @property
+    def ready(self) -> bool: ...
+
+
 class Load:
     """One run: start → connected → (warm) → done. Between two marks the client moves, at a mark it waits.
 
@@ -23,7 +40,7 @@ class Load:
     """
 
     def __init__(
-        self, server: Server, *, log: Path, core: int | None = None, timeout: float = 60.0, **options: Any
+        self, server: Target, *, log: Path, core: int | None = None, timeout: float = 60.0, **options: Any
     ) -> None:
         self._timeout = timeout
         chosen: dict[str, Any] = {

@@ -90,7 +90,7 @@ class Child:
 
     def memory(self) -> int:
         """Bytes that the process and its descendants hold, shared pages counted once (PSS)."""
-        return sum(_field(f"/proc/{pid}/smaps_rollup", "Pss") for pid in _tree(self.pid))
+        return sum(pss(pid) for pid in _tree(self.pid))
 
     def peak(self) -> int:
         """The most resident bytes since `forget_peak`, summed over the descendants."""
@@ -153,6 +153,11 @@ def read_line(stream: IO[bytes], timeout: float) -> bytes | None:
     if not select.select([stream], [], [], timeout)[0]:
         return None
     return stream.readline()
+
+
+def pss(pid: int) -> int:
+    """Bytes that a process holds, shared pages counted by share; 0 where it has gone."""
+    return _field(f"/proc/{pid}/smaps_rollup", "Pss")
 
 
 def _tie(core: int | None) -> Callable[[], None]:

@@ -37,7 +37,7 @@ void hist_print(const struct hist *h, FILE *out) {
         fprintf(out, "null");
         return;
     }
-    fprintf(out, "{\"count\":%llu,\"mean\":%.1f,\"p50\":%.1f,\"p90\":%.1f,\"p99\":%.1f,\"max\":%.1f}",
+    fprintf(out, "{\"count\":%llu,\"mean\":%.1f,\"p50\":%.1f,\"p90\":%.1f,\"p99\":%.1f,\"p999\":%.1f,\"max\":%.1f}",
             (unsigned long long)h->count, (double)h->sum / (double)h->count / 1e3, hist_quantile_us(h, 0.5),
-            hist_quantile_us(h, 0.9), hist_quantile_us(h, 0.99), (double)h->max / 1e3);
+            hist_quantile_us(h, 0.9), hist_quantile_us(h, 0.99), hist_quantile_us(h, 0.999), (double)h->max / 1e3);
 }

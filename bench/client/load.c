@@ -20,6 +20,7 @@ struct options opt = {.path = "/", .pub_path = "/", .body = "{d}", .headers = ""
                       .mode = LISTEN, .burst = 16, .batch = 1, .size = 200, .first = 1, .receivers = -1, .rate = 10, .timeout = 60,
                       .drain = 5, .retry_ms = -1};
 struct tally tally;
+struct second second;
 int epoll_fd;
 char recv_buffer[RECV_SIZE];
 
@@ -59,18 +60,35 @@ static double cpu_seconds(void) {
     return (double)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) + (double)(u.ru_utime.tv_usec + u.ru_stime.tv_usec) / 1e6;
 }
 
+/* Once a second: what it brought, and the cuts that are due. */
+static void every_second(int64_t now) {
+    static int64_t began, next;
+    if (!began) began = next = now;
+    if (now < next) return;
+    next += 1000000000;
+    if (opt.cut) subscribers_cut(opt.cut, now);
+    if (!opt.ticks) return;
+    fprintf(opt.ticks, "{\"s\":%.1f,\"ready\":%d,\"published\":%llu,\"latency_us\":", (double)(now - began) / 1e9,
+            subscribers_ready(), (unsigned long long)second.published);
+    hist_print(&second.latency, opt.ticks);
+    fprintf(opt.ticks, "}\n");
+    fflush(opt.ticks);
+    memset(&second, 0, sizeof second);
+}
+
 /* Everything that was counted in the phase that just ended. */
 static void mark(const char *name, int timed_out) {
     uint64_t sent_each = opt.mode == LISTEN ? (uint64_t)opt.events : publisher_total();
     printf("{\"mark\":\"%s\",\"name\":\"%s\",\"timed_out\":%d,", name, opt.name, timed_out);
     subscribers_print(stdout, sent_each);
     printf(",\"wall_s\":%.6f,\"client_cpu_s\":%.6f,\"deliveries\":%llu,\"expected\":%llu,\"bytes\":%llu,\"foreign\":%llu,"
-           "\"misdelivered\":%llu,\"published\":%llu,\"publish_errors\":%llu,\"lost_connections\":%llu,\"refused\":%llu,",
+           "\"misdelivered\":%llu,\"gaps\":%llu,\"published\":%llu,\"publish_errors\":%llu,\"publish_retries\":%llu,\"lost_connections\":%llu,\"refused\":%llu,",
            tally.finished > tally.started ? (double)(tally.finished - tally.started) / 1e9 : 0.0, cpu_seconds(),
            (unsigned long long)tally.received,
            (unsigned long long)(opt.mode == LISTEN ? (uint64_t)opt.events * (uint64_t)opt.conns : publisher_expected()),
            (unsigned long long)tally.bytes, (unsigned long long)tally.foreign, (unsigned long long)tally.misdelivered,
-           (unsigned long long)tally.published, (unsigned long long)tally.publish_errors,
+           (unsigned long long)tally.gaps, (unsigned long long)tally.published, (unsigned long long)tally.publish_errors,
+           (unsigned long long)tally.publish_retries,
            (unsigned long long)tally.lost_connections, (unsigned long long)tally.refused);
     printf("\"outage_s\":%.6f,\"latency_us\":", tally.last_back ? (double)(tally.last_back - tally.first_loss) / 1e9 : 0.0);
     hist_print(&tally.latency, stdout);
@@ -105,6 +123,7 @@ static int publish_phase(int events) {
         int64_t now = now_ns();
         if (publisher_pump(now)) return 0;
         if (now > deadline + planned || now > end_of_drain) return 1;
+        every_second(now);
         subscribers_pump(now);
         turn(earlier(earlier(now + 100000000, publisher_due()), subscribers_due()));
     }
@@ -122,14 +141,16 @@ static int listen_phase(void) {
 }
 
 enum { PORT = 256, PUB_PORT, RECONNECT_PORT, PATH, PUB_PATH, BODY, HEADER, NAME, CONNS, WINDOW, SOURCES, READY, MODE, EVENTS,
-       WARMUP, BURST_SIZE, BATCH, SIZE, RECEIVERS, SPREAD, RATE_EACH, TIMEOUT, DRAIN, RETRY, STEPS, FIRST, USERS };
+       WARMUP, BURST_SIZE, BATCH, SIZE, RECEIVERS, SPREAD, RATE_EACH, TIMEOUT, DRAIN, RETRY, STEPS, FIRST, USERS, OTHER_PORT,
+       INSIST, CUT, TICKS };
 static const struct option long_options[] = {
     {"port", 1, 0, PORT}, {"pub-port", 1, 0, PUB_PORT}, {"reconnect-port", 1, 0, RECONNECT_PORT}, {"path", 1, 0, PATH},
     {"pub-path", 1, 0, PUB_PATH}, {"body", 1, 0, BODY}, {"header", 1, 0, HEADER}, {"name", 1, 0, NAME}, {"conns", 1, 0, CONNS},
     {"window", 1, 0, WINDOW}, {"sources", 1, 0, SOURCES}, {"ready", 0, 0, READY}, {"mode", 1, 0, MODE}, {"events", 1, 0, EVENTS},
     {"warmup", 1, 0, WARMUP}, {"burst", 1, 0, BURST_SIZE}, {"batch", 1, 0, BATCH}, {"size", 1, 0, SIZE},
     {"receivers", 1, 0, RECEIVERS}, {"spread", 0, 0, SPREAD}, {"rate", 1, 0, RATE_EACH}, {"timeout", 1, 0, TIMEOUT},
-    {"drain", 1, 0, DRAIN}, {"retry", 1, 0, RETRY}, {"users", 1, 0, USERS}, {"first", 1, 0, FIRST}, {"steps", 0, 0, STEPS}, {0, 0, 0, 0}};
+    {"drain", 1, 0, DRAIN}, {"retry", 1, 0, RETRY}, {"users", 1, 0, USERS}, {"first", 1, 0, FIRST}, {"steps", 0, 0, STEPS},
+    {"other-port", 1, 0, OTHER_PORT}, {"insist", 0, 0, INSIST}, {"cut", 1, 0, CUT}, {"ticks", 1, 0, TICKS}, {0, 0, 0, 0}};
 
 static enum mode mode_named(const char *name) {
     static const char *names[] = {"listen", "one", "burst", "rate"};
@@ -169,6 +190,13 @@ static void read_options(int argc, char **argv) {
         case USERS: opt.users = atoi(optarg); break;
         case FIRST: opt.first = atoi(optarg); break;
         case STEPS: opt.steps = 1; break;
+        case OTHER_PORT: opt.other_port = atoi(optarg), opt.reconnect = 1; break;
+        case INSIST: opt.insist = 1; break;
+        case CUT: opt.cut = atoi(optarg); break;
+        case TICKS:
+            if ((opt.ticks = fopen(optarg, "w"))) break;
+            perror(optarg);
+            exit(2);
         default: exit(2);
         }
     opt.headers = headers;

@@ -30,20 +30,30 @@ struct options {
     double rate, timeout, drain;
     int reconnect;
     int retry_ms;         /* instead of what the server asked for; -1: as asked */
+    int other_port;       /* a second instance: half of the connections start there, and each loss sends one to the other */
+    int insist;           /* a POST that was refused or lost is sent again, the same bytes, until it is accepted */
+    int cut;              /* connections a second that the client drops by itself */
+    FILE *ticks;          /* what each second brought, a line of JSON a second */
     int steps;            /* wait at each mark for a line on stdin */
 };
 
 struct tally { /* of the phase under way */
     int64_t started, finished;
     uint64_t received, bytes, foreign, misdelivered;
-    uint64_t published, publish_errors;
+    uint64_t published, publish_errors, publish_retries, gaps;
     struct hist latency, publish, back; /* back: connection lost → ready again */
     uint64_t lost_connections, refused;
     int64_t first_loss, last_back;
 };
 
+struct second { /* the one under way */
+    struct hist latency;
+    uint64_t published;
+};
+
 extern struct options opt;
 extern struct tally tally;
+extern struct second second;
 extern int epoll_fd;
 
 /* What an epoll entry points to: the first member of everything that owns a socket. */
@@ -61,6 +71,8 @@ extern char recv_buffer[RECV_SIZE];
 void subscribers_open(void);
 int subscribers_pump(int64_t now);        /* dials what is due; returns how many are not ready yet */
 int64_t subscribers_due(void);            /* when it wants to be pumped next; INT64_MAX: never */
+int subscribers_ready(void);
+void subscribers_cut(int count, int64_t now); /* drops so many, chosen at random */
 int subscribers_listened(uint64_t events); /* each one has at least so many */
 void subscribers_print(FILE *out, uint64_t sent_each);
 

@@ -11,12 +11,13 @@
 #include "load.h"
 
 #define MAX_SLOTS 64
+#define RETRY_NS 100000000
 #define STALE_NS 2000000000 /* a connection idle for longer may be closed by the server just as the next POST leaves */
 
 struct slot {
     struct io io;
-    int busy, connecting, events;
-    int64_t began, ended;
+    int busy, connecting, events, port;
+    int64_t began, ended, retry_at; /* retry_at: when the POST is sent again, 0 where it is under way */
     char *out;
     size_t len, sent, cap;
     struct http http;
@@ -40,13 +41,13 @@ static void put(struct slot *s, const char *p, size_t n) {
 static void put_event(struct slot *s, uint64_t n, int64_t t) {
     for (const char *p = opt.body; *p;) {
         const char *hole = strchr(p, '{');
-        while (hole && strncmp(hole, "{d}", 3) && strncmp(hole, "{u}", 3)) hole = strchr(hole + 1, '{');
+        while (hole && (hole[1] == 0 || !strchr("dun", hole[1]) || hole[2] != '}')) hole = strchr(hole + 1, '{');
         put(s, p, hole ? (size_t)(hole - p) : strlen(p));
         if (!hole) return;
         char text[128];
         int k, head;
-        if (hole[1] == 'u') {
-            k = snprintf(text, sizeof text, "%llu", (unsigned long long)n % (unsigned)opt.users);
+        if (hole[1] != 'd') {
+            k = snprintf(text, sizeof text, "%llu", hole[1] == 'n' ? (unsigned long long)n : (unsigned long long)n % (unsigned)opt.users);
             put(s, text, (size_t)k);
         } else { /* the fields come first, where the subscriber looks for them */
             k = snprintf(text, sizeof text, "{\"n\":%llu,\"t\":%lld,\"pad\":\"", (unsigned long long)n, (long long)t);
@@ -73,7 +74,14 @@ static void reopen(struct slot *s) {
     http_reset(&s->http);
     s->connecting = 1;
     s->ended = now_ns();
-    if ((s->io.fd = dial(opt.pub_port, 1)) < 0) {
+    if (!s->port) s->port = opt.pub_port;
+    if ((s->io.fd = dial(s->port, 1)) < 0) {
+        if (opt.insist) {
+            s->connecting = 0;
+            if (opt.other_port) s->port = s->port == opt.pub_port ? opt.other_port : opt.pub_port;
+            s->retry_at = now_ns() + RETRY_NS;
+            return;
+        }
         fprintf(stderr, "publisher: connection refused\n");
         exit(2);
     }
@@ -103,13 +111,27 @@ static void post(struct slot *s, int count, int64_t now, int64_t stamp) {
     in_flight++;
     left -= count;
     if (s->io.fd < 0 || now - s->ended > STALE_NS)
-        reopen(s);
+        reopen(s); /* sends once it is connected */
     else if (!s->connecting)
         flush(s);
 }
 
+/* The next try goes to the other instance, where there is one. */
+static void again(struct slot *s) {
+    tally.publish_retries++;
+    if (s->io.fd >= 0) close(s->io.fd);
+    s->io.fd = -1;
+    if (opt.other_port) s->port = s->port == opt.pub_port ? opt.other_port : opt.pub_port;
+    s->retry_at = now_ns() + RETRY_NS;
+}
+
 static void answered(struct slot *s, int ok) {
+    if (!ok && opt.insist) {
+        again(s);
+        return;
+    }
     if (ok) {
+        second.published += (uint64_t)s->events;
         hist_add(&tally.publish, now_ns() - s->began);
         tally.published += (uint64_t)s->events;
     } else {
@@ -163,8 +185,14 @@ void publisher_begin(int events) {
 }
 
 static int pump_rate(int64_t now) {
+    for (int i = 0; opt.insist && i < slot_count; i++)
+        if (slots[i].retry_at && slots[i].retry_at <= now) {
+            slots[i].retry_at = 0;
+            slots[i].sent = 0;
+            reopen(&slots[i]);
+        }
     for (int i = 0; left > 0 && due <= now && i < slot_count; i++) {
-        if (slots[i].busy) continue;
+        if (slots[i].busy || slots[i].retry_at) continue;
         int count = left < opt.batch ? left : opt.batch;
         post(&slots[i], count, now, due); /* stamped when it should have left: a stalled server does not hide its delay */
         due += (int64_t)(1e9 * count / opt.rate);
@@ -187,8 +215,11 @@ int publisher_pump(int64_t now) {
 }
 
 int64_t publisher_due(void) {
-    if (opt.mode != RATE || left == 0 || in_flight == slot_count) return INT64_MAX;
-    return due;
+    int64_t at = INT64_MAX;
+    for (int i = 0; opt.insist && i < slot_count; i++)
+        if (slots[i].retry_at && slots[i].retry_at < at) at = slots[i].retry_at;
+    if (opt.mode != RATE || left == 0 || in_flight == slot_count) return at;
+    return due < at ? due : at;
 }
 
 uint64_t publisher_total(void) { return total; }

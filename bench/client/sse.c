@@ -42,6 +42,7 @@ static void take_line(struct sse *s, const char *p, size_t n) {
         if (!field(p, n, "event", &v, &len)) return;
         s->control = len > 9 && !memcmp(v, "realtime.", 9);
         s->ready = len == 14 && !memcmp(v, "realtime.ready", 14);
+        s->gap = len == 12 && !memcmp(v, "realtime.gap", 12);
         return;
     case 'i':
         if (!s->keep_id || !field(p, n, "id", &v, &len)) return;
@@ -54,7 +55,7 @@ static void take_line(struct sse *s, const char *p, size_t n) {
 }
 
 static void clear_frame(struct sse *s) {
-    s->has_data = s->control = s->ready = 0;
+    s->has_data = s->control = s->ready = s->gap = 0;
     s->n = 0;
     s->t = 0;
 }

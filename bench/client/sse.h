@@ -7,6 +7,7 @@ struct sse {
     uint8_t has_data; /* a frame without a data line moves the cursor and is no event */
     uint8_t control;  /* its type starts with `realtime.` */
     uint8_t ready;    /* its type is `realtime.ready` */
+    uint8_t gap;      /* its type is `realtime.gap` */
     uint8_t keep_id;
     uint64_t n;       /* the publisher's number, 0 where the data carries none */
     int64_t t;        /* the publisher's stamp */

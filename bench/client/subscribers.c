@@ -59,6 +59,7 @@ static int64_t frame_now; /* one clock reading for all frames of one recv: they 
 static void on_frame(void *owner, struct sse *f) {
     struct sub *s = owner;
     if (f->control) {
+        tally.gaps += f->gap;
         if (f->ready && opt.wait_ready) become_ready(s, frame_now);
         return;
     }
@@ -70,6 +71,7 @@ static void on_frame(void *owner, struct sse *f) {
         return;
     }
     hist_add(&tally.latency, frame_now - f->t);
+    if (opt.ticks) hist_add(&second.latency, frame_now - f->t);
     uint64_t n = f->n;
     if (opt.spread) {
         if ((int)(n % (uint64_t)opt.conns) != s->index) tally.misdelivered++;
@@ -115,7 +117,7 @@ static void on_lost(struct sub *s, int64_t now, int refused) {
     }
     if (!s->lost_at) s->lost_at = now;
     if (!tally.first_loss) tally.first_loss = now;
-    s->port = opt.reconnect_port;
+    s->port = !opt.other_port ? opt.reconnect_port : s->port == opt.port ? opt.other_port : opt.port;
     s->state = WAITING;
     int wait = opt.retry_ms >= 0 ? opt.retry_ms : s->sse.retry_ms ? (int)s->sse.retry_ms : 3000;
     if (refused && wait < 50) wait = 50; /* never a busy loop of refused connects */
@@ -173,7 +175,7 @@ void subscribers_open(void) {
     if (!(subs = calloc((size_t)opt.conns + 1, sizeof *subs))) abort();
     for (int i = 0; i < opt.conns; i++) {
         subs[i].index = i;
-        subs[i].port = opt.port;
+        subs[i].port = opt.other_port && i % 2 ? opt.other_port : opt.port;
         subs[i].io.on = on_socket;
         subs[i].sse.keep_id = (uint8_t)opt.reconnect;
         seq_init(&subs[i].seq);
@@ -194,6 +196,15 @@ int64_t subscribers_due(void) {
         for (int i = 0; i < opened; i++)
             if (subs[i].state == WAITING && subs[i].retry_at < due) due = subs[i].retry_at;
     return due;
+}
+
+int subscribers_ready(void) { return ready; }
+
+void subscribers_cut(int count, int64_t now) {
+    for (int i = 0; i < count && opened; i++) {
+        struct sub *s = &subs[rand() % opened];
+        if (s->state == READY) on_lost(s, now, 0);
+    }
 }
 
 int subscribers_listened(uint64_t events) {

@@ -201,7 +201,8 @@ class PostgresStore(LogStore):
     async def back_up(self) -> Callable[[], Awaitable[None]]:
         tables = ("partitions", "records", "ids")
         await self.execute("drop schema if exists backup cascade; create schema backup")
-        await self.execute(";".join(f"create table backup.{name} as table rt.{name}" for name in tables))
+        copies = ";".join(f"create table backup.{name} as table rt.{name}" for name in tables)
+        await self.execute(f"begin isolation level repeatable read; {copies}; commit")  # of one moment, as a dump is
 
         async def restore() -> None:
             swap = "delete from rt.{0}; insert into rt.{0} table backup.{0}"

@@ -1,0 +1,82 @@
+"""`python -m chaos`: runs the phases, and writes what they brought into docs/reliability.md."""
+
+import argparse
+import asyncio
+import random
+import resource
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from types import FrameType
+
+from bench.client import LOAD
+from bench.process import BenchError
+from chaos import recovery, report
+from chaos.phases import FULL, SHORT, Outcome, run
+
+
+def main() -> int:
+    """Run what was asked for; 1 where something was lost, repeated, or told as a gap."""
+    parser = argparse.ArgumentParser(prog="scripts/chaos", description=__doc__)
+    names = [phase.name for phase in FULL]
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"{', '.join(names)}, recovery; all where none is named"
+    )
+    parser.add_argument("--short", action="store_true", help="a few seconds a phase, and nothing is written")
+    parser.add_argument("--seed", type=int, help="repeats the order of the faults")
+    parser.add_argument("--report", action="store_true", help="runs nothing, renders the results that are there")
+    chosen = parser.parse_args()
+    if unknown := set(chosen.names) - {*names, "recovery"}:
+        parser.error(f"no such phase: {', '.join(sorted(unknown))}")
+    if not LOAD.exists():
+        parser.error(f"{LOAD} is not built: start scripts/chaos, which builds it")
+    signal.signal(signal.SIGTERM, _leave)
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # a descriptor a connection, on both sides
+
+    failed = False
+    phases = SHORT if chosen.short else FULL
+    for phase in [] if chosen.report else phases:
+        if not chosen.names or phase.name in chosen.names:
+            failed |= not _run(phase.name, chosen.short, chosen.seed)
+    if not chosen.short:
+        if not chosen.report and (not chosen.names or "recovery" in chosen.names):
+            asyncio.run(recovery.measure(_say))
+        report.render()
+    return int(failed)
+
+
+def _run(name: str, short: bool, seed: int | None) -> bool:
+    phase = next(phase for phase in (SHORT if short else FULL) if phase.name == name)
+    seed = random.randrange(2**32) if seed is None else seed
+    _say(f"{phase.title}, {phase.connections:,} connections, {phase.seconds} s, --seed {seed}")
+    with tempfile.TemporaryDirectory(prefix="tidemark-chaos-") as folder:
+        try:
+            outcome: Outcome = asyncio.run(run(phase, Path(folder), seed, _say))
+        except BenchError as error:
+            _say(f"FAILED: {error}")
+            return False
+    latency = outcome.done["latency_us"]
+    _say(
+        f"  {outcome.done['published']:,} published, {outcome.done['deliveries']:,} delivered, "
+        f"{len(outcome.struck)} faults, {outcome.done['publish_retries']} POSTs tried again, "
+        f"{outcome.done['lost_connections']} connections lost; ms p50 {latency['p50'] / 1e3:.1f}, "
+        f"p99 {latency['p99'] / 1e3:.0f}, max {latency['max'] / 1e3:.0f}"
+    )
+    _say(f"  WRONG: {outcome.wrong}" if outcome.wrong else "  nothing lost, nothing twice, no gap")
+    if not short:
+        report.save(outcome)
+    return not outcome.wrong
+
+
+def _say(text: str) -> None:
+    print(f"chaos: {text}", file=sys.stderr, flush=True)
+
+
+def _leave(signum: int, frame: FrameType | None) -> None:
+    sys.exit(128 + signum)  # unwinds the `with` blocks, which stop the children
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,171 @@
+"""One phase: publish at a rate, follow with many connections, break things, and count what arrived."""
+
+import asyncio
+import json
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench.client import Load, Mark
+from bench.process import pss
+from chaos.faults import FAULTS, Struck, shuffled, strike
+from chaos.world import World, made_world
+
+EVERYONE = '{"type":"bench","id":"e{n}","data":{d}}'
+ONE_USER = '{"type":"bench","id":"e{n}","data":{d},"userIds":["u{u}"]}'
+SAMPLE = 2.0  # seconds between two looks at the memory
+DRAIN = 60.0  # seconds after the last event for what is still on its way
+WRONG = ("timed_out", "lost", "duplicated", "disagreed", "misdelivered", "foreign", "gaps", "publish_errors")
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """`spread`: each event is for one connection's user, in turn; otherwise for all."""
+
+    name: str
+    title: str
+    a_minute: int
+    connections: int
+    seconds: int
+    batch: int = 1
+    spread: bool = False
+    between: float = 6.0  # seconds from the end of a fault to the next one
+    cut: int = 2  # connections a second that their client drops
+    rare: bool = False
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def events(self) -> int:
+        """How many are published in all."""
+        return self.a_minute * self.seconds // 60
+
+    @property
+    def reaches(self) -> str:
+        """Whom an event reaches, in words."""
+        return "one connection" if self.spread else "all connections"
+
+
+FULL = [
+    Phase("seed", "1,000 events a minute", 1_000, 200, 90, cut=2),
+    Phase("rate", "300,000 events a minute", 300_000, 1_000, 120, batch=100, spread=True, cut=5, between=8.0),
+    Phase(
+        "crowd",
+        "5,000 connections for 10 minutes",
+        60_000,
+        5_000,
+        600,
+        batch=20,
+        spread=True,
+        cut=10,
+        between=8.0,
+        rare=True,
+        settings={"REALTIME_USER_SHARDS": "16"},
+    ),
+]
+SHORT = [
+    Phase("seed", "1,000 events a minute", 1_000, 50, 9, cut=1, between=1.0),
+    Phase("rate", "60,000 events a minute, 300 connections", 60_000, 300, 9, batch=20, spread=True, between=1.0),
+]
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What one phase brought; `seconds` is a line for each of its seconds."""
+
+    phase: Phase
+    done: Mark
+    struck: list[Struck]
+    seconds: list[dict[str, Any]]
+    memory: list[dict[str, float]]
+    seed: int
+
+    @property
+    def wrong(self) -> dict[str, int]:
+        """What must not be."""
+        return {name: self.done[name] for name in WRONG if self.done[name]}
+
+    @property
+    def faults(self) -> dict[str, int]:
+        """How often each kind struck, in the order of the table."""
+        counted = Counter(struck.name for struck in self.struck)
+        return {fault.name: counted[fault.name] for fault in FAULTS if counted[fault.name]}
+
+
+async def run(phase: Phase, folder: Path, seed: int, say: Callable[[str], None]) -> Outcome:
+    """Run one phase; raises BenchError where the load client cannot tell what came of it."""
+    rng = random.Random(seed)
+    struck: list[Struck] = []
+    memory: list[dict[str, float]] = []
+    ticks = folder / f"{phase.name}.ticks"
+    async with made_world(folder, phase.settings) as world:
+        with await asyncio.to_thread(_load, phase, world, folder, ticks) as load:
+            await asyncio.to_thread(load.step, "connected")
+            since = time.monotonic()
+            going = asyncio.create_task(asyncio.to_thread(load.step, "done", may_lose=True))
+            breaking = asyncio.create_task(_break(phase, world, rng, since, struck, say))
+            while not going.done():
+                memory.append({"s": time.monotonic() - since, **_memory(world)})
+                if breaking.done():
+                    breaking.result()  # what went wrong there is to be heard now
+                await asyncio.wait({going}, timeout=SAMPLE)
+            await breaking
+            done = going.result()
+    seconds = [json.loads(line) for line in ticks.read_text().splitlines()]
+    return Outcome(phase, done, struck, seconds, memory, seed)
+
+
+def _load(phase: Phase, world: World, folder: Path, ticks: Path) -> Load:
+    return Load(
+        Target(
+            port=world.steady.port,
+            publish_port=world.steady.port,
+            events="/api/events?userId=u{i}" if phase.spread else "/api/events",
+            body=ONE_USER if phase.spread else EVERYONE,
+        ),
+        log=folder / "load.log",
+        timeout=DRAIN + 60,
+        conns=phase.connections,
+        sources=4,
+        mode="rate",
+        rate=phase.a_minute / 60,
+        batch=phase.batch,
+        events=phase.events,
+        spread=phase.spread,
+        other_port=world.other.port,
+        insist=True,
+        cut=phase.cut,
+        drain=DRAIN,
+        ticks=ticks,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The first of the two instances, as the load client wants it told."""
+
+    port: int
+    publish_port: int
+    events: str
+    body: str
+    publish: str = "/api/publish"
+    ready: bool = True
+
+
+async def _break(
+    phase: Phase, world: World, rng: random.Random, since: float, struck: list[Struck], say: Callable[[str], None]
+) -> None:
+    """Strike one fault after the other for as long as events are published."""
+    for fault in shuffled(rng, with_rare=phase.rare):
+        await asyncio.sleep(phase.between)
+        if time.monotonic() - since > phase.seconds - phase.between:
+            return
+        struck.append(await strike(world, fault, since))
+        say(f"  {struck[-1].began:6.1f} s  {fault.name}")
+
+
+def _memory(world: World) -> dict[str, float]:
+    return {name: pss(pid) / 2**20 for name, pid in world.processes.items()}

@@ -1,0 +1,207 @@
+"""What the phases brought, as JSON in chaos/results, as plots and as tables in docs/reliability.md."""
+
+import json
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from bench.session import machine
+from chaos.faults import FAULTS, Struck
+from chaos.phases import FULL, Outcome
+from chaos.timeline import Line, draw
+
+RESULTS = Path("chaos/results")
+DOCUMENT = Path("docs/reliability.md")
+PLOTS = Path("docs/reliability")
+RECOVERY = RESULTS / "recovery.json"
+
+SETTLED = 0.3  # of a phase, after which memory is expected to stay where it is
+AFTER = 3.0  # seconds after a fault that count as disturbed
+
+
+def save(outcome: Outcome) -> None:
+    """Keep what one phase brought."""
+    phase = outcome.phase
+    found = {
+        "name": phase.name,
+        "about": {**machine(), "began": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), "seed": outcome.seed},
+        "phase": {**asdict(phase), "events": phase.events, "reaches": phase.reaches},
+        "done": outcome.done,
+        "struck": [asdict(struck) for struck in outcome.struck],
+        "faults": outcome.faults,
+        "seconds": outcome.seconds,
+        "memory": outcome.memory,
+    }
+    write(RESULTS / f"{phase.name}.json", found)
+
+
+def write(path: Path, found: dict[str, Any]) -> None:
+    """Write JSON, a line for each member of a list: the file stays readable in a diff."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    members = []
+    for name, value in found.items():
+        rows = isinstance(value, list) and ",\n  ".join(json.dumps(_short(row)) for row in value)
+        text = f"[\n  {rows}\n ]" if rows else json.dumps(_short(value), indent=1)
+        members.append(f" {json.dumps(name)}: {text}")
+    path.write_text("{\n" + ",\n".join(members) + "\n}\n")
+
+
+def render() -> None:
+    """Write the tables into the document, and the plots beside it, from the results that are there."""
+    found = [json.loads(path.read_text()) for phase in FULL if (path := RESULTS / f"{phase.name}.json").exists()]
+    text = DOCUMENT.read_text()
+    PLOTS.mkdir(exist_ok=True)
+    for one in found:
+        _plot(one)
+    blocks = {
+        "load": _table(LOAD_HEAD, ([title, *(cell(one) for one in found)] for title, cell in LOAD_ROWS), found),
+        "faults": _table(FAULT_HEAD, _fault_rows(found), found),
+        "machine": _machine(found),
+        "recovery": recovery_table(json.loads(RECOVERY.read_text())) if RECOVERY.exists() else "",
+    }
+    for name, block in blocks.items():
+        before, mark, rest = text.partition(f"<!-- {name} -->\n")
+        _, end, after = rest.partition(f"<!-- /{name} -->")
+        text = f"{before}{mark}{block}\n{end}{after}"
+    DOCUMENT.write_text(text)
+
+
+def recovery_table(found: dict[str, Any]) -> str:
+    """Return the table of recovery times: a row a fault, a column a transport."""
+    kinds = found["kinds"]
+    lines = [f"| fault | {' | '.join(kinds)} | told |", "|---" * (len(kinds) + 2) + "|"]
+    for name in dict.fromkeys(row["scenario"] for row in found["rows"]):
+        cells, told = [], "nothing lost"
+        for kind in kinds:
+            rows = [row for row in found["rows"] if (row["scenario"], row["kind"]) == (name, kind)]
+            if any(row["gaps"] for row in rows):
+                told = "gap, `epoch`"
+            cells.append(
+                " / ".join(_seconds([row[key] for row in rows]) for key in ("published", "delivered")) if rows else ""
+            )
+        lines.append(f"| {name} | {' | '.join(cells)} | {told} |")
+    return "\n".join(lines)
+
+
+def _seconds(values: Sequence[float]) -> str:
+    return f"{median(values):.2f} ({max(values):.2f})"
+
+
+def _plot(found: dict[str, Any]) -> None:
+    name, phase = found["name"], found["phase"]
+    struck = [Struck(**one) for one in found["struck"]]
+    seconds = found["seconds"]
+    lasted = max(second["s"] for second in seconds)
+    latency = [
+        Line(quantile, [(s["s"], s["latency_us"][quantile] / 1e3) for s in seconds if s["latency_us"]])
+        for quantile in ("p50", "p99")
+    ]
+    title = f"{phase['title']}: ms from publish to receipt, second by second"
+    draw(PLOTS / f"{name}-latency.svg", title, latency, struck, seconds=lasted, log=True)
+    memory = [
+        Line(who, [(sample["s"], sample[who]) for sample in found["memory"] if sample.get(who)])
+        for who in ("steady instance", "other instance", "Redis")
+    ]
+    draw(PLOTS / f"{name}-memory.svg", f"{phase['title']}: memory, MB (PSS)", memory, struck, seconds=lasted)
+    streams = [Line("streams that are live", [(s["s"], s["ready"]) for s in seconds])]
+    draw(PLOTS / f"{name}-streams.svg", f"{phase['title']}: live streams", streams, struck, seconds=lasted)
+
+
+def _ms(quantile: str) -> Any:
+    return lambda found: f"{found['done']['latency_us'][quantile] / 1e3:,.0f}"
+
+
+def _undisturbed(quantile: str) -> Any:
+    """The median second of those in which nothing was broken, nor had been a moment ago."""
+
+    def cell(found: dict[str, Any]) -> str:
+        values = [
+            second["latency_us"][quantile] / 1e3
+            for second in found["seconds"]
+            if second["latency_us"]
+            and not any(one["began"] - 1 <= second["s"] <= one["ended"] + AFTER for one in found["struck"])
+        ]
+        return f"{median(values):,.1f}" if values else "-"
+
+    return cell
+
+
+def _count(name: str) -> Any:
+    return lambda found: f"{found['done'][name]:,}"
+
+
+def _growth(who: str) -> Any:
+    """Megabytes a minute, by least squares over what follows the start."""
+
+    def cell(found: dict[str, Any]) -> str:
+        end = found["memory"][-1]["s"]
+        points = [(m["s"] / 60, m[who]) for m in found["memory"] if m["s"] >= SETTLED * end and m.get(who)]
+        if len(points) < 3:
+            return "-"
+        mean_x, mean_y = (sum(values) / len(points) for values in zip(*points, strict=True))
+        slope = sum((x - mean_x) * (y - mean_y) for x, y in points) / sum((x - mean_x) ** 2 for x, _ in points)
+        return f"{slope:+.2f} ({min(y for _, y in points):.0f} to {max(y for _, y in points):.0f} MB)"
+
+    return cell
+
+
+LOAD_HEAD = ""
+FAULT_HEAD = "fault"
+LOAD_ROWS = [
+    ("connections", lambda found: f"{found['phase']['connections']:,}"),
+    ("events published", _count("published")),
+    ("events a minute", lambda found: f"{found['phase']['a_minute']:,}"),
+    ("each event reaches", lambda found: found["phase"]["reaches"]),
+    ("deliveries", _count("deliveries")),
+    ("lasted, s", lambda found: f"{found['phase']['seconds']}"),
+    ("**faults survived**", lambda found: f"**{len(found['struck'])}**"),
+    ("**events lost**", lambda found: f"**{found['done']['lost']}**"),
+    ("**events twice**", lambda found: f"**{found['done']['duplicated']}**"),
+    ("gaps told", _count("gaps")),
+    ("delivered to somebody else", _count("misdelivered")),
+    ("connections lost and resumed", _count("lost_connections")),
+    ("POSTs refused or lost, and sent again", _count("publish_retries")),
+    ("ms from publish to receipt: p50 of all", _ms("p50")),
+    ("p90", _ms("p90")),
+    ("p99", _ms("p99")),
+    ("p99.9", _ms("p999")),
+    ("the slowest", _ms("max")),
+    ("p50 of a second without a fault, median", _undisturbed("p50")),
+    ("p99 of a second without a fault, median", _undisturbed("p99")),
+    ("steady instance: MB a minute", _growth("steady instance")),
+    ("Redis: MB a minute", _growth("Redis")),
+]
+
+
+def _fault_rows(found: Sequence[dict[str, Any]]) -> Iterable[list[str]]:
+    for fault in FAULTS:
+        yield [fault.name, *(str(one["faults"].get(fault.name, 0)) for one in found)]
+
+
+def _table(head: str, rows: Iterable[Sequence[str]], found: Sequence[dict[str, Any]]) -> str:
+    lines = [f"| {head} | {' | '.join(one['phase']['title'] for one in found)} |", "|---" * (len(found) + 1) + "|"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def _machine(found: Sequence[dict[str, Any]]) -> str:
+    lines = []
+    for one in found:
+        about = one["about"]
+        lines.append(
+            f"- {one['phase']['title']}: {about['began']}, commit {about['commit']}, {about['cores']} cores"
+            f" ({about['cpu']}), {about['memory_gib']} GiB, Linux {about['kernel']},"
+            f" Python {about['versions']['python']}, redis-server {about['versions']['redis-server']}; `scripts/chaos {one['name']} --seed {about['seed']}`"
+        )
+    return "\n".join(lines)
+
+
+def _short(value: Any) -> Any:
+    """Round what has more digits than anybody reads."""
+    if isinstance(value, float):
+        return round(value, 3)
+    if isinstance(value, dict):
+        return {name: _short(each) for name, each in value.items()}
+    return [_short(each) for each in value] if isinstance(value, list | tuple) else value
