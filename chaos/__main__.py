@@ -7,13 +7,14 @@ import resource
 import signal
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
 from bench.client import LOAD
 from bench.process import BenchError
 from chaos import recovery, report
-from chaos.phases import FULL, SHORT, Outcome, run
+from chaos.phases import FULL, SHORT, Outcome, Phase, run
 
 
 def main() -> int:
@@ -25,6 +26,7 @@ def main() -> int:
     )
     parser.add_argument("--short", action="store_true", help="a few seconds a phase, and nothing is written")
     parser.add_argument("--seed", type=int, help="repeats the order of the faults")
+    parser.add_argument("--seconds", type=int, help="of each phase, instead of its own")
     parser.add_argument("--report", action="store_true", help="runs nothing, renders the results that are there")
     chosen = parser.parse_args()
     if unknown := set(chosen.names) - {*names, "recovery"}:
@@ -39,7 +41,8 @@ def main() -> int:
     phases = SHORT if chosen.short else FULL
     for phase in [] if chosen.report else phases:
         if not chosen.names or phase.name in chosen.names:
-            failed |= not _run(phase.name, chosen.short, chosen.seed)
+            own = replace(phase, seconds=chosen.seconds or phase.seconds)
+            failed |= not _run(own, chosen.seed, keep=not chosen.short)
     if not chosen.short:
         if not chosen.report and (not chosen.names or "recovery" in chosen.names):
             asyncio.run(recovery.measure(_say))
@@ -47,8 +50,7 @@ def main() -> int:
     return int(failed)
 
 
-def _run(name: str, short: bool, seed: int | None) -> bool:
-    phase = next(phase for phase in (SHORT if short else FULL) if phase.name == name)
+def _run(phase: Phase, seed: int | None, *, keep: bool) -> bool:
     seed = random.randrange(2**32) if seed is None else seed
     _say(f"{phase.title}, {phase.connections:,} connections, {phase.seconds} s, --seed {seed}")
     with tempfile.TemporaryDirectory(prefix="tidemark-chaos-") as folder:
@@ -65,7 +67,7 @@ def _run(name: str, short: bool, seed: int | None) -> bool:
         f"p99 {latency['p99'] / 1e3:.0f}, max {latency['max'] / 1e3:.0f}"
     )
     _say(f"  WRONG: {outcome.wrong}" if outcome.wrong else "  nothing lost, nothing twice, no gap")
-    if not short:
+    if keep:
         report.save(outcome)
     return not outcome.wrong
 

@@ -51,11 +51,11 @@ class Phase:
 
 FULL = [
     Phase("seed", "1,000 events a minute", 1_000, 200, 90, cut=2),
-    Phase("rate", "300,000 events a minute", 300_000, 1_000, 120, batch=100, spread=True, cut=5, between=8.0),
+    Phase("rate", "300,000 events a minute", 300_000, 100, 120, batch=100, spread=True, cut=1, between=6.0),
     Phase(
         "crowd",
-        "5,000 connections for 10 minutes",
-        60_000,
+        "5,000 connections",
+        30_000,
         5_000,
         600,
         batch=20,

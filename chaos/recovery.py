@@ -7,8 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from bench.session import machine
-from chaos.report import RECOVERY, write
+from chaos.report import RECOVERY, about, write
 from tests.faults.rigs import PostgresRig, RedisRig, Rig, UpstashRig
 from tests.faults.scenarios import SCENARIOS, Scenario, half_open_connections, play
 from tests.postgres_server import start_postgres
@@ -47,7 +46,7 @@ async def measure(say: Callable[[str], None]) -> None:
         await asyncio.gather(*(once(name, s, n) for s in waits for name in KINDS for n in range(SLOW_RUNS)))
     order: Sequence[str] = [scenario.name for scenario in SCENARIOS]
     rows.sort(key=lambda row: order.index(row["scenario"]))
-    write(RECOVERY, {"about": machine(), "kinds": {name: kind.__name__ for name, kind in KINDS.items()}, "rows": rows})
+    write(RECOVERY, {"about": about(), "kinds": {name: kind.__name__ for name, kind in KINDS.items()}, "rows": rows})
 
 
 def _rig(name: str, folder: Path, servers: ExitStack) -> Rig:

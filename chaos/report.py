@@ -1,6 +1,7 @@
 """What the phases brought, as JSON in chaos/results, as plots and as tables in docs/reliability.md."""
 
 import json
+import platform
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -8,10 +9,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from bench.process import run
 from bench.session import machine
 from chaos.faults import FAULTS, Struck
 from chaos.phases import FULL, Outcome
 from chaos.timeline import Line, draw
+from tests.servers import find
 
 RESULTS = Path("chaos/results")
 DOCUMENT = Path("docs/reliability.md")
@@ -27,7 +30,7 @@ def save(outcome: Outcome) -> None:
     phase = outcome.phase
     found = {
         "name": phase.name,
-        "about": {**machine(), "began": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), "seed": outcome.seed},
+        "about": {**about(), "began": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), "seed": outcome.seed},
         "phase": {**asdict(phase), "events": phase.events, "reaches": phase.reaches},
         "done": outcome.done,
         "struck": [asdict(struck) for struck in outcome.struck],
@@ -36,6 +39,12 @@ def save(outcome: Outcome) -> None:
         "memory": outcome.memory,
     }
     write(RESULTS / f"{phase.name}.json", found)
+
+
+def about() -> dict[str, Any]:
+    """Return what a reader must know of the machine to compare numbers."""
+    redis = run([find("redis"), "--version"]).decode().split("v=")[1].split()[0]
+    return {**machine(), "versions": {"python": platform.python_version(), "redis-server": redis}}
 
 
 def write(path: Path, found: dict[str, Any]) -> None:
@@ -189,11 +198,11 @@ def _table(head: str, rows: Iterable[Sequence[str]], found: Sequence[dict[str, A
 def _machine(found: Sequence[dict[str, Any]]) -> str:
     lines = []
     for one in found:
-        about = one["about"]
+        about, versions = one["about"], one["about"]["versions"]
         lines.append(
             f"- {one['phase']['title']}: {about['began']}, commit {about['commit']}, {about['cores']} cores"
-            f" ({about['cpu']}), {about['memory_gib']} GiB, Linux {about['kernel']},"
-            f" Python {about['versions']['python']}, redis-server {about['versions']['redis-server']}; `scripts/chaos {one['name']} --seed {about['seed']}`"
+            f" ({about['cpu']}), {about['memory_gib']} GiB, Linux {about['kernel']}, Python {versions['python']},"
+            f" redis-server {versions['redis-server']}; `scripts/chaos {one['name']} --seed {about['seed']}`"
         )
     return "\n".join(lines)
 

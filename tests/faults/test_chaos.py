@@ -1,0 +1,19 @@
+"""The short form of scripts/chaos: load and random faults, numbered event by numbered event."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.processes import ROOT
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the load client uses epoll")
+@pytest.mark.timeout(180)
+def test_half_a_minute_of_random_faults_under_load_loses_repeats_and_misdelivers_nothing() -> None:
+    told = subprocess.run(
+        ["scripts/chaos", "--short"], cwd=ROOT, capture_output=True, text=True, timeout=170, check=False
+    )
+    assert told.returncode == 0, told.stderr
+    assert told.stderr.count("nothing lost, nothing twice, no gap") == 2
+    assert told.stderr.count(" s  ") >= 4, "without faults it proves nothing"
