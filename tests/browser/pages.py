@@ -39,10 +39,14 @@ class Pages:
         page = await self.new()
         if clock:
             await page.clock.install()
+        await self.revisit(page, url)
+        return page
+
+    async def revisit(self, page: Page, url: str) -> None:
+        """Bring a page to the blank one, whatever it shows now."""
         await page.route(url + BLANK, lambda route: route.fulfill(content_type="text/html", body="<!doctype html>"))
         await page.goto(url + BLANK)
         await page.unroute(url + BLANK)  # an intercepted request tells less of its headers
-        return page
 
     async def new(self) -> Page:
         """A page that has loaded nothing yet."""

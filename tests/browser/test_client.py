@@ -21,13 +21,14 @@ HALF_AN_HOUR_MS = 1_800_000
 
 # `dropping`: of all events, this share has the page cut its own connection. Waits are skipped, except where the test
 # is about them: how long they are is not what is at stake here.
-CONNECT = """async ({ options = {}, dropping = 0, patient = false, tokens = null }) => {
+CONNECT = """async ({ options = {}, dropping = 0, patient = false, tokens = null, stored = false }) => {
   const { connect } = await import("/realtime.js");
   Object.assign(window, { seen: [], gaps: [], readies: [], states: [], modes: [], drops: 0, asked: 0 });
   const token = tokens && (async () => tokens[Math.min(asked++, tokens.length - 1)]);
   window.subscription = connect({
     ...options,
     ...(token ? { token } : {}),
+    ...(stored ? { storage: sessionStorage } : {}),
     onEvent(event) {
       seen.push(event.data);
       if (Math.random() >= dropping) return;
