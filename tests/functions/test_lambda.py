@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from functions import ops, publish
+from functions import ops, publish, tokens
 from shared.errors import SettingsError
 from tests.functions.api import OPENAPI, check, unique
-from tests.functions.tokens import PUBLISH_KEY
+from tests.functions.tokens import PUBLISH_KEY, SECRET
 
 Invoke = Callable[..., dict[str, Any]]
 
@@ -27,6 +27,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("REALTIME_ALLOWED_ORIGINS", "https://app.example.com")
     publish._mangum.cache_clear()
     ops._mangum.cache_clear()
+    tokens._mangum.cache_clear()
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     yield
@@ -34,6 +35,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     loop.close()
     publish._mangum.cache_clear()
     ops._mangum.cache_clear()
+    tokens._mangum.cache_clear()
 
 
 def api_gateway(method: str, path: str, body: str | None, headers: dict[str, str], encoded: bool) -> dict[str, Any]:
@@ -156,3 +158,17 @@ def test_a_function_without_keys_does_not_start_open(invoke: Invoke, monkeypatch
     monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:9")
     with pytest.raises(SettingsError, match="REALTIME_AUTH"):
         invoke(publish.handler, "POST", "/api/publish", '{"type": "t", "data": 1}', **key())
+
+
+def test_tokens_tickets_and_revocations_are_a_function_too(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REALTIME_JWT_SECRET", SECRET)
+    monkeypatch.setenv("REALTIME_STREAM_URL", "https://abc.lambda-url.eu-central-1.on.aws/api/events")
+    minted = invoke(tokens.handler, "POST", "/api/tokens", json.dumps({"userId": "u1"}), **key())
+    assert minted["statusCode"] == 200
+    authorized = {"authorization": f"Bearer {json.loads(minted['body'])['token']}"}
+    ticket = invoke(tokens.handler, "POST", "/api/tickets", None, **authorized)
+    assert json.loads(ticket["body"])["url"] == "https://abc.lambda-url.eu-central-1.on.aws/api/events"
+    assert ticket["headers"]["cache-control"] == "no-store"
+    revoked = invoke(tokens.handler, "POST", "/api/revocations", json.dumps({"userId": "u1"}), **key())
+    assert revoked["statusCode"] == 202
+    check(json.loads(revoked["body"]), "Revocation")
