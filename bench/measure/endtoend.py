@@ -23,7 +23,7 @@ RATES = {17: 1, 500: 1, 5_000: 10}
 
 def measure(session: Session) -> None:
     """The floor is the C pair's latency plus that of one HTTP hello, at the same rates, in the same round."""
-    seconds = session.pick(15, 3)
+    seconds = session.pick(5, 3)
     for rate, batch in RATES.items():
         for run, who in session.rounds(["tidemark", "C pair + hello"]):
             measured = ours if who == "tidemark" else floor

@@ -17,8 +17,8 @@ VIEWS = [
 
 def measure(session: Session) -> None:
     """Two heartbeats long: the first one leaves buffers behind that a fresh connection does not have."""
-    seconds = session.pick(32.0, 3.0)
-    for connections in session.pick([1_000, 4_000], [500]):
+    seconds = session.pick(16.0, 3.0)
+    for connections in session.pick([4_000], [500]):
         for run, who in session.rounds(list(FANOUT)):
             one(session, run, who, connections, seconds)
 

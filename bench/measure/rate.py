@@ -20,7 +20,7 @@ CONNECTIONS = 1_000
 
 def measure(session: Session) -> None:
     """The rate is open loop: an event is stamped when it was due, so a stall counts for all that waited behind it."""
-    events = session.pick(150, 30)
+    events = session.pick(80, 30)
     for run, who in session.rounds(list(FANOUT)):
         with session.attempt(CASE, who, run) as stack:
             server = stack.enter_context(FANOUT[who](session.tmp, session.server_core))

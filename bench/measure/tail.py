@@ -23,7 +23,7 @@ SIZE = 200
 def measure(session: Session) -> None:
     """Both unpinned: the kernel places the three processes of either pair."""
     for rate in RATES:
-        events = max(int(rate * session.pick(10, 2)), 100)
+        events = max(int(rate * session.pick(5, 2)), 100)
         for run, who in session.rounds(["tidemark", "C pair"]):
             case = f"{rate:g}/s"
             with session.attempt(case, who, run) as stack:

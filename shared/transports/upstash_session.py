@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import shared.transports.lean_httpx  # isort: skip  # before anything that imports httpx  # noqa: F401
 import httpx
 import msgspec
 from upstash_redis.asyncio.client import AsyncPipeline

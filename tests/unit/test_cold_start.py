@@ -1,0 +1,18 @@
+"""A function that starts cold imports nothing that it does not call."""
+
+import subprocess
+import sys
+
+from tests.processes import ROOT
+
+
+def test_publishing_over_rest_starts_without_the_command_line_of_its_http_library() -> None:
+    start = "import shared.transports.upstash, httpx, sys; httpx.Client; print(*sys.modules)"
+    told = subprocess.run([sys.executable, "-c", start], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert {"click", "rich", "pygments", "httpx._main"}.isdisjoint(told.split())
+
+
+def test_an_httpx_that_is_there_already_keeps_its_command_line() -> None:
+    start = "import httpx, shared.transports.upstash, sys; print(*sys.modules)"
+    told = subprocess.run([sys.executable, "-c", start], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "httpx._main" in told.split()
