@@ -16,8 +16,8 @@ VIEWS = [
     View("growth_mb", "MB that the streaming process grew, from second 10 to the end"),
 ]
 
-PROBE_SECONDS = 6
-STEP = 1.5  # a rate that held is tried again times this
+PROBE_SECONDS = 4
+STEP = 1.6  # a rate that held is tried again times this
 BACK = 0.85  # a rate that held for a probe but not for a minute
 WORST_P99_US = 1e6  # later than that it is falling behind, not holding
 START = 1_000

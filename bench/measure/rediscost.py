@@ -78,9 +78,9 @@ def delivered(session: Session, run: int) -> None:
 
 
 def idle(session: Session, run: int, instances: int) -> None:
-    """Instances with ten clients each and nothing to say, a minute long."""
+    """Instances with ten clients each and nothing to say."""
     case = f"idle, {instances} instance{'s' if instances > 1 else ''}"
-    seconds = session.pick(60, 10)
+    seconds = session.pick(40, 10)  # two blocking reads of 20 s each
     with session.attempt(case, "tidemark", run) as stack:
         store = stack.enter_context(redis(session.tmp))
         # Not all at once: a hundred interpreters starting together would outlast their own start-up limit.
