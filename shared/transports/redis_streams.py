@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from shared.backoff import Backoff
 from shared.counters import RECONNECTS
@@ -19,12 +19,11 @@ from shared.record import Gap, Record
 from shared.transports import reading
 from shared.transports.base import Handler, Receipt, Retention
 from shared.transports.following import Following, stop
-from shared.transports.redis_connection import FAILURES, TailConnections, make_circuit, make_client, safe, unavailable
+from shared.transports.redis_connection import FAILURES, Connections, TailConnections, make_circuit, safe, unavailable
 from shared.transports.redis_layout import (
     APPEND,
     SEEK,
     TAKE,
-    Arguments,
     Call,
     Layout,
     Script,
@@ -58,9 +57,8 @@ class RedisStreams:
         self._page_size = reading.PageSize()
         self.layout = Layout(prefix, partitions, retention)
         self._block = block
-        self._client = make_client(url)
+        self._connections = Connections(url)
         self.circuit = make_circuit()
-        self._client.set_response_callback("XRANGE", _unparsed)  # parsed here, once
         self.tail_connections = TailConnections(url, block)
 
     async def publish(self, events: Sequence[Event]) -> list[Receipt]:
@@ -103,7 +101,7 @@ class RedisStreams:
     async def ping(self) -> None:
         """Return if Redis answers."""
         try:
-            await self.circuit.run(self._client.ping, ask=True)
+            await self.circuit.run(lambda: self._ask("PING"), ask=True)
         except FAILURES as error:
             raise unavailable(error) from error
 
@@ -116,11 +114,11 @@ class RedisStreams:
         """Close every connection."""
         await self._heads.aclose()
         await self._pages.aclose()
-        await self._client.aclose()
+        await self._connections.aclose()
 
     async def unblock(self, client_id: int) -> bool:
         """End the blocking read of another connection; False where it was not blocked."""
-        return bool(await self._client.execute_command("CLIENT", "UNBLOCK", client_id))
+        return bool(await self._ask("CLIENT", "UNBLOCK", client_id))
 
     @property
     def block(self) -> float:
@@ -136,7 +134,7 @@ class RedisStreams:
         start, end = f"{after.epoch}-{after.offset + 1}", f"{after.epoch}-{until}"
         command = ("XRANGE", self.layout.stream(partition), start, end, "COUNT", self._page_size.records)
         try:
-            entries = await self.circuit.run(lambda: self._client.execute_command(*command))
+            entries = await self.circuit.run(lambda: self._ask(*command))
         except FAILURES as error:
             raise unavailable(error) from error
         fitting = self._page_size.fit([len(fields[1]) for _, fields in entries])
@@ -146,7 +144,7 @@ class RedisStreams:
         """Run one script for each (keys, arguments), all in one round trip; a script is sent whole only once."""
         try:
             replies = await self.circuit.run(
-                lambda: script.run(calls, self._pipeline, lambda reply: isinstance(reply, NoScriptError))
+                lambda: script.run(calls, self._connections.send, lambda reply: isinstance(reply, NoScriptError))
             )
         except FAILURES as error:
             raise unavailable(error) from error
@@ -155,11 +153,11 @@ class RedisStreams:
                 raise unavailable(reply) from reply
         return replies
 
-    async def _pipeline(self, commands: Sequence[Arguments]) -> list[Any]:
-        pipeline = self._client.pipeline(transaction=False)
-        for command in commands:
-            pipeline.execute_command(*command)
-        return list(await pipeline.execute(raise_on_error=False))
+    async def _ask(self, *command: Any) -> Any:
+        (reply,) = await self._connections.send((command,))
+        if isinstance(reply, ResponseError):
+            raise reply
+        return reply
 
 
 class _RedisTail:
@@ -245,7 +243,3 @@ class _RedisTail:
             except FAILURES as error:
                 log.warning("cannot interrupt the tail's read: %s", safe(error))
             await asyncio.sleep(0.005)
-
-
-def _unparsed(response: Any, **_: Any) -> Any:
-    return response
