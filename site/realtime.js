@@ -231,7 +231,7 @@ class Subscription {
         this.#enter("replaying", { reason: "accepted" });
         this.#tokens.accepted(token, signal);
       },
-      expiring: () => void this.#tokens.renew(signal),
+      expiring: (seconds) => this.#tokens.expiring(seconds, signal),
       retryIn: (ms) => { this.#serverRetry = Math.min(ms, LONGEST_RETRY_MS); },
       tell: (entry) => {
         this.#tabs.add(entry);

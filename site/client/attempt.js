@@ -16,7 +16,7 @@ import { Decoder } from "./sse.js";
  * @property {import("./watchdog.js").Watchdog} watchdog
  * @property {(accept: string, wait?: number) => Promise<Response>} ask
  * @property {() => void} accepted  the server has answered with what was asked for
- * @property {() => void} expiring  the token will soon end
+ * @property {(seconds: number) => void} expiring  the token will end then
  * @property {(ms: number) => void} retryIn  the server's `retry:`
  * @property {(entry: Entry) => void} tell
  * @property {() => void} settle  once a chunk or page, in the same task as its events: a reload sees both or neither
@@ -76,7 +76,7 @@ function frameOf(host, { type, data, lastEventId: cursor }, resumed) {
       const { recovered, replayed } = told;
       host.tell({ kind: "ready", cursor, recovered: recovered !== false, replayed: Number(replayed) || 0, resumed });
     } else if (type === "realtime.gap") host.tell({ kind: "gap", cursor, reason: String(told.reason ?? "unknown") });
-    else if (type === "realtime.expiring") host.expiring();
+    else if (type === "realtime.expiring") host.expiring(Number(told.seconds) || 0);
     else if (type === "realtime.closing") return { kind: "closing", reason: String(told.reason ?? "closing") };
   }
   return null;

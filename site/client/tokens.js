@@ -4,6 +4,9 @@ import { orAborted } from "./attempt.js";
 import { isVisibleAscii } from "./request.js";
 import { claimsOf, renewIn } from "./retry.js";
 
+/** A token that its stream told to be expiring sooner than this was short-lived from the start. */
+const SHORT_MS = 5_000;
+
 /** The application's token function talks to a server too, and may hang. */
 const TOKEN_MS = 30_000;
 
@@ -12,6 +15,7 @@ export class Tokens {
   #onTimeout;
   #onRenewed;
   #inUse = "";
+  #usedSince = 0;
   #asking = false;
   /** @type {string | null} */ #renewed = null;
   /** @type {ReturnType<typeof setTimeout> | undefined} */ #timer;
@@ -44,8 +48,22 @@ export class Tokens {
   /** The server took this one: fetch the next before it ends. @param {string} token @param {AbortSignal} signal */
   accepted(token, signal) {
     this.#inUse = token;
+    this.#usedSince = Date.now();
     const { exp } = claimsOf(token) ?? {};
     const wait = this.renewable ? renewIn(typeof exp === "number" ? exp * 1000 : undefined) : undefined;
+    if (wait !== undefined) this.#timer = setTimeout(() => this.renew(signal), wait);
+  }
+
+  /**
+   * The server's own warning, for tokens that do not say when they end and clocks that are wrong. Of tokens that live
+   * no longer than the warning is early, each stream is warned at once: renewed at once, they would make a loop.
+   * @param {number} seconds left @param {AbortSignal} signal
+   */
+  expiring(seconds, signal) {
+    const now = Date.now();
+    if (now - this.#usedSince >= SHORT_MS) return void this.renew(signal);
+    const wait = renewIn(now + seconds * 1000, now);
+    clearTimeout(this.#timer);
     if (wait !== undefined) this.#timer = setTimeout(() => this.renew(signal), wait);
   }
 
