@@ -53,7 +53,7 @@ HELLO = Start("hello_lambda", "publish_event.json")
 def measure(session: Session) -> None:
     """The hello starts in every round beside each of ours. Bytecode is compiled before: a bundle ships it."""
     installed = Path(sysconfig.get_path("purelib"))
-    for folder in ("shared", "functions", "bench", *(installed / package for package in PACKAGES)):
+    for folder in (Path("shared"), Path("functions"), Path("bench"), *(installed / package for package in PACKAGES)):
         compileall.compile_dir(folder, quiet=1)
     with session.attempt("stores", "redis", 0) as stack:
         store = stack.enter_context(redis(session.tmp))
