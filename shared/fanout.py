@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
+from shared.awaited import Awaited
 from shared.counters import Histogram
 from shared.cursor import Position, encode, encode_one
 from shared.event import Event
@@ -84,6 +85,7 @@ class Fanout:
         self._dirty: list[_Group] = []
         self._moved: dict[_Group, None] = {}  # groups whose cursor moved without a frame
         self._waiting: set[asyncio.Future[None]] = set()
+        self._awaited: dict[str, Awaited] = {}
         self._rest_until = 0.0  # on the monotonic clock
 
     def broadcast(self, item: Record | Gap) -> None:
@@ -107,10 +109,18 @@ class Fanout:
             self._bring_again(item, early)
         else:
             self._bring(item)
+        self._wake(item)
+
+    def _wake(self, item: Record | Gap) -> None:
         for future in self._waiting:
             if not future.done():
                 future.set_result(None)
         self._waiting.clear()
+        if isinstance(item, Gap):
+            for awaited in self._awaited.values():
+                awaited.jump()
+        elif item.position is not None and (waiting := self._awaited.get(item.partition)) is not None:
+            waiting.wake(item.position)
 
     def _bring(self, item: Record | Gap) -> None:
         frames: dict[tuple[Format, tuple[str, ...]], bytes] = {}
@@ -235,7 +245,8 @@ class Fanout:
         """
         while not self.has_reached(positions):
             before = {name: self.positions.get(name) for name in positions}
-            await self.moved()
+            behind = next(name for name, at in positions.items() if _place(before[name]) < _place(at))
+            await self._awaited.setdefault(behind, Awaited()).reached(positions[behind])
             if any(_place(self.positions.get(name)) < _place(before[name]) for name in positions):
                 return  # the tail went back: the log did, and the ring holds the gap
 

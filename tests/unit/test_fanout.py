@@ -1,6 +1,7 @@
 """One record to those it is for: matched, encoded and written no more often than needed."""
 
 import asyncio
+from collections.abc import Mapping
 
 import pytest
 
@@ -266,6 +267,41 @@ async def test_a_cancelled_wait_leaves_nothing_behind(fanout: Fanout) -> None:
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
     assert not fanout._waiting
+    assert len(fanout._awaited[ALL]) == 0
+
+
+async def test_a_record_wakes_only_those_of_a_waiting_crowd_who_wait_for_it(fanout: Fanout) -> None:
+    looks: list[int] = []
+    has_reached = fanout.has_reached
+
+    def look(positions: Mapping[str, Position]) -> bool:
+        looks.append(positions[ALL].offset)
+        return has_reached(positions)
+
+    fanout.has_reached = look  # type: ignore[method-assign]
+    crowd = [asyncio.create_task(fanout.reached({ALL: Position(7, offset)})) for offset in range(1, 501)]
+    await asyncio.sleep(0)
+    looks.clear()
+    for offset in range(1, 501):
+        fanout.broadcast(record(offset))
+        await asyncio.sleep(0)
+    await asyncio.gather(*crowd)
+    assert sorted(looks) == list(range(1, 501)), "the cost of a record grew with the crowd"
+
+
+async def test_those_who_give_up_waiting_for_what_never_comes_are_forgotten_and_the_rest_are_not(
+    fanout: Fanout,
+) -> None:
+    staying = [asyncio.create_task(fanout.reached({ALL: Position(7, 5)})) for _ in range(3)]
+    for _ in range(100):
+        leaving = asyncio.create_task(fanout.reached({ALL: Position(7, 9)}))
+        await asyncio.sleep(0)
+        leaving.cancel()
+        await asyncio.gather(leaving, return_exceptions=True)
+    assert len(fanout._awaited[ALL]) < 10
+    fanout.broadcast(record(5))
+    async with asyncio.timeout(1):
+        await asyncio.gather(*staying)
 
 
 async def test_a_record_without_a_place_moves_no_cursor(fanout: Fanout) -> None:

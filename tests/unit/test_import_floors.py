@@ -19,7 +19,7 @@ FLOORS: list[set[str]] = [
     {"record", "filter"},
     {"stored"},
     {"partitions", "sse"},
-    {"ring", "once", "transports.base"},
+    {"awaited", "ring", "once", "transports.base"},
     {"transports.reading", "fanout"},
     {"transports.memory", "transports.redis_layout", "subscriber"},
     {"transports.redis_streams", "hub"},
