@@ -18,7 +18,7 @@ from chaos.world import World, made_world
 EVERYONE = '{"type":"bench","id":"e{n}","data":{d}}'
 ONE_USER = '{"type":"bench","id":"e{n}","data":{d},"userIds":["u{u}"]}'
 SAMPLE = 2.0  # seconds between two looks at the memory
-DRAIN = 60.0  # seconds after the last event for what is still on its way
+DRAIN = 120.0  # seconds after the last event for what is still on its way
 WRONG = ("timed_out", "lost", "duplicated", "disagreed", "misdelivered", "foreign", "gaps", "publish_errors")
 
 
@@ -61,9 +61,9 @@ FULL = [
         batch=20,
         spread=True,
         cut=10,
-        between=8.0,
+        between=12.0,
         rare=True,
-        settings={"REALTIME_USER_SHARDS": "16"},
+        settings={"REALTIME_USER_SHARDS": "64"},
     ),
 ]
 SHORT = [
