@@ -19,7 +19,7 @@ from shared.transports import reading
 from shared.transports.base import Handler, Receipt, Retention
 from shared.transports.following import Following, stop
 from shared.transports.postgres_appends import Appends, Call, Entry
-from shared.transports.postgres_connection import MIGRATE, POOLED_HOST, Fetch, Pool, Row, is_pooled
+from shared.transports.postgres_connection import CONNECTIONS, MIGRATE, POOLED_HOST, Fetch, Pool, Row, is_pooled
 from shared.transports.postgres_tail import CHECK, News, PostgresTail
 from shared.transports.sharing import SharedHead, SharedPages
 
@@ -63,7 +63,7 @@ class PostgresLog:
         self._check = check
         self._pool = Pool(url)
         self._heads = SharedHead(lambda names: self.places(self.fetch, names))
-        self._pages = SharedPages(self._read_page)
+        self._pages = SharedPages(self._read_page, CONNECTIONS // 2)
         self._appends = Appends(self._append)
         self._configured = False
         self._configuring: asyncio.Task[None] | None = None

@@ -19,7 +19,15 @@ from shared.record import Gap, Record
 from shared.transports import reading
 from shared.transports.base import Handler, Receipt, Retention
 from shared.transports.following import Following, stop
-from shared.transports.redis_connection import FAILURES, Connections, TailConnections, make_circuit, safe, unavailable
+from shared.transports.redis_connection import (
+    CONNECTIONS,
+    FAILURES,
+    Connections,
+    TailConnections,
+    make_circuit,
+    safe,
+    unavailable,
+)
 from shared.transports.redis_layout import (
     APPEND,
     SEEK,
@@ -53,7 +61,7 @@ class RedisStreams:
         block: float = BLOCK,
     ) -> None:
         self._heads = SharedHead(lambda names: self._places(names, "head"))
-        self._pages = SharedPages(self._read_page)
+        self._pages = SharedPages(self._read_page, CONNECTIONS // 2)
         self._page_size = reading.PageSize()
         self.layout = Layout(prefix, partitions, retention)
         self._block = block

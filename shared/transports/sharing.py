@@ -53,9 +53,14 @@ class SharedHead:
 
 
 class SharedPages:
-    """Pages for all who read the same place at nearly the same time."""
+    """Pages for all who read the same place at nearly the same time, and at most `at_once` reads under way.
 
-    def __init__(self, read_page: ReadPage, clock: Callable[[], float] = time.monotonic) -> None:
+    Thousands who come back together would else stand in line for the store's connections with everyone who publishes,
+    time out there, and pass for a store that is away. Here they wait for their turn as long as it takes.
+    """
+
+    def __init__(self, read_page: ReadPage, at_once: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._turn = asyncio.Semaphore(at_once)
         self._read_page = read_page
         self._clock = clock
         self._pages: OrderedDict[_Key, tuple[float, int, Sequence[Record]]] = OrderedDict()
@@ -95,7 +100,8 @@ class SharedPages:
             reading.exception()  # seen, also where every caller has left meanwhile
 
     async def _read(self, key: "_Key", after: Position, until: int) -> Sequence[Record]:
-        records = await self._read_page(key[0], after, until)
+        async with self._turn:
+            records = await self._read_page(key[0], after, until)
         size = _size(records)
         if records and size <= MAX_BYTES:
             self._drop(key)

@@ -39,7 +39,7 @@ from shared.transports.redis_layout import (
     taking,
 )
 from shared.transports.sharing import SharedHead, SharedPages
-from shared.transports.upstash_session import CommandError, Session, unavailable
+from shared.transports.upstash_session import CONNECTIONS, CommandError, Session, unavailable
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class UpstashRest:
         self.layout = Layout(prefix, partitions, retention)
         self.session = Session(url, token)
         self._heads = SharedHead(self._read_heads)
-        self._pages = SharedPages(self._read_page)
+        self._pages = SharedPages(self._read_page, CONNECTIONS // 2)
         self._poll = (poll_min, poll_max)
         self._tails: set[_PollingTail] = set()
         self._page_size = reading.PageSize()

@@ -17,6 +17,7 @@ from tests.contract.stores import PostgresStore
 from tests.postgres.conftest import Connect
 from tests.postgres.patience import comes_true
 from tests.postgres_server import PostgresServer
+from tests.processes import ROOT
 
 PUBLISH = "select * from realtime_publish($1, $2, $3, $4)"
 WAITS = "wait_event_type = 'Lock'"
@@ -34,6 +35,20 @@ async def test_an_application_publishes_with_one_statement_and_every_subscriber_
         await heard.has({"id": 7})
     assert heard.items == [Record(Event("optional-id", "task-updated", b'{"id":7}', ("u1",)), ALL, (await head(log)))]
     assert tuple(row) == ("optional-id", ALL, *(await head(log)), False)
+
+
+async def test_the_example_of_the_documentation_publishes_at_its_commit(
+    store: PostgresStore, application: Connect
+) -> None:
+    example = re.search(
+        r"^    begin;\n.*?^    commit;\n", (ROOT / "docs" / "transports.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+    assert example is not None
+    log, connection = store.open(), await application()
+    await connection.execute("create temporary table tasks (id integer, done boolean)")
+    async with tailing(log, await log.head((ALL,))) as (heard, _):
+        await connection.execute(example[0])
+        await heard.has({"id": 7})
 
 
 async def test_a_rolled_back_transaction_publishes_nothing_and_leaves_no_hole(

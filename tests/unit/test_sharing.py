@@ -103,14 +103,14 @@ def offsets(records: Sequence[Record]) -> list[int]:
 
 async def test_a_crowd_at_one_place_reads_its_page_once() -> None:
     pages = Pages(range(1, 31))
-    shared = SharedPages(pages)
+    shared = SharedPages(pages, 8)
     answers = await asyncio.gather(*(shared("all", Position(EPOCH, 5), 30) for _ in range(100)))
     assert all(offsets(answer) == list(range(6, 16)) for answer in answers)
     assert pages.reads == 1
 
 
 async def test_a_page_is_never_given_past_the_end_that_was_asked_for() -> None:
-    shared = SharedPages(Pages(range(1, 31)))
+    shared = SharedPages(Pages(range(1, 31)), 8)
     assert offsets(await shared("all", Position(EPOCH, 5), 30)) == list(range(6, 16))
     assert offsets(await shared("all", Position(EPOCH, 5), 8)) == [6, 7, 8]
 
@@ -118,7 +118,7 @@ async def test_a_page_is_never_given_past_the_end_that_was_asked_for() -> None:
 async def test_an_empty_page_is_not_shared_with_one_whose_end_is_later() -> None:
     pages = Pages(range(0))  # 6 was trimmed
     pages.open.clear()
-    shared = SharedPages(pages)
+    shared = SharedPages(pages, 8)
     early = asyncio.create_task(shared("all", Position(EPOCH, 5), 6))
     await turns()
     pages.records = [record(7)]
@@ -131,7 +131,7 @@ async def test_an_empty_page_is_not_shared_with_one_whose_end_is_later() -> None
 
 async def test_histories_that_count_the_same_numbers_share_no_page() -> None:
     pages = Pages(range(1, 11))
-    shared = SharedPages(pages)
+    shared = SharedPages(pages, 8)
     await shared("all", Position(EPOCH, 5, "0000aaaa"), 10)
     await shared("all", Position(EPOCH, 5, "0000bbbb"), 10)
     assert pages.reads == 2
@@ -140,7 +140,7 @@ async def test_histories_that_count_the_same_numbers_share_no_page() -> None:
 async def test_a_page_is_forgotten_after_its_time_and_past_its_bound() -> None:
     clock = Clock()
     pages = Pages(range(1, 11), data=b" " * (MAX_BYTES // 20))
-    shared = SharedPages(pages, clock)
+    shared = SharedPages(pages, 8, clock)
     await shared("all", Position(EPOCH, 0), 10)
     await shared("all", Position(EPOCH, 0), 10)
     assert pages.reads == 1
@@ -161,7 +161,19 @@ async def test_a_read_that_fails_is_not_kept() -> None:
             raise failures.pop()
         return [record(1)]
 
-    shared = SharedPages(read)
+    shared = SharedPages(read, 8)
     with pytest.raises(TransportUnavailable):
         await shared("all", Position(EPOCH, 0), 1)
     assert offsets(await shared("all", Position(EPOCH, 0), 1)) == [1]
+
+
+async def test_a_crowd_at_many_places_leaves_connections_to_those_who_publish() -> None:
+    pages = Pages(range(1, 31))
+    pages.open.clear()
+    shared = SharedPages(pages, 3)
+    crowd = [asyncio.create_task(shared("all", Position(EPOCH, after), 30)) for after in range(20)]
+    await turns()
+    assert pages.reads == 3
+    pages.open.set()
+    assert [offsets(await each)[0] for each in crowd] == list(range(1, 21))
+    assert pages.reads == 20
