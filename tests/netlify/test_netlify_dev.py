@@ -41,6 +41,8 @@ class NetlifyDev:
         self.functions_url = f"http://{HOST}:{self._functions}"
         link_repository(folder)
         config = CONFIG.read_text().replace("8787", str(self._functions)).replace("8888", str(self._front))
+        static = f"[dev]\n  staticServerPort = {free_port()}"  # else one for all that run on this machine
+        config = config.replace("[dev]", static)
         if secret is not None:
             config = config.replace("[[redirects]]", '[[redirects]]\n  signed = "REALTIME_NETLIFY_SECRET"')
             (folder / ".env").write_text(f"REALTIME_NETLIFY_SECRET={secret}\n")
