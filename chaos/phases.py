@@ -68,7 +68,7 @@ FULL = [
 ]
 SHORT = [
     Phase("seed", "1,000 events a minute", 1_000, 50, 9, cut=1, between=1.0),
-    Phase("rate", "60,000 events a minute, 300 connections", 60_000, 300, 9, batch=20, spread=True, between=1.0),
+    Phase("rate", "30,000 events a minute", 30_000, 100, 9, batch=20, spread=True, between=1.0),
 ]
 
 
