@@ -10,8 +10,14 @@ from shared.cli.exits import CANNOT_START, FAILED, INTERRUPTED, UNREACHABLE, Fai
 from shared.errors import SettingsError, TidemarkError, Unavailable
 
 COMMANDS: Mapping[str, str] = {
+    "publish": "Publish an event, or a file of events.",
+    "tail": "Follow events live.",
+    "history": "Show what the log holds.",
+    "token": "Make a subscriber token.",
     "migrate": "Bring the schema of the log in Postgres up to date.",
     "webhook": "Try the rules of realtime.toml on a webhook's payload.",
+    "bench": "Measure Tidemark against its yardsticks.",
+    "completion": "Print the completion script for a shell.",
 }
 """Each command and its line in the help. `tail` is `command` in shared/cli/tail.py: so the help of all, and the
 completion of a command's name, import none of them."""

@@ -1,0 +1,27 @@
+"""One instance that the commands' tests share: each has a user or a type of its own."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.functions.tokens import PUBLISH_KEY, SECRET
+from tests.processes import Instance
+
+
+@pytest.fixture(scope="session")
+def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
+    """One in memory, with authentication."""
+    settings = {
+        "REALTIME_PUBLISH_KEYS": PUBLISH_KEY,
+        "REALTIME_JWT_SECRET": SECRET,
+        "REALTIME_ALLOWED_ORIGINS": "https://app.example.com",
+    }
+    instance = Instance(tmp_path_factory.mktemp("cli"), settings).start()
+    yield instance
+    instance.stop()
+
+
+@pytest.fixture
+def at(instance: Instance) -> dict[str, str]:
+    """The settings of a user of this instance."""
+    return {"TIDEMARK_URL": instance.url, "TIDEMARK_KEY": PUBLISH_KEY, "REALTIME_JWT_SECRET": SECRET}
