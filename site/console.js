@@ -13,6 +13,7 @@ const form = byId("subscribe");
 // ---- what a screen reader hears: states at once, events as a number now and then -----------------------------
 
 let heard = 0;
+const isDevelopment = ["localhost", "127.0.0.1", "[::1]"].includes(location.hostname);
 
 /** @param {string} text */
 function announce(text) {
@@ -35,11 +36,12 @@ function subscribe() {
   let first = true;
   try {
     subscription = connect({
-      userId: byId("user").closest(".field").hidden ? "" : userId.trim(),
+      userId: token.trim() !== "" || byId("user-field").hidden ? "" : userId.trim(),
       token: token.trim(),
       types: types.split(",").map((/** @type {string} */ type) => type.trim()).filter(Boolean),
       from: from === "time" ? new Date(time) : from === "resume" ? "now" : from,
       format,
+      share: false, // this page is here to look at a connection: its own
       storage: tabStorage(from === "resume"),
       onEvent(event) {
         heard += 1;
@@ -80,7 +82,7 @@ function subscribe() {
     return;
   }
   showCursor(subscription.cursor);
-  const audience = token ? "the token's user" : userId.trim() || "events for everyone";
+  const audience = token.trim() ? "the token's user" : userId.trim() || "events for everyone";
   byId("subscribed-to").textContent = `${audience} · ${types.trim() || "all types"} · from ${from === "time" ? time.replace("T", " ") : from}`;
   rememberInAddress({ userId, types, from, format });
 }
@@ -125,9 +127,39 @@ function fillFromAddress() {
 function needToken(needed) {
   if (!needed) return;
   byId("token-field").hidden = false;
-  byId("user-field").hidden = true;
+  byId("user-field").hidden = !isDevelopment;
+  byId("mint").hidden = !isDevelopment;
   byId("key-field").hidden = false;
   stream.showExample(true);
+}
+
+/**
+ * A subscriber token for the user in the form. Only where the server is this machine: a publish key has no business in a
+ * browser elsewhere, since whoever has it can be anyone.
+ */
+async function mint() {
+  const userId = byId("user").value.trim();
+  const key = byId("key").value.trim();
+  note(byId("subscribe-error"));
+  if (key === "") {
+    byId("publish-card").open = true;
+    byId("key").focus();
+    return note(byId("subscribe-error"), "A token is minted with a publish key: put it into the field on the Publish card.");
+  }
+  try {
+    const response = await fetch("/api/tokens", {
+      method: "POST",
+      headers: { "Content-Type": "application/json", Authorization: `Bearer ${key}` },
+      body: JSON.stringify(userId === "" ? {} : { userId }),
+    });
+    const answer = await response.json().catch(() => ({}));
+    if (!response.ok) return note(byId("subscribe-error"), problemText({ problem: { title: `HTTP ${response.status}`, ...answer } }));
+    byId("token").value = answer.token;
+    announce("A token was minted.");
+    subscribe();
+  } catch {
+    note(byId("subscribe-error"), "The server cannot be reached.");
+  }
 }
 
 /** An empty page of events, asked for without any credential: refused means that tokens are needed. */
@@ -151,6 +183,7 @@ byId("from").addEventListener("change", () => {
 });
 byId("disconnect").addEventListener("click", () => subscription?.close());
 byId("drop").addEventListener("click", () => subscription?.drop(Number(byId("hold").value)));
+byId("mint").addEventListener("click", mint);
 byId("retry").addEventListener("click", () => subscription?.retry());
 listenForCopies(announce);
 meters.start();

@@ -12,6 +12,7 @@ const REASONS = /** @type {Record<string, string>} */ ({
   "token-timeout": "The token did not come",
   "max-age": "The server ended the stream at its age limit",
   "token-expired": "The token expired",
+  revoked: "This user's tokens were revoked",
   draining: "The server is shutting down",
   "slow-consumer": "The server let this slow reader go",
 });
@@ -21,7 +22,7 @@ export function reasonText(reason) {
   return REASONS[reason] ?? `The connection ended (${reason})`;
 }
 
-/** @param {StateChange} change */
+/** @param {Pick<StateChange, "problem" | "error">} change */
 export function problemText({ problem, error }) {
   if (problem) return [problem.title, problem.detail].filter(Boolean).join(": ");
   return error instanceof Error ? error.message : "";

@@ -211,3 +211,24 @@ async def test_a_server_that_asks_for_a_token_is_asked_once_with_a_wrong_one(gua
     await console.shows([2])
     assert len(attempts) == 2
     assert not any("token" in url for url in (*attempts, console.page.url)), "addresses are logged"
+
+
+async def test_in_development_a_token_is_minted_from_the_publish_key(guarded: Api, pages: Pages) -> None:
+    pages.expect(r"status of 40[13] ")
+    console = await pages.unconnected_console(guarded.instance.url)
+    await expect(console.detail).to_have_text("This server asks for a token.")
+    await console.fill(user="u-minted")
+    await console.click("Mint a token")
+    await expect(console.field_error("subscribe")).to_contain_text("publish key")
+    await console.fill(key="no-key-of-this-server")
+    await console.click("Mint a token")
+    await expect(console.field_error("subscribe")).not_to_contain_text("on the Publish card")
+    await expect(console.field_error("subscribe")).not_to_be_empty()
+
+    await console.fill(key=PUBLISH_KEY)
+    await console.click("Mint a token")
+    await console.is_in_state("live")
+    guarded.publish({"type": "note", "data": "for u1", "userIds": ["u1"]})
+    guarded.publish({"type": "note", "data": "for the minted", "userIds": ["u-minted"]})
+    await console.shows(["for the minted"])
+    assert "key" not in console.page.url

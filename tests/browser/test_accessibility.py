@@ -1,0 +1,48 @@
+"""The console by axe's rules, dark and light, on a desk and on a phone, with everything that it can show on it."""
+
+from typing import Any, Literal
+
+import pytest
+from axe_playwright_python.base import AXE_FILE_PATH
+from playwright.async_api import Browser, expect
+
+from tests.browser.pages import Pages
+from tests.functions.api import Api
+
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("browser")]
+
+DESK = {"width": 1280, "height": 900}
+PHONE = {"width": 390, "height": 844}
+
+# What axe finds, in one line a rule; a rule that it cannot decide is for people.
+RUN = """async () => (await axe.run()).violations.map(
+  ({ id, help, nodes }) => `${id}: ${help}: ${nodes.map((node) => node.target.join(" ")).join(", ")}`)"""
+
+
+@pytest.mark.parametrize("size", [DESK, PHONE], ids=["desk", "phone"])
+@pytest.mark.parametrize("scheme", ["dark", "light"])
+async def test_everyone_can_read_and_use_the_console(
+    chromium: Browser, api: Api, scheme: Literal["dark", "light"], size: Any
+) -> None:
+    # Scripts of a test pass the page's policy only so, and the instance's own pages have it.
+    context = await chromium.new_context(
+        viewport=size, color_scheme=scheme, reduced_motion="reduce", bypass_csp=True
+    )
+    pages = Pages(context)
+    pages.expect(r"status of 400 .*/api/publish")
+    console = await pages.console(api.instance.url, "?from=earliest")
+    await console.page.evaluate("for (const card of document.querySelectorAll('details')) card.open = true")
+    api.publish({"type": "axe", "data": {"text": "t", "number": 1.5, "word": None, "list": list(range(40))}})
+    await expect(console.event("axe").first).to_be_visible()
+    await console.fill(type="two words")
+    await console.click("Publish")
+    await expect(console.field_error("type")).to_be_visible()
+    await console.drop("10 s")
+    await console.click("Reconnect now")
+    await console.is_in_state("live")
+    await console.page.add_script_tag(path=AXE_FILE_PATH)
+    assert await console.page.evaluate(RUN) == []
+    width = await console.page.evaluate("document.documentElement.scrollWidth")
+    assert width <= size["width"], "the page must not scroll sideways"
+    assert pages.complaints() == []
+    await context.close()
