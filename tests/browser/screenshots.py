@@ -36,9 +36,7 @@ async def main() -> None:
             instance.stop()
 
 
-async def take(
-    browser: Browser, api: Api, scheme: Literal["dark", "light"], size: tuple[int, int], name: str
-) -> None:
+async def take(browser: Browser, api: Api, scheme: Literal["dark", "light"], size: tuple[int, int], name: str) -> None:
     """One picture: some work is told of, the connection is cut, and what was missed comes after it."""
     width, height = size
     context = await browser.new_context(

@@ -25,9 +25,7 @@ async def test_everyone_can_read_and_use_the_console(
     chromium: Browser, api: Api, scheme: Literal["dark", "light"], size: Any
 ) -> None:
     # Scripts of a test pass the page's policy only so, and the instance's own pages have it.
-    context = await chromium.new_context(
-        viewport=size, color_scheme=scheme, reduced_motion="reduce", bypass_csp=True
-    )
+    context = await chromium.new_context(viewport=size, color_scheme=scheme, reduced_motion="reduce", bypass_csp=True)
     pages = Pages(context)
     pages.expect(r"status of 400 .*/api/publish")
     console = await pages.console(api.instance.url, "?from=earliest")

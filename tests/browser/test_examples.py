@@ -1,5 +1,7 @@
 """The pages that users copy: the examples do what they say, in so few lines."""
 
+import re
+
 import pytest
 from playwright.async_api import Page, Route, expect
 
@@ -63,7 +65,11 @@ MOUNT = """async () => {
 async def serve(page: Page, url: str) -> None:
     """Puts the examples where a site would, and the client beside them."""
     hook = (EXAMPLES / "use-realtime.js").read_text().replace("./realtime.js", "/realtime.js")
-    bodies = {"event-source.html": (EXAMPLES / "event-source.html").read_text(), "use-realtime.js": hook, "react.js": REACT}
+    bodies = {
+        "event-source.html": (EXAMPLES / "event-source.html").read_text(),
+        "use-realtime.js": hook,
+        "react.js": REACT,
+    }
 
     async def answer(route: Route) -> None:
         name = route.request.url.rpartition("/")[2]
@@ -86,6 +92,15 @@ async def is_live(page: Page) -> None:
 @pytest.mark.parametrize("name", ["event-source.html", "use-realtime.js"])
 async def test_an_example_can_be_read_at_a_glance(name: str) -> None:
     assert len((EXAMPLES / name).read_text().splitlines()) < MOST_LINES
+
+
+async def test_the_client_is_whole_where_its_file_and_its_folder_are_copied() -> None:
+    site = ROOT / "site"
+    for file in (site / "realtime.js", *(site / "client").glob("*.js")):
+        for name in re.findall(r'^(?:import|export)\b[^;]*?from "([^"]+)"', file.read_text(), re.MULTILINE):
+            target = (file.parent / name).resolve()
+            assert target.is_file(), f"{file.name} imports {name}: without a build step that is nothing"
+            assert target.parent == site / "client", f"{file.name} imports {name}, which is not copied"
 
 
 async def test_the_plain_page_shows_what_is_published_as_text(api: Api, pages: Pages) -> None:
