@@ -1,15 +1,17 @@
 """The console by axe's rules, dark and light, on a desk and on a phone, with everything that it can show on it."""
 
+from importlib.resources import files
 from typing import Any, Literal
 
 import pytest
-from axe_playwright_python.base import AXE_FILE_PATH
 from playwright.async_api import Browser, expect
 
 from tests.browser.pages import Pages
 from tests.functions.api import Api
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("browser")]
+
+AXE = files("axe_playwright_python").joinpath("axe.min.js")
 
 DESK = {"width": 1280, "height": 900}
 PHONE = {"width": 390, "height": 844}
@@ -38,7 +40,7 @@ async def test_everyone_can_read_and_use_the_console(
     await console.drop("10 s")
     await console.click("Reconnect now")
     await console.is_in_state("live")
-    await console.page.add_script_tag(path=AXE_FILE_PATH)
+    await console.page.add_script_tag(content=AXE.read_text())
     assert await console.page.evaluate(RUN) == []
     width = await console.page.evaluate("document.documentElement.scrollWidth")
     assert width <= size["width"], "the page must not scroll sideways"
