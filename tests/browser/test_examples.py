@@ -23,7 +23,8 @@ export const next = (make) => (cells[at] ??= make(), cells[at++]);
 export const useRef = (current) => next(() => ({ current }));
 export function useState(first) {
   const cell = next(() => ({ value: first }));
-  return [cell.value, (change) => { cell.value = typeof change === "function" ? change(cell.value) : change; queue(); }];
+  const set = (change) => { cell.value = typeof change === "function" ? change(cell.value) : change; queue(); };
+  return [cell.value, set];
 }
 export function useEffect(run, deps) {
   const cell = next(() => ({}));
