@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -37,6 +38,7 @@ class HttpFunction:
 
     def _make(self, settings: Settings) -> "_Made":
         hub = make_hub(settings, stateless=True)
+        _have_a_loop()
         mangum = to_lambda(create_app(self._routes(hub, settings), settings))
         return _Made(hub, mangum, EmbeddedMetrics.from_settings(hub, settings, os.environ))
 
@@ -45,6 +47,19 @@ class _Made(NamedTuple):
     hub: Hub
     mangum: Any
     metrics: EmbeddedMetrics | None
+
+
+def _have_a_loop() -> None:
+    """Give this thread an event loop, if it has none, that lives as long as the environment.
+
+    Mangum would ask for one that is made on the way: Python 3.12 and 3.13 warn of that at each cold start.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DeprecationWarning)
+        try:
+            asyncio.get_event_loop()
+        except (RuntimeError, DeprecationWarning):
+            asyncio.set_event_loop(asyncio.new_event_loop())
 
 
 def _close(made: _Made) -> None:

@@ -152,7 +152,7 @@ def test_a_function_without_names_of_secrets_does_not_import_boto3(function: str
     )
     environment = {"REALTIME_TRANSPORT": transport, "REDIS_URL": "redis://127.0.0.1:9", "REALTIME_AUTH": "none"}
     told = subprocess.run(
-        [sys.executable, "-c", invoke],
+        [sys.executable, "-W", "error:There is no current event loop", "-c", invoke],
         cwd=ROOT,
         env={**inherited(), **environment},
         capture_output=True,
