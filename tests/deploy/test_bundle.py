@@ -13,7 +13,7 @@ import pytest
 from scripts import bundle as builder
 from tests.processes import ROOT
 
-pytestmark = pytest.mark.xdist_group("bundle")
+pytestmark = [pytest.mark.xdist_group("bundle"), pytest.mark.timeout(180)]  # a build, on a machine that others use too
 
 HANDLERS = re.findall(r"handler: (functions\.\w+)\.(\w+)", (ROOT / "serverless.yml").read_text())
 PROCESS = "functions.stream_server"
