@@ -11,7 +11,10 @@ import pytest
 from tests.deploy.conftest import Package, template_file
 from tests.processes import ROOT
 
-pytestmark = [pytest.mark.xdist_group("template"), pytest.mark.timeout(180)]  # a build, on a machine that others use too
+pytestmark = [
+    pytest.mark.xdist_group("template"),
+    pytest.mark.timeout(180),
+]  # a build, on a machine that others use too
 
 FUNCTIONS = {"publish", "webhooks", "tokens", "ops", "receive", "stream"}
 
