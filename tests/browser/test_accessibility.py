@@ -9,7 +9,7 @@ from playwright.async_api import Browser, expect
 from tests.browser.pages import Pages
 from tests.functions.api import Api
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("browser")]
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("browser-console")]
 
 AXE = files("axe_playwright_python").joinpath("axe.min.js")
 

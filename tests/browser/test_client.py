@@ -12,7 +12,7 @@ from tests.browser.pages import EVENTS, Pages
 from tests.functions.api import Api
 from tests.functions.tokens import user_token
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("browser")]
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("browser-client")]
 
 EVENT_COUNT = 300
 LARGEST_BATCH = 12

@@ -14,7 +14,7 @@ from tests.functions.api import Api, unique
 from tests.functions.tokens import PUBLISH_KEY, user_token
 from tests.processes import ROOT, Instance, inherited
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("browser")]
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("browser-console")]
 
 PAYLOAD = ROOT / "tests" / "payloads" / "github" / "deployment_status.json"
 

@@ -9,7 +9,7 @@ from tests.browser.conftest import MakeApi
 from tests.browser.line import line_to
 from tests.browser.pages import EVENTS, Pages
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("browser")]
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("browser-client")]
 
 FOLLOW = """query => {
   window.told = [];

@@ -10,7 +10,7 @@ from tests.browser.pages import Pages
 from tests.functions.api import Api
 from tests.processes import ROOT
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("browser")]
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("browser-console")]
 
 EXAMPLES = ROOT / "examples"
 MOST_LINES = 30

@@ -13,7 +13,7 @@ from tests.functions.api import Api
 from tests.functions.tokens import user_token
 from tests.waiting import eventually
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("browser")]
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("browser-client")]
 
 A_MINUTE_MS = 60_000  # more than two heartbeats, a question that nobody answers, and a second one
 

@@ -9,7 +9,7 @@ from tests.browser.conftest import MakeApi
 from tests.browser.pages import Pages
 from tests.functions.api import Api
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("browser")]
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("browser-console")]
 
 AWAY = r"net::ERR_(CONNECTION_\w+|INCOMPLETE_CHUNKED_ENCODING|EMPTY_RESPONSE)"  # how the browser logs a server that is
 

@@ -12,7 +12,7 @@ from tests.browser.pages import Pages
 from tests.browser.test_client import connect, has_seen, is_in_state, publish
 from tests.functions.api import Api
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("browser")]
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("browser-client")]
 
 USER = {"userId": "u1"}  # the client must know whose stream it is before it shares one
 
