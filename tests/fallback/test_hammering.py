@@ -1,0 +1,61 @@
+"""A store that is away is left alone: however many ask, few connections are tried, and nobody waits for long."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from shared.errors import TransportUnavailable
+from shared.transports.base import Transport
+from shared.transports.circuit import LOSSES
+from shared.transports.postgres import PostgresLog
+from shared.transports.redis_streams import RedisStreams
+from shared.transports.upstash import UpstashRest
+from tests.contract.acts import publish
+from tests.processes import HOST
+
+CALLS = 500
+TRIES = 3  # connections that one call may try
+
+MAKE: dict[str, Callable[[int], Transport]] = {
+    "redis": lambda port: RedisStreams(f"redis://{HOST}:{port}"),
+    "upstash": lambda port: UpstashRest(f"http://{HOST}:{port}", "token"),
+    "postgres": lambda port: PostgresLog(f"postgres://u@{HOST}:{port}/d?sslmode=disable"),
+}
+
+
+class Refusing:
+    """Takes connections and ends them at once, as a proxy does whose store is away."""
+
+    def __init__(self) -> None:
+        self.connections = 0
+        self.port = 0
+
+    async def take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        writer.transport.abort()
+
+
+@pytest.fixture
+async def refusing() -> AsyncIterator[Refusing]:
+    server = Refusing()
+    async with await asyncio.start_server(server.take, HOST, 0) as listening:
+        server.port = listening.sockets[0].getsockname()[1]
+        yield server
+
+
+@pytest.mark.parametrize("make", MAKE.values(), ids=MAKE)
+async def test_many_calls_to_a_store_that_is_away_try_few_connections(
+    refusing: Refusing, make: Callable[[int], Transport]
+) -> None:
+    transport = make(refusing.port)
+    began = time.monotonic()
+    for number in range(CALLS):
+        with pytest.raises(TransportUnavailable):
+            await publish(transport, number)
+    # One probe each time that a moment has passed; the moments are drawn, so the number of probes is, too.
+    seconds = time.monotonic() - began
+    assert refusing.connections <= TRIES * (LOSSES + 10 + 10 * seconds)
+    assert refusing.connections < CALLS / 4
+    await transport.aclose()
