@@ -18,6 +18,7 @@ from functions.web import create_app
 from shared.config import Settings
 from shared.errors import SettingsError
 from shared.hub import Hub
+from shared.logs import configure
 from shared.wiring import check, make_hub
 
 SITE = Path(__file__).parent.parent / "site"
@@ -47,10 +48,9 @@ def app(hub: Hub, settings: Settings) -> ASGIApp:
 
 def main() -> int:
     """Serve what the environment says until SIGINT or SIGTERM."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # its lines would hold the URL of the key set
     try:
         settings = Settings.from_env(os.environ)
+        configure(settings.log_level, settings.log_format)
         asyncio.run(check(settings))
         hub = make_hub(settings)
         served = app(hub, settings)

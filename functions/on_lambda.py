@@ -13,6 +13,7 @@ from functions.web import create_app, to_lambda
 from shared.config import Settings
 from shared.embedded_metrics import EmbeddedMetrics
 from shared.hub import Hub
+from shared.logs import configure
 from shared.wiring import make_hub
 
 
@@ -37,6 +38,8 @@ class HttpFunction:
         return answer
 
     def _make(self, settings: Settings) -> "_Made":
+        if "AWS_LAMBDA_RUNTIME_API" in os.environ:  # the log is this process's own
+            configure(settings.log_level, settings.log_format)
         hub = make_hub(settings, stateless=True)
         _have_a_loop()
         mangum = to_lambda(create_app(self._routes(hub, settings), settings))

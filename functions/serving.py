@@ -127,6 +127,7 @@ def serve(
         lifespan="off",
         access_log=False,  # its lines would hold query strings, and with them user ids and tickets
         log_level="warning",
+        log_config=None,  # its lines go where all others go, in the same form
         server_header=False,
         backlog=4096,
         timeout_graceful_shutdown=DRAIN_SECONDS,

@@ -19,12 +19,13 @@ from shared.filter import Interest
 from shared.headers import SECURITY
 from shared.hub import Hub
 from shared.limits import Connections
+from shared.logs import REQUEST_ID, request_id, requests, streams, told
 from shared.page import Page
 from shared.problem import Problem, from_error, problem
 from shared.query import EventsQuery, parse_query
 from shared.revocations import GuardedHub
 from shared.signing import Signer
-from shared.sse import CLOUDEVENTS, DATA, ClosingReason, expiring, retry
+from shared.sse import CLOUDEVENTS, DATA, ClosingReason, expiring, retry, rfc3339
 from shared.subscriber import Subscriber
 
 logger = logging.getLogger(__name__)
@@ -75,7 +76,18 @@ class StreamApp:
         """Answer the request: with an open stream, which is returned, or with what is sent already."""
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         cors = cors_headers(headers.get("origin"), self._settings.allowed_origins)
-        answer = _Answer(send)
+        answer = _Answer(send, request_id(headers.get(REQUEST_ID)), scope["method"])
+        stream = None
+        try:
+            stream = await self._open_or_refuse(scope, headers, cors, answer)
+        finally:
+            if stream is None:
+                answer.note()  # a stream is told of when it ends
+        return stream
+
+    async def _open_or_refuse(
+        self, scope: Scope, headers: Mapping[str, str], cors: Mapping[str, str], answer: "_Answer"
+    ) -> "_OpenStream | None":
         try:
             refused = self._refuse(scope["method"], headers)
             if refused is None:
@@ -85,9 +97,9 @@ class StreamApp:
         except Exception:
             if answer.started:
                 raise
-            logger.exception("GET %s failed", PATH)
+            logger.exception("GET %s failed", PATH, extra=told(request_id=answer.id))
             refused = problem(500, "The server failed; the log of the server says why")
-        await _respond(send, refused.status, {**refused.headers, **cors}, refused.body)
+        await _respond(answer, refused.status, {**refused.headers, **cors}, refused.body)
         return None
 
     def _refuse(self, method: str, headers: Mapping[str, str]) -> Problem | None:
@@ -150,7 +162,7 @@ class StreamApp:
             self._connections.leave(interest.user_id)
             raise
         lifetime = self._end_in_time(subscriber, identity, time_left)
-        return _OpenStream(self._hub, self._connections, subscriber, sink, lifetime)
+        return _OpenStream(self._hub, self._connections, subscriber, sink, lifetime, send.id, send.began)
 
     def _admit(self, subscriber: Subscriber, identity: Identity) -> None:
         if self._guard is not None:
@@ -235,13 +247,20 @@ class _OpenStream(NamedTuple):
     subscriber: Subscriber
     sink: AsgiSink
     lifetime: "_Lifetime | None"
+    id: str
+    began: float
 
     def close(self) -> None:
-        """Forget the subscriber: its client has gone, or its stream has ended."""
+        """Forget the subscriber: its client has gone, or its stream has ended. Tell the log of its life."""
         if self.lifetime is not None:
             self.lifetime.timer.cancel()
         self.hub.remove(self.subscriber)
         self.connections.leave(self.subscriber.interest.user_id)
+        if streams.isEnabledFor(logging.INFO):
+            seconds = time.time() - self.began
+            reason, events = self.subscriber.ending or "client-gone", self.subscriber.sent
+            fields = {"request_id": self.id, "opened": rfc3339(int(self.began * 1000)), "seconds": round(seconds, 3)}
+            streams.info("stream", extra=told(**fields, reason=reason, events=events))
 
 
 class _Lifetime:
@@ -274,15 +293,28 @@ class _Lifetime:
 class _Answer:
     """Sends, and knows whether the answer has begun: then it is too late for another one."""
 
-    __slots__ = ("send", "started")
+    __slots__ = ("_method", "_status", "began", "id", "send", "started")
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, id: str, method: str) -> None:
         self.send = send
+        self.id = id
+        self.began = time.time()
         self.started = False
+        self._method = method
+        self._status = 500  # where it fails before it answers
 
     async def __call__(self, message: Any, /) -> None:
         self.started = True
+        if message["type"] == "http.response.start":
+            self._status = message["status"]
+            message["headers"].append((REQUEST_ID.encode(), self.id.encode()))
         await self.send(message)
+
+    def note(self) -> None:
+        """Tell the log of a request that opened no stream."""
+        if requests.isEnabledFor(logging.INFO):
+            fields = {"request_id": self.id, "method": self._method, "route": PATH, "status": self._status}
+            requests.info("request", extra=told(**fields, ms=round((time.time() - self.began) * 1000, 1)))
 
 
 _STREAM_HEADERS = {

@@ -19,6 +19,7 @@ from functions.stream import PATH, StreamApp
 from shared.config import Settings
 from shared.errors import SettingsError
 from shared.hub import Hub
+from shared.logs import configure
 from shared.parameters import Environment
 from shared.problem import problem
 from shared.wiring import check, make_hub
@@ -130,10 +131,9 @@ async def _answer(send: Send, status: int, headers: Mapping[str, str], body: byt
 
 def main() -> int:
     """Serve what the environment says until SIGTERM."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")  # CloudWatch adds the time
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # its lines would hold the URL of the key set
     try:
         server = StreamServer(os.environ)
+        configure(server.settings.log_level, server.settings.log_format)
         asyncio.run(check(server.settings))
     except SettingsError as error:
         print(f"tidemark: {error}", file=sys.stderr)

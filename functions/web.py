@@ -1,6 +1,7 @@
 """What the Starlette functions share: errors as problem details, CORS, a bounded body."""
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,12 +16,14 @@ from shared.config import Settings
 from shared.cors import cors_headers, preflight_headers
 from shared.errors import ContentTooLarge, TidemarkError, Unavailable
 from shared.headers import SECURITY
+from shared.logs import REQUEST_ID, request_id, requests, told
 from shared.netlify import HEADER, is_signed
 from shared.problem import MEDIA_TYPE, Problem, from_error, problem
 
 logger = logging.getLogger(__name__)
 
 
+QUIET = ("/api/health/", "/api/metrics")
 UNSIGNED = "/api/health/"  # what asks for health stands beside the process, not in front of the site
 
 
@@ -80,7 +83,8 @@ def to_response(answer: Problem) -> Response:
 
 async def _on_error(request: Request, error: Exception) -> Response:
     if isinstance(error, Unavailable):
-        logger.warning("%s answered 503: %s", request.url.path, error.detail)
+        fields = told(request_id=request.scope.get("request_id"))
+        logger.warning("answered 503: %s", error.detail, extra=fields)
     if isinstance(error, TidemarkError):
         return to_response(from_error(error))
     assert isinstance(error, HTTPException)
@@ -111,8 +115,8 @@ def _require_signed(app: ASGIApp, secret: str) -> ASGIApp:
 
 
 class CorsApp:
-    """Adds the CORS and the security headers to every answer, errors included: without the first ones a page cannot
-    even read the error.
+    """Adds the CORS and the security headers and the request's id to every answer, errors included: without the first
+    ones a page cannot even read the error. Tells the log of each request.
     """
 
     def __init__(self, app: ASGIApp, allowed: frozenset[str]) -> None:
@@ -123,7 +127,24 @@ class CorsApp:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        began = time.perf_counter()
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        id = scope["request_id"] = request_id(headers.get(REQUEST_ID))
+        status = 500  # where it fails before it answers
+
+        async def send_noted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), (REQUEST_ID.encode(), id.encode())]
+            await send(message)
+
+        try:
+            await self._respond(scope, receive, send_noted, headers)
+        finally:
+            _note(scope, id, status, time.perf_counter() - began)
+
+    async def _respond(self, scope: Scope, receive: Receive, send: Send, headers: Mapping[str, str]) -> None:
         if scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
             granted = preflight_headers(headers, self._allowed)
             answer = (
@@ -145,6 +166,15 @@ class CorsApp:
             await send(message)
 
         await self._app(scope, receive, send_with_headers)
+
+
+def _note(scope: Scope, id: str, status: int, seconds: float) -> None:
+    route = getattr(scope.get("route"), "path", None)  # as the code spells it: a path that was sent may hold anything
+    # Probes ask every few seconds, and a page for a dozen files.
+    level = logging.DEBUG if (route is not None and route.startswith(QUIET)) or route == "" else logging.INFO
+    if requests.isEnabledFor(level):
+        fields = {"request_id": id, "method": scope["method"], "route": route or "-", "status": status}
+        requests.log(level, "request", extra=told(**fields, ms=round(seconds * 1000, 1)))
 
 
 def _encoded(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:

@@ -27,6 +27,8 @@ from shared.rights import RIGHTS, TYPE_OR_PATTERN, PublishKey, Types
 from shared.variables import Rate, choice, defined, duration, integer, items, lifetime, matching, rate, split_url
 
 TransportName = Literal["memory", "redis", "redis-pubsub", "postgres", "eventbridge"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["auto", "json", "text"]
 TRANSPORTS: tuple[TransportName, ...] = ("memory", "redis", "redis-pubsub", "postgres", "eventbridge")
 
 MEMORY_MAX_EVENTS = 100_000  # a partition, where nothing is set: a forgotten local process must not fill the memory
@@ -76,6 +78,8 @@ class Settings:
     user_shards: int = 0
     fallback: bool = False
     metrics_namespace: str | None = None
+    log_level: LogLevel = "info"
+    log_format: LogFormat = "auto"
     config_file: str | None = None
     variables: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
     """The environment: `realtime.toml` names the variables that hold the secrets of its sources."""
@@ -141,6 +145,8 @@ class Settings:
             user_shards=integer(env, "REALTIME_USER_SHARDS", 0, 0, MAX_USER_SHARDS),
             fallback=_fallback(env, transport, on_lambda),
             metrics_namespace=_namespace(env),
+            log_level=choice(env, "REALTIME_LOG_LEVEL", ("debug", "info", "warning", "error"), "info"),
+            log_format=choice(env, "REALTIME_LOG_FORMAT", ("auto", "json", "text"), "auto"),
             config_file=env.get("REALTIME_CONFIG"),
             variables=env,
             host=env.get("HOST", "127.0.0.1"),

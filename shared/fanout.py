@@ -52,6 +52,7 @@ class Member(Protocol):
     format: Format
     partitions: tuple[str, ...]
     sink: Sink
+    written: int
 
     def fall_behind(self, room: Awaitable[None]) -> None:
         """The sink took its last write but no more until `room`; the member has left its group."""
@@ -127,6 +128,7 @@ class Fanout:
         matched = 0
         for group in self._matched(item):
             matched += len(group.members)
+            group.records += isinstance(item, Record)
             key = (group.format, group.partitions)
             frame = frames.get(key)
             if frame is None:
@@ -149,6 +151,8 @@ class Fanout:
         for group in self._matched(item):
             if rest := [member for member in group.members if not member.had(early)]:
                 self.deliveries += len(rest)
+                for member in rest:
+                    member.written += 1
                 self.write(rest, self.encode(item, group.format, group.partitions))
             if not self._dirty and not self._moved:
                 self._schedule()
@@ -205,15 +209,16 @@ class Fanout:
             group = self._groups[key] = _Group(*key, member.partitions)
             for index in self._indexes(group):
                 index.append(group)
-        group.members[member] = None
+        group.members[member] = group.records
         self.members += 1
 
     def leave(self, member: Member) -> None:
         """Deliver nothing more to `member`; leaving twice is no error."""
         key = (member.interest, member.format)
         group = self._groups.get(key)
-        if group is None or group.members.pop(member, self) is self:
+        if group is None or (joined := group.members.pop(member, None)) is None:
             return
+        member.written += group.records - joined
         self.members -= 1
         if group.members:
             return
@@ -294,14 +299,15 @@ class Fanout:
 
 
 class _Group:
-    __slots__ = ("format", "interest", "members", "partitions", "pending")
+    __slots__ = ("format", "interest", "members", "partitions", "pending", "records")
 
     def __init__(self, interest: Interest, format: Format, partitions: tuple[str, ...]) -> None:
         self.interest = interest
         self.format = format
         self.partitions = partitions
-        self.members: dict[Member, None] = {}
+        self.members: dict[Member, int] = {}  # with `records` when each joined: to count costs nothing a member
         self.pending: list[bytes] = []
+        self.records = 0  # brought to the group since it was made
 
 
 def cursor_text(positions: Mapping[str, Position], partitions: Sequence[str]) -> str:

@@ -71,6 +71,7 @@ class Subscriber:
         "_task",
         "_until",
         "_waits",
+        "ending",
         "format",
         "interest",
         "issued_at",
@@ -78,6 +79,7 @@ class Subscriber:
         "partitions",
         "positions",
         "sink",
+        "written",
     )
 
     def __init__(
@@ -112,6 +114,8 @@ class Subscriber:
         self._started = False
         self._closed = False
         self._farewell = b""
+        self.ending: str | None = None  # why it was closed; None: it was not, or without a word
+        self.written = 0  # events while it was live
         self._task: asyncio.Task[None] | None = None
 
     async def prepare(self, start: Start, heads: Cursor) -> None:
@@ -158,6 +162,11 @@ class Subscriber:
         return self._waits is not None
 
     @property
+    def sent(self) -> int:
+        """Events that were written, until it last stopped being live."""
+        return self._replayed + self.written
+
+    @property
     def buffered(self) -> int:
         """Bytes written that the kernel does not have yet."""
         return self.sink.buffered if self._started else 0
@@ -198,6 +207,7 @@ class Subscriber:
         if self._closed:
             return
         self._closed = True
+        self.ending = reason or "failed"
         if self.live:
             self._fanout.flush()
             self._fanout.leave(self)

@@ -33,6 +33,7 @@ class Listener:
         self.sink: Sink = self.seen
         self.room: Awaitable[None] | None = None
         self.numbers: set[int] = set()  # of the ring, that it has seen
+        self.written = 0
 
     def fall_behind(self, room: Awaitable[None]) -> None:
         self.room = room

@@ -102,6 +102,8 @@ GOOD: list[tuple[str, str, Env, str, Any]] = [
     ("REALTIME_USER_SHARDS", "64", {}, "user_shards", 64),
     ("REALTIME_USER_SHARDS", "0", {}, "user_shards", 0),
     ("REALTIME_CONFIG", "deploy/realtime.toml", {}, "config_file", "deploy/realtime.toml"),
+    ("REALTIME_LOG_LEVEL", "warning", {}, "log_level", "warning"),
+    ("REALTIME_LOG_FORMAT", "json", {}, "log_format", "json"),
     ("HOST", "0.0.0.0", {}, "host", "0.0.0.0"),  # noqa: S104 — only read
     ("PORT", "0", {}, "port", 0),
 ]
@@ -189,6 +191,8 @@ BAD: list[tuple[str, str, Env]] = [
     ("REALTIME_FALLBACK", "memory", {**REDIS, "AWS_LAMBDA_FUNCTION_NAME": "f"}),
     ("REALTIME_USER_SHARDS", "4097", {}),
     ("REALTIME_USER_SHARDS", "-1", {}),
+    ("REALTIME_LOG_LEVEL", "loud", {}),
+    ("REALTIME_LOG_FORMAT", "xml", {}),
     ("PORT", "http", {}),
     ("PORT", "65536", {}),
 ]

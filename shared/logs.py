@@ -1,0 +1,84 @@
+"""The log: one line a happening, as JSON for machines or as text for a terminal; and what it may hold.
+
+Never a secret, a query string, a user, or an event's data: a line names the route as the code spells it, not the path
+as a client sent it. A request id ties the lines of one request together.
+"""
+
+import logging
+import re
+import sys
+import time
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from shared.config import LogFormat, LogLevel
+
+REQUEST_ID = "x-request-id"
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}", re.ASCII)  # nothing that could forge a line, or flood it
+
+requests = logging.getLogger("tidemark.requests")
+streams = logging.getLogger("tidemark.streams")
+
+
+def configure(level: LogLevel, format: LogFormat) -> None:
+    """Write the log of this process to the standard error, or to where its host's handler writes.
+
+    `auto` is text on a terminal and JSON elsewhere.
+    """
+    text = format == "text" or (format == "auto" and sys.stderr.isatty())
+    root = logging.getLogger()
+    if not root.handlers:
+        root.addHandler(logging.StreamHandler())
+    for handler in root.handlers:
+        handler.setFormatter(TextLines() if text else JsonLines())
+    root.setLevel(level.upper())
+    for name in ("httpx", "httpcore"):  # their lines would hold URLs: a key set's, a REST endpoint's
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def request_id(given: str | None) -> str:
+    """Return the id that the request came with, if it is fit for a log and a header, else a new one."""
+    return given if given is not None and _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def told(**fields: Any) -> Mapping[str, Any]:
+    """Return the fields of a line: `logger.info("request", extra=told(status=202))`."""
+    return {"fields": fields}
+
+
+class JsonLines(logging.Formatter):
+    """A line of JSON: `time`, `level`, `logger`, `message`, the fields, and `exception`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line; line ends within it are escaped."""
+        line: dict[str, Any] = {
+            "time": _time(record),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        try:
+            return msgspec.json.encode(line).decode()
+        except (TypeError, UnicodeEncodeError):  # a lone surrogate, or what is no JSON: rather told badly than lost
+            return msgspec.json.encode({name: ascii(value) for name, value in line.items()}).decode()
+
+
+class TextLines(logging.Formatter):
+    """A line to read: time, level, logger, message and `name=value` for each field."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line, with the traceback below it where there is one."""
+        fields = "".join(f" {name}={value}" for name, value in getattr(record, "fields", {}).items())
+        line = f"{_time(record)} {record.levelname} {record.name}: {record.getMessage()}{fields}"
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+def _time(record: logging.LogRecord) -> str:
+    seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+    return f"{seconds}.{int(record.msecs):03d}Z"
