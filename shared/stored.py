@@ -22,6 +22,7 @@ _MAX_KNOWN = 1_024  # heads kept; a log repeats few types and audiences
 _MAX_KNOWN_LENGTH = 512  # bytes; a head with a thousand users is decoded each time
 
 _known: dict[bytes, Head] = {}
+_check_data = msgspec.json.Decoder(msgspec.Raw).decode
 
 
 class StoredRecords(Sequence[Record]):
@@ -71,7 +72,11 @@ class StoredRecords(Sequence[Record]):
                     stamp = before[CHECK:TIME]
                     time = int(stamp)
                 times.append(time)
-                data.append(event_data[:-1])
+                # One JSON value and nothing after it: broken data becomes a gap, and an audience that stands behind the
+                # data is not passed on as a part of it, to everyone.
+                event_data = event_data[:-1]
+                _check_data(event_data)
+                data.append(event_data)
         except (ValueError, IndexError):
             return None
         return cls(partition, epoch, first, values, heads, times, data)

@@ -64,6 +64,8 @@ def test_frames_of_a_page_are_the_frames_of_its_matching_records(page: list[Even
         b'{"type":"t","id":"1","userIds":["u1"],"data":1}',
         b'{"id":"1","type":"t","data":{"id":"2","data":3},"userIds":["u1"]}',
         b'{"type":"t","data":1,"id":"1","userIds":["u1"],"attributes":{"a":"b"}}',
+        b'{"type":"t","id":"1","data":1,"userIds":["u1"]}',
+        b'{"type":"t","id":"1","data":{"a":2},"attributes":{"a":"b"},"userIds":["u1"]}',
         b'{"type":"t","userIds":["u1"],"id":"1"}',
         b'{"type":"t","data":1}',
         b"",
@@ -76,6 +78,12 @@ def test_an_audience_in_another_place_is_never_overlooked(entry: bytes) -> None:
 def test_a_broken_entry_is_a_hole_in_the_page_and_the_others_are_read() -> None:
     values = stored(Event("1", "t", b"1"), Event("2", "t", b"2"), Event("3", "t", b"3"))
     values[1] = b"0badc0de1790000000000{broken"
+    assert [record.event.id for record in parse_page("all", entries(values))] == ["1", "3"]
+
+
+@pytest.mark.parametrize("broken", [b"", b'{"a":', b"1}", b"1,2", b"tru", b'"open'])
+def test_data_that_is_not_json_is_a_hole_in_the_page_and_never_sent(broken: bytes) -> None:
+    values = stored(Event("1", "t", b"1"), Event("2", "t", broken), Event("3", "t", b"3"))
     assert [record.event.id for record in parse_page("all", entries(values))] == ["1", "3"]
 
 
