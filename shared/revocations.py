@@ -7,7 +7,7 @@ that asks for tokens does, from the oldest record kept, and acts on what it says
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -159,6 +159,13 @@ class GuardedHub(Hub):
         if self._again is not None:
             self._again.cancel()
         await super().aclose()
+
+    async def _read_heads(self, partitions: Sequence[str]) -> Cursor:
+        """Return the heads once all revocations are known: a stream that was let in while the log was away is sent away
+        before anything is replayed to it, not when `_read_again` happens to look.
+        """
+        await self._watch()
+        return await super()._read_heads(partitions)
 
     async def _watch(self) -> None:
         heads = await self._follow(PARTITION)

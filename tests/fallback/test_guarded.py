@@ -1,11 +1,14 @@
 """While the log is away: whose token was revoked, and how much a key may publish."""
 
+import asyncio
+from contextlib import AsyncExitStack
+
 import pytest
 
 from shared.errors import Unauthorized
 from shared.filter import Interest
 from shared.revocations import GuardedHub, Revocation
-from shared.sse import DATA
+from shared.sse import CLOSING, DATA
 from shared.subscriber import Start
 from shared.transports.fallback import Fallback
 from shared.transports.redis_streams import RedisStreams
@@ -17,6 +20,11 @@ from tests.sinks import RecordingSink
 from tests.waiting import eventually
 
 KEEP = 1e12  # seconds: the times of these tests are small numbers
+
+
+async def _sent_away(sink: RecordingSink) -> None:
+    await sink.until(lambda: sink.ended)
+    assert sink.order == [CLOSING]
 
 
 @virtual_time
@@ -38,10 +46,31 @@ async def test_who_came_while_the_log_was_away_is_sent_away_as_soon_as_the_revoc
                 log.come_back()
                 await old.until(lambda: old.ended)
                 assert old.all[-1].data == '{"reason":"revoked"}'
+                await new.ready()  # the store's clock stands still: before it, this event would be of an earlier time
                 await hub.dispatch([event("on")])
                 await new.has("on")
             with pytest.raises(Unauthorized):
                 hub.revocations.check("u1", 100)
+
+
+@virtual_time
+async def test_nothing_is_replayed_to_who_was_revoked_elsewhere_however_long_the_log_was_away() -> None:
+    store = MemoryStore()
+    async with GuardedHub(store.open(), keep=KEEP) as elsewhere:
+        await elsewhere.dispatch([event("theirs", users=["u1"]), Revocation("u1", 200).event()])
+        log = AwayLog(store.open())
+        log.leave()
+        async with GuardedHub(Fallback(log), keep=KEEP) as hub:
+            sinks = [RecordingSink() for _ in range(20)]  # each comes back to the log at a moment of its own
+            async with AsyncExitStack() as streams:
+                for sink in sinks:
+                    subscription = hub.subscribe(Interest("u1"), Start(since="earliest"), DATA, patient=True)
+                    subscriber = await streams.enter_async_context(subscription)
+                    hub.admit(subscriber, 100)
+                    subscriber.start(sink)
+                await asyncio.sleep(60)  # the tries to read the revocations are seconds apart by now
+                log.come_back()
+                await asyncio.gather(*map(_sent_away, sinks))
 
 
 @virtual_time
