@@ -97,7 +97,7 @@ async def test_a_page_that_drops_its_connection_anywhere_sees_each_event_once_in
 
 @pytest.mark.parametrize("format", ["data", "cloudevents"])
 async def test_a_line_that_is_cut_at_any_byte_costs_and_doubles_no_event(api: Api, pages: Pages, format: str) -> None:
-    pages.expect("net::ERR_(INCOMPLETE_CHUNKED_ENCODING|EMPTY_RESPONSE|CONNECTION_RESET)")
+    pages.expect("net::ERR_(INCOMPLETE_CHUNKED_ENCODING|EMPTY_RESPONSE|INVALID_HTTP_RESPONSE|CONNECTION_RESET)")
     async with line_to(api.instance) as line:
         page = await pages.blank(line.url)
         await connect(page, options={"format": format})
