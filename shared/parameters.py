@@ -3,6 +3,7 @@
     REDIS_URL=ssm:/tidemark/prod/redis-url                  a parameter of Systems Manager, of any kind
     REALTIME_JWT_SECRET=secretsmanager:tidemark/prod#jwt    the member `jwt` of a secret that is a JSON object
     REALTIME_PUBLISH_KEYS=secretsmanager:arn:aws:…:secret:tidemark-keys-AbCdEf     a whole secret
+    REALTIME_NETLIFY_SECRET=ssm:/tidemark/prod/netlify-secret?      a parameter that may be missing: then it is not set
 
 Any variable can be such a name. What it stands for is kept in memory and read again every few minutes, so that a value
 that was rotated arrives without a deployment. Errors name variables, parameters and secrets, and never a value.
@@ -12,7 +13,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 from shared import aws
@@ -24,7 +25,7 @@ logger = logging.getLogger(__name__)
 MAX_AGE = 300.0  # seconds: a value that was rotated is known everywhere after so long
 EAGER_AGE = 10.0  # seconds: as old a value must be at least to be read again because something refused it
 
-_PARAMETER = re.compile(r"ssm:(/?[A-Za-z0-9_.\-/]{1,1011}(?::[A-Za-z0-9_.\-]{1,100})?)", re.ASCII)
+_PARAMETER = re.compile(r"ssm:(/?[A-Za-z0-9_.\-/]{1,1011}(?::[A-Za-z0-9_.\-]{1,100})?)(\??)", re.ASCII)
 _SECRET = re.compile(r"secretsmanager:([A-Za-z0-9/_+=.@:\-]{1,2048})(?:#([^#]{1,256}))?", re.ASCII)
 _PARAMETERS_A_CALL = 10  # of ssm:GetParameters
 
@@ -85,7 +86,7 @@ def references(environ: Mapping[str, str]) -> dict[str, str]:
     for variable, value in environ.items():
         text = value.strip()
         if text.startswith("ssm:"):
-            pattern, form = _PARAMETER, "ssm:/path/name"
+            pattern, form = _PARAMETER, "ssm:/path/name, or ssm:/path/name? where it may be missing"
         elif text.startswith("secretsmanager:"):
             pattern, form = _SECRET, "secretsmanager:name-or-arn or secretsmanager:name-or-arn#key"
         else:
@@ -97,23 +98,25 @@ def references(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def resolve(names: Mapping[str, str]) -> dict[str, str]:
-    """Return what each variable's name stands for. Raises SettingsError."""
+    """Return what each variable's name stands for, "" where that may be missing and is. Raises SettingsError."""
     if not names:  # boto3 is not even imported
         return {}
-    parameters = {variable: match[1] for variable, name in names.items() if (match := _PARAMETER.fullmatch(name))}
+    matches = {variable: match for variable, name in names.items() if (match := _PARAMETER.fullmatch(name))}
+    parameters = {variable: match[1] for variable, match in matches.items()}
+    optional = {variable for variable, match in matches.items() if match[2]}
     secrets = {variable: (match[1], match[2]) for variable, name in names.items() if (match := _SECRET.fullmatch(name))}
-    return {**dict(_parameters(parameters)), **dict(_secrets(secrets))}
+    return {**dict(_parameters(parameters, optional)), **dict(_secrets(secrets))}
 
 
-def _parameters(names: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+def _parameters(names: Mapping[str, str], optional: Set[str]) -> Iterator[tuple[str, str]]:
     wanted = list(dict.fromkeys(names.values()))
     found: dict[str, str] = {}
     for start in range(0, len(wanted), _PARAMETERS_A_CALL):
         found |= _get_parameters(wanted[start : start + _PARAMETERS_A_CALL], names)
     for variable, name in names.items():
-        if name not in found:
+        if name not in found and variable not in optional:
             raise SettingsError(variable, f"the parameter {name} does not exist")
-        yield variable, found[name]
+        yield variable, found.get(name, "")
 
 
 def _get_parameters(wanted: Sequence[str], names: Mapping[str, str]) -> dict[str, str]:

@@ -13,6 +13,7 @@ from shared.config import Settings
 from shared.errors import SettingsError
 from shared.parameters import EAGER_AGE, MAX_AGE, Environment
 from tests.clocks import Clock
+from tests.functions.test_signed_rewrites import signature
 from tests.processes import MakeRedis
 
 SECRET = "hunter2" * 5
@@ -67,6 +68,8 @@ def test_many_parameters_are_read_in_as_few_requests_as_possible(monkeypatch: py
         ("ssm:", "must be ssm:/path/name"),
         ("ssm:/two words", "must be ssm:/path/name"),
         ("secretsmanager:", "must be secretsmanager:name-or-arn"),
+        ("ssm:?", "must be ssm:/path/name"),
+        ("ssm:/not?/there", "must be ssm:/path/name"),
         ("ssm:/not/there", "the parameter /not/there does not exist"),
         ("secretsmanager:not-there", "the secret not-there cannot be read (ResourceNotFoundException"),
         ("secretsmanager:whole#jwt", "no JSON object with a member jwt"),
@@ -150,12 +153,48 @@ def test_a_warm_function_takes_a_rotated_key_and_a_rotated_store_without_a_deplo
     assert new.ask("EXISTS rt:all {rt:all}:meta") != ":0"
 
 
-def _publish(key: str) -> int:
+def test_a_parameter_that_may_be_missing_is_not_set_until_it_is_put_and_what_is_asked_for_beside_it_is_there() -> None:
+    clock = Clock()
+    put("/key", "a-key")
+    names = {"REALTIME_PUBLISH_KEYS": "ssm:/key", "REALTIME_NETLIFY_SECRET": "ssm:/netlify?"}
+    environment = Environment(names, clock)
+    settings = Settings.from_env(environment.read())
+    assert (settings.netlify_secret, [key.secret for key in settings.publish_keys]) == (None, ["a-key"])
+    put("/netlify", SECRET)
+    clock.now += MAX_AGE
+    assert Settings.from_env(environment.read()).netlify_secret == SECRET
+    with pytest.raises(SettingsError, match="REALTIME_PUBLISH_KEYS: the parameter /other does not exist"):
+        Environment({**names, "REALTIME_PUBLISH_KEYS": "ssm:/other"}).read()
+
+
+def test_a_parameter_that_may_be_missing_but_cannot_be_read_stops_the_start_for_it_may_be_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(aws, "TRIES", 1)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    with pytest.raises(SettingsError, match="REALTIME_NETLIFY_SECRET: the parameters /netlify cannot be read"):
+        Environment({"REALTIME_NETLIFY_SECRET": "ssm:/netlify?"}).read()
+
+
+def test_the_secret_of_signed_rewrites_closes_a_warm_function_to_all_that_goes_past_the_site(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock()
+    monkeypatch.setenv("REALTIME_NETLIFY_SECRET", "ssm:/tidemark/prod/netlify-secret?")
+    publish._mangum()._warm._environment._clock = clock
+    assert _publish("") == 202, "nothing is asked for while there is no secret"
+    put("/tidemark/prod/netlify-secret", SECRET)
+    clock.now += MAX_AGE
+    assert _publish("") == 403
+    assert _publish("", signature(SECRET)) == 202
+
+
+def _publish(key: str, signature: str = "") -> int:
     event: Mapping[str, Any] = {
         "version": "2.0",
         "rawPath": "/api/publish",
         "rawQueryString": "",
-        "headers": {"content-type": "application/json", "authorization": f"Bearer {key}"},
+        "headers": {"content-type": "application/json", "authorization": f"Bearer {key}", "x-nf-sign": signature},
         "requestContext": {"http": {"method": "POST", "path": "/api/publish", "sourceIp": "192.0.2.1"}},
         "body": '{"type": "t", "data": 1}',
         "isBase64Encoded": False,

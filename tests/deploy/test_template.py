@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from shared.parameters import references
 from tests.deploy.conftest import Package, template_file
 from tests.processes import ROOT
 
@@ -78,7 +79,7 @@ def test_no_secret_is_in_the_template_and_each_function_may_read_what_it_names_a
     for name, function in functions(template).items():
         role = json.dumps(roles[f"{name.title()}Role"])
         named = {
-            value.removeprefix("ssm:")
+            value.removeprefix("ssm:").removesuffix("?")
             for value in function["Environment"]["Variables"].values()
             if isinstance(value, str) and value.startswith("ssm:")
         }
@@ -96,6 +97,19 @@ def test_no_secret_is_in_the_template_and_each_function_may_read_what_it_names_a
         assert statement["Resource"] != "*", actions
     assert "sqs:" not in json.dumps(roles["StreamRole"])
     assert "events:PutEvents" not in json.dumps(roles["ReceiveRole"])
+
+
+def test_what_the_site_fronts_verifies_signed_rewrites_once_there_is_a_secret_and_what_it_does_not_front_never_asks(
+    template: dict[str, Any],
+) -> None:
+    asking = {
+        name: variables["REALTIME_NETLIFY_SECRET"]
+        for name, function in functions(template).items()
+        if "REALTIME_NETLIFY_SECRET" in (variables := function["Environment"]["Variables"])
+    }
+    # `?`: a stack without the parameter starts, and takes what is not signed.
+    assert asking == dict.fromkeys(FUNCTIONS - {"stream", "receive"}, "ssm:/tidemark/prod/netlify-secret?")
+    assert references(asking) == asking
 
 
 def test_what_cannot_be_delivered_is_kept_and_can_be_redriven(template: dict[str, Any]) -> None:
