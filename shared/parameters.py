@@ -13,7 +13,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from typing import Any
 
 from shared import aws
@@ -108,7 +108,7 @@ def resolve(names: Mapping[str, str]) -> dict[str, str]:
     return {**dict(_parameters(parameters, optional)), **dict(_secrets(secrets))}
 
 
-def _parameters(names: Mapping[str, str], optional: Set[str]) -> Iterator[tuple[str, str]]:
+def _parameters(names: Mapping[str, str], optional: Container[str]) -> Iterator[tuple[str, str]]:
     wanted = list(dict.fromkeys(names.values()))
     found: dict[str, str] = {}
     for start in range(0, len(wanted), _PARAMETERS_A_CALL):
