@@ -10,6 +10,7 @@ import pytest
 
 from shared.parameters import references
 from tests.deploy.conftest import Package, template_file
+from tests.functions.api import OPENAPI
 from tests.processes import ROOT
 
 pytestmark = [
@@ -97,6 +98,41 @@ def test_no_secret_is_in_the_template_and_each_function_may_read_what_it_names_a
         assert statement["Resource"] != "*", actions
     assert "sqs:" not in json.dumps(roles["StreamRole"])
     assert "events:PutEvents" not in json.dumps(roles["ReceiveRole"])
+
+
+def test_every_path_of_the_contract_leads_to_its_function_but_metrics_which_are_not_for_the_public(
+    template: dict[str, Any],
+) -> None:
+    routes = of_type(template, "AWS::ApiGatewayV2::Route").values()
+    integrations = of_type(template, "AWS::ApiGatewayV2::Integration")
+    led = {
+        route["RouteKey"]: next(
+            name for name in FUNCTIONS if f"{name.title()}LambdaFunction" in json.dumps(integrations[target(route)])
+        )
+        for route in routes
+    }
+    preflights = {key for key in led if key.startswith("OPTIONS ")}
+    contract = {
+        f"{method.upper()} {path}"
+        for path, methods in json.loads(OPENAPI.read_text())["paths"].items()
+        for method in methods.keys() & {"get", "post"}
+    }
+    # Streams have a way in of their own; on Lambda /api/metrics would tell of one environment, and to everyone.
+    assert led.keys() - preflights == contract - {"GET /api/events", "GET /api/metrics"}
+    named = {name: function["Description"] for name, function in functions(template).items()}
+    for key, name in led.items():
+        told = named[name].replace("*", "").split(" ", 1)
+        method, path = key.split(" ")
+        assert method in (told[0], "OPTIONS"), key
+        assert any(path.startswith(start) for start in told[1].split(", ")), key
+    assert "metrics" not in named["ops"]
+
+
+def target(route: dict[str, Any]) -> str:
+    """The integration that a route names."""
+    prefix, integration = route["Target"]["Fn::Join"][1]
+    assert prefix == "integrations"
+    return str(integration["Ref"])
 
 
 def test_what_the_site_fronts_verifies_signed_rewrites_once_there_is_a_secret_and_what_it_does_not_front_never_asks(
