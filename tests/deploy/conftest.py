@@ -14,9 +14,13 @@ from typing import Any
 import pytest
 
 from scripts import bundle as builder
+from scripts.netlify_build import stage
 from tests.processes import ROOT, inherited
 
 Package = Callable[..., dict[str, Any]]
+
+TEMPLATE = Path(".serverless", "cloudformation-template-update-stack.json")
+STATE = Path(".serverless", "serverless-state.json")
 
 
 def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
@@ -76,17 +80,23 @@ def package(project: Path) -> Package:
         command = [str(osls), "package", *arguments]
         done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
-        template: dict[str, Any] = json.loads(template_file(project).read_text())
+        template: dict[str, Any] = json.loads((project / TEMPLATE).read_text())
+        state = json.loads((project / STATE).read_text())["service"]
+        assert "stackName" not in state["provider"], "the stack has the service's name and the stage's"
         return template
 
     return make
-
-
-def template_file(project: Path) -> Path:
-    return project / ".serverless" / "cloudformation-template-update-stack.json"
 
 
 @pytest.fixture(scope="session")
 def template(package: Package) -> dict[str, Any]:
     """The template of a stage, with the stream on a function URL."""
     return package("--stage", "prod")
+
+
+@pytest.fixture(scope="session")
+def previews(package: Package) -> dict[str, dict[str, Any]]:
+    """The templates of two pull requests' stages, with streams by way of API Gateway and alarms that are told."""
+    stages = [stage({"CONTEXT": "deploy-preview", "REVIEW_ID": number}) for number in ("7", "8")]
+    more = ("--param", "streamBy=rest-api", "--param", "alarmTopic=arn:aws:sns:x:1:topic")
+    return {name: package("--stage", name, *more) for name in stages}

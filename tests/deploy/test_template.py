@@ -1,6 +1,8 @@
 """The template: as CloudFormation wants it, with no more rights than needed, and an alarm for what goes wrong."""
 
+import itertools
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +11,6 @@ from typing import Any
 import pytest
 
 from shared.parameters import references
-from tests.deploy.conftest import Package, template_file
 from tests.functions.api import OPENAPI
 from tests.processes import ROOT
 
@@ -30,15 +31,13 @@ def functions(template: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_cloudformation_would_take_it_also_with_streams_by_way_of_api_gateway(
-    template: dict[str, Any], package: Package, project: Path, tmp_path: Path
+    template: dict[str, Any], previews: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
-    first = tmp_path / "function-url.json"
-    first.write_text(json.dumps(template))
     assert of_type(template, "AWS::ApiGateway::Method") == {}
     (url,) = of_type(template, "AWS::Lambda::Url").values()
     assert url["InvokeMode"] == "RESPONSE_STREAM"
 
-    other = package("--stage", "prod", "--param", "streamBy=rest-api", "--param", "alarmTopic=arn:aws:sns:x:1:topic")
+    other, *_ = previews.values()
     assert of_type(other, "AWS::Lambda::Url") == {}
     methods = {item["HttpMethod"]: item["Integration"] for item in of_type(other, "AWS::ApiGateway::Method").values()}
     assert methods["GET"]["ResponseTransferMode"] == "STREAM"
@@ -46,9 +45,43 @@ def test_cloudformation_would_take_it_also_with_streams_by_way_of_api_gateway(
     assert "response-streaming-invocations" in json.dumps(methods["GET"]["Uri"])
     # W3005: osls names dependencies that CloudFormation would find by itself.
     cfn_lint = str(Path(sys.executable).parent / "cfn-lint")
-    command = [cfn_lint, str(first), str(template_file(project)), "--ignore-checks", "W3005"]
+    files = [tmp_path / "function-url.json", tmp_path / "rest-api.json"]
+    for file, text in zip(files, (template, other), strict=True):
+        file.write_text(json.dumps(text))
+    command = [cfn_lint, *map(str, files), "--ignore-checks", "W3005"]
     linted = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (linted.returncode, linted.stdout + linted.stderr) == (0, "")
+
+
+def names(template: dict[str, Any]) -> dict[str, set[str]]:
+    """What the stack names in an account, in the store and in its parameters, by kind."""
+    found: dict[str, set[str]] = {
+        "export": {output["Export"]["Name"] for output in template["Outputs"].values() if "Export" in output}
+    }
+    for resource in template["Resources"].values():
+        for key, value in resource.get("Properties", {}).items():
+            named = re.search(r"(?<!Metric)(?<!Stage)Name$", key)  # theirs are within what is named
+            if named and isinstance(value, str):
+                found.setdefault(f"{resource['Type']} {key}", set()).add(value)
+    variables = [function["Environment"]["Variables"] for function in functions(template).values()]
+    found["prefix"] = {values["REALTIME_PREFIX"] for values in variables}
+    found["parameter"] = {value for values in variables for value in values.values() if str(value).startswith("ssm:")}
+    arns = re.findall(r"\$\{AWS::AccountId\}:([^\"]+)", json.dumps(template))
+    found["right"] = {arn for arn in arns if arn.startswith(("log-group:", "rule/")) or "AWS::Region" not in arn}
+    return found
+
+
+def test_no_stage_and_no_preview_has_a_name_a_prefix_or_a_parameter_in_common_with_another_one(
+    template: dict[str, Any], previews: dict[str, dict[str, Any]]
+) -> None:
+    stages = {"prod": names(template), **{stage: names(preview) for stage, preview in previews.items()}}
+    kinds = {"export", "prefix", "parameter", "right", "AWS::Events::EventBus Name", "AWS::SQS::Queue QueueName"}
+    for stage, found in stages.items():
+        assert found.keys() >= kinds | {"AWS::Lambda::Function FunctionName", "AWS::ApiGatewayV2::Api Name"}
+        assert found["prefix"] == {f"rt-{stage}"}
+    assert stages["pr-7"].keys() == stages["pr-8"].keys()
+    for one, other in itertools.combinations(stages.values(), 2):
+        assert {kind: shared for kind in one if (shared := one[kind] & other.get(kind, set()))} == {}
 
 
 def test_every_function_is_there_on_arm_with_a_bound_a_log_that_ends_and_its_stage_s_names(
