@@ -19,6 +19,7 @@ from shared.config import Settings
 from shared.errors import SettingsError
 from shared.hub import Hub
 from shared.logs import configure
+from shared.parameters import Environment
 from shared.wiring import check, make_hub
 
 SITE = Path(__file__).parent.parent / "site"
@@ -49,7 +50,7 @@ def app(hub: Hub, settings: Settings) -> ASGIApp:
 def main() -> int:
     """Serve what the environment says until SIGINT or SIGTERM."""
     try:
-        settings = Settings.from_env(os.environ)
+        settings = Settings.from_env(Environment(os.environ).read())
         configure(settings.log_level, settings.log_format)
         asyncio.run(check(settings))
         hub = make_hub(settings)

@@ -5,21 +5,22 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
+from functions.answers import Answer, encode, respond
 from functions.sinks import AsgiSink, Message, Send, sink_for
 from shared.auth import Identity, Verifier, interest_of, subscriber_token
 from shared.config import Settings
 from shared.cors import cors_headers, preflight_headers
-from shared.errors import TidemarkError, Unavailable
+from shared.errors import TidemarkError, TransportUnavailable, Unavailable
 from shared.filter import Interest
 from shared.headers import SECURITY
 from shared.hub import Hub
 from shared.limits import Connections
-from shared.logs import REQUEST_ID, request_id, requests, streams, told
+from shared.logs import REQUEST_ID, request_id, streams, told
 from shared.page import Page
 from shared.problem import Problem, from_error, problem
 from shared.query import EventsQuery, parse_query
@@ -50,9 +51,11 @@ class Receive(Protocol):
 class StreamApp:
     """Answers GET /api/events with a stream of server-sent events, or with one JSON page."""
 
-    def __init__(self, hub: Hub, settings: Settings) -> None:
+    def __init__(self, hub: Hub, settings: Settings, doubt: Callable[[], None] = lambda: None) -> None:
+        """Serve the hub's streams; `doubt` is told when the log could not be reached: its secrets may be old."""
         self._hub = hub
         self._settings = settings
+        self._doubt = doubt
         self._connections = Connections(settings.max_connections, settings.max_user_connections)
         self._verifier = Verifier.from_settings(settings)
         self._signer = Signer.from_settings(settings)
@@ -76,7 +79,7 @@ class StreamApp:
         """Answer the request: with an open stream, which is returned, or with what is sent already."""
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         cors = cors_headers(headers.get("origin"), self._settings.allowed_origins)
-        answer = _Answer(send, request_id(headers.get(REQUEST_ID)), scope["method"])
+        answer = Answer(send, request_id(headers.get(REQUEST_ID)), scope["method"], PATH)
         stream = None
         try:
             stream = await self._open_or_refuse(scope, headers, cors, answer)
@@ -86,20 +89,22 @@ class StreamApp:
         return stream
 
     async def _open_or_refuse(
-        self, scope: Scope, headers: Mapping[str, str], cors: Mapping[str, str], answer: "_Answer"
+        self, scope: Scope, headers: Mapping[str, str], cors: Mapping[str, str], answer: Answer
     ) -> "_OpenStream | None":
         try:
             refused = self._refuse(scope["method"], headers)
             if refused is None:
                 return await self._answer(scope["query_string"], headers, cors, answer)
         except TidemarkError as error:
+            if isinstance(error, TransportUnavailable):
+                self._doubt()
             refused = from_error(error)
         except Exception:
             if answer.started:
                 raise
             logger.exception("GET %s failed", PATH, extra=told(request_id=answer.id))
             refused = problem(500, "The server failed; the log of the server says why")
-        await _respond(answer, refused.status, {**refused.headers, **cors}, refused.body)
+        await respond(answer, refused.status, {**refused.headers, **cors}, refused.body)
         return None
 
     def _refuse(self, method: str, headers: Mapping[str, str]) -> Problem | None:
@@ -115,7 +120,7 @@ class StreamApp:
         return None
 
     async def _answer(
-        self, query_string: bytes, headers: Mapping[str, str], cors: Mapping[str, str], send: "_Answer"
+        self, query_string: bytes, headers: Mapping[str, str], cors: Mapping[str, str], send: Answer
     ) -> "_OpenStream | None":
         query = parse_query(query_string, headers)
         identity = await self._identify(headers, query)
@@ -139,7 +144,7 @@ class StreamApp:
         query: EventsQuery,
         identity: Identity,
         cors: Mapping[str, str],
-        send: "_Answer",
+        send: Answer,
         time_left: float | None,
     ) -> "_OpenStream":
         format = CLOUDEVENTS if query.format == "cloudevents" else DATA
@@ -151,7 +156,7 @@ class StreamApp:
             raise
         try:
             self._admit(subscriber, identity)
-            await send({"type": "http.response.start", "status": 200, "headers": _encode(_STREAM_HEADERS, cors)})
+            await send({"type": "http.response.start", "status": 200, "headers": encode(_STREAM_HEADERS, cors)})
             # Clients of one lost instance must not come back at the same moment.
             wait = retry(round(self._settings.retry * 1000 * random.uniform(0.5, 1.5)))  # noqa: S311 — no secret
             await send({"type": "http.response.body", "body": wait, "more_body": True})
@@ -202,7 +207,7 @@ class StreamApp:
             raise Unavailable("The log did not answer in time") from None
         if page.cursor is None:  # sent away while it was reading; a page without a cursor would lose the client's place
             raise Unavailable("This instance is going away; come back, and another one will answer")
-        await _respond(send, 200, {**_PAGE_HEADERS, **cors}, page.body())
+        await respond(send, 200, {**_PAGE_HEADERS, **cors}, page.body())
 
     async def _read_page(self, page: Page, interest: Interest, query: EventsQuery, identity: Identity) -> None:
         filling = page.filled_by(self._hub.replay(interest, query.start, page, page))
@@ -290,33 +295,6 @@ class _Lifetime:
         return self._loop.call_at(self._end, self._subscriber.close, self._reason)
 
 
-class _Answer:
-    """Sends, and knows whether the answer has begun: then it is too late for another one."""
-
-    __slots__ = ("_method", "_status", "began", "id", "send", "started")
-
-    def __init__(self, send: Send, id: str, method: str) -> None:
-        self.send = send
-        self.id = id
-        self.began = time.time()
-        self.started = False
-        self._method = method
-        self._status = 500  # where it fails before it answers
-
-    async def __call__(self, message: Any, /) -> None:
-        self.started = True
-        if message["type"] == "http.response.start":
-            self._status = message["status"]
-            message["headers"].append((REQUEST_ID.encode(), self.id.encode()))
-        await self.send(message)
-
-    def note(self) -> None:
-        """Tell the log of a request that opened no stream."""
-        if requests.isEnabledFor(logging.INFO):
-            fields = {"request_id": self.id, "method": self._method, "route": PATH, "status": self._status}
-            requests.info("request", extra=told(**fields, ms=round((time.time() - self.began) * 1000, 1)))
-
-
 _STREAM_HEADERS = {
     "content-type": "text/event-stream",
     "cache-control": "no-cache, no-transform",  # a proxy that gzips would also buffer
@@ -328,13 +306,3 @@ _PAGE_HEADERS = {
     "cache-control": "no-store",
     **SECURITY,
 }
-
-
-def _encode(*headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
-    return [(name.encode(), value.encode("latin-1")) for group in headers for name, value in group.items()]
-
-
-async def _respond(send: Send, status: int, headers: Mapping[str, str], body: bytes) -> None:
-    length = {} if status == 204 else {"content-length": str(len(body))}
-    await send({"type": "http.response.start", "status": status, "headers": _encode(headers, length)})
-    await send({"type": "http.response.body", "body": body, "more_body": False})

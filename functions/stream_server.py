@@ -5,21 +5,23 @@ Lambda's own Python runtime cannot stream an answer. The adapter, a layer of AWS
 """
 
 import asyncio
-import json
+import itertools
 import logging
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from functions.answers import Answer, respond
 from functions.serving import serve
-from functions.sinks import Message, Send
+from functions.sinks import Send
 from functions.stream import PATH, StreamApp
 from shared.config import Settings
+from shared.embedded_metrics import EmbeddedMetrics, Sample, write
 from shared.errors import SettingsError
-from shared.hub import Hub
-from shared.logs import configure
+from shared.headers import SECURITY
+from shared.logs import REQUEST_ID, configure, request_id
 from shared.parameters import Environment
 from shared.problem import problem
 from shared.wiring import check, make_hub
@@ -27,35 +29,31 @@ from shared.wiring import check, make_hub
 logger = logging.getLogger(__name__)
 
 LIVE = "/api/health/live"
-LOOK_SECONDS = 1.0  # how exactly a lag is known
-REPORT_SECONDS = 60.0
+LOOK_SECONDS = 1.0  # how exactly it is known for how long the tail has been away
+LOOKS_A_REPORT = 60
+LAG_NAMESPACE = "Tidemark"  # in which deploy/alarms.yml looks for TailLag
 
 
 class StreamServer:
     """Serves streams on one hub at a time: a new one where a secret was rotated, and the old one is drained."""
 
-    def __init__(self, environ: Mapping[str, str]) -> None:
+    def __init__(self, environ: Mapping[str, str], clock: Callable[[], float] = time.time) -> None:
         """Read the settings; raises SettingsError."""
-        self._environment = Environment(environ)
+        self._environment = Environment(environ, clock)
         self._known = self._environment.read()
-        self.settings = Settings.from_env(self._known)
-        self.hub = make_hub(self.settings)
-        self._app = StreamApp(self.hub, self.settings)
+        self._use(Settings.from_env(self._known))
         self._reading = asyncio.Lock()
         self._retiring: set[asyncio.Task[None]] = set()
-        self._reporting: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Mapping[str, Any], receive: Any, send: Send) -> None:
-        if scope["path"] == LIVE:
-            await _answer(send, 200, {"content-type": "application/json"}, b'{"status":"live"}')
-        elif scope["path"] != PATH:
-            missing = problem(404, "There is nothing at this path")
-            await _answer(send, missing.status, missing.headers, missing.body)
-        else:
-            if self._reporting is None:
-                self._reporting = asyncio.create_task(self._report())
-            await self._follow_rotation()
-            await self._app(scope, receive, send)
+        if scope["path"] != PATH:
+            await _answer_others(scope, send)
+            return
+        if self._watching is None:
+            self._watching = asyncio.create_task(self._watch())
+        await self._follow_rotation()
+        await self._app(scope, receive, send)
 
     def drain(self) -> None:
         """Send every subscriber away."""
@@ -63,8 +61,8 @@ class StreamServer:
 
     async def aclose(self) -> None:
         """Close every connection."""
-        if self._reporting is not None:
-            self._reporting.cancel()
+        if self._watching is not None:
+            self._watching.cancel()
         await self.hub.aclose()
         await asyncio.gather(*self._retiring)
 
@@ -76,57 +74,64 @@ class StreamServer:
             found = await asyncio.to_thread(self._environment.read)
         if found is self._known:
             return
+        self._known = found
         try:
             settings = Settings.from_env(found)
         except SettingsError as error:
             logger.warning("keeping the settings of before: %s", error)
             return
-        old, self._known, self.settings, self.hub = self.hub, found, settings, make_hub(settings)
-        self._app = StreamApp(self.hub, settings)
+        old = self.hub
+        self._use(settings)
         retiring = asyncio.create_task(old.aclose())  # its clients are told, and resume on the new one
         self._retiring.add(retiring)
         retiring.add_done_callback(self._retiring.discard)
 
-    async def _report(self) -> None:
-        """Print the tail's lag for CloudWatch (embedded metric format), once a minute in which there are streams."""
-        if "AWS_LAMBDA_FUNCTION_NAME" not in self._known:
-            return
-        worst, seen, looks = 0.0, dict[str, int](), 0
-        while True:
+    def _use(self, settings: Settings) -> None:
+        self.settings = settings
+        self.hub = make_hub(settings)
+        self._app = StreamApp(self.hub, settings, self._environment.doubt)
+        self._metrics = EmbeddedMetrics.from_settings(self.hub, settings, self._known)
+
+    async def _watch(self) -> None:
+        """Follow rotated secrets while nobody asks, and tell CloudWatch once a minute in which there are streams."""
+        function = self._known.get("AWS_LAMBDA_FUNCTION_NAME")
+        worst = away = 0.0
+        for look in itertools.count(1):
             await asyncio.sleep(LOOK_SECONDS)
-            looks += 1
-            worst = max(worst, lag(self.hub, seen), 0.0 if self.hub.tail_running else looks * LOOK_SECONDS)
-            if looks * LOOK_SECONDS >= REPORT_SECONDS:
-                if self.hub.subscribers:
-                    print(metric_line("TailLag", worst, self._known["AWS_LAMBDA_FUNCTION_NAME"]), flush=True)
-                worst, looks = 0.0, 0
+            away = 0.0 if self.hub.tail_running else away + LOOK_SECONDS
+            if away:  # perhaps the store has another password by now, and those who are connected only wait
+                self._environment.doubt()
+            await self._follow_rotation()
+            worst = max(worst, away, self.hub.fanout.tail_lag.take_worst())
+            if look % LOOKS_A_REPORT == 0:
+                if function is not None and self.hub.subscribers:
+                    await self._report(function, worst)
+                worst = 0.0
+
+    async def _report(self, function: str, lag: float) -> None:
+        """Print the tail's lag, for the alarm, and what has been counted, where that is asked for."""
+        # In a thread: what knows the format takes long to import, and streams must not wait for it.
+        await asyncio.to_thread(write, LAG_NAMESPACE, function, [Sample("TailLag", "Seconds", round(lag, 3))])
+        if self._metrics is not None and self.settings.metrics_namespace is not None:
+            await asyncio.to_thread(write, self.settings.metrics_namespace, function, self._metrics.take())
 
 
-def lag(hub: Hub, seen: dict[str, int]) -> float:
-    """Return how long ago (s) the newest record was appended that the tail has brought since the last look.
-
-    `seen` keeps the offsets of the last look; what was there at the first one says nothing about the tail.
-    """
-    worst = 0.0
-    for name, position in hub.fanout.positions.items():
-        if seen.get(name, position.offset) != position.offset and position.time:
-            worst = max(worst, time.time() - position.time / 1000)
-        seen[name] = position.offset
-    return worst
-
-
-def metric_line(name: str, seconds: float, function: str) -> str:
-    """Return a log line that CloudWatch reads as a metric (specification: embedded metric format)."""
-    metric = {"Namespace": "Tidemark", "Dimensions": [["FunctionName"]], "Metrics": [{"Name": name, "Unit": "Seconds"}]}
-    told = {"_aws": {"Timestamp": int(time.time() * 1000), "CloudWatchMetrics": [metric]}}
-    return json.dumps({**told, "FunctionName": function, name: round(seconds, 3)})
+async def _answer_others(scope: Mapping[str, Any], send: Send) -> None:
+    """Answer what is no stream: the adapter asks whether the process lives, and a stranger for what is not here."""
+    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+    live = scope["path"] == LIVE
+    answer = Answer(send, request_id(headers.get(REQUEST_ID)), scope["method"], LIVE if live else "-")
+    missing = problem(404, "There is nothing at this path")
+    try:
+        if live:
+            await respond(answer, 200, _LIVE_HEADERS, b'{"status":"live"}')
+        else:
+            await respond(answer, missing.status, missing.headers, missing.body)
+    finally:
+        answer.note(logging.DEBUG if live else logging.INFO)
 
 
-async def _answer(send: Send, status: int, headers: Mapping[str, str], body: bytes) -> None:
-    told = [(name.encode(), value.encode()) for name, value in headers.items()]
-    start: Message = {"type": "http.response.start", "status": status, "headers": told}
-    await send(start)
-    await send({"type": "http.response.body", "body": body, "more_body": False})
+_LIVE_HEADERS = {"content-type": "application/json", "cache-control": "no-store", **SECURITY}
 
 
 def main() -> int:

@@ -43,18 +43,25 @@ class Counter:
 class Histogram:
     """How often a value was at most each of `bounds`; to observe one costs a search among a dozen numbers."""
 
-    __slots__ = ("_counts", "bounds", "sum")
+    __slots__ = ("_counts", "_worst", "bounds", "sum")
 
     def __init__(self, bounds: Sequence[float] = SECONDS) -> None:
         self.bounds = tuple(bounds)
         self.sum = 0.0
         self._counts = [0] * (len(self.bounds) + 1)
+        self._worst = 0.0
 
     def observe(self, value: float) -> None:
         """Count one value; below 0, as where two clocks differ, it is 0."""
         value = max(value, 0.0)
         self._counts[bisect_left(self.bounds, value)] += 1
         self.sum += value
+        self._worst = max(self._worst, value)
+
+    def take_worst(self) -> float:
+        """Return the largest value since the last call, 0 where there was none."""
+        worst, self._worst = self._worst, 0.0
+        return worst
 
     @property
     def count(self) -> int:

@@ -6,7 +6,7 @@ one before. aws-lambda-powertools, which knows the format, is imported with the 
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, Self, TextIO
 
 from shared.config import Settings
@@ -14,11 +14,29 @@ from shared.hub import Hub
 from shared.readings import Labels, distributions, read_own
 
 
-class _Sample(NamedTuple):
-    labels: tuple[Labels, Labels]  # names and values
+class Sample(NamedTuple):
+    """One value of one metric, with the names and the values of its labels."""
+
     name: str
     unit: str
     value: float
+    labels: tuple[Labels, Labels] = ((), ())
+
+
+def write(namespace: str, function: str, samples: Sequence[Sample], *, output: TextIO | None = None) -> None:
+    """Write a line for each set of labels; the first call takes its time to import what knows the format."""
+    if not samples:
+        return
+    from aws_lambda_powertools.metrics.provider.cloudwatch_emf.cloudwatch import AmazonCloudWatchEMFProvider
+
+    for labels in dict.fromkeys(sample.labels for sample in samples):
+        line = AmazonCloudWatchEMFProvider(
+            namespace=namespace, default_dimensions={"FunctionName": function, **dict(zip(*labels, strict=True))}
+        )
+        for sample in samples:
+            if sample.labels == labels:
+                line.add_metric(sample.name, sample.unit, sample.value)
+        print(json.dumps(line.serialize_metric_set()), file=output or sys.stdout, flush=True)
 
 
 class EmbeddedMetrics:
@@ -30,7 +48,7 @@ class EmbeddedMetrics:
         self._function = function
         self._output = output
         self._told: dict[tuple[str, Labels], float] = {}  # of counters and histograms: only growth is told
-        self._growth()  # what other hubs of this process have counted is theirs
+        self.take()  # what other hubs of this process have counted is theirs
 
     @classmethod
     def from_settings(cls, hub: Hub, settings: Settings, environ: Mapping[str, str]) -> Self | None:
@@ -41,38 +59,26 @@ class EmbeddedMetrics:
 
     def tell(self) -> None:
         """Write a line for each set of labels in which something has happened; none where nothing has."""
-        samples = list(self._growth())
-        if not samples:
-            return
-        from aws_lambda_powertools.metrics.provider.cloudwatch_emf.cloudwatch import AmazonCloudWatchEMFProvider
+        write(self._namespace, self._function, self.take(), output=self._output)
 
-        for labels in dict.fromkeys(sample.labels for sample in samples):
-            line = AmazonCloudWatchEMFProvider(
-                namespace=self._namespace,
-                default_dimensions={"FunctionName": self._function, **dict(zip(*labels, strict=True))},
-            )
-            for sample in samples:
-                if sample.labels == labels:
-                    line.add_metric(sample.name, sample.unit, sample.value)
-            print(json.dumps(line.serialize_metric_set()), file=self._output or sys.stdout, flush=True)
-
-    def _growth(self) -> list[_Sample]:
+    def take(self) -> list[Sample]:
+        """Return what has happened since the last call, for `write`."""
         return [*self._counters(), *self._means()]
 
-    def _counters(self) -> Iterator[_Sample]:
+    def _counters(self) -> Iterator[Sample]:
         for reading in read_own(self._hub):
             if reading.kind == "counter":
                 for values, total in reading.values.items():
                     grown = self._grown(reading.name, values, total)
                     if grown:
-                        yield _Sample((reading.labels, values), reading.name, "Count", grown)
+                        yield Sample(reading.name, "Count", grown, (reading.labels, values))
 
-    def _means(self) -> Iterator[_Sample]:
+    def _means(self) -> Iterator[Sample]:
         for name, _, histogram in distributions(self._hub):
             count = self._grown(f"{name} count", (), histogram.count)
             total = self._grown(f"{name} sum", (), histogram.sum)
             if count:
-                yield _Sample(((), ()), name, "Seconds", total / count)
+                yield Sample(name, "Seconds", total / count)
 
     def _grown(self, name: str, values: Labels, total: float) -> float:
         before = self._told.get((name, values), 0)

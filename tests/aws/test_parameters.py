@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from functions import publish
+from functions import local, publish
 from shared import aws, parameters
 from shared.config import Settings
 from shared.errors import SettingsError
@@ -86,6 +86,14 @@ def test_a_name_that_leads_nowhere_stops_the_start_and_tells_names_but_no_value(
     assert problem in str(caught.value)
     assert "hunter2" not in str(caught.value)
     assert "41972" not in str(caught.value)
+
+
+def test_a_container_reads_them_at_its_start_and_never_takes_a_name_for_the_secret(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("REALTIME_JWT_SECRET", "ssm:/a-name-that-anybody-could-guess-and-sign-with")
+    assert local.main() == 2
+    assert capsys.readouterr().err.startswith("tidemark: REALTIME_JWT_SECRET: the parameter /a-name-that-any")
 
 
 def test_a_value_is_kept_until_it_is_old_and_a_rotated_one_is_then_known() -> None:

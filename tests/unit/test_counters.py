@@ -37,3 +37,11 @@ def test_a_clock_that_is_behind_makes_no_negative_sum() -> None:
     histogram.observe(-3.0)
     assert histogram.sum == 0.0
     assert histogram.count == 1
+
+
+def test_the_worst_value_is_told_once_and_counted_on() -> None:
+    histogram = Histogram()
+    for value in (0.2, 7.0, 0.1):
+        histogram.observe(value)
+    assert [histogram.take_worst(), histogram.take_worst()] == [7.0, 0.0]
+    assert histogram.count == 3

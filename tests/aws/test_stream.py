@@ -1,0 +1,164 @@
+"""The stream's process lives long: it follows rotated secrets by itself, and its clients lose nothing by that."""
+
+import logging
+import threading
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from functions import stream_server
+from functions.stream_server import StreamServer
+from shared import aws
+from shared.parameters import EAGER_AGE, MAX_AGE
+from shared.transports.redis_streams import RedisStreams
+from tests.asgi_client import Request
+from tests.aws.test_parameters import put
+from tests.clocks import Clock
+from tests.contract.acts import publish
+from tests.functions.tokens import token
+from tests.processes import MakeRedis
+from tests.waiting import eventually
+
+OLD, NEW = "old-secret-" * 4, "new-secret-" * 4
+NAMES = {"REALTIME_TRANSPORT": "redis", "REDIS_URL": "ssm:/redis", "REALTIME_JWT_SECRET": "ssm:/jwt"}
+
+MakeServer = Callable[..., StreamServer]
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def serve(clock: Clock) -> AsyncIterator[MakeServer]:
+    """Starts the stream's app with names of secrets."""
+    servers: list[StreamServer] = []
+
+    def make(**names: str) -> StreamServer:
+        servers.append(StreamServer({**NAMES, **names}, clock))
+        return servers[-1]
+
+    yield make
+    for server in servers:
+        await server.aclose()
+
+
+@pytest.fixture
+def secrets(redis_url: str) -> None:
+    put("/jwt", OLD)
+    put("/redis", redis_url)
+
+
+def ask(app: StreamServer, secret: str, query: str = "") -> Request:
+    return Request(app, query=query, authorization=f"Bearer {token({'sub': 'u1', 'exp': 4_000_000_000}, secret)}")
+
+
+async def status(app: StreamServer, secret: str) -> int:
+    async with ask(app, secret) as request:
+        return await request.answered()
+
+
+async def test_a_rotated_signing_secret_is_followed_and_those_who_are_connected_resume_with_nothing_lost(
+    serve: MakeServer, clock: Clock, redis_url: str, secrets: None
+) -> None:
+    server, log = serve(), RedisStreams(redis_url)
+    async with ask(server, OLD) as before:
+        await before.until_event("realtime.ready")
+        await publish(log, 0)
+        put("/jwt", NEW)
+        clock.advance(MAX_AGE - 1)
+        assert await status(server, NEW) == 401, "what was read is kept for a while"
+        clock.advance(1)
+        async with ask(server, NEW) as other:
+            assert await other.answered() == 200
+        assert await status(server, OLD) == 401
+        closing = await before.until_event("realtime.closing")
+        assert closing.data == '{"reason":"draining"}'
+    await publish(log, 1)
+    async with ask(server, NEW, f"last_event_id={before.cursor}") as after:
+        await after.until_event("realtime.ready")
+        await publish(log, 2)
+        await after.until(lambda: after.events[-1].data == "2")
+    await log.aclose()
+    told = [event.data for event in (*before.events, *after.events) if not event.type.startswith("realtime.")]
+    assert told == ["0", "1", "2"]
+
+
+async def test_a_leaked_secret_is_of_no_more_use_after_its_rotation_even_where_nobody_else_comes(
+    serve: MakeServer, clock: Clock, secrets: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream_server, "LOOK_SECONDS", 0.01)
+    server = serve()
+    async with ask(server, OLD) as thief:
+        await thief.until_event("realtime.ready")
+        put("/jwt", NEW)
+        clock.advance(MAX_AGE)
+        await thief.until(lambda: thief.ended)
+    assert await status(server, OLD) == 401
+
+
+async def test_secrets_are_read_once_for_a_crowd_and_who_comes_meanwhile_does_not_wait(
+    serve: MakeServer, clock: Clock, secrets: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads, go_on = [], threading.Event()
+    client = aws.client("ssm")
+
+    def held(params: Any, **_: Any) -> None:
+        reads.append(params)
+        if len(reads) > 1:
+            assert go_on.wait(10)
+
+    client.meta.events.register("provide-client-params.ssm.GetParameters", held)
+    monkeypatch.setattr(aws, "client", lambda *_: client)
+    server = serve()
+    assert [await status(server, OLD) for _ in range(5)] == [200] * 5
+    assert len(reads) == 1
+    put("/jwt", NEW)
+    clock.advance(MAX_AGE)
+    async with ask(server, NEW) as first:
+        await eventually(lambda: len(reads) == 2)
+        assert [await status(server, OLD) for _ in range(5)] == [200] * 5
+        assert first.status == 0
+        go_on.set()
+        assert await first.answered() == 200
+    assert await status(server, NEW) == 200
+    assert len(reads) == 2
+
+
+async def test_a_store_that_moved_is_found_by_the_second_request_and_by_those_who_only_wait(
+    serve: MakeServer, clock: Clock, make_redis: MakeRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = make_redis(aof=False), make_redis(aof=False)
+    put("/jwt", OLD)
+    put("/redis", old.url)
+    monkeypatch.setattr(stream_server, "LOOK_SECONDS", 60.0)
+    asked, waiting = serve(), serve()
+    assert await status(asked, OLD) == 200
+    monkeypatch.setattr(stream_server, "LOOK_SECONDS", 0.01)
+    async with ask(waiting, OLD) as request:
+        await request.until_event("realtime.ready")
+        put("/redis", new.url)
+        clock.advance(EAGER_AGE)
+        old.kill()
+        assert [await status(asked, OLD) for _ in range(2)] == [503, 200]
+        await request.until_event("realtime.closing")
+    assert await status(waiting, OLD) == 200
+
+
+async def test_a_rotated_value_that_is_of_no_use_changes_nothing_and_is_told_once_without_it(
+    serve: MakeServer, clock: Clock, secrets: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = serve()
+    assert await status(server, OLD) == 200
+    put("/redis", "hunter2://")
+    clock.advance(MAX_AGE)
+    with caplog.at_level(logging.WARNING):
+        assert [await status(server, OLD) for _ in range(3)] == [200] * 3
+    assert caplog.text.count("keeping the settings of before: REDIS_URL: ") == 1
+    assert "hunter2" not in caplog.text
+    put("/redis", server.settings.redis_url or "")
+    put("/jwt", NEW)
+    clock.advance(MAX_AGE)
+    assert await status(server, NEW) == 200
