@@ -74,6 +74,10 @@ async def test_a_rotated_signing_secret_is_followed_and_those_who_are_connected_
         async with ask(server, NEW) as other:
             assert await other.answered() == 200
         assert await status(server, OLD) == 401
+        hub = server.hub
+        clock.advance(MAX_AGE)
+        assert await status(server, NEW) == 200
+        assert server.hub is hub, "read again and found the same: nobody is sent away"
         closing = await before.until_event("realtime.closing")
         assert closing.data == '{"reason":"draining"}'
     await publish(log, 1)
