@@ -31,18 +31,8 @@ class Gap(NamedTuple):
     position: Position | None
 
 
-class Head(msgspec.Struct, frozen=True, eq=False, rename="camel", forbid_unknown_fields=True):
-    """What says whom an event is for, apart from its id and data. The same head may be shared by many records."""
-
-    type: str
-    user_ids: tuple[str, ...] | None = None
-    attributes: dict[str, str] = {}
-
-
-class _Stored(msgspec.Struct, omit_defaults=True, rename="camel", kw_only=True):
-    """In this order: what precedes the id is the head, alike in many events, and the data is all from `"data":` to
-    the last brace. Readers of whole pages slice it there (`stored`); any other order is read too, only slower.
-    """
+class Stored(msgspec.Struct, omit_defaults=True, rename="camel", kw_only=True, gc=False):
+    """An event as it stands in a log: all of its fields, `data` as the bytes that they are."""
 
     type: str
     user_ids: tuple[str, ...] | None = None
@@ -50,16 +40,22 @@ class _Stored(msgspec.Struct, omit_defaults=True, rename="camel", kw_only=True):
     id: str
     data: msgspec.Raw
 
+    def event(self) -> Event:
+        """Return the event."""
+        return Event(self.id, self.type, bytes(self.data), self.user_ids, self.attributes)
+
 
 _encoder = msgspec.json.Encoder()
-_decoder = msgspec.json.Decoder(_Stored)
-_head_decoder = msgspec.json.Decoder(Head)
+_decoder = msgspec.json.Decoder(Stored)
+
+read_stored = _decoder.decode
+"""What `pack` returned → its fields; raises msgspec.DecodeError. Without a frame of Python: pages ask it per record."""
 
 
 def pack(event: Event) -> bytes:
     """Return the event as the JSON text that logs store; `data` goes in untouched."""
     return _encoder.encode(
-        _Stored(
+        Stored(
             type=event.type,
             user_ids=event.user_ids,
             attributes=dict(event.attributes),
@@ -71,10 +67,4 @@ def pack(event: Event) -> bytes:
 
 def unpack(stored: bytes) -> Event:
     """Return the event that `pack` stored; raises msgspec.DecodeError where it is not one."""
-    s = _decoder.decode(stored)
-    return Event(s.id, s.type, bytes(s.data), s.user_ids, s.attributes)
-
-
-def read_head(text: bytes) -> Head:
-    """Return the head from the text before the id in what `pack` stored; raises msgspec.DecodeError."""
-    return _head_decoder.decode(text + b"}")
+    return read_stored(stored).event()

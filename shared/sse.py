@@ -13,8 +13,9 @@ from typing import Literal, Protocol
 import msgspec
 
 from shared.cursor import encode_one, names_one
-from shared.record import Gap, Head, Record
-from shared.stored import CHECK, StoredRecords
+from shared.filter import Addressed
+from shared.record import Gap, Record
+from shared.stored import CHECK, TIME, StoredRecords
 
 READY, GAP, CLOSING = "realtime.ready", "realtime.gap", "realtime.closing"
 EXPIRING = "realtime.expiring"
@@ -97,31 +98,31 @@ class DataFormat:
         event = record.event  # as `frame` would, without its questions: this is done for every record
         return b"id: %b\n%bdata: %b\n\n" % (cursor.encode(), _event_field(event.type), _data_lines(event.data))
 
-    def records(self, records: StoredRecords, matches: Callable[[Head], bool]) -> list[bytes]:
+    def records(self, records: StoredRecords, matches: Callable[[Addressed], bool]) -> list[bytes]:
         """Return the frames of those that match; their cursors name the one partition alone."""
-        together = b"".join(records.data)
+        together = b"".join(records.values)
         if b"\n" in together or b"\r" in together:  # between tokens of JSON: each line needs a `data:` of its own
             return self._record_by_record(records, matches)
-        names, offset, moment, place = names_one(records.partition, records.epoch).encode(), records.first, -1, b""
-        fields: dict[Head, bytes | None] = {}
+        names, offset, moment, place = names_one(records.partition, records.epoch).encode(), records.first, b"", b""
+        fields: dict[str, bytes] = {}
         frames = []
-        for value, head, time, data in zip(records.values, records.heads, records.times, records.data, strict=True):
-            if head in fields:
-                field = fields[head]
-            else:
-                field = fields[head] = _event_field(head.type) + b"data: " if matches(head) else None
-            if field is not None:
-                if time != moment:  # many records are of the same millisecond
-                    moment, place = time, b"id: %b.%x." % (names, time)
-                frames.append(place + b"%x-%b\n%b" % (offset, value[:CHECK], field) + data + b"\n\n")
+        for value, stored in zip(records.values, records.stored, strict=True):
+            if matches(stored):
+                type = stored.type
+                if type not in fields:
+                    fields[type] = b"\n%bdata: " % _event_field(type)
+                if value[CHECK:TIME] != moment:  # many records are of the same millisecond
+                    moment = value[CHECK:TIME]
+                    place = b"id: %b.%x." % (names, int(moment))
+                frames.append(b"%b%x-%b%b%b\n\n" % (place, offset, value[:CHECK], fields[type], stored.data))
             offset += 1
         return frames
 
-    def _record_by_record(self, records: StoredRecords, matches: Callable[[Head], bool]) -> list[bytes]:
+    def _record_by_record(self, records: StoredRecords, matches: Callable[[Addressed], bool]) -> list[bytes]:
         return [
             self.record(encode_one(records.partition, records.position(index)), records[index])
-            for index, head in enumerate(records.heads)
-            if matches(head)
+            for index, stored in enumerate(records.stored)
+            if matches(stored)
         ]
 
     def gap(self, cursor: str, gap: Gap) -> bytes:
@@ -148,7 +149,7 @@ class CloudEventsFormat(DataFormat):
         """Return the event as an unnamed message."""
         return frame(cursor, None, cloudevent(record))
 
-    def records(self, records: StoredRecords, matches: Callable[[Head], bool]) -> list[bytes]:
+    def records(self, records: StoredRecords, matches: Callable[[Addressed], bool]) -> list[bytes]:
         """Return the messages of those that match."""
         return self._record_by_record(records, matches)
 
