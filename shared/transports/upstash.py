@@ -10,6 +10,7 @@ streams. Commands an hour and process, however many subscribers it has, by the d
 """
 
 import asyncio
+import functools
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -80,7 +81,7 @@ class UpstashRest:
     async def publish(self, events: Sequence[Event]) -> list[Receipt]:
         """Append all events, each partition's in one atomic script, all scripts in one request."""
         appending = self.layout.append(events)
-        replies = await self._run(APPEND, appending.calls)
+        replies = await self._run(APPEND, appending.calls, cold=True)
         for tail in self._tails:
             tail.ring()
         return appending.receipts(replies)
@@ -111,7 +112,7 @@ class UpstashRest:
 
     async def take(self, bucket: str, cost: int, capacity: int, seconds: float) -> float:
         """Take from a bucket of all processes, in one round trip; see `Buckets.take`."""
-        (wait,) = await self._run(TAKE, [taking(self.layout.prefix, bucket, cost, capacity, seconds)])
+        (wait,) = await self._run(TAKE, [taking(self.layout.prefix, bucket, cost, capacity, seconds)], cold=True)
         return int(wait) / 1000
 
     def replay_pages(self, after: Cursor, until: Cursor) -> AsyncIterator[Sequence[Record | Gap]]:
@@ -120,7 +121,7 @@ class UpstashRest:
 
     async def ping(self) -> None:
         """Return if Upstash answers and takes the token."""
-        (reply,) = await self.session.send([["PING"]], ask=True)
+        (reply,) = await self.session.send([["PING"]], ask=True, cold=True)
         if isinstance(reply, CommandError):
             raise unavailable(reply.code)
 
@@ -184,9 +185,9 @@ class UpstashRest:
                 raise unavailable(reply.code)
             self._most = page // 2
 
-    async def _run(self, script: Script, calls: Sequence[Call]) -> list[Any]:
+    async def _run(self, script: Script, calls: Sequence[Call], *, cold: bool = False) -> list[Any]:
         """Run one script for each (keys, arguments), all in one request; a script is sent whole only once."""
-        replies = await script.run(calls, self.session.send, _is_unknown)
+        replies = await script.run(calls, functools.partial(self.session.send, cold=cold), _is_unknown)
         for reply in replies:
             if isinstance(reply, CommandError):
                 raise unavailable(reply.code)

@@ -1,25 +1,32 @@
-"""Upstash's REST API, one exchange at a time: commands as JSON over HTTP, by way of the vendor's client."""
+"""Upstash's REST API, one exchange at a time: commands as JSON over HTTP.
+
+What starts cold (a function that publishes, takes from a bucket or is asked for its health) sends them by `LeanHttp`;
+what lives long and reads goes by the vendor's client, `upstash-redis`, whose import alone takes longer than a cold
+start. Both by the same rules: what is tried again, what a refusal means, which reply belongs to which command.
+"""
 
 import asyncio
 import contextlib
 import email.utils
-import logging
 import math
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
-import shared.transports.lean_httpx  # isort: skip  # before anything that imports httpx  # noqa: F401
-import httpx
 import msgspec
-from upstash_redis.asyncio.client import AsyncPipeline
-from upstash_redis.http import AsyncHttpClient, make_headers
 
 from shared.backoff import Backoff
 from shared.errors import TransportUnavailable
 from shared.transports.circuit import Circuit
+from shared.transports.lean_http import Answer, BrokenError, LeanHttp, LostError, SilentError
 from shared.transports.redis_layout import Arguments
+
+if TYPE_CHECKING:
+    from shared.transports.upstash_client import VendorClient
 
 PHASE_SECONDS = 5.0  # without a byte; a publisher hears 503 after it, not after minutes
 EXCHANGE_SECONDS = 20.0  # for all of it: a crowd before us, a page of large events on a slow line, a server that drips
@@ -31,7 +38,13 @@ HOLD_SECONDS = 30.0  # the longest that a refusal keeps us away, whatever it ask
 _RETRY_AFTER = {401: 30, 403: 30, 429: 5}  # seconds where the answer names none: no client can mend a wrong token
 _NO_ANSWER_RETRY_AFTER = math.ceil(PHASE_SECONDS)
 _MOST_RETRY_AFTER = 3_600
-_LOST = (httpx.NetworkError, httpx.RemoteProtocolError)
+
+_PROXIES = ("https_proxy", "http_proxy", "all_proxy")
+
+Command = list[str | int]
+Road = Callable[[Sequence[Command]], Awaitable[list[Any]]]
+Post = Callable[[bytes], Awaitable[Answer]]
+"""Sends a body to Upstash. Raises LostError, SilentError and BrokenError."""
 
 
 class CommandError(Exception):
@@ -55,26 +68,34 @@ _reply = msgspec.json.Decoder(_Reply)
 
 
 class Session:
-    """Runs commands over REST, with the parts of the vendor's client; its `Redis` would open a second HTTP client.
+    """Runs commands over REST, several in one request.
 
-    Telemetry is off, and so is base64: all that is stored is UTF-8, and a third more bytes would be paid for.
+    No base64 is asked for: all that is stored is UTF-8, and a third more bytes would be paid for.
     """
 
     def __init__(self, url: str, token: str) -> None:
         self._url = url
-        self._headers = make_headers(token, None, allow_telemetry=False)
-        self._http = _Http()
+        self._token = token
+        self._sync_token = ""
         self._circuit = Circuit((TransportUnavailable,), _as_it_is, _hold)
         self._turn = asyncio.Semaphore(CONNECTIONS)
-        if logging.getLogger("httpx").level == logging.NOTSET:
-            logging.getLogger("httpx").setLevel(logging.WARNING)  # its lines for each request hold the URL
+        self._lean = LeanHttp(url, silence=PHASE_SECONDS, idle=IDLE_SECONDS)
+        self._path = f"{urlsplit(url).path}/pipeline"
+        self._vendor: VendorClient | None = None
+        self._behind_proxy = any(os.environ.get(name) or os.environ.get(name.upper()) for name in _PROXIES)
 
-    async def send(self, commands: Sequence[Arguments], *, in_turn: bool = True, ask: bool = False) -> list[Any]:
+    async def send(
+        self, commands: Sequence[Arguments], *, in_turn: bool = True, ask: bool = False, cold: bool = False
+    ) -> list[Any]:
         """Return the replies of commands that are run in order in one request; a refused one's is a CommandError.
 
-        Raises TransportUnavailable: then nothing is known of what was run. `ask`: see `Circuit.run`.
+        Raises TransportUnavailable: then nothing is known of what was run. `ask`: see `Circuit.run`. `cold` is for what
+        a function does that has just started: without the vendor's client, unless HTTPS_PROXY or the like is set, which
+        only that one knows.
         """
-        return await self._circuit.run(lambda: self._exchange(commands, in_turn), ask=ask)
+        texts = [[part.decode() if isinstance(part, bytes) else part for part in command] for command in commands]
+        road = self._by_lean_http if cold and not self._behind_proxy else self._by_vendor
+        return await self._circuit.run(lambda: self._exchange(texts, road, in_turn), ask=ask)
 
     @property
     def is_away(self) -> bool:
@@ -88,91 +109,87 @@ class Session:
 
     async def aclose(self) -> None:
         """Close every connection."""
-        await self._http.close()
+        await self._lean.aclose()
+        if self._vendor is not None:
+            await self._vendor.aclose()
 
-    async def _exchange(self, commands: Sequence[Arguments], in_turn: bool) -> list[Any]:
-        pipeline = AsyncPipeline(self._url, self._headers, self._http, "pipeline", self._http.add_sync_token, None)
-        for command in commands:
-            pipeline.execute([part.decode() if isinstance(part, bytes) else part for part in command])
+    async def _exchange(self, commands: Sequence[Command], road: Road, in_turn: bool) -> list[Any]:
         try:
             async with asyncio.timeout(EXCHANGE_SECONDS), self._turn if in_turn else contextlib.nullcontext():
-                return list(await pipeline.exec())
+                return await road(commands)
         except TimeoutError:
             raise unavailable("no answer in time", _NO_ANSWER_RETRY_AFTER) from None
 
+    async def _by_lean_http(self, commands: Sequence[Command]) -> list[Any]:
+        headers = {"authorization": f"Bearer {self._token}", "content-type": "application/json"}
+        self.add_sync_token(headers)
+        return await self.answered(lambda body: self._lean.post(self._path, headers, body), commands)
 
-class _Http(AsyncHttpClient):
-    """The vendor's HTTP client with what it lacks.
+    async def _by_vendor(self, commands: Sequence[Command]) -> list[Any]:
+        if self._vendor is None:
+            from shared.transports.upstash_client import VendorClient
 
-    Its own looks at no status (a refused pipeline is an AttributeError there), forgets Retry-After, waits for an
-    answer without end, and keeps of a pipeline only the first error.
-    """
-
-    def __init__(self) -> None:
-        self._client = httpx.AsyncClient(
-            timeout=PHASE_SECONDS,
-            limits=httpx.Limits(
-                max_connections=CONNECTIONS + 1,
-                max_keepalive_connections=CONNECTIONS + 1,
-                keepalive_expiry=IDLE_SECONDS,
-            ),
-        )
-        self._sync_token = ""
+            self._vendor = VendorClient(
+                self._url,
+                self._token,
+                self.answered,
+                self.add_sync_token,
+                connections=CONNECTIONS + 1,
+                silence=PHASE_SECONDS,
+                idle=IDLE_SECONDS,
+            )
+        return await self._vendor.run(commands)
 
     def add_sync_token(self, headers: dict[str, str]) -> None:
         """Ask a replica to answer only once it holds what this process has seen."""
         headers["upstash-sync-token"] = self._sync_token
 
-    async def close(self) -> None:
-        await self._client.aclose()
-
-    async def execute(
-        self, url: str, headers: dict[str, str], command: list[Any], from_pipeline: bool = False
-    ) -> list[Any]:
-        assert from_pipeline, "one road for one command and for many"
-        response = await self._post(url, {**headers, "content-type": "application/json"}, command)
-        self._sync_token = response.headers.get("upstash-sync-token") or self._sync_token
+    async def answered(self, post: Post, commands: Sequence[Command]) -> list[Any]:
+        """Return the replies to commands that `post` sends. Raises TransportUnavailable."""
+        answer = await _until_answered(post, msgspec.json.encode(commands))
+        self._sync_token = answer.headers.get("upstash-sync-token") or self._sync_token
         try:
-            if response.status_code == httpx.codes.OK:
-                replies = _replies.decode(response.content)
-            elif response.status_code == httpx.codes.BAD_REQUEST:
-                replies = [_reply.decode(response.content)] * len(command)  # refused as a whole
+            if answer.status == HTTPStatus.OK:
+                replies = _replies.decode(answer.content)
+            elif answer.status == HTTPStatus.BAD_REQUEST:
+                replies = [_reply.decode(answer.content)] * len(commands)  # refused as a whole
             else:
-                raise self._refused(response)
+                raise _refused(answer)
         except msgspec.DecodeError:
             raise unavailable("an answer that is not Upstash's") from None
-        if len(replies) != len(command):
+        if len(replies) != len(commands):
             raise unavailable("an answer that is not Upstash's")
         return [reply.result if reply.error is None else CommandError(reply.error) for reply in replies]
 
-    async def _post(self, url: str, headers: dict[str, str], command: list[Any]) -> httpx.Response:
-        """Send the request until an answer comes.
 
-        To send it again is safe: every event has its id by now, and what else is sent only reads.
-        """
-        body = msgspec.json.encode(command)
-        backoff = Backoff(base=0.02, cap=0.2)
-        for attempt in range(1, TRIES + 1):
-            try:
-                return await self._client.post(url, headers=headers, content=body)
-            except _LOST as error:
-                if attempt == TRIES:
-                    raise unavailable(type(error).__name__) from error
-            except httpx.TimeoutException as error:  # not again: a silent server would hold a publisher for several
-                raise unavailable(type(error).__name__, _NO_ANSWER_RETRY_AFTER) from error
-            except httpx.HTTPError as error:
-                raise unavailable(type(error).__name__) from error
-            await asyncio.sleep(backoff.next())
-        raise AssertionError
+async def _until_answered(post: Post, body: bytes) -> Answer:
+    """Send the request until an answer comes.
 
-    def _refused(self, response: httpx.Response) -> TransportUnavailable:
-        """Return the error that says for how long to stay away."""
-        status = response.status_code
-        named = _seconds(response.headers.get("retry-after"))
-        error = unavailable(f"HTTP {status}", named or _RETRY_AFTER.get(status, 1))
-        if named is not None or status == httpx.codes.TOO_MANY_REQUESTS:
-            return _AskedToWaitError(error.detail, error.retry_after)
-        return error
+    To send it again is safe: every event has its id by now, and what else is sent only reads.
+    """
+    backoff = Backoff(base=0.02, cap=0.2)
+    for attempt in range(1, TRIES + 1):
+        try:
+            return await post(body)
+        except LostError as error:
+            if attempt == TRIES:
+                raise unavailable(str(error)) from error
+        except SilentError as error:  # not again: a silent server would hold a publisher for several
+            raise unavailable("no answer in time", _NO_ANSWER_RETRY_AFTER) from error
+        except BrokenError as error:
+            raise unavailable(str(error)) from error
+        await asyncio.sleep(backoff.next())
+    raise AssertionError
+
+
+def _refused(answer: Answer) -> TransportUnavailable:
+    """Return the error that says for how long to stay away."""
+    status = answer.status
+    named = _seconds(answer.headers.get("retry-after"))
+    error = unavailable(f"HTTP {status}", named or _RETRY_AFTER.get(status, 1))
+    if named is not None or status == HTTPStatus.TOO_MANY_REQUESTS:
+        return _AskedToWaitError(error.detail, error.retry_after)
+    return error
 
 
 class _AskedToWaitError(TransportUnavailable):

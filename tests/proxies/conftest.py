@@ -1,21 +1,16 @@
 """nginx with the configuration of examples/, in front of a Tidemark, with a certificate that a test can check."""
 
-import datetime as dt
 import os
 import ssl
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from ipaddress import ip_address
 from pathlib import Path
 
 import httpx
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from tests import servers
+from tests.certificates import certify
 from tests.processes import HOST, ROOT, Instance, ServerProcess, inherited
 
 CONFIG = ROOT / "examples" / "nginx.conf"
@@ -27,7 +22,7 @@ class Nginx(ServerProcess):
     def __init__(self, folder: Path, upstream: int) -> None:
         super().__init__(folder)
         self.certificate = folder / "tls.pem"
-        key = _certify(self.certificate)
+        key = certify(self.certificate)
         config = CONFIG.read_text()
         user = "user root; " if os.getuid() == 0 else ""  # else its workers may not write into this folder
         for example, here in {
@@ -66,31 +61,6 @@ class Nginx(ServerProcess):
 
 
 TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-
-
-def _certify(path: Path) -> Path:
-    """Write a certificate for 127.0.0.1, and return the path of its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, HOST)])
-    now = dt.datetime.now(dt.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(hours=1))
-        .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address(HOST))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    private = path.with_suffix(".key")
-    private.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return private
 
 
 @pytest.fixture(scope="module")

@@ -37,7 +37,7 @@ class Ledger:
         self._every = every
         self._appended = 0
 
-    async def send(self, commands: Sequence[Arguments], *, in_turn: bool = True) -> list[Any]:
+    async def send(self, commands: Sequence[Arguments], *, in_turn: bool = True, cold: bool = False) -> list[Any]:
         self.commands.update(str(command[0]) for command in commands)
         self.times.append(asyncio.get_running_loop().time())
         await asyncio.sleep(0.02)

@@ -1,0 +1,80 @@
+"""The vendor's client, `upstash-redis`, for what lives long: its pipelines over httpx, held to the rules of `Session`.
+
+Its own HTTP client looks at no status (a refused pipeline is an AttributeError there), forgets Retry-After, waits for
+an answer without end, and keeps of a pipeline only the first error; its `Redis` would open a second one. Telemetry is
+off.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import httpx
+from upstash_redis.asyncio.client import AsyncPipeline
+from upstash_redis.http import AsyncHttpClient, make_headers
+
+from shared.transports.lean_http import Answer, BrokenError, LostError, SilentError
+
+Answered = Callable[[Callable[[bytes], Awaitable[Answer]], Sequence[Any]], Awaitable[list[Any]]]
+"""(how to send a body, commands) → their replies."""
+
+
+class VendorClient:
+    """Runs pipelines; `answered` and `add_sync_token` are those of `Session`."""
+
+    def __init__(
+        self,
+        url: str,
+        token: str,
+        answered: Answered,
+        add_sync_token: Callable[[dict[str, str]], None],
+        *,
+        connections: int,
+        silence: float,
+        idle: float,
+    ) -> None:
+        self._url = url
+        self._headers = make_headers(token, None, allow_telemetry=False)
+        self._add_sync_token = add_sync_token
+        limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=idle)
+        self._http = _Http(httpx.AsyncClient(timeout=silence, limits=limits), answered)
+        if logging.getLogger("httpx").level == logging.NOTSET:
+            logging.getLogger("httpx").setLevel(logging.WARNING)  # its lines for each request hold the URL
+
+    async def run(self, commands: Sequence[list[Any]]) -> list[Any]:
+        """Return the replies to the commands of one request."""
+        pipeline = AsyncPipeline(self._url, self._headers, self._http, "pipeline", self._add_sync_token, None)
+        for command in commands:
+            pipeline.execute(command)
+        return list(await pipeline.exec())
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        await self._http.close()
+
+
+class _Http(AsyncHttpClient):
+    def __init__(self, client: httpx.AsyncClient, answered: Answered) -> None:
+        self._client = client
+        self._answered = answered
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+    async def execute(
+        self, url: str, headers: dict[str, str], command: list[Any], from_pipeline: bool = False
+    ) -> list[Any]:
+        assert from_pipeline, "one road for one command and for many"
+        asked = {**headers, "content-type": "application/json"}
+        return await self._answered(lambda body: self._post(url, asked, body), command)
+
+    async def _post(self, url: str, headers: dict[str, str], body: bytes) -> Answer:
+        try:
+            response = await self._client.post(url, headers=headers, content=body)
+        except (httpx.NetworkError, httpx.RemoteProtocolError) as error:
+            raise LostError(type(error).__name__) from error
+        except httpx.TimeoutException as error:
+            raise SilentError from error
+        except httpx.HTTPError as error:
+            raise BrokenError(type(error).__name__) from error
+        return Answer(response.status_code, response.headers, response.content)
