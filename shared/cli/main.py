@@ -14,6 +14,7 @@ COMMANDS: Mapping[str, str] = {
     "tail": "Follow events live.",
     "history": "Show what the log holds.",
     "token": "Make a subscriber token.",
+    "doctor": "Check a deployment from outside.",
     "migrate": "Bring the schema of the log in Postgres up to date.",
     "webhook": "Try the rules of realtime.toml on a webhook's payload.",
     "bench": "Measure Tidemark against its yardsticks.",

@@ -51,7 +51,7 @@ async def check(response: httpx.Response, wanted: str) -> End | None:
         return End(
             "refused", "refused", f"The answer is {media_type or 'of no type'}, not {wanted}"[:MAX_DETAIL], floor
         )
-    detail = await _detail(response)
+    detail = await detail_of(response)
     if status == 401:
         raise Refused(Unauthorized(detail))
     if status == 403:
@@ -61,7 +61,7 @@ async def check(response: httpx.Response, wanted: str) -> End | None:
     return End("refused", "refused", detail, floor)
 
 
-async def _detail(response: httpx.Response) -> str:
+async def detail_of(response: httpx.Response) -> str:
     """Return what a problem+json answer says (RFC 9457), or else its status."""
     told = _Problem()
     if "json" in response.headers.get("content-type", ""):

@@ -4,7 +4,7 @@ import base64
 import binascii
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
 
 BACKOFF_BASE = 1.0  # the first ceiling; it doubles with each failure in a row
@@ -35,19 +35,21 @@ def retry_after(value: str | None, now: float) -> float:
     return min(LONGEST_WAIT, max(0.0, seconds))
 
 
-def expiry_of(token: str) -> float | None:
-    """Return a JWT's `exp` (s since 1970), None where it has none or is no JWT.
-
-    Nothing is verified: it only says when to fetch the next one.
-    """
+def claims_of(token: str) -> Mapping[str, object]:
+    """Return what a JWT says, nothing where it is none. Nothing is verified: that is the server's."""
     parts = token.split(".")
     if len(parts) != 3:
-        return None
+        return {}
     try:
         claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
     except (binascii.Error, ValueError, RecursionError):
-        return None
-    expiry = claims.get("exp") if isinstance(claims, dict) else None
+        return {}
+    return claims if isinstance(claims, dict) else {}
+
+
+def expiry_of(token: str) -> float | None:
+    """Return a JWT's `exp` (s since 1970), None where it has none or is no JWT: when to fetch the next one."""
+    expiry = claims_of(token).get("exp")
     return float(expiry) if isinstance(expiry, int | float) and 0 < expiry < 2**53 else None
 
 

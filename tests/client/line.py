@@ -21,7 +21,12 @@ class Line:
     @property
     def url(self) -> str:
         """The address of the instance's events, through here."""
-        return f"http://{HOST}:{self._port}/api/events"
+        return f"{self.address}/api/events"
+
+    @property
+    def address(self) -> str:
+        """The address of the instance, through here."""
+        return f"http://{HOST}:{self._port}"
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator["Line"]:
@@ -46,7 +51,7 @@ class Line:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         there_reader, there_writer = await asyncio.open_connection(HOST, self.instance.port)
-        up = asyncio.create_task(_pump(reader, there_writer))
+        up = asyncio.create_task(self._carry(reader, there_writer))
         try:
             with contextlib.suppress(OSError):
                 await self.down(there_reader, writer)
@@ -56,11 +61,17 @@ class Line:
             there_writer.transport.abort()
             writer.transport.abort()
 
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            await self.up(reader, writer)
+
+    async def up(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Carry the requests."""
+        await _pump(reader, writer)
+
     async def down(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Carry the answer."""
-        while data := await reader.read(64 * 1024):
-            writer.write(data)
-            await writer.drain()
+        await _pump(reader, writer)
 
 
 class CuttingLine(Line):
@@ -97,7 +108,6 @@ class BufferingLine(Line):
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(OSError):
-        while data := await reader.read(64 * 1024):
-            writer.write(data)
-            await writer.drain()
+    while data := await reader.read(64 * 1024):
+        writer.write(data)
+        await writer.drain()

@@ -1,0 +1,52 @@
+"""One deployment that the doctor's tests share, and how they have it looked at."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from shared.doctor import CHECKS, Deployment, Finding, Limits, examine
+from tests.functions.tokens import LIMITED_KEY, MINTING_KEY, PUBLISH_KEY, SECRET
+from tests.processes import Instance
+
+ORIGIN = "https://app.example.com"
+HEARTBEAT = 0.2  # seconds
+LIMITS = Limits(answer=2.0, heartbeat=HEARTBEAT, samples=2)
+
+
+@pytest.fixture(scope="session")
+def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
+    """One in memory, with authentication, and a short heartbeat."""
+    settings = {
+        "REALTIME_PUBLISH_KEYS": ",".join(
+            [
+                PUBLISH_KEY,
+                f"{LIMITED_KEY}:task-*",
+                f"{MINTING_KEY}:tidemark.doctor",
+                f"{MINTING_KEY}:realtime.tokens",
+            ]
+        ),
+        "REALTIME_JWT_SECRET": SECRET,
+        "REALTIME_ALLOWED_ORIGINS": ORIGIN,
+        "REALTIME_HEARTBEAT": f"{HEARTBEAT}s",
+    }
+    instance = Instance(tmp_path_factory.mktemp("doctor"), settings).start()
+    yield instance
+    instance.stop()
+
+
+async def findings(
+    url: str, *checks: str, key: str | None = PUBLISH_KEY, limits: Limits = LIMITS, **given: Any
+) -> dict[str, Finding]:
+    """What these checks find there, or all of them; nothing of this shell's settings counts."""
+    wanted = {name: check for name, check in CHECKS.items() if name in checks or not checks}
+    async with Deployment(url, key, limits=limits, **{"origin": ORIGIN, "environ": {}, **given}) as deployment:
+        found = [finding async for finding in examine(deployment, wanted)]
+    assert [finding.check for finding in found] == list(wanted)
+    assert all(finding.advice for finding in found if finding.verdict in ("warn", "fail"))
+    return {finding.check: finding for finding in found}
+
+
+def with_verdict(found: dict[str, Finding], verdict: str) -> list[str]:
+    """The checks that came to this verdict."""
+    return [name for name, finding in found.items() if finding.verdict == verdict]

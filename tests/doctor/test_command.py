@@ -1,0 +1,62 @@
+"""`tidemark doctor`, as a user types it."""
+
+import json
+
+import pytest
+
+from shared.doctor import CHECKS
+from tests.cli.running import run
+from tests.doctor.conftest import HEARTBEAT, ORIGIN
+from tests.functions.tokens import PUBLISH_KEY
+from tests.processes import Instance
+
+QUICK = ("--samples", "2", "--heartbeat", str(HEARTBEAT), "--origin", ORIGIN)
+
+
+def test_all_well_is_code_0_and_a_line_a_check_with_no_secret_in_it(instance: Instance) -> None:
+    ran = run("doctor", *QUICK, settings={"TIDEMARK_URL": instance.url, "TIDEMARK_KEY": PUBLISH_KEY})
+    assert (ran.code, ran.err) == (0, "")
+    *shown, last = ran.out.splitlines()
+    assert [line.split()[:2] for line in shown] == [["ok", name] for name in CHECKS]
+    assert last == f"{len(CHECKS)} ok"
+    assert PUBLISH_KEY not in ran.out
+    assert "eyJ" not in ran.out
+
+
+def test_a_failed_check_is_code_1_and_an_object_that_says_what_to_do(instance: Instance) -> None:
+    ran = run("doctor", *QUICK, "--json", "--url", instance.url, settings={"TIDEMARK_KEY": "hunter2"})
+    assert (ran.code, ran.err) == (1, "")
+    told = [json.loads(line) for line in ran.out.splitlines()]
+    assert [finding["check"] for finding in told] == list(CHECKS)
+    assert all(finding.keys() == {"check", "verdict", "reason", "measured", "advice"} for finding in told)
+    (failed,) = (finding for finding in told if finding["verdict"] == "fail")
+    assert failed["check"] == "publish"
+    assert "REALTIME_PUBLISH_KEYS" in failed["advice"]
+    assert "hunter2" not in ran.out
+
+
+def test_on_a_terminal_long_texts_stay_in_their_column(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared.cli.doctor.is_terminal", lambda: True)
+    ran = run("doctor", "--url", "http://127.0.0.1:9", settings={"COLUMNS": "60"})
+    assert ran.code == 1
+    lines = ran.out.splitlines()
+    start = next(place for place, line in enumerate(lines) if line.startswith("FAIL  reachability"))
+    assert lines[start + 1].startswith(" " * 25 + "> ")
+    assert max(map(len, lines)) <= 60
+    assert lines[-1].endswith(f"1 FAIL, {len(CHECKS) - 2} skip")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--origin", "app.example.com"], "must be an exact origin"),
+        (["--origin", "https://app.example.com/"], "must be an exact origin"),
+        (["--url", "app.example.com"], "must be an http:// or https:// address"),
+        (["--timeout", "0"], "--timeout"),
+        (["--samples", "0"], "--samples"),
+    ],
+)
+def test_what_cannot_be_meant_is_code_2(arguments: list[str], told: str) -> None:
+    ran = run("doctor", *arguments)
+    assert (ran.code, ran.out) == (2, "")
+    assert told in ran.err
