@@ -1,6 +1,7 @@
 """`tidemark doctor`, as a user types it."""
 
 import json
+import re
 
 import pytest
 
@@ -8,7 +9,7 @@ from shared.doctor import CHECKS
 from tests.cli.running import run
 from tests.doctor.conftest import HEARTBEAT, ORIGIN
 from tests.functions.tokens import PUBLISH_KEY
-from tests.processes import Instance
+from tests.processes import ROOT, Instance
 
 QUICK = ("--samples", "2", "--heartbeat", str(HEARTBEAT), "--origin", ORIGIN)
 
@@ -60,3 +61,10 @@ def test_what_cannot_be_meant_is_code_2(arguments: list[str], told: str) -> None
     ran = run("doctor", *arguments)
     assert (ran.code, ran.out) == (2, "")
     assert told in ran.err
+
+
+def test_the_document_tells_of_each_check_in_their_order() -> None:
+    rows = re.findall(
+        r"^\| (`[^|]+`) \|", (ROOT / "docs" / "cli.md").read_text().partition("## doctor")[2], re.MULTILINE
+    )
+    assert [name for row in rows for name in re.findall("`([^`]+)`", row)] == list(CHECKS)
