@@ -17,6 +17,7 @@ COMMANDS: Mapping[str, str] = {
     "doctor": "Check a deployment from outside.",
     "migrate": "Bring the schema of the log in Postgres up to date.",
     "webhook": "Try the rules of realtime.toml on a webhook's payload.",
+    "cost": "Estimate what a month costs, and where.",
     "bench": "Measure Tidemark against its yardsticks.",
     "completion": "Print the completion script for a shell.",
 }

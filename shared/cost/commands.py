@@ -1,0 +1,155 @@
+"""The commands that the log is asked for, as the store bills them: a script is one, and so is each of a pipeline.
+
+Counted on the real thing: tests/cost/test_counted.py holds these numbers against Redis, and against REST's stand-in.
+Each function's numbers are for one process (an instance), however many subscribers it has, and an upper bound where
+two happenings could share a command.
+"""
+
+import math
+from dataclasses import dataclass
+
+from shared.cost.workload import MONTH_SECONDS, Workload
+
+BLOCK = 20.0  # seconds of one blocking read over TCP: three a minute while nothing happens
+POLL_MIN, POLL_MAX, SLOWING = (
+    0.25,
+    5.0,
+    1.5,
+)  # seconds between two polls over REST, and the growth while none brings any
+PAGE = 200  # records of one command that replays
+RECONNECT_SECONDS = 2.0  # without a stream, between two: what is missed meanwhile is replayed
+REVOCATIONS = 1  # the partition that every process with streams follows besides its subscribers'
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What one process hears of the log while it follows it."""
+
+    arrivals: float
+    """Publish requests a second that reach what it follows."""
+    records: float
+    """Events a second in what it follows."""
+
+
+def partitions(load: Workload) -> int:
+    """Return how many partitions one subscriber needs: each base's, and with shards the user's own besides."""
+    return (1 + load.partitions) * (2 if load.shards else 1)
+
+
+def copies(load: Workload, audience: float) -> float:
+    """Return how many partitions so many users' events are stored in: with shards, one for each that they hit."""
+    if not load.shards:
+        return 1.0
+    return max(1.0, load.shards * (1 - (1 - 1 / load.shards) ** audience))
+
+
+def publishing(load: Workload) -> float:
+    """Return the commands of a month's publications.
+
+    One script a request and partition, and one more where the key has a rate. From the bus each event comes alone.
+    """
+    limit = load.requests if load.rate_limited else 0.0
+    if load.bus:
+        return load.events * copies(load, load.audience)
+    return load.requests * copies(load, load.audience * load.batch) + limit
+
+
+def heard_by_all(load: Workload) -> Reading:
+    """Return what a process with many users hears: everything, and each copy of it."""
+    requests = load.events if load.bus else load.requests
+    return Reading(requests / MONTH_SECONDS, load.events * copies(load, load.audience) / MONTH_SECONDS)
+
+
+def heard_by_one(load: Workload) -> Reading:
+    """Return what a process with one user hears: with shards, what is for somebody of the user's own shard."""
+    if not load.shards:
+        return heard_by_all(load)
+    batch = 1 if load.bus else load.batch
+    hit = _hit(load.shards, load.audience * batch), _hit(load.shards, load.audience)
+    return Reading(load.events / batch / MONTH_SECONDS * hit[0], load.events / MONTH_SECONDS * hit[1])
+
+
+def following(load: Workload, heard: Reading) -> float:
+    """Return the commands a second of a tail that has subscribers."""
+    if load.transport == "redis-tcp":
+        return blocking_reads(heard.arrivals)
+    return polls(heard.arrivals) if load.transport == "upstash-rest" else 0.0
+
+
+def blocking_reads(arrivals: float, block: float = BLOCK) -> float:
+    """Return the reads a second: each ends with the next arrival, or after `block` seconds without one."""
+    if arrivals * block < 1e-9:
+        return 1 / block
+    return arrivals / -math.expm1(-arrivals * block)
+
+
+def polls(arrivals: float, fastest: float = POLL_MIN, slowest: float = POLL_MAX) -> float:
+    """Return the polls a second: the fastest after one that brought something, then ever slower ones.
+
+    The shares of time of a chain of states, one for each wait; arrivals are independent of one another.
+    """
+    waits = [fastest]
+    while waits[-1] < slowest:
+        waits.append(min(waits[-1] * SLOWING, slowest))
+    share, taken, passed = 1.0, 0.0, 0.0
+    for wait in waits[:-1]:
+        taken += share
+        passed += share * wait
+        share *= math.exp(-arrivals * wait)
+    brings = -math.expm1(-arrivals * waits[-1])
+    if brings < 1e-12:
+        return 1 / slowest
+    last = share / brings  # it stays in the slowest until one brings something
+    return (taken + last) / (passed + last * waits[-1])
+
+
+def polls_within(seconds: float) -> int:
+    """Return the polls of a process that follows the log for so long and hears nothing, the first one at once."""
+    count, passed, wait = 1, 0.0, POLL_MIN
+    while passed + wait <= seconds:
+        passed += wait
+        wait = min(wait * SLOWING, POLL_MAX)
+        count += 1
+    return count
+
+
+def opening_alone(load: Workload) -> int:
+    """Return the commands that open the only stream of a process, as on Lambda; its reads come on top.
+
+    TCP: the heads of all that it follows, twice (for the subscriber and for the tail), CLIENT ID, CLIENT UNBLOCK.
+    """
+    if load.transport == "upstash-rest":
+        return 3
+    return 2 * (partitions(load) + REVOCATIONS) + 2 if load.transport == "redis-tcp" else 0
+
+
+def opening_among_others(load: Workload) -> int:
+    """Return the commands that open one stream more: the heads, and with shards those of its own shard.
+
+    With a shard that nobody follows yet the tail's read is ended (CLIENT UNBLOCK) and begun anew.
+    """
+    if load.transport == "upstash-rest":
+        return 3 if load.shards else 1
+    if load.transport == "postgres":
+        return 0
+    return partitions(load) + (1 + load.partitions + 2 if load.shards else 0)
+
+
+def polling(load: Workload) -> int:
+    """Return the commands of one poll that finds nothing new."""
+    if load.transport == "postgres":
+        return 0
+    if load.transport == "upstash-rest":
+        return 2 + polls_within(load.poll_wait) if load.poll_wait else 1
+    heads = partitions(load) + REVOCATIONS
+    return heads + 4 if load.poll_wait else heads  # two reads, and twice CLIENT UNBLOCK
+
+
+def pages(records: float) -> float:
+    """Return the pages of a replay of so many records on average: none where there is none, one command each."""
+    return -math.expm1(-records) + records / PAGE
+
+
+def _hit(shards: int, picks: float) -> float:
+    """Return how likely one of so many users is of a given shard."""
+    return float(-math.expm1(picks * math.log1p(-1 / shards))) if shards > 1 else min(picks, 1.0)

@@ -1,0 +1,106 @@
+"""Which mode is the cheapest, and at how many users or events another one becomes it: searched, not guessed."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from shared.cost.modes import MODES, Estimate, Mode, estimate
+from shared.cost.prices import Prices
+from shared.cost.workload import LIMITS, Workload
+
+Axis = Literal["users", "events"]
+AXES: tuple[Axis, ...] = ("users", "events")
+STEPS_A_DECADE = 8  # looked at; between two of them one change is found, not two that undo each other
+REACH, LEAST_REACH = 1_000, 1_000_000  # times as many as there are, and so many at least
+
+Totals = Mapping[Mode, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """From so many users or events on, this mode is the cheapest."""
+
+    start: int
+    mode: Mode
+
+
+@dataclass(frozen=True, slots=True)
+class Tip:
+    """From so many users or events on, `other` is cheaper than `mode`; at one fewer it is not."""
+
+    mode: Mode
+    other: Mode
+    at: int
+
+
+def compare(load: Workload, prices: Prices) -> dict[Mode, Estimate]:
+    """Return the estimate of each mode."""
+    return {mode: estimate(mode, load, prices) for mode in MODES}
+
+
+def cheapest(totals: Totals) -> Mode:
+    """Return the mode of the least total; of equal ones, the first of MODES."""
+    return min(MODES, key=lambda mode: totals[mode])
+
+
+class Search:
+    """The totals along one axis, from 1 to a thousand times as many as there are, each reckoned once."""
+
+    def __init__(self, load: Workload, prices: Prices, axis: Axis) -> None:
+        self._at: Callable[[int], Workload] = load.with_users if axis == "users" else load.with_events
+        self._prices = prices
+        self._known: dict[int, Totals] = {}
+        most = min(max(getattr(load, axis) * REACH, LEAST_REACH), int(LIMITS[axis][1]))
+        self._grid = sorted({1, most, *_grid(most)})
+
+    def totals(self, number: int) -> Totals:
+        """Return each mode's total at so many users or events."""
+        if number not in self._known:
+            estimates = compare(self._at(number), self._prices)
+            self._known[number] = {mode: found.total for mode, found in estimates.items()}
+        return self._known[number]
+
+    def stretches(self) -> list[Stretch]:
+        """Return which mode is the cheapest from where on; the first stretch starts at 1."""
+        found = [Stretch(1, cheapest(self.totals(1)))]
+        for before, after in zip(self._grid, self._grid[1:], strict=False):
+            low = before
+            while (mode := cheapest(self.totals(after))) != (last := found[-1].mode):
+                low = self._first(low, after, lambda at, last=last: cheapest(self.totals(at)) != last)  # type: ignore[misc]
+                found.append(Stretch(low, cheapest(self.totals(low))))
+                if found[-1].mode == mode:
+                    break
+        return found
+
+    def tips(self) -> list[Tip]:
+        """Return, for each two modes, the first place at which the second becomes cheaper, if there is one."""
+        pairs = [(mode, other) for mode in MODES for other in MODES if mode != other]
+        return [tip for mode, other in pairs if (tip := self._tip(mode, other)) is not None]
+
+    def _tip(self, mode: Mode, other: Mode) -> Tip | None:
+        def is_cheaper(number: int) -> bool:
+            totals = self.totals(number)
+            return totals[other] < totals[mode]
+
+        before = 0
+        for number in self._grid:
+            if is_cheaper(number):
+                return Tip(mode, other, number if not before else self._first(before, number, is_cheaper))
+            before = number
+        return None
+
+    def _first(self, low: int, high: int, holds: Callable[[int], bool]) -> int:
+        """Return a place in (low, high] where it holds and just before which it does not."""
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if holds(middle) else (middle, high)
+        return high
+
+
+def _grid(most: int) -> set[int]:
+    step = 10 ** (1 / STEPS_A_DECADE)
+    found, number = set(), 1.0
+    while number < most:
+        found.add(int(number))
+        number = max(number * step, number + 1)
+    return found
