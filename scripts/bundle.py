@@ -23,6 +23,7 @@ PLATFORMS = {
     "x86_64": ("manylinux2014_x86_64", "manylinux_2_28_x86_64"),
 }
 SOURCES = ("functions", "shared")
+NOT_BUNDLED = ("__pycache__", "*.pyc", "cost")  # shared/cost is for whoever plans, and no function imports it
 NOT_RUN = {".pyx", ".pxd", ".pxi", ".pyi", ".c", ".h"}  # what compiled modules were made from, and types
 ROOT_ON_LAMBDA = "/var/task"
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the first time that a zip can tell
@@ -56,7 +57,7 @@ def fill(folder: Path, target: str, python: str) -> None:
         if path.is_file() and (path.name == "RECORD" or path.suffix in NOT_RUN):
             path.unlink()  # RECORD lists the commands too
     for name in SOURCES:
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns(*NOT_BUNDLED))
     if (ROOT / "realtime.toml").exists():
         shutil.copy(ROOT / "realtime.toml", folder)
 

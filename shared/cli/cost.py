@@ -42,7 +42,7 @@ NUMBERS: Mapping[str, str] = {
 """The options that are numbers with a default, and their help."""
 
 
-class Number(click.ParamType):
+class Number(click.ParamType[float]):
     """A number within the limits of what it is; neither infinite nor no number at all."""
 
     name = "number"
@@ -186,11 +186,14 @@ def _show(
     )
     for note in estimate.notes:
         click.echo(f"- {note}")
+    click.echo()
     totals = [(name, f"{other.total:,.2f}", "the cheapest" if name == least else "") for name, other in found.items()]
     _table("each mode", ("", ">", ""), totals)
     for axis, (stretches, tips) in changes.items():
+        click.echo()
         rest = f"{workload.events:,} events" if axis == "users" else f"{workload.users:,} users"
         _table(f"where it tips over: {axis}, with {rest}", ("", ""), [_cheapest_row(stretches), *_tip_rows(tips)])
+    click.echo()
     click.echo("Check the prices before you rely on them: docs/cost.md says where they are from.")
 
 
@@ -226,7 +229,7 @@ def _table(title: str, sides: tuple[str, ...], rows: Sequence[tuple[str, ...]]) 
         terminal.print(table)
         return
     widths = [max(len(row[column]) for row in rows) for column in range(len(sides))]
-    click.echo(f"\n{title}")
+    click.echo(title)
     for row in rows:
         cells = [f"{cell:{side or '<'}{width}}" for cell, side, width in zip(row, sides, widths, strict=True)]
         click.echo(f"  {'  '.join(cells)}".rstrip())

@@ -38,9 +38,7 @@ def partitions(load: Workload) -> int:
 
 def copies(load: Workload, audience: float) -> float:
     """Return how many partitions so many users' events are stored in: with shards, one for each that they hit."""
-    if not load.shards:
-        return 1.0
-    return max(1.0, load.shards * (1 - (1 - 1 / load.shards) ** audience))
+    return max(1.0, min(audience, load.shards))
 
 
 def publishing(load: Workload) -> float:
@@ -65,8 +63,9 @@ def heard_by_one(load: Workload) -> Reading:
     if not load.shards:
         return heard_by_all(load)
     batch = 1 if load.bus else load.batch
-    hit = _hit(load.shards, load.audience * batch), _hit(load.shards, load.audience)
-    return Reading(load.events / batch / MONTH_SECONDS * hit[0], load.events / MONTH_SECONDS * hit[1])
+    requests, events = load.events / batch / MONTH_SECONDS, load.events / MONTH_SECONDS
+    hit, part = (min(audience / load.shards, 1.0) for audience in (load.audience * batch, load.audience))
+    return Reading(requests * hit, events * part)
 
 
 def following(load: Workload, heard: Reading) -> float:
@@ -142,14 +141,9 @@ def polling(load: Workload) -> int:
     if load.transport == "upstash-rest":
         return 2 + polls_within(load.poll_wait) if load.poll_wait else 1
     heads = partitions(load) + REVOCATIONS
-    return heads + 4 if load.poll_wait else heads  # two reads, and twice CLIENT UNBLOCK
+    return heads + 5 if load.poll_wait else heads  # three reads (ended, with the event, begun), two CLIENT UNBLOCK
 
 
 def pages(records: float) -> float:
     """Return the pages of a replay of so many records on average: none where there is none, one command each."""
     return -math.expm1(-records) + records / PAGE
-
-
-def _hit(shards: int, picks: float) -> float:
-    """Return how likely one of so many users is of a given shard."""
-    return float(-math.expm1(picks * math.log1p(-1 / shards))) if shards > 1 else min(picks, 1.0)

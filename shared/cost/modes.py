@@ -13,9 +13,9 @@ from shared.cost.workload import MONTH_HOURS, MONTH_SECONDS, Workload
 Mode = Literal["lambda", "managed", "container", "poll"]
 MODES: tuple[Mode, ...] = ("lambda", "managed", "container", "poll")
 
-HEARTBEAT_SECONDS, HEARTBEAT_BYTES = 15.0, 60
+HEARTBEAT_SECONDS, HEARTBEAT_BYTES = 15.0, 100
 OPENING_BYTES = 1_000  # of a stream's answer before its first event: headers, retry, ready
-FRAME_BYTES = 100  # of an event on a stream besides its data
+FRAME_BYTES = 120  # of an event on a stream besides its data
 PAGE_BYTES = 700  # of a page without events: headers, cursor
 ITEM_BYTES = 130  # of an event on a page besides its data
 PAGE_EVENTS = 500  # of one page, at most

@@ -56,13 +56,13 @@ class Price:
 
     def of(self, quantity: float) -> float:
         """Return what a month's quantity costs; what is free counts towards the steps."""
-        marks = [(self.free, self.each), *self.steps]
-        ends = [above for above, _ in marks[1:]] + [math.inf]
-        return sum(
-            (min(quantity, end) - max(above, self.free)) * each
-            for (above, each), end in zip(marks, ends, strict=True)
-            if min(quantity, end) > max(above, self.free)
-        )
+        cost, above, each = 0.0, self.free, self.each
+        for start, price in self.steps:
+            if quantity <= start:
+                break
+            cost += (start - above) * each
+            above, each = start, price
+        return cost + max(quantity - above, 0.0) * each
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from shared.cost import commands
 from shared.cost.bill import GB, Bill
 from shared.cost.workload import MONTH_HOURS, MONTH_SECONDS, Workload
 
-RECORD_BYTES = 100  # of a record besides its data: check, time, type, id
+RECORD_BYTES = 125  # of a record besides its data: check, time, type, id
 KEPT_BYTES = 350  # of a record in the store besides its data: the same, the key of its id, and what Redis adds
 COMMAND_BYTES = 300  # of a command and its reply besides records
 COMMANDS_A_SECOND = 10_000  # that Upstash's plans run

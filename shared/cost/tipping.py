@@ -1,5 +1,6 @@
 """Which mode is the cheapest, and at how many users or events another one becomes it: searched, not guessed."""
 
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -62,20 +63,24 @@ class Search:
 
     def stretches(self) -> list[Stretch]:
         """Return which mode is the cheapest from where on; the first stretch starts at 1."""
-        found = [Stretch(1, cheapest(self.totals(1)))]
-        for before, after in zip(self._grid, self._grid[1:], strict=False):
+        found = [Stretch(1, self._cheapest(1))]
+        for before, after in itertools.pairwise(self._grid):
             low = before
-            while (mode := cheapest(self.totals(after))) != (last := found[-1].mode):
-                low = self._first(low, after, lambda at, last=last: cheapest(self.totals(at)) != last)  # type: ignore[misc]
-                found.append(Stretch(low, cheapest(self.totals(low))))
-                if found[-1].mode == mode:
-                    break
+            while self._cheapest(after) != found[-1].mode:
+                low = self._first(low, after, self._is_not(found[-1].mode))
+                found.append(Stretch(low, self._cheapest(low)))
         return found
 
     def tips(self) -> list[Tip]:
         """Return, for each two modes, the first place at which the second becomes cheaper, if there is one."""
         pairs = [(mode, other) for mode in MODES for other in MODES if mode != other]
         return [tip for mode, other in pairs if (tip := self._tip(mode, other)) is not None]
+
+    def _cheapest(self, number: int) -> Mode:
+        return cheapest(self.totals(number))
+
+    def _is_not(self, mode: Mode) -> Callable[[int], bool]:
+        return lambda number: self._cheapest(number) != mode
 
     def _tip(self, mode: Mode, other: Mode) -> Tip | None:
         def is_cheaper(number: int) -> bool:

@@ -65,6 +65,7 @@ def test_nothing_of_the_tests_and_tools_is_in_it_and_it_is_small_enough(
     assert found <= _distributions("requirements.txt")
     assert found >= {"mangum", "starlette", "redis", "asyncpg", "msgspec", "cryptography"}
     assert names.isdisjoint({"tests", "bench", "bin", "boto3", "botocore", "pip"})
+    assert [name for name in bundle.namelist() if name.startswith("shared/cost/")] == []
     stated = re.search(r": ([0-9.]+) MB", told)
     assert stated is not None
     assert float(stated[1]) < MOST_MB, told

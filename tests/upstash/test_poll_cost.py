@@ -1,88 +1,22 @@
 """What polling costs: commands are billed, one by one."""
 
 import asyncio
-from collections import Counter
-from collections.abc import Sequence
-from typing import Any
 
 import pytest
 
 from shared.cursor import Cursor, Position
-from shared.event import Event
 from shared.hub import Hub
 from shared.partitions import ALL, Partitions
-from shared.record import pack
 from shared.rights import REVOCATIONS
-from shared.transports.reading import chain
-from shared.transports.redis_layout import APPEND, SEEK, Arguments
-from shared.transports.upstash import UpstashRest
 from tests.clocks import virtual_time
 from tests.contract.acts import Heard, at, publish, tailing
 from tests.contract.stores import UpstashStore
 from tests.sinks import subscribed
+from tests.upstash.ledger import make_log
 from tests.upstash.stand_in import StandIn
 from tests.waiting import eventually
 
 HOUR = 3_600.0
-
-
-class Ledger:
-    """A session that counts, over a log of one partition that grows by an event every so many seconds."""
-
-    held = 0.0
-
-    def __init__(self, every: float | None) -> None:
-        self.commands: Counter[str] = Counter()
-        self.times: list[float] = []
-        self._every = every
-        self._appended = 0
-
-    async def send(self, commands: Sequence[Arguments], *, in_turn: bool = True, cold: bool = False) -> list[Any]:
-        self.commands.update(str(command[0]) for command in commands)
-        self.times.append(asyncio.get_running_loop().time())
-        await asyncio.sleep(0.02)
-        return [self._reply(command) for command in commands]
-
-    async def aclose(self) -> None: ...
-
-    @property
-    def length(self) -> int:
-        by_others = 0 if self._every is None else int(asyncio.get_running_loop().time() / self._every)
-        return by_others + self._appended
-
-    def _reply(self, command: Arguments) -> Any:
-        if command[:2] == ["EVALSHA", APPEND.sha]:
-            self._appended += 1
-            return [["1", str(self.length), check(self.length), "0", 0]]
-        if command[0] == "EVALSHA":
-            assert command[1] == SEEK.sha
-            return [["1", str(self.length), check(self.length), "0"]] * (int(command[2]) // 2)
-        assert command[0] == "XREAD"
-        after = int(str(command[-1]).partition("-")[2])
-        entries = [entry(number) for number in range(after + 1, self.length + 1)]
-        return [[command[4], entries]] if entries else None
-
-
-def check(number: int) -> str:
-    """The check of the n-th event."""
-    found = ""
-    for n in range(1, number + 1):
-        found = chain(found, f"id-{n}")
-    return found
-
-
-def entry(number: int) -> list[Any]:
-    """The n-th entry."""
-    event = pack(Event(f"id-{number}", "t", b"1")).decode()
-    return [f"1-{number}", ["e", f"{check(number)}0000000000001{event}"]]
-
-
-def make_log(every: float | None = None) -> tuple[UpstashRest, Ledger]:
-    """A log with the default settings, and what it asks for."""
-    log = UpstashRest("http://127.0.0.1:1", "token")
-    ledger = Ledger(every)
-    log.session = ledger  # type: ignore[assignment]
-    return log, ledger
 
 
 @virtual_time

@@ -1,0 +1,138 @@
+"""`tidemark cost`: lines, totals, the cheapest, where it tips over; and what it says to numbers that cannot be."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shared.cost.modes import MODES
+from shared.cost.workload import LIMITS, Workload
+from tests.cli.running import run
+from tests.cost.tables import SHIPPED, written
+
+MANY = ("--users", "1000", "--events", "1000000")
+
+
+def told(*arguments: str) -> dict[str, Any]:
+    ran = run("cost", *arguments, "--json")
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.out.count("\n") == 1
+    answer: dict[str, Any] = json.loads(ran.out)
+    return answer
+
+
+def row(text: str, name: str) -> str:
+    """The row that begins so."""
+    return next(line for line in text.splitlines() if line.startswith(f"  {name} "))
+
+
+def test_it_shows_each_line_the_total_of_each_mode_and_where_the_cheapest_changes() -> None:
+    ran = run("cost", *MANY, "--mode", "container")
+    assert (ran.code, ran.err) == (0, "")
+    assert f"container: a month in USD, by the prices of {SHIPPED.date} for us-east-1" in ran.out
+    answer = told(*MANY, "--mode", "container")
+    bill, modes, users, events, last = ran.out.split("\n\n")
+    for line in answer["lines"]:
+        assert f"  {line['cost']:,.2f}" in row(bill, line["title"])
+    assert f"  {answer['total']:,.2f}" in row(bill, "total")
+    for mode in MODES:
+        assert f"  {answer['totals'][mode]:,.2f}" in row(modes, mode)
+    assert row(modes, answer["cheapest"]).endswith("the cheapest")
+    assert "users, with 1,000,000 events" in users
+    assert "events, with 1,000 users" in events
+    starts = [f"{stretch['mode']} from {stretch['start']:,}" for stretch in answer["tips"]["users"]["cheapest"]]
+    assert f"the cheapest  {', '.join(starts)}" in ran.out
+    assert last.startswith("Check the prices")
+
+
+def test_json_holds_the_prices_day_and_sources_the_workload_and_the_searched_changes() -> None:
+    answer = told(*MANY)
+    assert answer["prices"] == {"date": SHIPPED.date, "currency": "USD", "region": "us-east-1"}
+    assert answer["mode"] == answer["cheapest"] == min(answer["totals"], key=answer["totals"].get)
+    assert answer["total"] == answer["totals"][answer["mode"]] == pytest.approx(sum(x["cost"] for x in answer["lines"]))
+    assert all(line["source"].startswith("https://") for line in answer["lines"])
+    assert (answer["workload"]["users"], answer["workload"]["delivered"]) == (1_000, 1_000)
+    (first, second, *_) = answer["tips"]["users"]["cheapest"]
+    assert told("--users", str(second["start"] - 1), *MANY[2:], "--delivered", "1000")["cheapest"] == first["mode"]
+    assert told("--users", str(second["start"]), *MANY[2:], "--delivered", "1000")["cheapest"] == second["mode"]
+
+
+def test_every_option_reaches_the_workload() -> None:
+    usual = Workload(0, 0)
+    changed = {field: getattr(usual, field) + 1 for field in LIMITS if field not in ("users", "events", "delivered")}
+    options = [part for field, value in changed.items() for part in (f"--{field.replace('_', '-')}", f"{value:g}")]
+    flags = ("--rate-limited", "--bus", "--netlify", "--transport", "postgres", "--delivered", "7.5")
+    workload = told(*MANY, *options, *flags)["workload"]
+    assert workload == {
+        **changed,
+        "users": 1_000,
+        "events": 1_000_000,
+        "delivered": 7.5,
+        "transport": "postgres",
+        "rate_limited": True,
+        "bus": True,
+        "netlify": True,
+    }
+
+
+def test_without_the_free_tier_nothing_is_free() -> None:
+    assert told(*MANY, "--no-free-tier")["total"] > told(*MANY)["total"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (("--events", "1"), "Missing option '--users'"),
+        (("--users", "-1", "--events", "1"), "'--users': must be a whole number from 0 to 100,000,000"),
+        (("--users", "1.5", "--events", "1"), "'--users': must be a whole number from 0 to 100,000,000"),
+        (("--users", "1", "--events", "many"), "'--events': must be a whole number from 0 to 100,000,000,000"),
+        ((*MANY, "--hours", "731"), "'--hours': must be a number from 0 to 730"),
+        ((*MANY, "--hours", "nan"), "'--hours': must be a number from 0 to 730"),
+        ((*MANY, "--poll-every", "inf"), "'--poll-every': must be a number from 0 to 3,600"),
+        ((*MANY, "--sessions", "0"), "'--sessions': must be a whole number from 1 to 10,000"),
+        ((*MANY, "--stream-seconds", "901"), "'--stream-seconds': must be a number from 10 to 900"),
+        ((*MANY, "--shards", "4097"), "'--shards': must be a whole number from 0 to 4,096"),
+        ((*MANY, "--delivered", "1000001"), "--delivered: must be at most --events, 1,000,000"),
+        ((*MANY, "--poll-every", "0.5"), "--poll-every: must be 1 or more together with --poll-wait"),
+        ((*MANY, "--mode", "server"), "'server' is not one of 'lambda', 'managed', 'container', 'poll'"),
+        ((*MANY, "--transport", "kafka"), "'kafka' is not one of 'redis-tcp', 'upstash-rest', 'postgres'"),
+        ((*MANY, "--region", "eu-central-1"), "--region: must be us-east-1, which the prices are for"),
+    ],
+)
+def test_a_wrong_number_or_name_is_told_with_its_option_and_limit(arguments: tuple[str, ...], problem: str) -> None:
+    ran = run("cost", *arguments)
+    assert (ran.code, ran.out) == (2, "")
+    assert problem in ran.err
+
+
+def test_a_price_table_of_one_s_own_is_used_or_refused_with_its_key_and_line(tmp_path: Path) -> None:
+    region = ('region = "us-east-1"', 'region = "eu-central-1"')
+    ours = str(written(tmp_path, region, ("price = 0.0000133334", "price = 1")))
+    answer = told(*MANY, "--mode", "lambda", "--prices", ours, "--region", "eu-central-1")
+    assert answer["prices"]["region"] == "eu-central-1"
+    assert answer["total"] > 1_000_000
+    wrong = str(written(tmp_path, ("price = 0.0000133334", "cost = 1")))
+    ran = run("cost", *MANY, "--prices", wrong)
+    assert (ran.code, ran.out) == (2, "")
+    assert "tidemark: ours.toml line 27: lambda-gb-seconds.price is missing" in ran.err
+    assert "ours.toml line 28: lambda-gb-seconds.cost is unknown" in ran.err
+    ran = run("cost", *MANY, "--prices", str(tmp_path / "none.toml"))
+    assert (ran.code, ran.err) == (2, "tidemark: none.toml: cannot be read (FileNotFoundError)\n")
+
+
+def test_in_the_bundle_which_holds_no_prices_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "shared.cli.cost", raising=False)
+    monkeypatch.setitem(sys.modules, "shared.cost.modes", None)
+    ran = run("cost", *MANY)
+    assert (ran.code, ran.err) == (
+        2,
+        "tidemark: the bundle holds no prices: run `tidemark cost` in the project's folder\n",
+    )
+
+
+def test_nobody_and_nothing_is_an_answer_too() -> None:
+    answer = told("--users", "0", "--events", "0")
+    assert answer["total"] == 0
+    assert answer["totals"]["container"] > 0

@@ -1,0 +1,20 @@
+"""Price tables for tests: the one that ships, one in which everything costs one, and files of a text."""
+
+from pathlib import Path
+
+from shared.cost.prices import KEYS, TABLE, Price, Prices, load
+
+SHIPPED = load()
+ONES = Prices("2026-11-26", "USD", "here", {key: Price("units", 1.0, 0.0, (), "-") for key in KEYS}, (), "-")
+"""Each line costs what it counts, and nothing is free."""
+
+
+def written(folder: Path, *changes: tuple[str, str]) -> Path:
+    """The shipped table in a file, with texts changed."""
+    text = TABLE.read_text()
+    for old, new in changes:
+        assert old in text, old
+        text = text.replace(old, new, 1)
+    file = folder / "ours.toml"
+    file.write_text(text)
+    return file

@@ -1,0 +1,338 @@
+"""The command counts that an estimate stands on, against commands that Redis and REST's stand-in were really asked."""
+
+import asyncio
+import io
+import logging
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+
+from functions.stream_server import LAG_NAMESPACE, LOOK_SECONDS, LOOKS_A_REPORT
+from shared.cost import commands, modes, store
+from shared.cost.workload import MAX_AUDIENCE, Transport, Workload
+from shared.cursor import Position, encode
+from shared.embedded_metrics import Sample, write
+from shared.event import MAX_USER_IDS, Event, new_id
+from shared.filter import Interest
+from shared.limits import PublishRate
+from shared.logs import JsonLines, told
+from shared.page import MAX_EVENTS, Page, _plain
+from shared.partitions import ALL, Partitions
+from shared.record import Record, pack
+from shared.revocations import GuardedHub
+from shared.sse import DATA
+from shared.subscriber import Start
+from shared.transports import reading, redis_streams, upstash
+from shared.transports.base import Log
+from shared.variables import Rate
+from tests.clocks import virtual_time
+from tests.contract.acts import at, event, publish, tailing
+from tests.contract.stores import RedisStore, UpstashStore
+from tests.contract.watching import Watch, watching
+from tests.sinks import RecordingSink, subscribed
+from tests.upstash.ledger import make_log
+from tests.upstash.stand_in import StandIn
+from tests.waiting import eventually
+
+HOUR = 3_600.0
+SCHEMES = [Partitions(), Partitions(user_shards=64), Partitions(frozenset({"a", "b"}), 64)]
+SCHEME_IDS = ["one-partition", "shards", "types-and-shards"]
+"""A user more has a shard that nobody else follows: u1, u2 and u3 hit three of the 64."""
+
+
+def load_of(scheme: Partitions, transport: Transport = "redis-tcp", **numbers: float) -> Workload:
+    """A workload with this partition scheme."""
+    return Workload(1, 1, partitions=len(scheme.types), shards=scheme.user_shards, transport=transport, **numbers)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+async def redis(redis_url: str) -> AsyncIterator[RedisStore]:
+    """Redis, emptied."""
+    opened = RedisStore(redis_url)
+    yield opened
+    await opened.aclose()
+
+
+@pytest.fixture
+async def rest(redis_url: str, upstash: StandIn) -> AsyncIterator[UpstashStore]:
+    """The same behind the stand-in."""
+    opened = UpstashStore(redis_url, upstash)
+    yield opened
+    await opened.aclose()
+
+
+async def asked(redis: RedisStore, watch: Watch) -> Counter[str]:
+    """What Redis was asked since the last call; MONITOR leaves out CLIENT UNBLOCK, which is an administrator's."""
+    counted = Counter(command[0] for command in await watch.commands())
+    stats = await redis.client.info("commandstats")
+    counted["unblock"] = stats.get("cmdstat_client|unblock", {}).get("calls", 0)
+    await redis.client.config_resetstat()
+    await watch.commands()
+    return counted
+
+
+@pytest.mark.parametrize("size", [1, 100])
+@pytest.mark.parametrize("rate", [None, Rate(1_000_000, 1.0)], ids=["no-rate", "rate"])
+async def test_a_publication_is_one_command_and_one_more_where_keys_have_a_rate(
+    redis: RedisStore, size: int, rate: Rate | None
+) -> None:
+    log = redis.open()
+    limit = PublishRate(rate, log)
+    await limit.take(None, 1)
+    await publish(log, "the first ones bring the scripts")
+    async with watching(redis.client) as watch:
+        await asked(redis, watch)
+        for _ in range(3):
+            await limit.take(None, size)
+            await log.publish([event(number) for number in range(size)])
+        counted = await asked(redis, watch)
+    load = Workload(1, 3 * size, batch=size, rate_limited=rate is not None)
+    assert counted.total() == commands.publishing(load)
+
+
+async def test_with_user_shards_a_publication_is_a_command_for_each_shard_that_its_users_hit(redis: RedisStore) -> None:
+    scheme = Partitions(user_shards=16)
+    log = redis.open(scheme)
+    await publish(log, "the first one brings the script")
+    users, size, requests = 60, 10, 6
+    async with watching(redis.client) as watch:
+        await asked(redis, watch)
+        for start in range(0, users, size):
+            await log.publish([event(number, users=[f"user-{number}"]) for number in range(start, start + size)])
+        counted = await asked(redis, watch)
+    load = Workload(users, users, 1, batch=size, shards=16)
+    assert load.requests == requests
+    assert counted.total() == commands.publishing(load), "numbered users' hashes are spread evenly"
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=SCHEME_IDS)
+async def test_streams_open_with_the_commands_that_are_reckoned(redis: RedisStore, scheme: Partitions) -> None:
+    publisher = redis.open(scheme)
+    await publish(publisher, "the first one brings the script")
+    await publisher.head((ALL,))
+    load = load_of(scheme)
+    async with watching(redis.client) as watch:
+        await asked(redis, watch)
+        async with GuardedHub(redis.open(scheme), scheme, keep=60) as hub, subscribed(hub, "u1") as first:
+            await settle(hub, publisher, first)
+            alone = await asked(redis, watch)
+            async with subscribed(hub, "u2") as second:
+                await settle(hub, publisher, second)
+                among = await asked(redis, watch)
+            known = Counter[str]()
+            async with subscribed(hub, "u1") as again:
+                await again.ready()
+                known = await asked(redis, watch)
+    reads_and_sentinel = 2 + 1  # one ends with the sentinel, one begins after it; the sentinel's publication
+    assert alone.total() - reads_and_sentinel <= commands.opening_alone(load)
+    followed = commands.partitions(load) + commands.REVOCATIONS
+    assert followed < alone["evalsha"] - 1 <= 2 * followed, "the tail verifies what it follows when it connects"
+    assert among.total() - reads_and_sentinel <= commands.opening_among_others(load)
+    assert among["evalsha"] - 1 >= commands.partitions(load)
+    assert known["evalsha"] == commands.partitions(load), "whose shard is followed already costs the heads alone"
+
+
+async def settle(hub: GuardedHub, publisher: Log, sink: RecordingSink) -> None:
+    """Return when the tail has read everything, and waits again."""
+    await sink.ready()
+    await eventually(lambda: hub.tail_running)
+    await publish(publisher, "settled")
+    await sink.has("settled")
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=SCHEME_IDS)
+async def test_a_poll_costs_the_heads_and_a_page_only_where_there_is_something_new(
+    redis: RedisStore, scheme: Partitions
+) -> None:
+    log = redis.open(scheme)
+    await publish(log, "the first one brings the script")
+    await log.head((ALL,))
+    heads = commands.polling(load_of(scheme))
+    async with GuardedHub(redis.open(scheme), scheme, keep=60) as hub, watching(redis.client) as watch:
+        cursor = await poll(hub, None)
+        await asked(redis, watch)
+        await poll(hub, cursor)
+        assert await asked(redis, watch) == {"evalsha": heads, "unblock": 0}
+        await publish(log, *range(3))
+        await asked(redis, watch)
+        assert await poll(hub, cursor) != cursor
+        assert await asked(redis, watch) == {"evalsha": heads, "xrange": 1, "unblock": 0}
+
+
+async def poll(hub: GuardedHub, cursor: str | None) -> str:
+    """The cursor after one poll that does not wait, as functions/stream answers it."""
+    page = Page("data")
+    await asyncio.gather(page.filled_by(hub.replay(Interest("u1"), Start(cursor), page, page)), hub.refresh())
+    assert page.cursor is not None
+    return page.cursor
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=SCHEME_IDS)
+async def test_a_poll_that_waits_costs_no_more_than_is_reckoned(redis: RedisStore, scheme: Partitions) -> None:
+    publisher = redis.open(scheme)
+    await publish(publisher, "the first one brings the script")
+    await publisher.head((ALL,))
+    load = load_of(scheme, poll_wait=20)
+    async with GuardedHub(redis.open(scheme), scheme, keep=60) as hub, watching(redis.client) as watch:
+        cursor, most = None, 0
+        for number in range(4):
+            await asked(redis, watch)
+            page = Page("data")
+            async with hub.subscribe(Interest("u1"), Start(cursor), page) as subscriber:
+                subscriber.start(page)
+                await page.replayed.wait()
+                await publish(publisher, number)
+                await page.settled.wait()
+                cursor = page.cursor
+            counted = await asked(redis, watch)
+            most = max(most, counted.total() - 1) if number else 0  # the first one opens the connection
+    heads = commands.partitions(load) + commands.REVOCATIONS
+    assert heads + 1 <= most <= commands.polling(load)
+
+
+async def test_a_tail_reads_once_an_arrival_and_then_at_the_end_of_each_block(redis: RedisStore) -> None:
+    block, arrivals, ends = 0.1, 20, 4
+    publisher = redis.open()
+    await publish(publisher, "the first one brings the script")
+    redis.BLOCK = HOUR
+    async with tailing(redis.open(), await publisher.head((ALL,))) as (heard, _):
+        await publish(publisher, "start")
+        await heard.has("start")
+        async with watching(redis.client) as watch:
+            for number in range(arrivals):
+                await publish(publisher, number)
+                await heard.has(number)
+            await publish(publisher, "end")
+            await heard.has("end")
+            counted = Counter(command[0] for command in await watch.commands())
+    hours = arrivals / HOUR
+    assert arrivals <= counted["xread"] <= arrivals + 2
+    assert commands.blocking_reads(hours, HOUR) * HOUR == pytest.approx(arrivals), "long blocks: one an arrival"
+    redis.BLOCK = block
+    async with tailing(redis.open(), await publisher.head((ALL,))), watching(redis.client) as watch:
+        moments: list[float] = []
+        async for command in watch.live():
+            if command[0] == "xread":
+                moments.append(asyncio.get_running_loop().time())
+                if len(moments) > ends:
+                    break
+    seconds = (moments[-1] - moments[0]) / ends
+    assert block * 0.8 <= seconds <= block * 3, "a busy machine may be late, and cannot be early"
+    assert commands.blocking_reads(0, block) == pytest.approx(1 / block)
+
+
+def test_an_idle_hour_is_180_reads_over_tcp_and_720_polls_over_rest() -> None:
+    assert commands.blocking_reads(0) * HOUR == pytest.approx(180)
+    assert commands.polls(0) * HOUR == pytest.approx(720)
+    assert commands.polls(1e6) * HOUR == pytest.approx(14_400)
+
+
+@pytest.mark.parametrize(("every", "hours"), [(300.0, 2), (20.0, 0.5), (2.0, 0.2)])
+def test_polls_over_rest_come_as_often_as_the_chain_of_waits_says(every: float, hours: float) -> None:
+    chance = random.Random(7)
+    moments, now = [], 0.0
+    while now < hours * HOUR:
+        now += chance.expovariate(1 / every)
+        moments.append(now)
+
+    @virtual_time
+    async def count() -> None:
+        log, ledger = make_log(moments=moments)
+        async with tailing(log, at(Position(1, 0))):
+            await asyncio.sleep(hours * HOUR)
+        counted.append(ledger.commands.total())
+
+    counted: list[int] = []
+    count()
+    assert counted[0] / hours == pytest.approx(commands.polls(len(moments) / hours / HOUR) * HOUR, rel=0.08)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=SCHEME_IDS)
+async def test_over_rest_a_stream_and_a_poll_cost_the_same_whatever_the_partitions(
+    rest: UpstashStore, scheme: Partitions
+) -> None:
+    publisher = rest.open(scheme)
+    await publish(publisher, "the first one brings the script")
+    await publisher.head((ALL,))
+    load = load_of(scheme, "upstash-rest")
+    rest.POLL = (60.0, 60.0)  # none but those that are rung for
+    rest.upstash.requests.clear()
+    async with GuardedHub(rest.open(scheme), scheme, keep=60) as hub:
+        async with subscribed(hub, "u1") as first:
+            await first.ready()
+            await eventually(lambda: hub.tail_running)
+            assert rest.upstash.commands.total() == commands.opening_alone(load)
+            rest.upstash.requests.clear()
+            async with subscribed(hub, "u2") as second:
+                await second.ready()
+            assert 1 <= rest.upstash.commands.total() <= commands.opening_among_others(load)
+        await poll(hub, None)
+        rest.upstash.requests.clear()
+        await poll(hub, None)
+        assert rest.upstash.commands == {"EVALSHA": commands.polling(load)}
+
+
+@virtual_time
+async def test_over_rest_a_poll_that_waits_costs_its_own_polls_besides_two_looks_at_the_heads() -> None:
+    seconds = 20.0
+    log, ledger = make_log()
+    async with tailing(log) as (_, tail):
+        tail.follow(at(Position(1, 0)).positions)
+        await asyncio.sleep(seconds)
+        tail.unfollow((ALL,))
+        first = ledger.commands.total()
+        await asyncio.sleep(60)
+        ledger.commands.clear()
+        tail.follow(at(Position(1, 0)).positions)
+        await asyncio.sleep(seconds)
+        again = ledger.commands.total()
+    load = load_of(Partitions(), "upstash-rest", poll_wait=seconds)
+    assert max(first, again) <= commands.polling(load) - 2 <= max(first, again) + 2
+
+
+def test_the_limits_of_the_code_are_those_that_are_reckoned_with() -> None:
+    assert commands.BLOCK == redis_streams.BLOCK
+    assert (commands.POLL_MIN, commands.POLL_MAX) == (upstash.POLL_MIN, upstash.POLL_MAX)
+    assert commands.SLOWING == upstash._SLOWING
+    assert commands.PAGE == reading.PAGE
+    assert modes.PAGE_EVENTS == MAX_EVENTS
+    assert modes.LAG_SECONDS == LOOK_SECONDS * LOOKS_A_REPORT
+    assert MAX_AUDIENCE == MAX_USER_IDS
+
+
+def line(message: str, **fields: object) -> int:
+    """The bytes of a line of the log."""
+    made = {"name": "tidemark.requests", "levelname": "INFO", "msg": message, "created": 1.8e9, "msecs": 1.0}
+    return len(JsonLines().format(logging.makeLogRecord({**made, **told(**fields)})))
+
+
+def test_the_bytes_that_are_reckoned_with_are_those_of_frames_pages_records_and_lines() -> None:
+    place = Position(1_795_662_848_482, 123_456, "0123abcd", 1_795_662_848_482)
+    data = b'"' + b"x" * 298 + b'"'
+    record = Record(Event(new_id(), "task-updated", data, ("user-1234",)), ALL, place)
+    cursor = encode({ALL: place, f"{ALL}:u3812": place}, place.time)
+    request = line("request", request_id="x" * 32, method="POST", route="/api/publish", status=202, ms=12.5)
+    lag = io.StringIO()
+    write(LAG_NAMESPACE, "tidemark-prod-stream", [Sample("TailLag", "Seconds", 0.123)], output=lag)
+    measured: Sequence[tuple[float, int]] = [
+        (modes.FRAME_BYTES, len(DATA.record(cursor, record)) - len(data)),
+        (modes.HEARTBEAT_BYTES, len(DATA.heartbeat(cursor))),
+        (modes.ITEM_BYTES, len(_plain(record)) - len(data)),
+        (store.RECORD_BYTES, len(pack(record.event)) + len("0123abcd1795662848482") - len(data)),
+        (modes.REQUEST_LOG_BYTES, request),
+        (modes.LAG_LOG_BYTES, len(lag.getvalue())),
+    ]
+    for reckoned, real in measured:
+        assert real <= reckoned <= 1.5 * real, measured
+
+
+async def test_an_event_takes_no_more_of_redis_than_is_reckoned(redis: RedisStore) -> None:
+    log = redis.open()
+    await publish(log, "the first one brings the script")
+    before = (await redis.client.info("memory"))["used_memory_dataset"]
+    data, count = "x" * 298, 2_000
+    await publish(log, *[data] * count)
+    kept = ((await redis.client.info("memory"))["used_memory_dataset"] - before) / count
+    assert 0.5 * (300 + store.KEPT_BYTES) <= kept <= 300 + store.KEPT_BYTES

@@ -1,0 +1,87 @@
+"""The price table: dated, with a source each, and a wrong one is told by key and line."""
+
+import datetime as dt
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from shared.cost.prices import KEYS, PLANS, TABLE, Price, load
+from shared.errors import SettingsError
+from tests.cost.tables import SHIPPED, written
+
+
+def test_the_shipped_table_names_its_day_and_of_each_price_the_vendor_s_page_and_where_it_was_seen() -> None:
+    content = tomllib.loads(TABLE.read_text())
+    assert dt.date.fromisoformat(SHIPPED.date) == content.pop("date")
+    assert (content.pop("currency"), content.pop("region")) == ("USD", "us-east-1")
+    assert content.keys() == {*KEYS, PLANS}
+    for key, row in content.items():
+        assert row["source"].startswith("https://"), key
+        assert len(row["seen"]) > 10, key
+        assert SHIPPED.source(key) == row["source"]
+    assert "CHECK IT BEFORE YOU RELY ON IT" in TABLE.read_text()
+
+
+def test_what_is_free_and_each_step_counts_once() -> None:
+    price = Price("GB", 0.09, 100, ((10_240, 0.085), (51_200, 0.07)), "-")
+    assert price.of(0) == price.of(100) == 0
+    assert price.of(101) == pytest.approx(0.09)
+    assert price.of(10_240) == pytest.approx(10_140 * 0.09)
+    assert price.of(60_000) == pytest.approx(10_140 * 0.09 + 40_960 * 0.085 + 8_800 * 0.07)
+
+
+def test_a_price_is_for_as_many_units_as_its_row_says() -> None:
+    assert SHIPPED["redis-commands"].of(1_000_000) == pytest.approx(2.00)
+    assert SHIPPED["lambda-requests"].of(3_000_000) == pytest.approx(0.40), "a million is free"
+    assert load(free_tiers=False)["lambda-requests"].of(3_000_000) == pytest.approx(0.60)
+
+
+def test_a_table_of_one_s_own_is_taken(tmp_path: Path) -> None:
+    ours = load(written(tmp_path, ('region = "us-east-1"', 'region = "eu-central-1"'), ("price = 0.09", "price = 0.1")))
+    assert (ours.region, ours["egress-gb"].each) == ("eu-central-1", 0.1)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("price = 0.20\nper = 1_000_000", "per = 1_000_000", "lambda-requests.price is missing"),
+        ("price = 0.20", 'price = "0.20"', "lambda-requests.price must be a number, 0 or more"),
+        ("price = 0.20", "price = -0.20", "lambda-requests.price must be a number, 0 or more"),
+        ("price = 0.20", "price = true", "lambda-requests.price must be a number, 0 or more"),
+        ("price = 0.20", "price = nan", "lambda-requests.price must be a number, 0 or more"),
+        ("per = 1_000_000", "per = 0", "lambda-requests.per must be a number, 1 or more"),
+        ("free = 1_000_000", "fre = 1_000_000", "lambda-requests.fre is unknown"),
+        ("[lambda-requests]", "[lamda-requests]", "lambda-requests is missing"),
+        ("[lambda-requests]", "[lamda-requests]", "lamda-requests is unknown"),
+        ("date = 2026-11-26", 'date = "today"', "date must be the day of these prices"),
+        ("date = 2026-11-26", "date = 2026-11-26T10:00:00Z", "date must be the day of these prices"),
+        ("above = 18_750_000_000", "above = 1", "lambda-gb-seconds.steps[1].above must be more than"),
+        ("storage = 0.25, ", "", "redis-plans.plans[0].storage is missing"),
+        ('currency = "USD"', 'currency = ""', "currency must be a text of one line"),
+    ],
+)
+def test_a_wrong_table_is_told_by_key_and_line_and_never_by_its_value(
+    tmp_path: Path, old: str, new: str, told: str
+) -> None:
+    file = written(tmp_path, (old, new))
+    with pytest.raises(SettingsError) as raised:
+        load(file)
+    problem = next(line for line in str(raised.value).splitlines() if told in line)
+    lines = TABLE.read_text().split(old)[0].count("\n") + 1
+    missing = "is missing" in told
+    number = int(problem.split("line ")[1].split(":")[0])
+    assert problem.startswith("ours.toml line ")
+    assert number == lines if not missing else number <= lines
+
+
+def test_a_file_that_is_no_table_is_told_by_its_name(tmp_path: Path) -> None:
+    file = tmp_path / "ours.toml"
+    with pytest.raises(SettingsError, match=r"^ours\.toml: cannot be read \(FileNotFoundError\)$"):
+        load(file)
+    file.write_bytes(b"\xff")
+    with pytest.raises(SettingsError, match=r"^ours\.toml: is not UTF-8 \(at byte 0\)$"):
+        load(file)
+    file.write_text("date = 2026-11-26\nprice 1")
+    with pytest.raises(SettingsError, match=r"^ours\.toml line 2: is not valid TOML"):
+        load(file)

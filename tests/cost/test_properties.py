@@ -1,0 +1,99 @@
+"""What holds of every estimate, whatever the workload: more never costs less, and the search finds real changes."""
+
+import math
+from dataclasses import replace
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shared.cost.modes import MODES, Mode, estimate
+from shared.cost.tipping import AXES, Axis, Search, cheapest, compare
+from shared.cost.workload import LIMITS, TRANSPORTS, Workload
+from tests.cost.tables import SHIPPED
+
+EXAMPLES = 60
+SEARCHED = 6  # each looks at some hundred estimates
+ROUNDING = 1e-9  # of sums that are the same but for their order
+
+
+def workloads(most: float = math.inf) -> st.SearchStrategy[Workload]:
+    """Any workload within the limits, `most` users and events of it."""
+
+    def whole(field: str) -> st.SearchStrategy[int]:
+        least, greatest = LIMITS[field]
+        return st.integers(int(least), int(min(greatest, most) if field in AXES else greatest))
+
+    def number(field: str) -> st.SearchStrategy[float]:
+        least, greatest = LIMITS[field]
+        return st.floats(least, greatest) | st.integers(math.ceil(least), int(greatest))
+
+    usual = Workload(0, 0)
+    fields = {
+        field: whole(field) if field in AXES or isinstance(getattr(usual, field), int) else number(field)
+        for field in LIMITS
+    }
+    flags = {name: st.booleans() for name in ("rate_limited", "bus", "netlify")}
+    # A poll a second is the most that the command line takes.
+    fields["poll_every"] = st.floats(1, LIMITS["poll_every"][1])
+    return st.builds(Workload, transport=st.sampled_from(TRANSPORTS), **fields, **flags)
+
+
+modes = st.sampled_from(MODES)
+
+
+def at_least(more: float, less: float) -> bool:
+    """Whether it is as much, but for rounding."""
+    return more >= less * (1 - ROUNDING) - ROUNDING
+
+
+@settings(max_examples=EXAMPLES)
+@given(workloads(), modes, st.integers(0, 1_000_000), st.integers(0, 1_000_000_000))
+def test_more_users_or_more_events_never_cost_less(load: Workload, mode: Mode, users: int, events: int) -> None:
+    total = estimate(mode, load, SHIPPED).total
+    assert at_least(estimate(mode, load.with_users(load.users + users), SHIPPED).total, total)
+    assert at_least(estimate(mode, replace(load, events=load.events + events), SHIPPED).total, total)
+    assert at_least(estimate(mode, load.with_events(load.events + events), SHIPPED).total, total)
+
+
+@settings(max_examples=EXAMPLES)
+@given(workloads(), modes)
+def test_the_total_is_the_sum_of_lines_that_are_all_finite_and_none_negative(load: Workload, mode: Mode) -> None:
+    found = estimate(mode, load, SHIPPED)
+    assert found.total == math.fsum(line.cost for line in found.lines)
+    for line in found.lines:
+        assert math.isfinite(line.cost)
+        assert line.cost >= 0
+        assert line.quantity > 0
+    assert len({line.key for line in found.lines}) == len(found.lines), "what is free is taken off once"
+
+
+@settings(max_examples=EXAMPLES)
+@given(workloads())
+def test_the_cheapest_mode_is_the_one_of_the_least_total(load: Workload) -> None:
+    totals = {mode: found.total for mode, found in compare(load, SHIPPED).items()}
+    assert totals[cheapest(totals)] == min(totals.values())
+
+
+@settings(max_examples=SEARCHED)
+@given(workloads(most=100_000), st.sampled_from(AXES))
+def test_just_before_a_change_the_cheapest_is_another_and_a_tip_is_the_first_at_which_it_is_cheaper(
+    load: Workload, axis: Axis
+) -> None:
+    search = Search(load, SHIPPED, axis)
+
+    def totals(number: int) -> dict[Mode, float]:
+        at = load.with_users(number) if axis == "users" else load.with_events(number)
+        return {mode: found.total for mode, found in compare(at, SHIPPED).items()}
+
+    first, *changes = search.stretches()
+    assert (first.start, first.mode) == (1, cheapest(totals(1)))
+    before = first
+    for change in changes:
+        assert change.start > before.start
+        assert cheapest(totals(change.start)) == change.mode
+        assert cheapest(totals(change.start - 1)) == before.mode != change.mode
+        before = change
+    for tip in search.tips():
+        assert totals(tip.at)[tip.other] < totals(tip.at)[tip.mode]
+        if tip.at > 1:
+            assert totals(tip.at - 1)[tip.other] >= totals(tip.at - 1)[tip.mode]
