@@ -15,10 +15,10 @@ try:
     from shared.cost.prices import TABLE, Prices, load
     from shared.cost.tipping import AXES, Axis, Search, Stretch, Tip, cheapest, compare
     from shared.cost.workload import LIMITS, TRANSPORTS, Workload
-except ModuleNotFoundError:  # scripts/bundle.py leaves the model out
-    raise Failed(
-        "the bundle does not hold the price table: run `tidemark cost` where the code is", CANNOT_START
-    ) from None
+except ModuleNotFoundError as error:  # scripts/bundle.py leaves the model out
+    if not (error.name or "").startswith("shared.cost"):
+        raise
+    raise Failed("the bundle holds no prices: run `tidemark cost` in the project's folder", CANNOT_START) from None
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 

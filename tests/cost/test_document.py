@@ -1,0 +1,64 @@
+"""docs/cost.md: its examples print what they show, and its table is that of the model."""
+
+import re
+import shlex
+from dataclasses import replace
+
+import pytest
+
+from shared.cost import commands
+from shared.cost.workload import Workload
+from tests.cli.running import run
+from tests.cost.tables import SHIPPED
+from tests.processes import ROOT
+
+DOCUMENT = (ROOT / "docs" / "cost.md").read_text()
+EXAMPLES = re.findall(r"^```console\n\$ tidemark (.*)\n((?:.|\n)*?)^```$", DOCUMENT, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("command", "shown"), EXAMPLES, ids=range(len(EXAMPLES)))
+def test_each_example_prints_what_the_document_shows(command: str, shown: str) -> None:
+    ran = run(*shlex.split(command))
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.out == shown
+
+
+def test_there_are_examples_and_the_day_of_the_prices_is_the_table_s() -> None:
+    assert len(EXAMPLES) >= 3
+    assert f"of {SHIPPED.date}, in US dollars, for AWS's {SHIPPED.region}" in DOCUMENT
+
+
+def test_the_table_of_commands_is_the_model_s() -> None:
+    tcp, rest = Workload(1, 1), Workload(1, 1, transport="upstash-rest")
+    tcp_shards, rest_shards = replace(tcp, shards=64), replace(rest, shards=64)
+    tcp_waits, rest_waits = replace(tcp, poll_wait=20), replace(rest, poll_wait=20)
+    own = commands.opening_among_others(tcp_shards)
+    rows = {
+        "the only stream of a process opens": (
+            f"{commands.opening_alone(tcp)}; with user shards {commands.opening_alone(tcp_shards)};",
+            f"{commands.opening_alone(rest)}",
+        ),
+        "one stream more opens": (
+            f"{commands.opening_among_others(tcp)}; with a user shard of its own {own}",
+            f"{commands.opening_among_others(rest)}; {commands.opening_among_others(rest_shards)}",
+        ),
+        "a poll that does not wait": (
+            f"{commands.polling(tcp)}; with user shards {commands.polling(tcp_shards)}",
+            f"{commands.polling(rest)}",
+        ),
+        "a poll that waits": (
+            f"{commands.polling(tcp_waits) - commands.polling(tcp)} more",
+            f"{commands.polling(rest_waits) - commands.polling(rest)} in",
+        ),
+        "a process with subscribers": ("180 an hour", "720 an hour"),
+        "a replay": (f"1 a page of {commands.PAGE} records", "the same"),
+    }
+    for name, cells in rows.items():
+        row = next(line for line in DOCUMENT.splitlines() if line.startswith(f"| {name}"))
+        _, _, *shown, _ = [cell.strip() for cell in row.split("|")]
+        for cell, starts in zip(shown, cells, strict=True):
+            assert cell.startswith(starts), row
+    alone = 86_400.0  # seconds between two arrivals
+    extra = (commands.polls(1 / alone) - commands.polls(0)) * alone
+    assert f"| {extra:.1f} polls more, if it comes alone; at most 14,400" in DOCUMENT
+    assert "| 720, and 5 to 6 for each event that comes alone |" in (ROOT / "docs" / "transports.md").read_text()
