@@ -33,6 +33,8 @@ class HttpFunction:
         answer: dict[str, Any] = made.mangum(event, context)
         if made.metrics is not None:
             made.metrics.tell()
+        if made.hub.tracer is not None:
+            made.hub.tracer.flush()
         if answer["statusCode"] == 503:  # perhaps the store has another password by now
             self._warm.doubt()
         return answer

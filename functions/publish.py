@@ -7,9 +7,10 @@ from typing import Any
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute
 
 from functions.on_lambda import HttpFunction
+from functions.traced import traced
 from functions.web import media_type, read_body, to_response
 from shared import cloudevents, envelope
 from shared.auth import PublishKeys, bearer, check_types
@@ -39,7 +40,7 @@ def routes(hub: Hub, settings: Settings) -> list[BaseRoute]:
         receipts = await hub.dispatch(events)
         return Response(receipts_body(receipts), 202, _HEADERS)
 
-    return [Route("/api/publish", publish, methods=["POST"])]
+    return [traced(hub, "/api/publish", publish)]
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:

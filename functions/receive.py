@@ -107,6 +107,8 @@ class _Function:
         finally:
             if metrics is not None:
                 metrics.tell()
+            if receiver.hub.tracer is not None:
+                receiver.hub.tracer.flush()
 
     def _close(self, made: "_Made") -> None:
         self._runner.run(made[0].hub.aclose())

@@ -174,6 +174,8 @@ def _note(scope: Scope, id: str, status: int, seconds: float) -> None:
     level = logging.DEBUG if (route is not None and route.startswith(QUIET)) or route == "" else logging.INFO
     if requests.isEnabledFor(level):
         fields = {"request_id": id, "method": scope["method"], "route": route or "-", "status": status}
+        if "trace_id" in scope:
+            fields["trace_id"] = scope["trace_id"]
         requests.log(level, "request", extra=told(**fields, ms=round(seconds * 1000, 1)))
 
 

@@ -8,10 +8,11 @@ from typing import Any
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute
 
 from functions.on_lambda import HttpFunction
 from functions.publish import receipts_body
+from functions.traced import traced
 from functions.web import media_type, read_body, to_response
 from shared.config import Settings
 from shared.counters import WEBHOOKS
@@ -74,7 +75,7 @@ def routes(hub: Hub, settings: Settings, clock: Callable[[], float] = time.time)
             verdict = "duplicate"
         return verdict, Response(receipts_body(receipts), 202, _HEADERS)
 
-    return [Route("/api/webhooks/{source}", webhook, methods=["POST"])]
+    return [traced(hub, "/api/webhooks/{source}", webhook)]
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:

@@ -3,6 +3,7 @@
     source       REALTIME_EVENT_SOURCE: by it a rule tells ours from the rest
     detail-type  the event's type
     detail       {"id", "type", "userIds", "attributes", "dataText": the data as published, "data": the same as JSON}
+                 and, where the publisher is traced, "traceparent" and "tracestate"
 
 The bus reads `detail` as JSON and writes it anew, in its own way, and takes no whole number beyond 64 bits. So the data
 travels as a text; the JSON beside it is for the patterns of other rules, and stays out where the bus could refuse it.
@@ -34,6 +35,8 @@ class _Outgoing(msgspec.Struct, omit_defaults=True, rename="camel"):
     user_ids: tuple[str, ...] | None = None
     attributes: dict[str, str] = {}
     data: msgspec.Raw | None = None
+    traceparent: str | None = None
+    tracestate: str | None = None
 
 
 class _Incoming(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
@@ -45,6 +48,8 @@ class _Incoming(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
     data: Any = None
     user_ids: tuple[str, ...] | None = None
     attributes: dict[str, str] = {}
+    traceparent: Any = None  # whatever an application writes there: what is not valid is ignored, and no event is lost
+    tracestate: Any = None
 
 
 def to_detail(event: Event) -> str:
@@ -57,6 +62,8 @@ def to_detail(event: Event) -> str:
         event.user_ids,
         dict(event.attributes),
         msgspec.Raw(event.data) if plain else None,
+        event.traceparent,
+        event.tracestate,
     )
     return msgspec.json.encode(detail).decode()
 
@@ -80,7 +87,8 @@ def from_payload(payload: Mapping[str, Any]) -> Event:
         ]
     )
     users = None if detail.user_ids is None else tuple(dict.fromkeys(detail.user_ids))
-    return Event(id, type, _data(detail), users, detail.attributes)
+    trace = rules.trace_context(detail.traceparent, detail.tracestate)
+    return Event(id, type, _data(detail), users, detail.attributes, *trace)
 
 
 def _data(detail: _Incoming) -> bytes:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Self
 
 from shared.endpoints import (
+    TraceExporter,
     aws_region,
     database_urls,
     dead_letter_queue,
@@ -20,6 +21,7 @@ from shared.endpoints import (
     redis_urls,
     schema_name,
     stream_url,
+    trace_exporters,
 )
 from shared.errors import SettingsError
 from shared.event import RESERVED_TYPES
@@ -78,6 +80,7 @@ class Settings:
     user_shards: int = 0
     fallback: bool = False
     metrics_namespace: str | None = None
+    trace_exporters: tuple[TraceExporter, ...] = ()
     log_level: LogLevel = "info"
     log_format: LogFormat = "auto"
     config_file: str | None = None
@@ -145,6 +148,7 @@ class Settings:
             user_shards=integer(env, "REALTIME_USER_SHARDS", 0, 0, MAX_USER_SHARDS),
             fallback=_fallback(env, transport, on_lambda),
             metrics_namespace=_namespace(env),
+            trace_exporters=trace_exporters(env),
             log_level=choice(env, "REALTIME_LOG_LEVEL", ("debug", "info", "warning", "error"), "info"),
             log_format=choice(env, "REALTIME_LOG_FORMAT", ("auto", "json", "text"), "auto"),
             config_file=env.get("REALTIME_CONFIG"),

@@ -1,12 +1,25 @@
-"""Where the stores, the bus and the key set are: addresses from the environment, checked; raises SettingsError."""
+"""Where the stores, the bus, the key set and the collector of traces are: addresses from the environment, checked.
+
+Raises SettingsError.
+"""
 
 import re
 from collections.abc import Mapping
+from typing import Literal
 
 from shared.errors import SettingsError
-from shared.variables import defined, matching, split_url
+from shared.variables import choice, defined, items, matching, split_url
 
 MAX_SCHEMA_NAME = 50  # the doorbell's channel is named after it too, and Postgres cuts names off at 63
+
+TraceExporter = Literal["otlp", "console"]
+TRACE_EXPORTERS: tuple[TraceExporter, ...] = ("otlp", "console")
+TRACE_VARIABLES = ("OTEL_TRACES_EXPORTER", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+"""One of them asks for traces, where no other variable says that there are none to be."""
+
+SAMPLERS = tuple(
+    f"{parent}{own}" for parent in ("", "parentbased_") for own in ("always_on", "always_off", "traceidratio")
+)
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
 
@@ -158,3 +171,34 @@ def jwks_url(env: Mapping[str, str]) -> str | None:
             # Whoever can answer for the key set can sign tokens for every user.
             raise SettingsError("REALTIME_JWKS_URL", "must be an https:// URL (http:// only for this machine)")
     return url
+
+
+def trace_exporters(env: Mapping[str, str]) -> tuple[TraceExporter, ...]:
+    """Return where traces go, nowhere unless one of `TRACE_VARIABLES` asks for them; the names are OpenTelemetry's.
+
+    What its SDK would read with a default, or with a warning, is refused here.
+    """
+    disabled = choice(env, "OTEL_SDK_DISABLED", ("true", "false"), "false") == "true"
+    named = items(env, "OTEL_TRACES_EXPORTER")
+    if disabled or named == ["none"] or not any(name in env for name in TRACE_VARIABLES):
+        return ()
+    exporters = tuple(known for known in TRACE_EXPORTERS if known in (named or ["otlp"]))
+    if named and set(named) != set(exporters):
+        raise SettingsError("OTEL_TRACES_EXPORTER", "must be none, or of otlp and console")
+    if "otlp" in exporters:
+        _check_collector(env)
+    if choice(env, "OTEL_TRACES_SAMPLER", SAMPLERS, "parentbased_always_on").endswith("traceidratio"):
+        ratio = matching(env, "OTEL_TRACES_SAMPLER_ARG", r"[01]|[01]?\.[0-9]{1,9}", "1")
+        if float(ratio) > 1:
+            raise SettingsError("OTEL_TRACES_SAMPLER_ARG", "must be at most 1: it is a part of all traces")
+    return exporters
+
+
+def _check_collector(env: Mapping[str, str]) -> None:
+    for name in ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"):
+        if name in env:
+            parts = split_url(env, name)
+            if parts.scheme not in ("http", "https") or not parts.hostname:
+                raise SettingsError(name, "must be an http:// or https:// URL: that of a collector's OTLP/HTTP port")
+    for name in ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"):
+        choice(env, name, ("http/protobuf",), "http/protobuf")

@@ -18,7 +18,8 @@ class Event(msgspec.Struct, frozen=True):
     """An immutable fact: what happened (`type`, `data`) and who may see it (`user_ids`; None is everyone).
 
     `data` is the JSON text exactly as published, in UTF-8. `attributes` are CloudEvents context attributes
-    (source, subject, time, extensions) that travel with the event.
+    (source, subject, time, extensions) that travel with the event. `traceparent` and `tracestate` (W3C Trace Context)
+    name the span that handed it over last; they are there only where that was traced, and no subscriber sees them.
     """
 
     id: str
@@ -26,6 +27,8 @@ class Event(msgspec.Struct, frozen=True):
     data: bytes
     user_ids: tuple[str, ...] | None = None
     attributes: Mapping[str, str] = {}
+    traceparent: str | None = None
+    tracestate: str | None = None
 
     @property
     def key(self) -> str:
@@ -65,6 +68,18 @@ def is_user_id(text: str) -> bool:
     return 0 < len(text) <= MAX_USER_ID_LENGTH and not _CONTROL.search(text)
 
 
+def trace_context(traceparent: object, tracestate: object) -> tuple[str | None, str | None]:
+    """Return the two where they can be carried, None for what cannot: nothing is refused for its trace.
+
+    W3C Trace Context: version 00 (section 3.2.2), and a tracestate of at most 512 characters (section 3.3.1.5).
+    """
+    if not isinstance(traceparent, str) or not _TRACEPARENT.fullmatch(traceparent):
+        return None, None
+    return traceparent, tracestate if isinstance(tracestate, str) and _TRACESTATE.fullmatch(tracestate) else None
+
+
+_TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+_TRACESTATE = re.compile(r"[\x20-\x7e]{1,512}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 

@@ -8,7 +8,7 @@ joined and written once. The cost of a record follows the subscribers it is for,
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from shared.awaited import Awaited
 from shared.counters import Histogram
@@ -19,6 +19,7 @@ from shared.once import Early, Once
 from shared.record import Gap, GapReason, Record
 from shared.ring import Ring
 from shared.sse import Format
+from shared.tracer import Tracer
 
 REST = 0.5
 """After a flush that took t, the next one waits t * REST for company. A write costs a system call for each member,
@@ -64,7 +65,7 @@ class Member(Protocol):
 class Fanout:
     """What the tail has brought, who is up to date with it, and the ring for those who are nearly."""
 
-    def __init__(self, ring: Ring, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, ring: Ring, *, clock: Callable[[], float] = time.time, tracer: Tracer | None = None) -> None:
         self.ring = ring
         self.positions: dict[str, Position] = {}  # the tail's place in each followed partition
         self.records = 0
@@ -76,6 +77,8 @@ class Fanout:
         self.tail_lag = Histogram()  # seconds from the append to here, by two clocks: the log's and ours
         self.delivery = Histogram()  # seconds from the append until its last member was written to
         self._clock = clock
+        self._tracer = tracer
+        self._traced: list[_Traced] = []  # the pending records, where they are traced
         self._appended: list[int] = []  # times (ms) of the pending records
         self.once: Once | None = None  # what was told early, where a fallback does that
         self._groups: dict[tuple[Interest, Format], _Group] = {}
@@ -126,7 +129,8 @@ class Fanout:
     def _bring(self, item: Record | Gap) -> None:
         frames: dict[tuple[Format, tuple[str, ...]], bytes] = {}
         matched = 0
-        for group in self._matched(item):
+        groups = self._matched(item)
+        for group in groups:
             matched += len(group.members)
             group.records += isinstance(item, Record)
             key = (group.format, group.partitions)
@@ -145,6 +149,8 @@ class Fanout:
         self.filtered += self.members - matched
         if matched and item.position is not None:
             self._appended.append(item.position.time)
+        if matched and self._tracer is not None:
+            self._traced.append(_Traced(item, matched, groups, time.time_ns()))
 
     def _bring_again(self, item: Record | Gap, early: Early) -> None:
         """Deliver what was told early to those who were not here then; the others' cursors move with the next flush."""
@@ -161,6 +167,7 @@ class Fanout:
     def flush(self) -> None:
         """Write what is pending, one write a member."""
         began = time.monotonic()
+        traced = [(item, item.members) for item in self._traced] if self._traced else ()  # now: who is slow leaves
         dirty, self._dirty = self._dirty, []
         for group in dirty:
             self.deliveries += len(group.pending) * len(group.members)
@@ -177,6 +184,10 @@ class Fanout:
             self.write(group.members, group.format.heartbeat(self.cursor(group.partitions)))
         ended = time.monotonic()
         self._rest_until = ended + min((ended - began) * REST, MAX_REST)
+        if traced and self._tracer is not None:
+            self._traced.clear()
+            for item, written in traced:
+                self._tracer.delivered(item.record, item.matched, written, item.brought, time.time_ns())
 
     def _schedule(self) -> None:
         """Flush at the end of this turn, or, soon after a costly flush, when it has rested."""
@@ -296,6 +307,18 @@ class Fanout:
             return [*indexes, self._all_types]
         begun = (self._by_prefix.setdefault(prefix, []) for prefix in group.interest.prefixes)
         return [*indexes, *(self._by_type.setdefault(type, []) for type in types), *begun]
+
+
+class _Traced(NamedTuple):
+    record: Record
+    matched: int
+    groups: Sequence["_Group"]
+    brought: int  # ns since 1970
+
+    @property
+    def members(self) -> int:
+        """How many are written to if it is now: some may have gone since it was brought."""
+        return sum(len(group.members) for group in self.groups)
 
 
 class _Group:

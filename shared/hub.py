@@ -19,6 +19,7 @@ from shared.record import Record
 from shared.ring import Ring
 from shared.sse import Format
 from shared.subscriber import Start, Stats, Subscriber
+from shared.tracer import Tracer
 from shared.transports.base import Buffering, Handler, Log, Receipt, Retention, Tail, Transport
 
 logger = logging.getLogger(__name__)
@@ -42,11 +43,13 @@ class Hub:
         heartbeat: float = 15.0,
         ring: Ring | None = None,
         window: float = Retention().idempotency_window,
+        tracer: Tracer | None = None,
     ) -> None:
         self.transport = transport
+        self.tracer = tracer
         self.partitions = partitions
         self.heartbeat = heartbeat
-        self.fanout = Fanout(Ring() if ring is None else ring)
+        self.fanout = Fanout(Ring() if ring is None else ring, tracer=tracer)
         self.stats = Stats()
         self.subscribers: set[Subscriber] = set()
         self.draining = False
@@ -87,6 +90,14 @@ class Hub:
 
         Raises TransportUnavailable; then some may have been taken, and the same ids can be sent again.
         """
+        if self.tracer is None:
+            return await self._publish(events)
+        with self.tracer.append(events) as append:
+            receipts = await self._publish(append.events)
+            append.took(receipts)
+            return receipts
+
+    async def _publish(self, events: Sequence[Event]) -> list[Receipt]:
         began = time.monotonic()
         try:
             receipts = await self.transport.publish(events)
@@ -151,7 +162,7 @@ class Hub:
             subscriber.close("draining")
 
     async def aclose(self) -> None:
-        """End every stream, the tail and the transport."""
+        """End every stream, the tail and the transport, and send the last traces."""
         self.drain()
         if self._timer is not None:
             self._timer.cancel()
@@ -159,6 +170,8 @@ class Hub:
             await self._context.__aexit__(None, None, None)
             self._context = None
         await self.transport.aclose()
+        if self.tracer is not None:
+            await self.tracer.aclose()
 
     async def add(self, interest: Interest, start: Start, format: Format, *, patient: bool = False) -> Subscriber:
         """Register a subscriber first, then read the head: nothing can fall between the two."""

@@ -38,11 +38,14 @@ class Stored(msgspec.Struct, omit_defaults=True, rename="camel", kw_only=True, g
     user_ids: tuple[str, ...] | None = None
     attributes: dict[str, str] = {}
     id: str
+    traceparent: str | None = None
+    tracestate: str | None = None
     data: msgspec.Raw
 
     def event(self) -> Event:
         """Return the event."""
-        return Event(self.id, self.type, bytes(self.data), self.user_ids, self.attributes)
+        trace = self.traceparent, self.tracestate
+        return Event(self.id, self.type, bytes(self.data), self.user_ids, self.attributes, *trace)
 
 
 _encoder = msgspec.json.Encoder()
@@ -60,6 +63,8 @@ def pack(event: Event) -> bytes:
             user_ids=event.user_ids,
             attributes=dict(event.attributes),
             id=event.id,
+            traceparent=event.traceparent,
+            tracestate=event.tracestate,
             data=msgspec.Raw(event.data),
         )
     )

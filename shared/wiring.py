@@ -3,9 +3,11 @@
 from typing import Any
 
 from shared.config import Settings
+from shared.endpoints import TRACE_VARIABLES
 from shared.errors import SettingsError
 from shared.hub import Hub
 from shared.partitions import Partitions
+from shared.tracer import Tracer
 from shared.transports.base import Log, Retention, Transport
 
 
@@ -82,14 +84,29 @@ async def check(settings: Settings) -> None:
 
 
 def make_hub(settings: Settings, *, stateless: bool = False) -> Hub:
-    """Return a hub over that transport, which heeds revocations where it asks for tokens."""
+    """Return a hub over that transport, which heeds revocations where it asks for tokens. Raises SettingsError."""
     arguments = make_transport(settings, stateless=stateless), make_partitions(settings)
     options: dict[str, Any] = {"heartbeat": settings.heartbeat, "window": settings.idempotency_window}
+    if settings.trace_exporters:
+        options["tracer"] = _make_tracer(settings)
     if settings.auth_required:
         from shared.revocations import GuardedHub
 
         return GuardedHub(*arguments, **options, keep=settings.retention)
     return Hub(*arguments, **options)
+
+
+def _make_tracer(settings: Settings) -> Tracer:
+    try:
+        from shared.tracing import Tracing
+    except ModuleNotFoundError as error:
+        asking = next(name for name in TRACE_VARIABLES if name in settings.variables)
+        raise SettingsError(
+            asking,
+            f"asks for traces, and {error.name} is not installed: install requirements-tracing.txt, or set"
+            " OTEL_TRACES_EXPORTER=none",
+        ) from None
+    return Tracing.from_settings(settings, make_partitions(settings))
 
 
 def make_partitions(settings: Settings) -> Partitions:

@@ -14,6 +14,8 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import msgspec
+
+import shared.transports.lean_redis  # isort: skip  # before anything that imports redis  # noqa: F401
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 

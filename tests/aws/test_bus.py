@@ -21,6 +21,8 @@ from shared.transports.eventbridge import MAX_REQUEST_BYTES, EventBridge, batche
 from shared.wiring import make_transport
 from tests.aws.conftest import REGION, Queue
 
+TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
 
 def event(number: int, data: bytes = b'{"a": 1.0}', **more: Any) -> Event:
     return Event(f"id-{number}", "task-updated", data, **more)
@@ -171,3 +173,18 @@ async def test_a_subscriber_is_refused_and_not_left_waiting(transport: EventBrid
     async with Hub(transport) as hub:
         with pytest.raises(TransportUnavailable, match="streams read the log behind it"):
             await hub.add(Interest(None, None), parse_query(b"", {}).start, DATA)
+
+
+def test_the_span_that_put_an_event_on_the_bus_comes_with_it() -> None:
+    sent = event(1, traceparent=TRACEPARENT, tracestate="vendor=1")
+    detail = json.loads(bus.to_detail(sent))
+    assert bus.from_payload({"detail": detail}) == sent
+    assert "traceparent" not in json.loads(bus.to_detail(event(1))), "where nothing is traced, all is as it was"
+
+
+@pytest.mark.parametrize(
+    "wrong", [7, None, "", TRACEPARENT.upper(), TRACEPARENT + "-x", "x" * 200_000, "ff" + TRACEPARENT[2:]]
+)
+def test_a_trace_of_an_application_s_own_event_that_is_not_valid_is_left_out_and_the_event_is_kept(wrong: Any) -> None:
+    detail = {"id": "1", "type": "t", "data": 1, "traceparent": wrong, "tracestate": "vendor=1"}
+    assert bus.from_payload({"detail": detail}) == Event("1", "t", b"1")

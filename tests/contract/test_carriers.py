@@ -4,6 +4,7 @@ from shared.hub import Hub
 from tests.contract.acts import event, publish
 from tests.contract.stores import LogStore, Store
 from tests.sinks import subscribed
+from tests.tracing.spans import Recorded, place
 
 
 async def test_an_event_reaches_every_hub_once_and_is_not_echoed_to_its_own(
@@ -98,3 +99,18 @@ async def test_a_receipt_has_a_place_exactly_where_a_log_keeps_the_event(any_sto
     async with Hub(any_store.open()) as hub:
         (receipt,) = await publish(hub.transport, 1)
     assert (receipt.positions is not None) == isinstance(any_store, LogStore)
+
+
+async def test_the_span_that_published_an_event_comes_with_it_to_every_hub(any_store: Store) -> None:
+    here, there = Recorded(), Recorded()
+    async with (
+        Hub(any_store.open(), tracer=here.tracer) as one,
+        Hub(any_store.open(), tracer=there.tracer) as other,
+        subscribed(other) as sink,
+    ):
+        await sink.ready()
+        await one.dispatch([event("traced", users=["u1", "u2"]), event("for all")])
+        await sink.has("for all")
+    (append,) = here.named("append all")
+    (deliver,) = there.spans
+    assert place(deliver.parent) == place(append.context)

@@ -30,6 +30,7 @@ LIMITED = (
 MINTING = PublishKey("a", Types(), frozenset({TOKENS}))
 BUS = {"REALTIME_TRANSPORT": "eventbridge", "REALTIME_AUTH": "none", "AWS_REGION": "eu-west-1"}
 BUS_ARN = "arn:aws:events:us-east-2:123456789012:event-bus/events"
+OTLP = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}
 QUEUE = "https://sqs.eu-west-1.amazonaws.com/123456789012/dead"
 
 Env = Mapping[str, str]
@@ -99,6 +100,17 @@ GOOD: list[tuple[str, str, Env, str, Any]] = [
     ("REALTIME_FALLBACK", "memory", UPSTASH, "fallback", True),
     ("REALTIME_FALLBACK", "none", {}, "fallback", False),
     ("REALTIME_METRICS_NAMESPACE", "App/Tidemark", {}, "metrics_namespace", "App/Tidemark"),
+    ("OTEL_TRACES_EXPORTER", "otlp", {}, "trace_exporters", ("otlp",)),
+    ("OTEL_TRACES_EXPORTER", "console, otlp", {}, "trace_exporters", ("otlp", "console")),
+    ("OTEL_TRACES_EXPORTER", "none", OTLP, "trace_exporters", ()),
+    ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318", {}, "trace_exporters", ("otlp",)),
+    ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "https://c.example/v1/traces?k=1", {}, "trace_exporters", ("otlp",)),
+    ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf", OTLP, "trace_exporters", ("otlp",)),
+    ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/protobuf", OTLP, "trace_exporters", ("otlp",)),
+    ("OTEL_SDK_DISABLED", "true", OTLP, "trace_exporters", ()),
+    ("OTEL_SDK_DISABLED", "false", OTLP, "trace_exporters", ("otlp",)),
+    ("OTEL_TRACES_SAMPLER", "parentbased_traceidratio", OTLP, "trace_exporters", ("otlp",)),
+    ("OTEL_TRACES_SAMPLER_ARG", "0.01", {**OTLP, "OTEL_TRACES_SAMPLER": "traceidratio"}, "trace_exporters", ("otlp",)),
     ("REALTIME_USER_SHARDS", "64", {}, "user_shards", 64),
     ("REALTIME_USER_SHARDS", "0", {}, "user_shards", 0),
     ("REALTIME_CONFIG", "deploy/realtime.toml", {}, "config_file", "deploy/realtime.toml"),
@@ -186,6 +198,17 @@ BAD: list[tuple[str, str, Env]] = [
     ("REALTIME_FALLBACK", "yes", REDIS),
     ("REALTIME_METRICS_NAMESPACE", "AWS/hunter2", {}),
     ("REALTIME_METRICS_NAMESPACE", "hunter2 hunter2", {}),
+    ("OTEL_TRACES_EXPORTER", "hunter2", {}),
+    ("OTEL_TRACES_EXPORTER", "none,otlp", {}),
+    ("OTEL_EXPORTER_OTLP_ENDPOINT", "hunter2:4318", {}),
+    ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://[hunter2", {}),
+    ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "https:///hunter2", {}),
+    ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", OTLP),
+    ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/json", OTLP),
+    ("OTEL_SDK_DISABLED", "yes", OTLP),
+    ("OTEL_TRACES_SAMPLER", "hunter2", OTLP),
+    ("OTEL_TRACES_SAMPLER_ARG", "1.5", {**OTLP, "OTEL_TRACES_SAMPLER": "traceidratio"}),
+    ("OTEL_TRACES_SAMPLER_ARG", "a tenth", {**OTLP, "OTEL_TRACES_SAMPLER": "traceidratio"}),
     ("REALTIME_FALLBACK", "memory", {}),
     ("REALTIME_FALLBACK", "memory", {**REDIS, "REALTIME_TRANSPORT": "redis-pubsub"}),
     ("REALTIME_FALLBACK", "memory", {**REDIS, "AWS_LAMBDA_FUNCTION_NAME": "f"}),
@@ -219,7 +242,7 @@ def test_a_bad_value_stops_the_start_with_one_line_that_names_the_variable_and_h
 def test_every_variable_is_tested_here() -> None:
     modules = (shared.config, shared.endpoints, shared.variables)
     source = "".join(inspect.getsource(module) for module in modules)
-    read = set(re.findall(r'"((?:REALTIME|REDIS|UPSTASH|AWS)_[A-Z_]+|HOST|PORT)"', source))
+    read = set(re.findall(r'"((?:REALTIME|REDIS|UPSTASH|AWS|OTEL)_[A-Z_]+|HOST|PORT)"', source))
     assert {name for name, *_ in GOOD} == read
     # Free text, known by its presence, or read later: no value of these is wrong here.
     anything = {

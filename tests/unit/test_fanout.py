@@ -2,15 +2,17 @@
 
 import asyncio
 from collections.abc import Mapping
+from typing import cast
 
 import pytest
 
 from shared.cursor import Cursor, Position
 from shared.fanout import Fanout
 from shared.partitions import ALL
-from shared.record import Gap
+from shared.record import Gap, Record
 from shared.ring import Ring
 from shared.sse import CLOUDEVENTS, Format
+from shared.tracer import Tracer
 from tests.unit.members import CountingFormat, Listener, executed_lines, record
 
 
@@ -313,3 +315,47 @@ async def test_a_record_without_a_place_moves_no_cursor(fanout: Fanout) -> None:
     fanout.flush()
     assert member.seen.cursor == before == fanout.cursor(member.partitions)
     assert format.heartbeat(before) == b"id: " + before.encode() + b"\n\n"
+
+
+class Told:
+    """What a fan-out tells a tracer: (id, matched, written)."""
+
+    def __init__(self) -> None:
+        self.deliveries: list[tuple[str, int, int]] = []
+
+    def delivered(self, record: Record, matched: int, written: int, began: int, ended: int) -> None:
+        assert 0 < began <= ended
+        self.deliveries.append((record.event.id, matched, written))
+
+
+def tracing(told: Told) -> Fanout:
+    fanout = Fanout(Ring(), tracer=cast("Tracer", told))
+    fanout.positions[ALL] = Position(7, 0)
+    return fanout
+
+
+async def test_a_tracer_is_told_of_a_record_once_however_many_it_is_for() -> None:
+    told = Told()
+    fanout = tracing(told)
+    joined(fanout, *(Listener(f"u{number}") for number in range(5_000)), Listener(types={"other"}))
+    fanout.broadcast(record(1))
+    assert told.deliveries == [], "not before it is written"
+    fanout.flush()
+    fanout.flush()
+    assert told.deliveries == [(record(1).event.id, 5_000, 5_000)]
+
+
+async def test_a_tracer_hears_of_whom_a_record_was_written_to_and_nothing_where_it_is_for_nobody() -> None:
+    told = Told()
+    fanout = tracing(told)
+    stays, goes, slow = Listener(), Listener(), Listener()
+    slow.seen.full = True
+    joined(fanout, stays, goes, slow)
+    fanout.broadcast(record(1))
+    fanout.leave(goes)
+    fanout.flush()  # the slow one takes it, and no more
+    fanout.broadcast(Gap("trimmed", ALL, Position(7, 1)))
+    fanout.broadcast(record(2, users=("nobody",)))
+    fanout.broadcast(record(3))
+    fanout.flush()
+    assert told.deliveries == [(record(1).event.id, 3, 2), (record(3).event.id, 1, 1)]

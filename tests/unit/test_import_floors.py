@@ -20,6 +20,7 @@ FLOORS: list[set[str]] = [
     {"stored"},
     {"partitions", "sse"},
     {"awaited", "ring", "once", "transports.base"},
+    {"tracer"},
     {"transports.reading", "fanout"},
     {"transports.memory", "transports.redis_layout", "subscriber"},
     {"transports.redis_streams", "hub"},

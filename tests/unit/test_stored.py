@@ -26,6 +26,8 @@ events = st.builds(
     data | st.just(b'{"a":\n1,\r"b":2}') | st.just(b'{"x":1,"id":"forged","data":2,"userIds":["u2"]}'),
     st.none() | st.lists(st.sampled_from(["u1", 'u"2', ',"data":', ',"id":"']), min_size=1, max_size=3).map(tuple),
     st.dictionaries(st.sampled_from(["source", "ext", "time"]), st.text(max_size=5), max_size=2),
+    st.sampled_from([None, "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"]),
+    st.sampled_from([None, 'vendor=","data":']),
 )
 
 
@@ -124,3 +126,7 @@ def test_what_is_packed_is_unpacked(event: Event) -> None:
     attributes: Mapping[str, str] = unpack(pack(event)).attributes
     assert attributes == event.attributes
     assert unpack(pack(event)) == event
+
+
+def test_an_event_without_a_trace_is_stored_as_it_was_before_there_were_any() -> None:
+    assert pack(Event("1", "t", b'{"a":1.0}', ("u1",))) == b'{"type":"t","userIds":["u1"],"id":"1","data":{"a":1.0}}'

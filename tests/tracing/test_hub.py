@@ -1,0 +1,116 @@
+"""What becomes a span of a publish and of a delivery, and what it is below of."""
+
+import time
+from collections.abc import Sequence
+
+import msgspec
+import pytest
+from opentelemetry.sdk.trace import TracerProvider
+
+from shared import tracing
+from shared.errors import TransportUnavailable
+from shared.event import Event
+from shared.hub import Hub
+from shared.partitions import Partitions
+from shared.tracing import Tracing
+from shared.transports.base import Receipt
+from shared.transports.memory import MemoryLog
+from tests.contract.acts import event
+from tests.sinks import subscribed
+from tests.tracing.spans import Recorded, place
+
+TRACE_ID = 0x4BF92F3577B34DA6A3CE929D0E0E4736
+SPAN_ID = 0x00F067AA0BA902B7
+TRACEPARENT = f"00-{TRACE_ID:032x}-{SPAN_ID:016x}-01"
+
+
+class Away(MemoryLog):
+    """A log that cannot be reached."""
+
+    async def publish(self, events: Sequence[Event]) -> list[Receipt]:
+        raise TransportUnavailable("the log at hunter2 cannot be reached")
+
+
+async def test_a_publish_that_the_log_did_not_take_is_a_span_with_the_errors_name_and_not_its_text() -> None:
+    recorded = Recorded()
+    async with Hub(Away(), tracer=recorded.tracer) as hub:
+        with pytest.raises(TransportUnavailable):
+            await hub.dispatch([event(1)])
+    (span,) = recorded.spans
+    assert not span.status.is_ok
+    assert span.attributes is not None
+    assert span.attributes["error.type"] == "TransportUnavailable"
+    assert "hunter2" not in span.to_json()
+
+
+async def test_a_retry_says_that_it_appended_nothing() -> None:
+    recorded = Recorded()
+    async with Hub(MemoryLog(), tracer=recorded.tracer) as hub:
+        await hub.dispatch([event(1, id="a")])
+        await hub.dispatch([event(1, id="a"), event(2, id="b")])
+    duplicates = [(span.attributes or {}).get("realtime.duplicates") for span in recorded.spans]
+    assert duplicates == [None, 1]
+
+
+async def test_what_came_from_the_bus_with_a_trace_is_appended_and_delivered_below_it() -> None:
+    recorded = Recorded()
+    carried = msgspec.structs.replace(event(1), traceparent=TRACEPARENT, tracestate="vendor=1")
+    async with Hub(MemoryLog(), tracer=recorded.tracer) as hub, subscribed(hub) as sink:
+        await sink.ready()
+        await hub.dispatch([carried])
+        await sink.has(1)
+    (append,), (deliver,) = recorded.named("append all"), recorded.named("deliver all")
+    assert place(append.parent) == (TRACE_ID, SPAN_ID)
+    assert place(deliver.parent) == place(append.context)
+    assert deliver.context is not None
+    assert deliver.context.trace_state == {"vendor": "1"}
+
+
+async def test_a_cloud_events_own_trace_is_linked_and_followed_where_nothing_else_is_known() -> None:
+    recorded = Recorded()
+    own = msgspec.structs.replace(event(1), attributes={"traceparent": TRACEPARENT})
+    log = MemoryLog()
+    async with Hub(log, tracer=recorded.tracer) as hub, subscribed(hub) as sink:
+        await sink.ready()
+        await hub.dispatch([own])
+        await sink.has(1)
+        await log.publish([msgspec.structs.replace(own, id="untraced", data=b"2")])
+        await log.publish([event(3)])
+        await sink.has(3)
+    (append,) = recorded.named("append all")
+    first, second = recorded.named("deliver all")  # none of the last event: nothing is known of its publisher
+    assert append.parent is None
+    assert [link.context.span_id for link in append.links] == [SPAN_ID]
+    assert place(first.parent) == place(append.context)
+    assert [link.context.span_id for link in first.links] == [SPAN_ID]
+    assert (place(second.parent), list(second.links)) == ((TRACE_ID, SPAN_ID), [])
+
+
+async def test_names_of_spans_do_not_grow_with_the_users() -> None:
+    partitions = Partitions(frozenset({"a"}), user_shards=64)
+    recorded = Recorded(partitions)
+    async with Hub(MemoryLog(partitions), partitions, tracer=recorded.tracer) as hub:
+        await hub.dispatch([event(1, users=[f"u{n}" for n in range(100)])])
+        await hub.dispatch([event(2, type="a", users=["u1"]), event(3)])
+    assert [span.name for span in recorded.spans] == ["append all", "append several"]
+    assert "u1" not in [str(value) for span in recorded.spans for value in (span.attributes or {}).values()]
+
+
+def test_a_flush_that_takes_long_is_not_waited_for_and_not_begun_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracing, "FLUSH_SECONDS", 0.05)
+    provider, flushes = TracerProvider(shutdown_on_exit=False), list[float]()
+
+    def take_long() -> None:
+        time.sleep(1)
+        flushes.append(time.monotonic())
+
+    monkeypatch.setattr(provider, "force_flush", take_long)
+    tracer = Tracing(provider, Partitions(), "memory")
+    began = time.monotonic()
+    tracer.flush()
+    tracer.flush()
+    assert time.monotonic() - began < 0.9
+    assert flushes == []
+    assert tracer._flushing is not None
+    tracer._flushing.join()
+    assert len(flushes) == 1

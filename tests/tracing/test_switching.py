@@ -1,0 +1,129 @@
+"""Off, on, wrong, and a collector that is away: nothing of it may cost an event, or a cold start."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+from shared import tracing
+from shared.config import Settings
+from shared.errors import SettingsError
+from shared.wiring import make_hub
+from tests.contract.acts import event
+from tests.functions.api import Api, unique
+from tests.processes import ROOT, MakeInstance, inherited, wait_until
+from tests.tracing.collector import Collector
+from tests.waiting import eventually
+
+PUBLISH = """
+import asyncio, json, sys
+from functions import publish
+request = {"method": "POST", "path": "/api/publish", "sourceIp": "192.0.2.1"}
+event = {
+    "version": "2.0", "rawPath": "/api/publish", "rawQueryString": "", "requestContext": {"http": request},
+    "headers": {"content-type": "application/json", "traceparent": sys.argv[1]},
+    "body": json.dumps({"type": "t", "data": 1, "id": "traced"}), "isBase64Encoded": False,
+}
+assert publish.handler(event, None)["statusCode"] == 202
+print(*sys.modules)
+"""
+TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
+def python(program: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", program, *arguments]
+    return subprocess.run(
+        command, cwd=ROOT, env={**inherited(), **environment}, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("transport", ["memory", "redis"])
+def test_where_nothing_asks_for_traces_a_publish_imports_nothing_of_them(transport: str, redis_url: str) -> None:
+    off = {"OTEL_SERVICE_NAME": "tidemark", "OTEL_EXPORTER_OTLP_HEADERS": "key=hunter2"}  # ask for none by themselves
+    store = {"REALTIME_TRANSPORT": transport, "REDIS_URL": redis_url, "REALTIME_AUTH": "none"}
+    ran = python(PUBLISH, TRACEPARENT, **store, **off)
+    assert ran.returncode == 0, ran.stderr
+    loaded = {name.split(".")[0] for name in ran.stdout.split()}
+    assert transport == "memory" or "redis" in loaded
+    assert loaded.isdisjoint({"opentelemetry", "google", "requests"})
+
+
+def test_traces_that_are_asked_for_but_not_installed_stop_the_start_with_what_to_install() -> None:
+    start = "import sys; sys.modules['opentelemetry'] = None\nfrom functions.local import main; sys.exit(main())"
+    ran = python(start, OTEL_EXPORTER_OTLP_ENDPOINT="http://hunter2.example:4318", PORT="0")
+    assert ran.returncode == 2
+    (line,) = ran.stderr.splitlines()
+    assert line.startswith("tidemark: OTEL_EXPORTER_OTLP_ENDPOINT: ")
+    assert "requirements-tracing.txt" in line
+    assert "hunter2" not in line
+
+
+@pytest.mark.parametrize(
+    "off", [{"OTEL_SDK_DISABLED": "true"}, {"OTEL_TRACES_EXPORTER": "none"}], ids=["disabled", "none"]
+)
+def test_a_deployment_can_say_no_where_its_platform_sets_an_endpoint_for_all(off: dict[str, str]) -> None:
+    assert make_hub(Settings.from_env({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318", **off})).tracer is None
+
+
+async def test_an_endpoint_alone_asks_for_traces_which_are_sent_before_the_end_and_with_its_key() -> None:
+    with Collector() as collector:
+        key = {
+            "OTEL_EXPORTER_OTLP_HEADERS": "x-key=hunter2"
+        }  # may come from a secret store: never read from os.environ
+        hub = make_hub(Settings.from_env({"OTEL_EXPORTER_OTLP_ENDPOINT": f"{collector.url}/", **key}))
+        await hub.dispatch([event(1)])
+        assert collector.spans == [], "nothing is sent for five seconds, unless it ends"
+        await hub.aclose()
+        (span,) = collector.spans
+        assert (span.service, span.name, span.parent) == ("tidemark", "append all", "")
+        assert [headers["x-key"] for headers in collector.headers] == ["hunter2"]
+
+
+def test_a_collector_that_is_away_costs_no_event_and_one_line_of_the_log_until_it_is_back(
+    make_instance: MakeInstance,
+) -> None:
+    kind = unique()
+    with Collector() as collector:
+        collector.status = 503
+        # Given up at once; by default each batch is tried for ten seconds.
+        instance = make_instance(**collector.settings, OTEL_EXPORTER_OTLP_TIMEOUT="0.5", REALTIME_LOG_FORMAT="json")
+        api = Api(instance)
+        with api.stream(types=kind) as stream:
+            stream.ready()
+            for number in range(3):
+                api.publish({"type": kind, "data": number})
+                assert stream.next().data == str(number)
+                collector.until(lambda number=number: len(collector.headers) > number)  # type: ignore[misc]
+            collector.status = 200
+            api.publish({"type": kind, "data": 3})
+            assert stream.next().data == "3"
+            collector.until(lambda: collector.named("deliver all"))
+        wait_until(lambda: "takes traces again" in instance.log(), 5)
+        told = [json.loads(line) for line in instance.log().splitlines() if not line.startswith("Tidemark ")]
+        api.close()
+    about = [(line["level"], line["message"]) for line in told if "trace" in line["message"]]
+    assert [level for level, _ in about] == ["warning", "info"]
+    assert about[0][1].endswith("does not take them: status 503")
+
+
+async def test_a_collector_that_cannot_be_reached_is_told_of_once_and_holds_up_the_end_no_longer_than_it_may(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(tracing, "CLOSE_SECONDS", 0.1)
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "10")
+    hub = make_hub(Settings.from_env({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9/hunter2"}))
+    for number in range(3):
+        await hub.dispatch([event(number)])
+        await eventually(lambda: "traces are lost" in caplog.text)
+    began = time.monotonic()
+    await hub.aclose()
+    assert time.monotonic() - began < 5, "the exporter would try for ten"
+    assert [record.getMessage().rsplit(": ", 1)[1] for record in caplog.records] == ["ConnectionError"]
+    assert "hunter2" not in caplog.text
+
+
+def test_an_exporter_that_is_none_of_ours_is_refused() -> None:
+    with pytest.raises(SettingsError, match="OTEL_TRACES_EXPORTER: must be none, or of otlp and console"):
+        Settings.from_env({"OTEL_TRACES_EXPORTER": "otlp,zipkin"})
