@@ -8,12 +8,11 @@ from typing import Any, NamedTuple
 
 from starlette.routing import BaseRoute
 
-from functions.warm import Warm
+from functions.warm import Warm, configure_on_lambda
 from functions.web import create_app, to_lambda
 from shared.config import Settings
 from shared.embedded_metrics import EmbeddedMetrics
 from shared.hub import Hub
-from shared.logs import configure
 from shared.wiring import make_hub
 
 
@@ -40,8 +39,7 @@ class HttpFunction:
         return answer
 
     def _make(self, settings: Settings) -> "_Made":
-        if "AWS_LAMBDA_RUNTIME_API" in os.environ:  # the log is this process's own
-            configure(settings.log_level, settings.log_format)
+        configure_on_lambda(settings)
         hub = make_hub(settings, stateless=True)
         _have_a_loop()
         mangum = to_lambda(create_app(self._routes(hub, settings), settings))

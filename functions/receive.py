@@ -12,12 +12,13 @@ import asyncio
 import functools
 import logging
 import os
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
-from functions.warm import Warm
+from functions.warm import Warm, configure_on_lambda
 from shared import bus
 from shared.bus_rules import BusRules
 from shared.config import Settings
@@ -26,6 +27,8 @@ from shared.embedded_metrics import EmbeddedMetrics
 from shared.errors import ContentTooLarge, InvalidRequest, SettingsError, Unavailable
 from shared.event import Event
 from shared.hub import Hub
+from shared.logs import request_id, requests, told
+from shared.transports.base import Receipt
 from shared.wiring import make_hub
 
 logger = logging.getLogger(__name__)
@@ -35,7 +38,7 @@ Payload = Mapping[str, Any]
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     """AWS Lambda: one bus event, or a batch of an SQS queue. Raises Unavailable: try again."""
-    return _function()(event)
+    return _function()(event, getattr(context, "aws_request_id", None))
 
 
 class Receiver:
@@ -47,12 +50,38 @@ class Receiver:
         self._rules = rules
         self._dead_letters = dead_letters
 
-    async def receive(self, payload: Any) -> list[dict[str, Any]]:
+    async def receive(self, payload: Any, id: str, via: str = "bus") -> list[dict[str, Any]]:
         """Append the events of one bus event; return their receipts, none where no rule counts or it is a dead letter.
 
-        Raises Unavailable where the log or the dead-letter queue cannot be reached, and InvalidRequest where there
-        is no dead-letter queue.
+        The log is told of it under this request id. Raises Unavailable where the log or the dead-letter queue cannot
+        be reached, and InvalidRequest where there is no dead-letter queue.
         """
+        began = time.perf_counter()
+        result, receipts = "failed", list[Receipt]()
+        try:
+            result, receipts = await self._receive(payload)
+        except Unavailable:
+            result = "again"
+            raise
+        finally:
+            duplicates = sum(receipt.duplicate for receipt in receipts)
+            fields = {"request_id": id, "via": via, "result": result, "events": len(receipts), "duplicates": duplicates}
+            requests.info("received", extra=told(**fields, ms=round((time.perf_counter() - began) * 1000, 1)))
+        return [{"id": receipt.id, "duplicate": receipt.duplicate} for receipt in receipts]
+
+    async def redrive(self, records: Sequence[Mapping[str, Any]], id: str) -> list[dict[str, str]]:
+        """Append what is in the messages of an SQS queue; name those that are to come again."""
+        failed = []
+        for record in records:
+            try:
+                await self.receive(_unwrap(record["body"]), id, "queue")
+            except Unavailable as error:
+                fields = told(request_id=id)
+                logger.warning("message %s stays in the queue: %s", record["messageId"], error.detail, extra=fields)
+                failed.append({"itemIdentifier": record["messageId"]})
+        return failed
+
+    async def _receive(self, payload: Any) -> tuple[str, list[Receipt]]:
         try:
             events = self._events(payload)
         except InvalidRequest as error:
@@ -60,22 +89,8 @@ class Receiver:
                 raise
             code = "TooLarge" if isinstance(error, ContentTooLarge) else "Invalid"
             await asyncio.to_thread(self._dead_letters.put, payload, code, str(error))
-            return []
-        if not events:
-            return []
-        receipts = await self.hub.dispatch(events)
-        return [{"id": receipt.id, "duplicate": receipt.duplicate} for receipt in receipts]
-
-    async def redrive(self, records: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-        """Append what is in the messages of an SQS queue; name those that are to come again."""
-        failed = []
-        for record in records:
-            try:
-                await self.receive(_unwrap(record["body"]))
-            except Unavailable as error:
-                logger.warning("message %s stays in the queue: %s", record["messageId"], error.detail)
-                failed.append({"itemIdentifier": record["messageId"]})
-        return failed
+            return "dead-letter", []
+        return ("appended", await self.hub.dispatch(events)) if events else ("ignored", [])
 
     def _events(self, payload: Any) -> list[Event]:
         if not isinstance(payload, Mapping) or not isinstance(payload.get("source"), str):
@@ -92,15 +107,16 @@ class _Function:
         self._runner = asyncio.Runner()
         self._warm = Warm(_make, self._close)
 
-    def __call__(self, event: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, event: dict[str, Any], given_id: str | None) -> dict[str, Any]:
         receiver, metrics = self._warm.current()
+        id = request_id(given_id)
         try:
             if "Records" in event:
-                failed = self._runner.run(receiver.redrive(event["Records"]))
+                failed = self._runner.run(receiver.redrive(event["Records"], id))
                 if failed:
                     self._warm.doubt()
                 return {"batchItemFailures": failed}
-            return {"events": self._runner.run(receiver.receive(event))}
+            return {"events": self._runner.run(receiver.receive(event, id))}
         except Unavailable:
             self._warm.doubt()
             raise
@@ -123,6 +139,7 @@ _Made = tuple[Receiver, EmbeddedMetrics | None]
 
 
 def _make(settings: Settings) -> _Made:
+    configure_on_lambda(settings)
     if settings.transport in ("memory", "eventbridge"):
         raise SettingsError(
             "REALTIME_TRANSPORT",

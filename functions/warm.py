@@ -5,9 +5,16 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from shared.config import Settings
+from shared.logs import configure
 from shared.parameters import Environment
 
 Made = TypeVar("Made")
+
+
+def configure_on_lambda(settings: Settings) -> None:
+    """Write the log as the settings say, where it is this process's own: on Lambda."""
+    if "AWS_LAMBDA_RUNTIME_API" in os.environ:
+        configure(settings.log_level, settings.log_format)
 
 
 class Warm(Generic[Made]):

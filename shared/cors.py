@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 METHODS = "GET, POST, OPTIONS"
 REQUEST_HEADERS = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID"
-EXPOSED_HEADERS = "Retry-After, WWW-Authenticate"
+EXPOSED_HEADERS = "Retry-After, WWW-Authenticate, X-Request-Id"
 MAX_AGE = "7200"  # seconds; what Chromium takes at most
 
 

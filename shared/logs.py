@@ -19,6 +19,8 @@ from shared.config import LogFormat, LogLevel
 REQUEST_ID = "x-request-id"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}", re.ASCII)  # nothing that could forge a line, or flood it
 
+OWN = ("tidemark", "shared", "functions", "__main__")  # the last is the module that a process was started with
+
 requests = logging.getLogger("tidemark.requests")
 streams = logging.getLogger("tidemark.streams")
 
@@ -34,9 +36,11 @@ def configure(level: LogLevel, format: LogFormat) -> None:
         root.addHandler(logging.StreamHandler())
     for handler in root.handlers:
         handler.setFormatter(TextLines() if text else JsonLines())
-    root.setLevel(level.upper())
-    for name in ("httpx", "httpcore"):  # their lines would hold URLs: a key set's, a REST endpoint's
-        logging.getLogger(name).setLevel(logging.WARNING)
+    # Others' lines below a warning hold what ours never do: botocore's the answers with the secrets themselves,
+    # Mangum's the path as it was sent, httpx's the URL of a key set or of a REST endpoint.
+    root.setLevel(max(getattr(logging, level.upper()), logging.WARNING))
+    for name in OWN:
+        logging.getLogger(name).setLevel(level.upper())
 
 
 def request_id(given: str | None) -> str:

@@ -9,7 +9,7 @@ import pytest
 from moto import mock_aws
 from moto.moto_api._internal.models import moto_api_backend
 
-from functions import ops, publish, receive, tokens
+from functions import ops, publish, receive, tokens, webhooks
 from functions.on_lambda import HttpFunction
 from shared import aws
 from tests.processes import ROOT
@@ -41,7 +41,7 @@ def account(moto: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     yield
-    for made in (publish._mangum, ops._mangum, tokens._mangum):
+    for made in (publish._mangum, ops._mangum, tokens._mangum, webhooks._mangum):
         if made.cache_info().currsize:
             loop.run_until_complete(_aclose(made()))
             made.cache_clear()

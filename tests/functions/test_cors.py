@@ -9,7 +9,7 @@ from tests.functions.conftest import ORIGIN
 GRANTED = {
     "access-control-allow-origin": ORIGIN,
     "access-control-allow-credentials": "true",
-    "access-control-expose-headers": "Retry-After, WWW-Authenticate",
+    "access-control-expose-headers": "Retry-After, WWW-Authenticate, X-Request-Id",
     "vary": "Origin",
 }
 STRANGERS = [

@@ -12,7 +12,9 @@ from starlette.routing import Route
 
 from functions import ops, publish, stream, tokens, webhooks
 from shared.config import Settings
+from shared.cors import EXPOSED_HEADERS
 from shared.hub import Hub
+from shared.logs import request_id
 from shared.transports.memory import MemoryLog
 from tests.functions.api import OPENAPI, Api, check, problem_of
 
@@ -103,6 +105,15 @@ def test_every_error_is_a_problem_and_every_operation_can_fail() -> None:
             if int(status) >= 400:
                 content = resolved(response)["content"]
                 assert content == {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+
+
+def test_every_answer_has_the_request_s_id_which_pages_of_other_origins_may_read_too() -> None:
+    for path, method in OPERATIONS:
+        for status, response in DOCUMENT["paths"][path][method.lower()]["responses"].items():
+            header = resolved(resolved(response)["headers"]["X-Request-Id"])
+            assert header["required"], (path, status)
+            assert re.fullmatch(header["schema"]["pattern"], request_id(None))
+    assert "X-Request-Id" in EXPOSED_HEADERS.split(", ")
 
 
 BODIES: list[Any] = [

@@ -131,10 +131,11 @@ def test_an_environment_that_was_frozen_and_lost_its_connections_goes_on_when_it
     assert "Traceback" not in function.process.log()
 
 
-def test_one_environment_serves_one_invocation_after_another_and_refusals_are_whole_answers(
+def test_one_environment_serves_one_invocation_after_another_and_refusals_are_whole_answers_told_to_the_log(
     environment: MakeEnvironment,
 ) -> None:
-    function = environment(REALTIME_AUTH="required", REALTIME_JWT_SECRET="s" * 32)
+    function = environment(REALTIME_AUTH="required", REALTIME_JWT_SECRET="s" * 32, REALTIME_LOG_LEVEL="debug")
+    ids = []
     for path, status in (("/api/events", 401), ("/api/nothing", 404), ("/api/health/live", 200)):
         event = request()
         event["rawPath"] = event["requestContext"]["http"]["path"] = path
@@ -142,6 +143,11 @@ def test_one_environment_serves_one_invocation_after_another_and_refusals_are_wh
         answer = invocation.prelude()
         assert answer["statusCode"] == status
         assert json.loads(invocation.body())
+        ids.append(answer["headers"]["x-request-id"])
+    logged = map(json.loads, function.process.log().splitlines()[1:])
+    told = {line["request_id"]: (line["route"], line["status"]) for line in logged if line["message"] == "request"}
+    wanted = [("/api/events", 401), ("-", 404), ("/api/health/live", 200)]
+    assert {id: told[id] for id in ids} == dict(zip(ids, wanted, strict=True))
 
 
 def test_a_wrong_setting_ends_the_process_with_one_line(tmp_path: Path) -> None:
