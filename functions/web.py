@@ -122,6 +122,7 @@ class CorsApp:
     def __init__(self, app: ASGIApp, allowed: frozenset[str]) -> None:
         self._app = app
         self._allowed = allowed
+        self._without_origin = _encoded({**SECURITY, **cors_headers(None, allowed)})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -154,7 +155,10 @@ class CorsApp:
             )
             await answer(scope, receive, send)
             return
-        extra = _encoded({**SECURITY, **cors_headers(headers.get("origin"), self._allowed)})
+        origin = headers.get("origin")
+        extra = self._without_origin
+        if origin is not None:
+            extra = _encoded({**SECURITY, **cors_headers(origin, self._allowed)})
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
