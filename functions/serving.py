@@ -21,6 +21,14 @@ DRAIN_SECONDS = 10  # between SIGTERM and the end, for answers that are under wa
 _HTTP: Any = AutoHTTPProtocol  # h11's or httptools', whichever is installed
 
 
+class _Pipelined(list[Any]):
+    """Requests that came before the last answer was complete: the part of a deque that uvicorn uses."""
+
+    def appendleft(self, request: Any) -> None:
+        """Put one behind all others."""
+        self.insert(0, request)
+
+
 class Protocol(_HTTP):  # type: ignore[misc]
     """HTTP/1.1 that bounds a request's head, and whose own refusals are problem+json answers too.
 
@@ -30,6 +38,10 @@ class Protocol(_HTTP):  # type: ignore[misc]
     _in_head = False
     _head_bytes = 0
     _messages = 0
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.pipeline = _Pipelined()  # an empty deque has 624 bytes, a twentieth of what a quiet stream takes
 
     def data_received(self, data: bytes) -> None:
         """Parse; a head that goes on and on would otherwise be kept in memory, before any credential is looked at."""

@@ -65,7 +65,10 @@ class StreamApp:
         stream = await self._begin(scope, send)
         if stream is None:
             return
-        # All that a quiet connection keeps of ours is this frame, its subscriber and its sink.
+        # All that a quiet connection keeps of ours is this frame, its subscriber and its sink. A browser's headers
+        # are another kilobyte or two, cookies included, which uvicorn would keep as long.
+        if isinstance(scope["headers"], list):
+            scope["headers"].clear()
         try:
             while (await receive())["type"] != "http.disconnect":
                 pass
