@@ -14,7 +14,7 @@ try:
     from shared.cost.modes import MODES, Estimate, Mode
     from shared.cost.prices import TABLE, Prices, load
     from shared.cost.tipping import AXES, Axis, Search, Stretch, Tip, cheapest, compare
-    from shared.cost.workload import LIMITS, TRANSPORTS, Workload
+    from shared.cost.workload import LIMITS, MAX_REQUEST_BYTES, TRANSPORTS, Workload
 except ModuleNotFoundError as error:  # scripts/bundle.py leaves the model out
     if not (error.name or "").startswith("shared.cost"):
         raise
@@ -126,6 +126,12 @@ def command(
     workload = Workload(users, events, delivered, **options)
     if workload.poll_every + workload.poll_wait < 1:
         raise click.BadParameter("must be 1 or more together with --poll-wait", param_hint="--poll-every")
+    if workload.batch * workload.event_bytes > MAX_REQUEST_BYTES:
+        raise click.BadParameter(
+            f"must be at most {MAX_REQUEST_BYTES // workload.event_bytes:,}: a request has at most 1 MiB, and an event"
+            f" {workload.event_bytes:,} bytes (--event-bytes)",
+            param_hint="--batch",
+        )
     table = load(prices, free_tiers=not no_free_tier)
     if region is not None and region != table.region:
         raise click.BadParameter(
@@ -204,10 +210,14 @@ def _cheapest_row(stretches: list[Stretch]) -> tuple[str, str]:
 def _tip_rows(tips: list[Tip]) -> list[tuple[str, str]]:
     rows: list[tuple[str, str]] = []
     for mode in MODES:
-        others = sorted((tip.at, tip.other) for tip in tips if tip.mode == mode)
-        told = ", ".join(f"{other} from {at:,}" for at, other in others)
+        mine = sorted((tip for tip in tips if tip.mode == mode), key=lambda tip: (tip.at, tip.other))
+        told = ", ".join(f"{tip.other} from {tip.at:,}{_to(tip.until)}" for tip in mine)
         rows.append((mode, f"is dearer than {told}" if told else "is never dearer than another"))
     return rows
+
+
+def _to(until: int | None) -> str:
+    return "" if until is None else f" to {until:,}"
 
 
 def _quantity(number: float) -> str:

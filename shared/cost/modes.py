@@ -78,11 +78,7 @@ def _add_lambda(bill: Bill, load: Workload) -> None:
     bill.add("logs-gb", _stream_logs(load, opened) / GB)
     _add_publish_function(bill, load)
     store.charge(bill, load, asked, seconds * heard.records + opened * missed, load.connected_at_peak)
-    if load.connected_at_peak > LAMBDA_ENVIRONMENTS:
-        bill.note(
-            f"{load.connected_at_peak:,.0f} streams at once in the busiest hour: deploy with --param streams=…, and"
-            " look at the account's quota of concurrent executions, 1,000 at first"
-        )
+    _note_environments(bill, load.connected_at_peak)
 
 
 def _add_managed(bill: Bill, load: Workload) -> None:
@@ -146,6 +142,7 @@ def _add_poll(bill: Bill, load: Workload) -> None:
     _add_publish_function(bill, load)
     at_once = load.connected_at_peak * min((load.poll_wait + load.request_ms / 1000) / between, 1.0)
     store.charge(bill, load, asked, load.users * load.hours * 3600 * heard.records, at_once)
+    _note_environments(bill, at_once)
     bill.note(f"an event is seen up to {load.poll_every:g} s late" if load.poll_every else "an event is seen at once")
 
 
@@ -185,6 +182,14 @@ def _add_netlify(bill: Bill, load: Workload, polls: float) -> None:
     bill.add("netlify-plan", 1)
     credits = bill.prices["netlify-credits-of-requests"].of(load.requests + polls)
     bill.add("netlify-credits", credits + bill.prices["netlify-credits-of-gb"].of(answered / GB))
+
+
+def _note_environments(bill: Bill, at_once: float) -> None:
+    if at_once > LAMBDA_ENVIRONMENTS:
+        bill.note(
+            f"{at_once:,.0f} environments of the stream function at once in the busiest hour: deploy with"
+            " --param streams=…, and look at the account's quota of concurrent executions, 1,000 at first"
+        )
 
 
 def _processes(load: Workload, least: int, streams: int, vcpus: float) -> int:

@@ -27,11 +27,15 @@ class Stretch:
 
 @dataclass(frozen=True, slots=True)
 class Tip:
-    """From so many users or events on, `other` is cheaper than `mode`; at one fewer it is not."""
+    """From so many users or events on, `other` is cheaper than `mode`, and at one fewer it is not.
+
+    `until` is the last place at which it still is; None where that is beyond the search.
+    """
 
     mode: Mode
     other: Mode
     at: int
+    until: int | None
 
 
 def compare(load: Workload, prices: Prices) -> dict[Mode, Estimate]:
@@ -72,7 +76,7 @@ class Search:
         return found
 
     def tips(self) -> list[Tip]:
-        """Return, for each two modes, the first place at which the second becomes cheaper, if there is one."""
+        """Return, for each two modes, from where to where the second is cheaper for the first time, if it ever is."""
         pairs = [(mode, other) for mode in MODES for other in MODES if mode != other]
         return [tip for mode, other in pairs if (tip := self._tip(mode, other)) is not None]
 
@@ -87,12 +91,14 @@ class Search:
             totals = self.totals(number)
             return totals[other] < totals[mode]
 
-        before = 0
+        at, before = 0, 0
         for number in self._grid:
-            if is_cheaper(number):
-                return Tip(mode, other, number if not before else self._first(before, number, is_cheaper))
+            if not at and is_cheaper(number):
+                at = self._first(before, number, is_cheaper) if before else number
+            if at and not is_cheaper(number):
+                return Tip(mode, other, at, self._first(max(before, at), number, lambda n: not is_cheaper(n)) - 1)
             before = number
-        return None
+        return Tip(mode, other, at, None) if at else None
 
     def _first(self, low: int, high: int, holds: Callable[[int], bool]) -> int:
         """Return a place in (low, high] where it holds and just before which it does not."""

@@ -10,6 +10,7 @@ TRANSPORTS: tuple[Transport, ...] = ("redis-tcp", "upstash-rest", "postgres")
 MONTH_HOURS = 730.0  # as AWS counts a month
 MONTH_SECONDS = MONTH_HOURS * 3600
 MAX_AUDIENCE = 1_000  # users that an event may name
+MAX_REQUEST_BYTES = 1024 * 1024  # of a publish request
 
 LIMITS: Mapping[str, tuple[float, float]] = {
     "users": (0, 100_000_000),

@@ -96,6 +96,10 @@ def test_without_the_free_tier_nothing_is_free() -> None:
         ((*MANY, "--shards", "4097"), "'--shards': must be a whole number from 0 to 4,096"),
         ((*MANY, "--delivered", "1000001"), "--delivered: must be at most --events, 1,000,000"),
         ((*MANY, "--poll-every", "0.5"), "--poll-every: must be 1 or more together with --poll-wait"),
+        (
+            (*MANY, "--batch", "100", "--event-bytes", "200000"),
+            "--batch: must be at most 5: a request has at most 1 MiB",
+        ),
         ((*MANY, "--mode", "server"), "'server' is not one of 'lambda', 'managed', 'container', 'poll'"),
         ((*MANY, "--transport", "kafka"), "'kafka' is not one of 'redis-tcp', 'upstash-rest', 'postgres'"),
         ((*MANY, "--region", "eu-central-1"), "--region: must be us-east-1, which the prices are for"),

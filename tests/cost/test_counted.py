@@ -10,8 +10,10 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 
 from functions.stream_server import LAG_NAMESPACE, LOOK_SECONDS, LOOKS_A_REPORT
+from shared import envelope
+from shared.config import LAMBDA_STREAM_SECONDS, MAX_PARTITION_TYPES, MAX_USER_SHARDS, Settings
 from shared.cost import commands, modes, store
-from shared.cost.workload import MAX_AUDIENCE, Transport, Workload
+from shared.cost.workload import LIMITS, MAX_AUDIENCE, MAX_REQUEST_BYTES, Transport, Workload
 from shared.cursor import Position, encode
 from shared.embedded_metrics import Sample, write
 from shared.event import MAX_USER_IDS, Event, new_id
@@ -31,6 +33,7 @@ from tests.clocks import virtual_time
 from tests.contract.acts import at, event, publish, tailing
 from tests.contract.stores import RedisStore, UpstashStore
 from tests.contract.watching import Watch, watching
+from tests.processes import ROOT
 from tests.sinks import RecordingSink, subscribed
 from tests.upstash.ledger import make_log
 from tests.upstash.stand_in import StandIn
@@ -219,7 +222,7 @@ async def test_a_tail_reads_once_an_arrival_and_then_at_the_end_of_each_block(re
                 if len(moments) > ends:
                     break
     seconds = (moments[-1] - moments[0]) / ends
-    assert block * 0.8 <= seconds <= block * 3, "a busy machine may be late, and cannot be early"
+    assert seconds >= block * 0.8, "a busy machine may be late, and cannot be early"
     assert commands.blocking_reads(0, block) == pytest.approx(1 / block)
 
 
@@ -300,6 +303,22 @@ def test_the_limits_of_the_code_are_those_that_are_reckoned_with() -> None:
     assert modes.PAGE_EVENTS == MAX_EVENTS
     assert modes.LAG_SECONDS == LOOK_SECONDS * LOOKS_A_REPORT
     assert MAX_AUDIENCE == MAX_USER_IDS
+    assert LIMITS["batch"][1] == envelope.MAX_EVENTS
+    assert LIMITS["event_bytes"][1] == envelope.MAX_EVENT_BYTES
+    assert MAX_REQUEST_BYTES == envelope.MAX_BODY_BYTES
+    assert LIMITS["shards"][1] == MAX_USER_SHARDS
+    assert LIMITS["partitions"][1] == MAX_PARTITION_TYPES
+    usual, settings = Workload(0, 0), Settings()
+    assert settings.heartbeat == modes.HEARTBEAT_SECONDS
+    assert settings.retry == commands.RECONNECT_SECONDS
+    assert usual.retention_hours * HOUR == settings.retention
+    assert usual.stream_seconds == LAMBDA_STREAM_SECONDS
+
+
+def test_the_template_s_memory_and_bound_on_streams_are_those_that_are_reckoned_with() -> None:
+    template = (ROOT / "serverless.yml").read_text()
+    assert f"memorySize: {Workload(0, 0).memory}\n" in template
+    assert f"streams: {modes.LAMBDA_ENVIRONMENTS} #" in template
 
 
 def line(message: str, **fields: object) -> int:

@@ -177,7 +177,10 @@ def test_postgres_is_awake_while_anyone_is_connected_and_grows_with_its_connecti
 
 def test_what_does_not_fit_a_platform_s_limits_is_noted() -> None:
     crowd = Workload(10_000, 1_000, 1)
-    assert "2,192 streams at once" in estimate("lambda", crowd, SHIPPED).notes[-1]
+    assert "2,192 environments of the stream function at once" in estimate("lambda", crowd, SHIPPED).notes[-1]
+    waiting = replace(crowd, poll_every=0, poll_wait=20)
+    assert "2,192 environments" in estimate("poll", waiting, SHIPPED).notes[-2]
+    assert estimate("poll", waiting, SHIPPED).notes[-1] == "an event is seen at once"
     flood = Workload(1_000, 10_000_000_000, 0)
     assert any("10,000 commands a second" in note for note in estimate("poll", flood, SHIPPED).notes)
     assert estimate("poll", crowd, SHIPPED).notes[-1] == "an event is seen up to 10 s late"

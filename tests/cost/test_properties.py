@@ -97,3 +97,7 @@ def test_just_before_a_change_the_cheapest_is_another_and_a_tip_is_the_first_at_
         assert totals(tip.at)[tip.other] < totals(tip.at)[tip.mode]
         if tip.at > 1:
             assert totals(tip.at - 1)[tip.other] >= totals(tip.at - 1)[tip.mode]
+        if tip.until is not None:
+            assert tip.until >= tip.at
+            assert totals(tip.until)[tip.other] < totals(tip.until)[tip.mode]
+            assert totals(tip.until + 1)[tip.other] >= totals(tip.until + 1)[tip.mode]

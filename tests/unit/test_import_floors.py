@@ -113,6 +113,17 @@ def test_adapters_are_imported_by_one_another_and_where_one_is_chosen_only() -> 
     assert wrong == []
 
 
+def test_prices_are_imported_by_the_command_that_shows_them_only() -> None:
+    everything = {**{f"shared.{name}": path for name, path in CORE.items()}, **modules("functions")}
+    wrong = [
+        f"{name} imports {found}"
+        for name, path in everything.items()
+        for found in imports(path)
+        if found.startswith("shared.cost.") and not name.startswith(("shared.cost.", "shared.cli.cost"))
+    ]
+    assert wrong == [], "no function needs them, and the bundle leaves them out"
+
+
 def test_what_is_below_the_adapters_does_not_know_them() -> None:
     for name in BELOW_ADAPTERS | {"hub", "fanout", "subscriber", "ring"}:
         assert EDGES[name].isdisjoint(ADAPTERS)
