@@ -115,11 +115,12 @@ def polls_within(seconds: float) -> int:
 def opening_alone(load: Workload) -> int:
     """Return the commands that open the only stream of a process, as on Lambda; its reads come on top.
 
-    TCP: the heads of all that it follows, twice (for the subscriber and for the tail), CLIENT ID, CLIENT UNBLOCK.
+    TCP: the heads of all that it follows, twice (for the subscriber and for the tail), CLIENT ID, and CLIENT UNBLOCK
+    for what is followed while the tail reads already: twice, or more often on a busy machine, which tries again.
     """
     if load.transport == "upstash-rest":
         return 3
-    return 2 * (partitions(load) + REVOCATIONS) + 2 if load.transport == "redis-tcp" else 0
+    return 2 * (partitions(load) + REVOCATIONS) + 3 if load.transport == "redis-tcp" else 0
 
 
 def opening_among_others(load: Workload) -> int:

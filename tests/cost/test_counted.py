@@ -128,11 +128,14 @@ async def test_streams_open_with_the_commands_that_are_reckoned(redis: RedisStor
             async with subscribed(hub, "u1") as again:
                 await again.ready()
                 known = await asked(redis, watch)
+    # How often CLIENT UNBLOCK is tried depends on the machine: every 5 ms while a read is still on its way.
+    unblocked = alone.pop("unblock") + among.pop("unblock")
+    assert unblocked > 0 or not scheme.user_shards
     reads_and_sentinel = 2 + 1  # one ends with the sentinel, one begins after it; the sentinel's publication
-    assert alone.total() - reads_and_sentinel <= commands.opening_alone(load)
+    assert alone.total() - reads_and_sentinel <= commands.opening_alone(load) - 2
     followed = commands.partitions(load) + commands.REVOCATIONS
     assert followed < alone["evalsha"] - 1 <= 2 * followed, "the tail verifies what it follows when it connects"
-    assert among.total() - reads_and_sentinel <= commands.opening_among_others(load)
+    assert among.total() - reads_and_sentinel <= commands.opening_among_others(load) - bool(scheme.user_shards)
     assert among["evalsha"] - 1 >= commands.partitions(load)
     assert known["evalsha"] == commands.partitions(load), "whose shard is followed already costs the heads alone"
 
@@ -190,9 +193,10 @@ async def test_a_poll_that_waits_costs_no_more_than_is_reckoned(redis: RedisStor
                 await page.settled.wait()
                 cursor = page.cursor
             counted = await asked(redis, watch)
+            counted.pop("unblock")
             most = max(most, counted.total() - 1) if number else 0  # the first one opens the connection
     heads = commands.partitions(load) + commands.REVOCATIONS
-    assert heads + 1 <= most <= commands.polling(load)
+    assert heads + 1 <= most <= commands.polling(load) - 2
 
 
 async def test_a_tail_reads_once_an_arrival_and_then_at_the_end_of_each_block(redis: RedisStore) -> None:
