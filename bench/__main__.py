@@ -5,6 +5,7 @@ import importlib
 import resource
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType, ModuleType
 
@@ -19,8 +20,8 @@ RESULTS = Path("bench/results")
 QUICK_RESULTS = Path("build/bench/quick")  # never mixed up with numbers that count
 
 
-def main() -> int:
-    """Measure what was named, or all; 1 where a run failed."""
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """What to measure, and how; ends the process where the arguments, or else those of the command line, are wrong."""
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(NAMES))
     parser.add_argument("--runs", type=int, help="rounds of each pair (5; with --quick 2)")
@@ -28,11 +29,17 @@ def main() -> int:
     parser.add_argument("--who", default="", help="only these contestants, comma-separated")
     parser.add_argument("--profile", action="store_true", help=f"flame graphs of ours to {RESULTS}, numbers for a look")
     parser.add_argument("--report", action="store_true", help="measure nothing, render the results that are there")
-    chosen = parser.parse_args()
+    chosen = parser.parse_args(arguments)
     if unknown := set(chosen.names) - set(NAMES):
         parser.error(f"no such measurement: {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
+    return chosen
+
+
+def main() -> int:
+    """Measure what was named, or all; 1 where a run failed."""
+    chosen = parse()
     if missing := [str(path) for path in (LOAD, REDIS_PAIR) if not path.exists()]:
-        parser.error(f"{' and '.join(missing)} not built: start scripts/bench, which builds them")
+        sys.exit(f"bench: {' and '.join(missing)} not built: start scripts/bench, which builds them")
 
     signal.signal(signal.SIGTERM, _leave)
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]

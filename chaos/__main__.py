@@ -7,6 +7,7 @@ import resource
 import signal
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -17,8 +18,8 @@ from chaos import recovery, report
 from chaos.phases import FULL, SHORT, Outcome, Phase, run
 
 
-def main() -> int:
-    """Run what was asked for; 1 where something was lost, repeated, or told as a gap."""
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """What to run, and how long; ends the process where the arguments, or else those of the command line, are wrong."""
     parser = argparse.ArgumentParser(prog="scripts/chaos", description=__doc__)
     names = [phase.name for phase in FULL]
     parser.add_argument(
@@ -28,11 +29,17 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="repeats the order of the faults")
     parser.add_argument("--seconds", type=int, help="of each phase, instead of its own")
     parser.add_argument("--report", action="store_true", help="runs nothing, renders the results that are there")
-    chosen = parser.parse_args()
+    chosen = parser.parse_args(arguments)
     if unknown := set(chosen.names) - {*names, "recovery"}:
         parser.error(f"no such phase: {', '.join(sorted(unknown))}")
+    return chosen
+
+
+def main() -> int:
+    """Run what was asked for; 1 where something was lost, repeated, or told as a gap."""
+    chosen = parse()
     if not LOAD.exists():
-        parser.error(f"{LOAD} is not built: start scripts/chaos, which builds it")
+        sys.exit(f"chaos: {LOAD} is not built: start scripts/chaos, which builds it")
     signal.signal(signal.SIGTERM, _leave)
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # a descriptor a connection, on both sides

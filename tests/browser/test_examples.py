@@ -6,6 +6,7 @@ import pytest
 from playwright.async_api import Page, Route, expect
 
 from tests.browser.conftest import MakeApi
+from tests.browser.connections import has_streams
 from tests.browser.pages import Pages
 from tests.functions.api import Api
 from tests.processes import ROOT
@@ -79,14 +80,10 @@ async def serve(page: Page, url: str) -> None:
     await page.route(f"{url}/examples/*", answer)
 
 
-ONE_STREAM = """async () => /^realtime_subscribers\\{state="live"\\} 1(.0)?$/m.test(
-  await (await fetch("/api/metrics")).text())"""
-
-
-async def is_live(page: Page) -> None:
+async def is_live(page: Page, api: Api) -> None:
     """Return once the component is, on one stream: that of another render has ended."""
     await page.wait_for_function("view.state === 'live'")
-    await page.wait_for_function(ONE_STREAM)
+    await has_streams(api, 1)
     assert await page.evaluate("view.gaps") == 0
 
 
@@ -121,14 +118,14 @@ async def test_the_hook_subscribes_once_follows_its_types_and_ends_with_its_comp
     page = await pages.blank(api.instance.url)
     await serve(page, api.instance.url)
     await page.evaluate(MOUNT)
-    await is_live(page)
+    await is_live(page, api)
     api.publish({"type": "two", "data": 0})
     api.publish({"type": "one", "data": 1})
     await page.wait_for_function("view.last?.data === 1")
 
     async with page.expect_request("**/api/events?types=two*"):
         await page.evaluate("types = ['two']; react.render()")
-    await is_live(page)
+    await is_live(page, api)
     api.publish({"type": "one", "data": 2})
     api.publish({"type": "two", "data": 3})
     await page.wait_for_function("view.last?.data === 3")

@@ -7,9 +7,10 @@ import pytest
 from playwright.async_api import BrowserContext, Page
 
 from tests.browser.conftest import MakeApi
+from tests.browser.connections import streams
 from tests.browser.pages import Pages
 from tests.browser.test_client import connect, has_seen, is_in_state, publish
-from tests.browser.test_tabs import USER, open_tab, role, saw_each_once, streams
+from tests.browser.test_tabs import USER, open_tab, role, saw_each_once
 from tests.functions.api import Api
 from tests.functions.tokens import user_token
 from tests.waiting import eventually

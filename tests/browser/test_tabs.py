@@ -2,13 +2,12 @@
 
 import asyncio
 import random
-import re
 from typing import Any
 
-import httpx
 import pytest
 from playwright.async_api import Page
 
+from tests.browser.connections import streams
 from tests.browser.pages import Pages
 from tests.browser.test_client import connect, has_seen, is_in_state, publish
 from tests.functions.api import Api
@@ -17,12 +16,6 @@ pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group
 
 LEADING_SECONDS = 15.0
 USER = {"userId": "u1"}  # the client must know whose stream it is before it shares one
-
-
-def streams(api: Api) -> float:
-    """The connections that the instance has now."""
-    text = httpx.get(f"{api.instance.url}/api/metrics").text
-    return sum(map(float, re.findall(r"^realtime_subscribers\{.*\} (\S+)$", text, re.MULTILINE)))
 
 
 async def open_tab(api: Api, pages: Pages, **options: Any) -> Page:

@@ -14,10 +14,11 @@ from shared.partitions import ALL, Partitions
 from shared.record import Record
 from tests.contract.acts import at, event, head, place, publish, read, start_of, tailing, told
 from tests.contract.stores import PostgresStore
+from tests.docs.kinds import of_kind
+from tests.docs.markdown import Block
 from tests.postgres.conftest import Connect
 from tests.postgres.patience import comes_true
 from tests.postgres_server import PostgresServer
-from tests.processes import ROOT
 
 PUBLISH = "select * from realtime_publish($1, $2, $3, $4)"
 WAITS = "wait_event_type = 'Lock'"
@@ -37,17 +38,14 @@ async def test_an_application_publishes_with_one_statement_and_every_subscriber_
     assert tuple(row) == ("optional-id", ALL, *(await head(log)), False)
 
 
-async def test_the_example_of_the_documentation_publishes_at_its_commit(
-    store: PostgresStore, application: Connect
+@pytest.mark.parametrize("example", of_kind("sql"), ids=str)
+async def test_an_example_of_the_documentation_publishes_at_its_commit(
+    store: PostgresStore, application: Connect, example: Block
 ) -> None:
-    example = re.search(
-        r"^    begin;\n.*?^    commit;\n", (ROOT / "docs" / "transports.md").read_text(), re.MULTILINE | re.DOTALL
-    )
-    assert example is not None
     log, connection = store.open(), await application()
     await connection.execute("create temporary table tasks (id integer, done boolean)")
     async with tailing(log, await log.head((ALL,))) as (heard, _):
-        await connection.execute(example[0])
+        await connection.execute(example.text)
         await heard.has({"id": 7})
 
 

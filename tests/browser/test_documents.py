@@ -1,0 +1,42 @@
+"""The JavaScript of the documents, each block on a page of its own: it subscribes, and hears what is published."""
+
+import pytest
+from playwright.async_api import Route
+
+from tests.browser.connections import has_streams
+from tests.browser.pages import Pages
+from tests.docs.kinds import of_kind
+from tests.docs.markdown import Block
+from tests.functions.api import Api
+from tests.functions.tokens import user_token
+
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("browser-console")]
+
+# What a reader's page has of its own; each notes what it was called with.
+OF_THE_READER = """() => {
+  window.told = [];
+  window.show = (data) => told.push(data);
+  window.reloadEverything = () => told.push("everything");
+  console.log = (...values) => told.push(...values);
+}"""
+TOKEN = "/my/realtime-token"
+HEARD = "(data) => told.some((value) => JSON.stringify(value) === JSON.stringify(data))"
+
+
+@pytest.mark.parametrize("block", of_kind("javascript"), ids=str)
+async def test_a_block_of_javascript_hears_what_is_published(guarded: Api, pages: Pages, block: Block) -> None:
+    page = await pages.blank(guarded.instance.url)
+
+    async def give(route: Route) -> None:
+        await route.fulfill(body=user_token("u1"))
+
+    await page.route(f"**{TOKEN}", give)
+    await page.context.add_cookies([{"name": "realtime_token", "value": user_token("u1"), "url": guarded.instance.url}])
+    await page.evaluate(OF_THE_READER)
+    await page.add_script_tag(content=block.text, type="module")
+    await has_streams(guarded, 1)
+    data = {"id": 7, "block": str(block)}
+    guarded.publish({"type": "task-updated", "data": data, "userIds": ["u1"]})
+    await page.wait_for_function(HEARD, arg=data)
+    await page.close()
+    await has_streams(guarded, 0)

@@ -1,0 +1,100 @@
+"""The servers that the documents' commands reach, each started for the first block that asks for it."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from tests.docs.commands import has_server
+from tests.docs.kinds import of_kind, shown_after
+from tests.docs.markdown import Block
+from tests.docs.placeholders import filled, pattern_of
+from tests.docs.shell import Outcome, Shell
+from tests.functions.tokens import PUBLISH_KEY, SECRET, user_token
+from tests.postgres_server import PostgresServer
+from tests.processes import HOST, ROOT, Instance, RedisServer, free_port
+
+GUARDED = {"REALTIME_PUBLISH_KEYS": PUBLISH_KEY, "REALTIME_JWT_SECRET": SECRET}
+
+
+class Documents:
+    """Runs blocks: the shell of a document runs those that stand above first, and each block once."""
+
+    def __init__(self, request: pytest.FixtureRequest, factory: pytest.TempPathFactory, stack: ExitStack) -> None:
+        self._request, self._factory, self._stack = request, factory, stack
+        self._instances: dict[str, Instance] = {}
+        self._shells: dict[str, Shell] = {}
+        self._outcomes: dict[Block, Outcome] = {}
+
+    def run(self, block: Block) -> Outcome:
+        """What this block did, after all above it in its document."""
+        above = [other for other in of_kind("shell", "python") if other.document == block.document]
+        for other in [*above, block]:
+            if other.line <= block.line and other not in self._outcomes:
+                self._outcomes[other] = self._run(other)
+        return self._outcomes[block]
+
+    def _run(self, block: Block) -> Outcome:
+        if block.document not in self._shells:
+            self._shells[block.document] = self._shell()
+        port = free_port()
+        if has_server(block.text):
+            local = f"http://{HOST}:{port}"
+        else:
+            local = self._instance("guarded" if "Authorization: Bearer" in block.text else block.document).url
+        addresses = Addresses(self._request, local)
+        shown = shown_after(block)
+        return self._shells[block.document].run(
+            block,
+            filled(block, addresses),
+            {"TIDEMARK": local, "URL": local, "PORT": str(port)},
+            pattern_of(shown.text) if shown else "",
+        )
+
+    def terminate(self) -> None:
+        """Ask all servers to end, at once; each is waited for when its turn comes."""
+        for instance in self._instances.values():
+            instance.terminate()
+
+    def _shell(self) -> Shell:
+        ours = {
+            "TIDEMARK_URL": self._instance("guarded").url,
+            "TIDEMARK_KEY": PUBLISH_KEY,
+            "REALTIME_JWT_SECRET": SECRET,
+            "REALTIME_CONFIG": str(ROOT / "examples" / "webhooks" / "realtime.toml"),
+        }
+        variables = {"PUBLISH_KEY": PUBLISH_KEY, "KEY": PUBLISH_KEY, "TOKEN": user_token("u1")}
+        shell = Shell(self._factory.mktemp("reader"), variables, ours)
+        self._stack.callback(shell.close)
+        return shell
+
+    def _instance(self, name: str) -> Instance:
+        """The one that asks for keys, or a document's own: what one document publishes, no other shows."""
+        if name not in self._instances:
+            instance = Instance(self._factory.mktemp("instance"), GUARDED if name == "guarded" else {})
+            self._stack.callback(instance.stop)
+            self._instances[name] = instance.start()
+        return self._instances[name]
+
+
+class Addresses(dict[str, str]):
+    """The addresses of servers, by their name in the placeholders; a server is started when it is asked for."""
+
+    def __init__(self, request: pytest.FixtureRequest, local: str = "http://127.0.0.1:8787") -> None:
+        super().__init__(local=local)
+        self._request = request
+
+    def __missing__(self, name: str) -> str:
+        server = self._request.getfixturevalue(f"{name}_server")
+        assert isinstance(server, RedisServer | PostgresServer)
+        self[name] = server.url
+        return server.url
+
+
+@pytest.fixture(scope="session")
+def reading(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Documents]:
+    """A reader who types what the documents say."""
+    with ExitStack() as stack:
+        documents = Documents(request, tmp_path_factory, stack)
+        yield documents
+        documents.terminate()

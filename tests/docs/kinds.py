@@ -1,0 +1,93 @@
+"""What a block is, by its language or else by what stands in it: that decides which test runs it."""
+
+import re
+import tomllib
+
+from tests.docs.commands import begins_with_command
+from tests.docs.markdown import Block, blocks
+
+LANGUAGES = {
+    "sh": "shell",
+    "bash": "shell",
+    "shell": "shell",
+    "js": "javascript",
+    "javascript": "javascript",
+    "py": "python",
+    "python": "python",
+    "json": "json",
+    "toml": "toml",
+    "yaml": "yaml",
+    "yml": "yaml",
+    "sql": "sql",
+}
+
+RUN_BY = {
+    # kind → the test that runs all blocks of that kind
+    "shell": "tests/docs/test_shell.py",
+    "python": "tests/docs/test_shell.py",
+    "shown": "tests/docs/test_shell.py",
+    "javascript": "tests/browser/test_documents.py",
+    "sql": "tests/postgres/test_transactions.py",
+    "event": "tests/functions/test_webhooks.py",
+    "settings": "tests/docs/test_files.py",
+    "json": "tests/docs/test_files.py",
+    "toml": "tests/docs/test_files.py",
+    "yaml": "tests/docs/test_files.py",
+    "tree": "tests/docs/test_files.py",
+    "picture": "tests/docs/test_files.py",
+    "log": "tests/docs/test_files.py",
+    "log line": "tests/docs/test_files.py",
+    "insights": "tests/docs/test_files.py",
+}
+
+_ASSIGNMENT = re.compile(r"^[A-Z][A-Z0-9_]*=\S*\s*(#.*)?$")
+
+
+def kind_of(block: Block) -> str | None:
+    """One of RUN_BY, None where nobody could say what to do with it."""
+    if block.role == "shows":
+        return "shown"
+    if block.role == "event":
+        return "event"
+    if block.language:
+        return LANGUAGES.get(block.language)
+    return _guess(block.text)
+
+
+def _guess(text: str) -> str | None:
+    lines = [line for line in text.splitlines() if line.strip()]
+    if all(_ASSIGNMENT.match(line) for line in lines):
+        return "settings"
+    if begins_with_command(text):
+        return "shell"
+    if re.match(r"(?i)(begin|select|insert|create|grant)\b", text):
+        return "sql"
+    if text.startswith('{"time"'):
+        return "log line"
+    if all(re.match(r"(DEBUG|INFO|WARNING|ERROR) [\w.]+: ", line) for line in lines):
+        return "log"
+    if all(re.match(r"[\w.]+/ {2,}\w", line) for line in lines):
+        return "tree"
+    if "──" in text:
+        return "picture"
+    if text.startswith("fields @"):
+        return "insights"
+    return "toml" if _is_toml(text) else None
+
+
+def _is_toml(text: str) -> bool:
+    try:
+        return bool(tomllib.loads(text))
+    except tomllib.TOMLDecodeError:
+        return False
+
+
+def of_kind(*kinds: str) -> list[Block]:
+    """Every block of these kinds, in every document."""
+    return [block for block in blocks() if kind_of(block) in kinds]
+
+
+def shown_after(block: Block) -> Block | None:
+    """The block that shows what this one prints: the next one, where it says `shows`."""
+    following = [other for other in blocks() if other.document == block.document and other.line > block.line]
+    return following[0] if following and kind_of(following[0]) == "shown" else None

@@ -1,0 +1,205 @@
+"""One shell for each document, in which its commands run from top to bottom, as a reader types them.
+
+The shell finds the programs of REAL, ours, and stand-ins; nothing else that this machine may have. A command that
+serves (`scripts/serve`) or follows (`curl -N`) is started behind the others, and waited for until it does so.
+"""
+
+import contextlib
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from tests import servers
+from tests.docs.commands import PROGRAMS, commands_of, follows, serves
+from tests.docs.markdown import Block
+from tests.docs.stand_ins import CHECKS
+from tests.processes import ROOT, inherited, wait_until
+
+SECONDS = 30.0  # only a failing test waits so long
+
+REAL = ("openssl", "sed", "cat", "head")
+OF_THE_PRELUDE = ("grep", "mv", "sleep")
+RUN_HERE = ("scripts/dev", "scripts/serve", "scripts/tidemark")
+FILES = {"delivery.json": "tests/payloads/github/issues.json"}  # what a reader has got from elsewhere
+
+CURL_TIMED_OUT = 28  # `curl -m 1`: as the example wants it
+
+PRELUDE = """
+curl={curl}
+trap : TERM
+await_server() {{
+    until $curl -fs "http://127.0.0.1:$PORT/api/health/live" >/dev/null 2>&1; do
+        kill -0 "$1" || {{ cat "$2" >&2; return 1; }}
+        sleep 0.05
+    done
+}}
+await_follower() {{
+    until grep -q realtime.ready "$2" || $curl -fs "$URL/api/metrics" | grep -q '{{state="live"}} [1-9]'; do
+        kill -0 "$1" || {{ cat "$2" "$3" >&2; return 1; }}
+        sleep 0.05
+    done
+}}
+"""
+
+NOTES_FAILURE = """#!/bin/sh
+{command} "$@"
+status=$?
+[ $status = 0 ] || [ $status = {fine} ] || echo "{name} ended with $status" >>{failed}
+exit $status
+"""
+
+STANDS_IN = r"""#!/bin/sh
+{{ printf '%s\0' {name} "$@"; printf '\036'; }} >>{calls}
+"""
+
+
+class Outcome(NamedTuple):
+    """What a block did."""
+
+    told: str  # on the standard output, or by what follows a stream
+    follows: bool  # then it may have told more than the document shows
+    errors: str
+    failed: list[str]  # commands that did not end well
+    calls: list[list[str]]  # of stand-ins
+
+    def shows(self, wanted: str) -> bool:
+        """Whether it told what matches this, and nothing else, unless it follows a stream."""
+        found = re.search(wanted, self.told) if self.follows else re.fullmatch(wanted, self.told.strip())
+        return found is not None
+
+
+class Shell:
+    """The shell of one document; `addresses` names the servers that it may reach."""
+
+    def __init__(self, folder: Path, variables: Mapping[str, str], settings: Mapping[str, str]) -> None:
+        self.folder = folder
+        self._failed, self._calls = folder / "failed", folder / "calls"
+        self._settings = settings
+        self._provide()
+        (folder / "prelude").write_text(PRELUDE.format(curl=shutil.which("curl")))
+        with (folder / "errors").open("wb") as errors:
+            self._process = subprocess.Popen(
+                ["/bin/sh"],
+                cwd=folder / "project",
+                env={**inherited(), "PATH": str(folder / "bin"), "HOME": str(folder), "BROWSER": "none", **variables},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                start_new_session=True,
+            )
+        self._say(f". {folder / 'prelude'}")
+
+    def _provide(self) -> None:
+        """Make the folder of programs, and a project whose scripts are ours or stand in for them."""
+        bin, project = self.folder / "bin", self.folder / "project"
+        bin.mkdir()
+        project.mkdir()
+        for name in OF_THE_PRELUDE:
+            (bin / name).symlink_to(str(shutil.which(name)))
+        for name in REAL:
+            self._write(bin / name, str(shutil.which(name)))
+        self._write(bin / "curl", f"{shutil.which('curl')} --fail-with-body", fine=CURL_TIMED_OUT)
+        self._write(bin / "promtool", str(servers.find("promtool")))
+        path = f"PATH={shlex.quote(inherited()['PATH'])}"  # what ours need is their own affair
+        given = " ".join(f"{key}=${{{key}:-{shlex.quote(value)}}}" for key, value in self._settings.items())
+        self._write(bin / "tidemark", f"{path} {given} {ROOT / 'scripts' / 'tidemark'}")
+        for name in ("python", "python3"):
+            self._write(bin / name, f"{path} {ROOT / '.venv' / 'bin' / 'python'}")
+        for entry in ROOT.iterdir():
+            if entry.name not in (".git", "scripts"):
+                (project / entry.name).symlink_to(entry)
+        for file, source in FILES.items():
+            shutil.copy(ROOT / source, project / file)
+        (project / "scripts").mkdir()
+        for script in (ROOT / "scripts").iterdir():
+            if f"scripts/{script.name}" in RUN_HERE:
+                self._script(project / "scripts" / script.name, f'#!/bin/sh\n{path} exec {script} "$@"\n')
+            else:
+                self._stand_in(project / "scripts" / script.name, f"scripts/{script.name}")
+        for name in CHECKS.keys() | PROGRAMS:
+            if "/" not in name and not (bin / name).exists():
+                self._stand_in(bin / name, name)
+
+    def _write(self, path: Path, command: str, fine: int = 0) -> None:
+        text = NOTES_FAILURE.format(command=command.strip(), name=path.name, failed=self._failed, fine=fine)
+        self._script(path, text)
+
+    def _stand_in(self, path: Path, name: str) -> None:
+        self._script(path, STANDS_IN.format(name=name, calls=self._calls))
+
+    def _script(self, path: Path, text: str) -> None:
+        path.write_text(text)
+        path.chmod(0o755)
+
+    def _say(self, line: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{line}\n".encode())
+        self._process.stdin.flush()
+
+    def run(self, block: Block, text: str, variables: Mapping[str, str], until: str = "") -> Outcome:
+        """Run a block to its end, or until what follows has told what matches `until`."""
+        script, told, errors, status = (self.folder / f"{block.line}.{end}" for end in ("sh", "out", "err", "status"))
+        followed = self.folder / f"{block.line}.followed"
+        for file in (self._failed, self._calls):
+            file.unlink(missing_ok=True)
+        script.write_text(_with_servers(text, followed) if block.language != "python" else text)
+        for name, value in variables.items():
+            self._say(f"{name}={shlex.quote(value)}; export {name}")
+        start = f"python {script}" if block.language == "python" else f". {script}"
+        self._say(f"{start} >{told} 2>{errors}; echo $? >{status}.new; mv {status}.new {status}")
+        try:
+            wait_until(lambda: status.exists() or self._process.poll() is not None, SECONDS)
+            if followed.exists() and until:
+                with contextlib.suppress(TimeoutError):  # the comparison shows what is there instead
+                    wait_until(lambda: re.search(until, followed.read_text()) is not None, SECONDS)
+        except TimeoutError:
+            raise AssertionError(f"{block}: not done after {SECONDS:g} s\n{text}") from None
+        failed = self._failed.read_text().splitlines() if self._failed.exists() else []
+        self._end_servers()
+        code = status.read_text().strip() if status.exists() else "a syntax error"
+        return Outcome(
+            (followed if followed.exists() else told).read_text(errors="replace"),
+            followed.exists(),
+            errors.read_text(errors="replace") + (self.folder / "errors").read_text(errors="replace"),
+            failed or ([] if code == "0" else [f"the last command ended with {code}"]),
+            list(_noted(self._calls)),
+        )
+
+    def _end_servers(self) -> None:
+        """End all that the shell has started; it ignores the signal itself."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGTERM)
+
+    def close(self) -> None:
+        """End the shell and what is left of it."""
+        assert self._process.stdin is not None
+        self._end_servers()
+        self._process.stdin.close()
+        self._process.wait(SECONDS)
+
+
+def _noted(file: Path) -> Iterator[list[str]]:
+    for call in file.read_text().split("\x1e")[:-1] if file.exists() else []:
+        yield call.split("\0")[:-1]
+
+
+def _with_servers(text: str, followed: Path) -> str:
+    """The script, with what never ends put behind the rest."""
+    return "\n".join(_behind(commands_of(text), followed)) + "\n"
+
+
+def _behind(commands: Iterable[str], followed: Path) -> Iterator[str]:
+    log = followed.with_suffix(".log")
+    for command in commands:
+        if serves(command):
+            yield f"{{\n{command}\n}} >>{log} 2>&1 &\nawait_server $! {log}"
+        elif follows(command):
+            yield f"{{\n{command}\n}} >{followed} 2>>{log} &\nawait_follower $! {followed} {log}"
+        else:
+            yield command

@@ -1,0 +1,71 @@
+"""docs/cli.md has every command with its options, as `--help` tells them; and what a help shows could be typed."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import click
+import pytest
+
+from shared.cli.main import COMMANDS, tidemark
+from tests.docs.markdown import table_rows, text_of
+from tests.docs.stand_ins import check
+
+DOCUMENT = "docs/cli.md"
+CONTEXT = click.Context(tidemark, info_name="tidemark", help_option_names=["-h", "--help"])
+
+
+class Command(NamedTuple):
+    """A command that does something, by its whole name."""
+
+    usage: str
+    options: list[list[str]]  # as a help tells them: how it is written, and what it means
+    examples: list[str]
+
+    @property
+    def section(self) -> str:
+        """What docs/cli.md should say of it."""
+        if not self.options:
+            return f"### `{self.usage}`\n\nNo options.\n"
+        rows = "".join(f"| {written} | {meaning} |\n" for written, meaning in self.options)
+        return f"### `{self.usage}`\n\n| option | |\n|---|---|\n{rows}"
+
+
+def commands() -> list[Command]:
+    """Every command, with those of groups."""
+    return list(_below(tidemark, CONTEXT))
+
+
+def _below(command: click.Command, context: click.Context) -> Iterator[Command]:
+    if isinstance(command, click.Group):
+        for name in command.list_commands(context):
+            found = command.get_command(context, name)
+            assert found is not None
+            yield from _below(found, click.Context(found, context, name, help_option_names=["-h", "--help"]))
+        return
+    records = [option.get_help_record(context) for option in command.params if isinstance(option, click.Option)]
+    yield Command(
+        " ".join([context.command_path, *command.collect_usage_pieces(context)]),
+        [[f"`{written}`", re.sub(" +", " ", meaning)] for written, meaning in filter(None, records)],
+        re.findall(r"tidemark [^|)>\n]*", command.epilog or ""),
+    )
+
+
+@pytest.mark.parametrize("command", commands(), ids=lambda command: command.usage)
+def test_the_document_has_every_option_as_the_help_tells_it(command: Command) -> None:
+    _, *rows = table_rows(DOCUMENT, f"`{command.usage}`") or [[]]
+    is_there = f"\n### `{command.usage}`\n" in text_of(DOCUMENT)
+    assert (is_there, rows) == (True, command.options), f"{DOCUMENT} should say:\n\n{command.section}"
+
+
+def test_the_document_lists_every_command_in_the_order_of_the_help() -> None:
+    listed = [row[0] for row in table_rows(DOCUMENT, "The command line") if row[0] not in ("command", "variable")]
+    names = [name for name in (cell.strip("`").split()[0] for cell in listed) if name in COMMANDS]
+    assert names == list(COMMANDS)
+
+
+@pytest.mark.parametrize("example", [example for command in commands() for example in command.examples])
+def test_an_example_of_a_help_could_be_typed(example: str) -> None:
+    program, *arguments = shlex.split(example)
+    check(program, arguments)

@@ -1,0 +1,36 @@
+"""examples/Dockerfile without an engine: what it copies is enough, its command serves, and its health check tells."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.processes import ROOT, Instance, inherited
+
+TEXT = (ROOT / "examples" / "Dockerfile").read_text()
+
+
+def test_the_image_holds_all_that_its_command_needs_and_its_health_check_sees_whether_it_lives(tmp_path: Path) -> None:
+    for source, target in re.findall(r"^COPY (\S+) (\S+)$", TEXT, re.MULTILINE):
+        if (ROOT / source).is_dir():
+            shutil.copytree(ROOT / source, tmp_path / target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / source, tmp_path / target)
+    [variables] = re.findall(r"^ENV (.+)$", TEXT, re.MULTILINE)
+    assert "HOST=0.0.0.0" in variables.split(), "else nobody outside the container reaches it"
+    commands = re.findall(r"^(?:HEALTHCHECK .*?)?CMD (\[.*\])$", TEXT, re.MULTILINE)
+    [check, start] = [json.loads(words) for words in commands]
+    within = ["sh", "-c", 'cd "$0" && exec "$@"', str(tmp_path)]
+    instance = Instance(tmp_path, {"REALTIME_TRANSPORT": "memory"}, command=[*within, sys.executable, *start[1:]])
+    is_well = [sys.executable, *check[1:]]
+    environment = {**inherited(), "PORT": str(instance.port)}
+    assert subprocess.run(is_well, env=environment, capture_output=True, check=False).returncode != 0
+    instance.start()
+    try:
+        subprocess.run(is_well, env=environment, check=True)
+    finally:
+        instance.stop()
+    used = re.findall(r"^RUN python -m (\w+) -q (.+?) &&", TEXT, re.MULTILINE)
+    assert used == [("compileall", "functions shared")]

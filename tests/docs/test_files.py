@@ -1,0 +1,179 @@
+"""What a document shows of a file (settings, rules, a listing, a log) fits what reads or writes such a file."""
+
+import ast
+import json
+import logging
+import re
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import yaml
+
+from shared.bus_rules import BusRules
+from shared.config import Settings
+from shared.logs import TextLines
+from shared.webhooks.sources import read_sources
+from tests import servers
+from tests.docs.conftest import Addresses
+from tests.docs.excuses import excuse_of
+from tests.docs.kinds import kind_of, of_kind
+from tests.docs.markdown import Block
+from tests.docs.placeholders import MADE_UP, filled
+from tests.functions.api import Api, check
+from tests.processes import ROOT, Instance, wait_until
+
+SECONDS = 10.0
+
+
+class Given(NamedTuple):
+    """What the checks may ask for."""
+
+    request: pytest.FixtureRequest
+    folder: Path
+
+    @property
+    def written(self) -> list[dict[str, object]]:
+        """The lines of JSON that an instance has written."""
+        lines: list[dict[str, object]] = self.request.getfixturevalue("written")
+        return lines
+
+
+def settings(block: Block, given: Given) -> None:
+    """Variables: a start takes them."""
+    lines = [line.partition("#")[0].strip() for line in filled(block, Addresses(given.request)).splitlines()]
+    variables = dict(line.split("=", 1) for line in lines if line)
+    keys = {"REALTIME_JWT_SECRET": MADE_UP, "REALTIME_PUBLISH_KEYS": MADE_UP}
+    Settings.from_env({**keys, **variables})
+
+
+def toml(block: Block, given: Given) -> None:
+    """Rules: what reads realtime.toml takes them."""
+    file = given.folder / "realtime.toml"
+    file.write_text(block.text)
+    assert read_sources(str(file)) or BusRules.read(str(file))._rules
+    BusRules.read(str(file))
+
+
+def json_text(block: Block, given: Given) -> None:
+    """JSON: it is."""
+    json.loads(block.text)
+
+
+def yaml_file(block: Block, given: Given) -> None:
+    """A file in YAML: the program that it is for takes it."""
+    loaded = yaml.safe_load(block.text)
+    file = given.folder / "file.yml"
+    file.write_text(block.text)
+    if {"scrape_configs", "rule_files", "groups"} & loaded.keys():
+        command = ["check", "rules"] if "groups" in loaded else ["check", "config", "--syntax-only"]
+        done = subprocess.run([servers.find("promtool"), *command, file], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+    else:
+        assert excuse_of(block) is not None, (
+            f"{block}: whose file is it? Check it here with what reads it, or list it in tests/docs/excuses.py"
+        )
+
+
+def event(block: Block, given: Given) -> None:
+    """An event: it could be published. tests/functions/test_webhooks.py sees that a delivery becomes it."""
+    check(json.loads(block.text), "Event")
+
+
+def tree(block: Block, given: Given) -> None:
+    """A listing: its folders are there, and what it says to be in them."""
+    for line in block.text.splitlines():
+        folder, told = line.split("/ ", 1)
+        assert (ROOT / folder).is_dir(), line
+        for name in re.findall(r"\b\w+\.py\b|\b\w+(?=/ )", told):
+            assert (ROOT / folder / name).exists(), f"{name} of {line}"
+
+
+def picture(block: Block, given: Given) -> None:
+    """A drawing of characters: the functions that it names are there."""
+    names = re.findall(r"functions/(\w+)", block.text)
+    assert names
+    for name in names:
+        assert (ROOT / "functions" / f"{name}.py").is_file(), name
+
+
+def log(block: Block, given: Given) -> None:
+    """Lines of the log as text: the code writes such lines."""
+    for line in block.text.splitlines():
+        level, logger, _ = re.split(r":? ", line, maxsplit=2)
+        assert any(re.fullmatch(pattern, line.replace("…", "x")) for pattern in lines_of(logger, level)), line
+
+
+def lines_of(logger: str, level: str) -> Iterator[str]:
+    """What a module can write at this level: each line without its time, as a regular expression."""
+    tree = ast.parse((ROOT / f"{logger.replace('.', '/')}.py").read_text())
+    for call in ast.walk(tree):
+        match call:
+            case ast.Call(ast.Attribute(ast.Name("log"), method), [ast.Constant(str(message)), *_]):
+                if method.upper() == level:
+                    number = logging.getLevelNamesMapping()[level]
+                    record = logging.LogRecord(logger, number, "", 0, message, None, None)
+                    written = TextLines().format(record).partition(" ")[2]
+                    yield re.sub(r"%[sd]", ".+", re.escape(written))
+            case _:
+                pass
+
+
+def log_line(block: Block, given: Given) -> None:
+    """A line of the log as JSON: a real one has the same fields, with values of the same types."""
+    shown = json.loads(block.text)
+    real = [line for line in given.written if line["message"] == shown["message"]]
+    assert real, f"nobody writes {shown['message']}"
+    types = [{name: type(value) for name, value in line.items()} for line in (shown, real[0])]
+    assert types[0] == types[1]
+
+
+def insights(block: Block, given: Given) -> None:
+    """A query for CloudWatch Logs: the lines that it asks for have the fields."""
+    [message] = re.findall(r'message = "(\w+)"', block.text)
+    [real, *_] = [line for line in given.written if line["message"] == message]
+    asked = set(re.findall(r"\b[a-z_]+\b", block.text.split("|")[0])) - {"fields", "timestamp"}
+    grouped = {name for names in re.findall(r"avg\((\w+)\)|\bby (\w+)", block.text) for name in names if name}
+    assert asked
+    assert asked | grouped <= real.keys()
+
+
+CHECKS: Mapping[str, Callable[[Block, Given], None]] = {
+    "settings": settings,
+    "toml": toml,
+    "json": json_text,
+    "yaml": yaml_file,
+    "event": event,
+    "tree": tree,
+    "picture": picture,
+    "log": log,
+    "log line": log_line,
+    "insights": insights,
+}
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[dict[str, object]]]:
+    """The lines of JSON that an instance writes while somebody publishes and follows."""
+    instance = Instance(tmp_path_factory.mktemp("instance"), {"REALTIME_STREAM_SECONDS": "100ms"})
+    with closing(Api(instance.start())) as api:
+        try:
+            api.publish({"type": "t", "data": None})
+            with api.stream() as stream:
+                stream.rest()
+            wait_until(lambda: '"message":"stream"' in instance.log(), SECONDS)
+            yield [json.loads(line) for line in instance.log().splitlines() if line.startswith("{")]
+        finally:
+            instance.stop()
+
+
+@pytest.mark.parametrize("block", of_kind(*CHECKS), ids=str)
+def test_what_a_document_shows_of_a_file_is_taken_by_what_reads_it(
+    block: Block, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    kind = kind_of(block)
+    assert kind is not None
+    CHECKS[kind](block, Given(request, tmp_path))

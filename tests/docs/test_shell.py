@@ -1,0 +1,70 @@
+"""Every command of every document does what the document says, and prints what it shows."""
+
+import re
+import shlex
+import subprocess
+
+import pytest
+
+from tests.docs.conftest import Documents
+from tests.docs.excuses import excuse_of, is_read_only
+from tests.docs.kinds import of_kind, shown_after
+from tests.docs.markdown import Block, blocks, commands_in_text
+from tests.docs.placeholders import pattern_of
+from tests.docs.stand_ins import check
+from tests.processes import ROOT
+
+WHAT_TO_DO = (
+    "See tests/docs/: programs are provided in shell.py or stood in for in stand_ins.py, placeholders get their values"
+    " in placeholders.py, and what cannot run here is listed in excuses.py, with the reason."
+)
+
+
+def by_document(found: list[Block]) -> list[object]:
+    """The blocks as parameters; those of one document run in one process, one after the other."""
+    return [pytest.param(block, id=str(block), marks=pytest.mark.xdist_group(block.document)) for block in found]
+
+
+RUN = [block for block in of_kind("shell", "python") if not is_read_only(block)]
+
+
+@pytest.mark.parametrize("block", by_document(RUN))
+def test_a_block_of_commands_does_what_it_says_and_prints_what_is_shown_below(reading: Documents, block: Block) -> None:
+    outcome = reading.run(block)
+    shown = shown_after(block)
+    if shown is None:
+        assert outcome.failed == [], f"{block}\n{block.text}\n{outcome.told}\n{outcome.errors}\n{WHAT_TO_DO}"
+    else:
+        assert outcome.shows(pattern_of(shown.text)), (
+            f"{shown} shows\n{shown.text}\nand not\n{outcome.told}\n{outcome.errors}"
+        )
+    for program, *arguments in outcome.calls:
+        check(program, arguments)
+    programs = sorted({call[0] for call in outcome.calls})
+    if excuse_of(block) is None:
+        assert programs == [], f"{block} calls {programs}, which do nothing here: list it in tests/docs/excuses.py"
+    else:
+        assert programs, f"{block} is in tests/docs/excuses.py, but all of it runs: take it out"
+
+
+@pytest.mark.parametrize("block", [block for block in of_kind("shell") if is_read_only(block)], ids=str)
+def test_a_block_that_is_only_read_is_well_formed_and_names_files_that_are_there(block: Block) -> None:
+    told = subprocess.run(["sh", "-n"], input=block.text, capture_output=True, text=True, check=False)
+    assert (told.returncode, told.stderr) == (0, "")
+    for name in re.findall(r"@([\w./-]+)", block.text):
+        assert (ROOT / name).is_file(), name
+
+
+@pytest.mark.parametrize("command", commands_in_text(), ids=lambda block: f"{block}-{block.text}")
+def test_a_command_within_a_text_exists_and_has_these_options(reading: Documents, command: Block) -> None:
+    program, *arguments = shlex.split(command.text)
+    if program in ("curl", "promtool"):
+        assert reading.run(command).failed == []
+    else:
+        check(program, arguments)
+
+
+def test_what_is_shown_stands_below_what_shows_it() -> None:
+    above = {str(shown_after(block)) for block in of_kind("shell", "python")}
+    assert [str(block) for block in of_kind("shown") if str(block) not in above] == []
+    assert blocks()

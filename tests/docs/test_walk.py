@@ -1,0 +1,114 @@
+"""Nothing is added to a document unexecuted: every block is of a kind that a test runs, or listed with the reason."""
+
+import functools
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.docs.excuses import EXCUSES, Excuse
+from tests.docs.kinds import LANGUAGES, RUN_BY, kind_of
+from tests.docs.markdown import Block, blocks, documents, spans, text_of
+from tests.docs.stand_ins import check_param
+from tests.processes import ROOT
+
+# What each file of examples/ is run by.
+EXAMPLES = {
+    "examples/Dockerfile": "tests/docs/test_dockerfile.py",
+    "examples/event-source.html": "tests/browser/test_examples.py",
+    "examples/nginx.conf": "tests/proxies/conftest.py",
+    "examples/use-realtime.js": "tests/browser/test_examples.py",
+    "examples/webhooks/realtime.toml": "tests/webhooks/example.py",
+}
+
+VARIABLE = re.compile(r"\b(?:REALTIME|TIDEMARK|UPSTASH|REDIS|DATABASE)_[A-Z][A-Z_]*[A-Z]\b")
+# Named, and not ours: what documents say of other things.
+FOREIGN: frozenset[str] = frozenset()
+
+
+@pytest.mark.parametrize("block", blocks(), ids=str)
+def test_a_block_is_of_a_kind_that_a_test_runs(block: Block) -> None:
+    kind = kind_of(block)
+    assert kind is not None, (
+        f"{block} is of no kind that a test runs:\n{block.text}\n"
+        f"Say what it is behind the fence ({', '.join(sorted({*LANGUAGES}))}, or `text shows` for what the block above "
+        "prints), or teach tests/docs/kinds.py a new kind, and a test to run it."
+    )
+    assert Path(ROOT, RUN_BY[kind]).is_file()
+
+
+@pytest.mark.parametrize("excuse", EXCUSES, ids=lambda excuse: f"{excuse.document}-{excuse.begins}")
+def test_an_excuse_has_a_reason_and_a_block(excuse: Excuse) -> None:
+    assert len(excuse.reason) > 4
+    fitting = [block for block in blocks() if excuse.fits(block)]
+    assert len(fitting) == 1, f"fits {len(fitting)} blocks of {excuse.document}: take it out of tests/docs/excuses.py"
+
+
+def test_every_example_is_run_by_a_test_that_names_it() -> None:
+    files = {str(path.relative_to(ROOT)) for path in (ROOT / "examples").rglob("*") if path.is_file()}
+    assert files == EXAMPLES.keys(), "each file of examples/ is named in EXAMPLES, with the test that runs it"
+    for file, test in EXAMPLES.items():
+        assert Path(file).name in (ROOT / test).read_text(), test
+
+
+@pytest.mark.parametrize("document", documents())
+def test_every_variable_that_a_document_names_is_read_somewhere(document: str) -> None:
+    named = set(VARIABLE.findall(text_of(document)))
+    unknown = sorted(name for name in named - FOREIGN if name not in sources())
+    assert unknown == [], f"{document} names what nobody reads"
+
+
+@pytest.mark.parametrize("document", documents())
+def test_every_link_and_every_script_that_a_document_names_is_there(document: str) -> None:
+    path, text = ROOT / document, text_of(document)
+    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
+    missing = [link for link in links if not leads_somewhere(path, link)]
+    scripts = set(re.findall(r"(?<![\w/.])(scripts/[a-z_]+(?:\.py)?)\b", text))
+    missing += [script for script in scripts if not (ROOT / script).exists()]
+    assert missing == []
+
+
+@pytest.mark.parametrize("document", documents())
+def test_every_parameter_of_a_deployment_that_a_document_names_is_in_serverless_yml(document: str) -> None:
+    for name in re.findall(r"--param (\w+)=(?!value)", text_of(document)):
+        check_param(name)
+
+
+def test_every_route_that_a_document_names_is_one_of_the_api() -> None:
+    paths = json.loads((ROOT / "functions" / "openapi.json").read_text())["paths"]
+    routes = {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods}
+    for document in documents():
+        for span in spans(document):
+            if named := re.match(r"(GET|POST) (/api/[\w/{}.-]+)", span.text):
+                assert named[0] in routes, f"{span}: {named[0]}"
+
+
+def leads_somewhere(path: Path, link: str) -> bool:
+    """Whether a link within the project names a file, and a heading of it where it names one."""
+    file, _, anchor = link.partition("#")
+    target = path.parent / file if file else path
+    if not target.exists():
+        return False
+    return not anchor or anchor in anchors(target)
+
+
+def anchors(path: Path) -> set[str]:
+    """What a link can point to in a document, as GitHub makes it of the headings."""
+    headings = re.findall(r"^#+ +(.+?) *$", path.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@functools.cache
+def sources() -> str:
+    """The code that reads variables, and the scripts."""
+    files = [
+        *(
+            file
+            for folder in ("shared", "functions", "tests", "bench", "chaos")
+            for file in (ROOT / folder).rglob("*.py")
+        ),
+        *(file for file in (ROOT / "scripts").iterdir() if file.is_file()),
+    ]
+    mine = Path(__file__).parent
+    return "\n".join(file.read_text() for file in files if mine not in file.parents)
