@@ -83,7 +83,7 @@ def is_command(text: str) -> bool:
         words = words_of(text)
     except ValueError:
         return False
-    return len(words) > 1 and _is_program(words[0])
+    return len(words) > 1 and _is_program(words[0]) and "[OPTIONS]" not in words
 
 
 def begins_with_command(text: str) -> bool:

@@ -1,5 +1,6 @@
 """The servers that the documents' commands reach, each started for the first block that asks for it."""
 
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -8,13 +9,19 @@ import pytest
 from tests.docs.commands import has_server
 from tests.docs.kinds import of_kind, shown_after
 from tests.docs.markdown import Block
-from tests.docs.placeholders import filled, pattern_of
+from tests.docs.placeholders import MADE_UP, filled, pattern_of
 from tests.docs.shell import Outcome, Shell
 from tests.functions.tokens import PUBLISH_KEY, SECRET, user_token
 from tests.postgres_server import PostgresServer
 from tests.processes import HOST, ROOT, Instance, RedisServer, free_port
 
-GUARDED = {"REALTIME_PUBLISH_KEYS": PUBLISH_KEY, "REALTIME_JWT_SECRET": SECRET}
+GUARDED = {
+    "REALTIME_PUBLISH_KEYS": PUBLISH_KEY,
+    "REALTIME_JWT_SECRET": SECRET,
+    "REALTIME_ALLOWED_ORIGINS": "https://app.example.com",
+    "REALTIME_HEARTBEAT": "200ms",  # `tidemark doctor` waits for some
+}
+SENDS_A_KEY = re.compile(r"Authorization: Bearer|TIDEMARK_KEY=")
 
 
 class Documents:
@@ -41,7 +48,7 @@ class Documents:
         if has_server(block.text):
             local = f"http://{HOST}:{port}"
         else:
-            local = self._instance("guarded" if "Authorization: Bearer" in block.text else block.document).url
+            local = self._instance("guarded" if SENDS_A_KEY.search(block.text) else block.document).url
         addresses = Addresses(self._request, local)
         shown = shown_after(block)
         return self._shells[block.document].run(
@@ -56,15 +63,23 @@ class Documents:
         for instance in self._instances.values():
             instance.terminate()
 
-    def _shell(self) -> Shell:
-        ours = {
+    def settings(self) -> dict[str, str]:
+        """What `tidemark` finds in the environment, where a document does not set it."""
+        return {
             "TIDEMARK_URL": self._instance("guarded").url,
             "TIDEMARK_KEY": PUBLISH_KEY,
             "REALTIME_JWT_SECRET": SECRET,
             "REALTIME_CONFIG": str(ROOT / "examples" / "webhooks" / "realtime.toml"),
         }
-        variables = {"PUBLISH_KEY": PUBLISH_KEY, "KEY": PUBLISH_KEY, "TOKEN": user_token("u1")}
-        shell = Shell(self._factory.mktemp("reader"), variables, ours)
+
+    def _shell(self) -> Shell:
+        variables = {
+            "PUBLISH_KEY": PUBLISH_KEY,
+            "KEY": PUBLISH_KEY,
+            "TOKEN": user_token("u1"),
+            "REALTIME_NETLIFY_SECRET": MADE_UP,
+        }
+        shell = Shell(self._factory.mktemp("reader"), variables, self.settings())
         self._stack.callback(shell.close)
         return shell
 

@@ -1,5 +1,6 @@
 """What a block is, by its language or else by what stands in it: that decides which test runs it."""
 
+import functools
 import re
 import tomllib
 
@@ -10,6 +11,7 @@ LANGUAGES = {
     "sh": "shell",
     "bash": "shell",
     "shell": "shell",
+    "console": "transcript",
     "js": "javascript",
     "javascript": "javascript",
     "py": "python",
@@ -26,6 +28,7 @@ RUN_BY = {
     "shell": "tests/docs/test_shell.py",
     "python": "tests/docs/test_shell.py",
     "shown": "tests/docs/test_shell.py",
+    "transcript": "tests/docs/test_cli.py",
     "javascript": "tests/browser/test_documents.py",
     "sql": "tests/postgres/test_transactions.py",
     "event": "tests/functions/test_webhooks.py",
@@ -51,14 +54,15 @@ def kind_of(block: Block) -> str | None:
         return "event"
     if block.language:
         return LANGUAGES.get(block.language)
-    return _guess(block.text)
+    return _guess(block)
 
 
-def _guess(text: str) -> str | None:
+def _guess(block: Block) -> str | None:
+    text = block.text
     lines = [line for line in text.splitlines() if line.strip()]
     if all(_ASSIGNMENT.match(line) for line in lines):
         return "settings"
-    if begins_with_command(text):
+    if begins_with_command(text) or re.split(r"\W", text)[0] in _functions(block.document):
         return "shell"
     if re.match(r"(?i)(begin|select|insert|create|grant)\b", text):
         return "sql"
@@ -73,6 +77,13 @@ def _guess(text: str) -> str | None:
     if text.startswith("fields @"):
         return "insights"
     return "toml" if _is_toml(text) else None
+
+
+@functools.cache
+def _functions(document: str) -> frozenset[str]:
+    """The functions of the shell that a document defines, and calls in later blocks."""
+    texts = (block.text for block in blocks() if block.document == document)
+    return frozenset(name for text in texts for name in re.findall(r"^(\w+)\(\) *\{", text, re.MULTILINE))
 
 
 def _is_toml(text: str) -> bool:

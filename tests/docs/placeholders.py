@@ -11,12 +11,12 @@ MADE_UP = "made-up-0123456789abcdef0123456789abcdef"  # long enough for a key or
 # In this order; what is in braces is an address of a server that the tests have started.
 PLACEHOLDERS: tuple[tuple[str, str], ...] = (
     (r"http://(127\.0\.0\.1|localhost):8787", "{local}"),
-    (r"https://app\.example\.com", "{local}"),
+    (r"(?<!origin )(?<!origins=)https://app\.example\.com", "{local}"),
     (r"https://…\.execute-api\.eu-central-1\.amazonaws\.com", "{local}"),
     (r"rediss?://(127\.0\.0\.1:6379|…|default:…@…\.upstash\.io:6379)", "{redis}"),
     (r"postgres(ql)?://…", "{postgres}"),
     (r"https://…\.", "https://made-up."),
-    (r"(?<=REALTIME_PUBLISH_KEYS=)…", PUBLISH_KEY),
+    (r"(?<=REALTIME_PUBLISH_KEYS=)…|(?<=TIDEMARK_KEY=)…", PUBLISH_KEY),
     (r"(?<=REALTIME_JWT_SECRET=)…", SECRET),
     # All interfaces, where a process has a machine of its own: not on the one that runs the tests.
     (r"\bHOST=0\.0\.0\.0", "HOST=127.0.0.1"),

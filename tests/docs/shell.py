@@ -25,7 +25,6 @@ SECONDS = 30.0  # only a failing test waits so long
 
 REAL = ("openssl", "sed", "cat", "head")
 OF_THE_PRELUDE = ("grep", "mv", "sleep")
-RUN_HERE = ("scripts/dev", "scripts/serve", "scripts/tidemark")
 FILES = {"delivery.json": "tests/payloads/github/issues.json"}  # what a reader has got from elsewhere
 
 CURL_TIMED_OUT = 28  # `curl -m 1`: as the example wants it
@@ -87,19 +86,21 @@ class Shell:
             self._process = subprocess.Popen(
                 ["/bin/sh"],
                 cwd=folder / "project",
-                env={**inherited(), "PATH": str(folder / "bin"), "HOME": str(folder), "BROWSER": "none", **variables},
+                env={**inherited(), "PATH": str(folder / "bin"), "HOME": str(folder), "BROWSER": "none"},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=errors,
                 start_new_session=True,
             )
         self._say(f". {folder / 'prelude'}")
+        for name, value in variables.items():  # of the shell alone: a server that it starts does not see them
+            self._say(f"{name}={shlex.quote(value)}")
 
     def _provide(self) -> None:
         """Make the folder of programs, and a project whose scripts are ours or stand in for them."""
         bin, project = self.folder / "bin", self.folder / "project"
-        bin.mkdir()
-        project.mkdir()
+        for folder in (bin, project, project / "scripts"):
+            folder.mkdir()
         for name in OF_THE_PRELUDE:
             (bin / name).symlink_to(str(shutil.which(name)))
         for name in REAL:
@@ -108,30 +109,29 @@ class Shell:
         self._write(bin / "promtool", str(servers.find("promtool")))
         path = f"PATH={shlex.quote(inherited()['PATH'])}"  # what ours need is their own affair
         given = " ".join(f"{key}=${{{key}:-{shlex.quote(value)}}}" for key, value in self._settings.items())
-        self._write(bin / "tidemark", f"{path} {given} {ROOT / 'scripts' / 'tidemark'}")
+        for tidemark in (bin / "tidemark", project / "scripts" / "tidemark"):
+            self._write(tidemark, f"{path} {given} {ROOT / 'scripts' / 'tidemark'}")
         for name in ("python", "python3"):
             self._write(bin / name, f"{path} {ROOT / '.venv' / 'bin' / 'python'}")
+        for name in ("dev", "serve"):
+            self._script(project / "scripts" / name, f'#!/bin/sh\n{path} exec {ROOT / "scripts" / name} "$@"\n')
+        for name in {*CHECKS, *PROGRAMS, *(f"scripts/{script.name}" for script in (ROOT / "scripts").iterdir())}:
+            program = project / name if "/" in name else bin / name
+            if not program.exists():
+                self._script(program, STANDS_IN.format(name=name, calls=self._calls))
+        self._lay_out(project)
+
+    def _lay_out(self, project: Path) -> None:
+        """Put what is in the project into the reader's, and what else he has."""
         for entry in ROOT.iterdir():
             if entry.name not in (".git", "scripts"):
                 (project / entry.name).symlink_to(entry)
         for file, source in FILES.items():
             shutil.copy(ROOT / source, project / file)
-        (project / "scripts").mkdir()
-        for script in (ROOT / "scripts").iterdir():
-            if f"scripts/{script.name}" in RUN_HERE:
-                self._script(project / "scripts" / script.name, f'#!/bin/sh\n{path} exec {script} "$@"\n')
-            else:
-                self._stand_in(project / "scripts" / script.name, f"scripts/{script.name}")
-        for name in CHECKS.keys() | PROGRAMS:
-            if "/" not in name and not (bin / name).exists():
-                self._stand_in(bin / name, name)
 
     def _write(self, path: Path, command: str, fine: int = 0) -> None:
         text = NOTES_FAILURE.format(command=command.strip(), name=path.name, failed=self._failed, fine=fine)
         self._script(path, text)
-
-    def _stand_in(self, path: Path, name: str) -> None:
-        self._script(path, STANDS_IN.format(name=name, calls=self._calls))
 
     def _script(self, path: Path, text: str) -> None:
         path.write_text(text)

@@ -9,10 +9,16 @@ import click
 import pytest
 
 from shared.cli.main import COMMANDS, tidemark
-from tests.docs.markdown import table_rows, text_of
+from tests.cli.running import run
+from tests.docs.commands import commands_of, words_of
+from tests.docs.conftest import Documents
+from tests.docs.kinds import of_kind
+from tests.docs.markdown import Block, table_rows, text_of
+from tests.docs.placeholders import pattern_of
 from tests.docs.stand_ins import check
 
 DOCUMENT = "docs/cli.md"
+BAR = r"\|"  # within a cell
 CONTEXT = click.Context(tidemark, info_name="tidemark", help_option_names=["-h", "--help"])
 
 
@@ -28,7 +34,7 @@ class Command(NamedTuple):
         """What docs/cli.md should say of it."""
         if not self.options:
             return f"### `{self.usage}`\n\nNo options.\n"
-        rows = "".join(f"| {written} | {meaning} |\n" for written, meaning in self.options)
+        rows = "".join(f"| {' | '.join(cell.replace('|', BAR) for cell in row)} |\n" for row in self.options)
         return f"### `{self.usage}`\n\n| option | |\n|---|---|\n{rows}"
 
 
@@ -63,6 +69,19 @@ def test_the_document_lists_every_command_in_the_order_of_the_help() -> None:
     listed = [row[0] for row in table_rows(DOCUMENT, "The command line") if row[0] not in ("command", "variable")]
     names = [name for name in (cell.strip("`").split()[0] for cell in listed) if name in COMMANDS]
     assert names == list(COMMANDS)
+
+
+@pytest.mark.parametrize("block", of_kind("transcript"), ids=str)
+def test_a_transcript_shows_what_each_command_prints(reading: Documents, block: Block) -> None:
+    """A command a line that begins with `$`, and what it prints below."""
+    for part in re.split(r"^\$ ", block.text, flags=re.MULTILINE)[1:]:
+        command, *_ = commands_of(part)
+        program, *arguments = words_of(command)
+        assert program == "tidemark", f"{block}: {program} belongs into a block of `sh`, and what it prints below it"
+        ran = run(*arguments, settings=reading.settings())
+        assert (ran.code, ran.err) == (0, "")
+        shown = part.removeprefix(f"{command}\n")
+        assert re.fullmatch(pattern_of(shown), ran.out.strip()), f"{block} shows\n{shown}\nand not\n{ran.out}"
 
 
 @pytest.mark.parametrize("example", [example for command in commands() for example in command.examples])
