@@ -38,6 +38,7 @@ RUN_BY = {
     "yaml": "tests/docs/test_files.py",
     "tree": "tests/docs/test_files.py",
     "picture": "tests/docs/test_files.py",
+    "spans": "tests/docs/test_files.py",
     "log": "tests/docs/test_files.py",
     "log line": "tests/docs/test_files.py",
     "insights": "tests/docs/test_files.py",
@@ -72,6 +73,8 @@ def _guess(block: Block) -> str | None:
         return "log"
     if all(re.match(r"[\w.]+/ {2,}\w", line) for line in lines):
         return "tree"
+    if "└─ " in text:
+        return "spans"
     if "──" in text:
         return "picture"
     if text.startswith("fields @"):

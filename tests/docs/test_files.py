@@ -72,6 +72,9 @@ def yaml_file(block: Block, given: Given) -> None:
         command = ["check", "rules"] if "groups" in loaded else ["check", "config", "--syntax-only"]
         done = subprocess.run([servers.find("promtool"), *command, file], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
+    elif "service" in loaded and "receivers" in loaded:  # an OpenTelemetry collector's
+        for pipeline in loaded["service"]["pipelines"].values():
+            assert all(set(names) <= loaded[part].keys() for part, names in pipeline.items()), pipeline
     else:
         assert excuse_of(block) is not None, (
             f"{block}: whose file is it? Check it here with what reads it, or list it in tests/docs/excuses.py"
@@ -98,6 +101,17 @@ def picture(block: Block, given: Given) -> None:
     assert names
     for name in names:
         assert (ROOT / "functions" / f"{name}.py").is_file(), name
+
+
+def spans(block: Block, given: Given) -> None:
+    """A trace as a drawing: its spans are routes of the API, or made by shared/tracing.py."""
+    names = re.findall(r"[├└]─ (\S+ \S+) ", block.text)
+    paths = json.loads((ROOT / "functions" / "openapi.json").read_text())["paths"]
+    assert names
+    for name in names:
+        first, second = name.split()
+        made = f'f"{first} {{' in (ROOT / "shared" / "tracing.py").read_text()
+        assert made or first.lower() in paths[second], name
 
 
 def log(block: Block, given: Given) -> None:
@@ -149,6 +163,7 @@ CHECKS: Mapping[str, Callable[[Block, Given], None]] = {
     "event": event,
     "tree": tree,
     "picture": picture,
+    "spans": spans,
     "log": log,
     "log line": log_line,
     "insights": insights,

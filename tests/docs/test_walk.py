@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from opentelemetry.sdk import environment_variables
 
 from tests.docs.excuses import EXCUSES, Excuse
 from tests.docs.kinds import LANGUAGES, RUN_BY, kind_of
@@ -22,9 +23,7 @@ EXAMPLES = {
     "examples/webhooks/realtime.toml": "tests/webhooks/example.py",
 }
 
-VARIABLE = re.compile(r"\b(?:REALTIME|TIDEMARK|UPSTASH|REDIS|DATABASE)_[A-Z][A-Z_]*[A-Z]\b")
-# Named, and not ours: what documents say of other things.
-FOREIGN: frozenset[str] = frozenset()
+VARIABLE = re.compile(r"\b(?:REALTIME|TIDEMARK|UPSTASH|REDIS|DATABASE|OTEL)_[A-Z][A-Z_]*[A-Z]\b")
 
 
 @pytest.mark.parametrize("block", blocks(), ids=str)
@@ -55,7 +54,7 @@ def test_every_example_is_run_by_a_test_that_names_it() -> None:
 @pytest.mark.parametrize("document", documents())
 def test_every_variable_that_a_document_names_is_read_somewhere(document: str) -> None:
     named = set(VARIABLE.findall(text_of(document)))
-    unknown = sorted(name for name in named - FOREIGN if name not in sources())
+    unknown = sorted(name for name in named if name not in sources())
     assert unknown == [], f"{document} names what nobody reads"
 
 
@@ -101,7 +100,7 @@ def anchors(path: Path) -> set[str]:
 
 @functools.cache
 def sources() -> str:
-    """The code that reads variables, and the scripts."""
+    """The code that reads variables, the scripts, and what OpenTelemetry's SDK reads by itself."""
     files = [
         *(
             file
@@ -111,4 +110,5 @@ def sources() -> str:
         *(file for file in (ROOT / "scripts").iterdir() if file.is_file()),
     ]
     mine = Path(__file__).parent
-    return "\n".join(file.read_text() for file in files if mine not in file.parents)
+    texts = [file.read_text() for file in files if mine not in file.parents]
+    return "\n".join([*texts, *dir(environment_variables)])
