@@ -36,6 +36,7 @@ RUN_BY = {
     "json": "tests/docs/test_files.py",
     "toml": "tests/docs/test_files.py",
     "yaml": "tests/docs/test_files.py",
+    "usage": "tests/docs/test_files.py",
     "tree": "tests/docs/test_files.py",
     "picture": "tests/docs/test_files.py",
     "spans": "tests/docs/test_files.py",
@@ -44,6 +45,7 @@ RUN_BY = {
     "insights": "tests/docs/test_files.py",
 }
 
+USAGE = re.compile(r"^(scripts/\w+\b[^#]*?) {2,}[^#\s]")  # a command, and what it does
 _ASSIGNMENT = re.compile(r"^[A-Z][A-Z0-9_]*=\S*\s*(#.*)?$")
 
 
@@ -63,6 +65,8 @@ def _guess(block: Block) -> str | None:
     lines = [line for line in text.splitlines() if line.strip()]
     if all(_ASSIGNMENT.match(line) for line in lines):
         return "settings"
+    if all(USAGE.match(line) for line in lines):
+        return "usage"
     if begins_with_command(text) or re.split(r"\W", text)[0] in _functions(block.document):
         return "shell"
     if re.match(r"(?i)(begin|select|insert|create|grant)\b", text):

@@ -4,6 +4,7 @@ import ast
 import json
 import logging
 import re
+import shlex
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
@@ -20,9 +21,10 @@ from shared.webhooks.sources import read_sources
 from tests import servers
 from tests.docs.conftest import Addresses
 from tests.docs.excuses import excuse_of
-from tests.docs.kinds import kind_of, of_kind
+from tests.docs.kinds import USAGE, kind_of, of_kind
 from tests.docs.markdown import Block
 from tests.docs.placeholders import MADE_UP, filled
+from tests.docs.stand_ins import check as check_call
 from tests.functions.api import Api, check
 from tests.processes import ROOT, Instance, wait_until
 
@@ -95,6 +97,15 @@ def tree(block: Block, given: Given) -> None:
             assert (ROOT / folder / name).exists(), f"{name} of {line}"
 
 
+def usage(block: Block, given: Given) -> None:
+    """A list of commands with what they do: the programs would take them."""
+    for line in block.text.splitlines():
+        named = USAGE.match(line)
+        assert named is not None, line
+        program, *arguments = shlex.split(named[1])
+        check_call(program, arguments)
+
+
 def picture(block: Block, given: Given) -> None:
     """A drawing of characters: the functions that it names are there."""
     names = re.findall(r"functions/(\w+)", block.text)
@@ -162,6 +173,7 @@ CHECKS: Mapping[str, Callable[[Block, Given], None]] = {
     "yaml": yaml_file,
     "event": event,
     "tree": tree,
+    "usage": usage,
     "picture": picture,
     "spans": spans,
     "log": log,
