@@ -133,20 +133,33 @@ def test_a_traceparent_that_is_not_valid_is_as_if_there_was_none_and_loses_no_ev
         good + "x" * 10_000,
         "\xe9" * 55,
     ]
+    twice = [("content-type", "application/json"), ("traceparent", good), ("traceparent", good)]
     with pair.streams.stream(types=kind) as stream:
         stream.ready()
         for number, text in enumerate(wrong):
-            pair.publisher.publish({"type": kind, "data": number}, traceparent=text, tracestate="=,=,hunter2")
+            pair.publisher.publish({"type": kind, "data": number}, traceparent=text)
+        pair.publisher.http.post("/api/publish", content=f'{{"type":"{kind}","data":"twice"}}', headers=twice)
         assert [stream.next().data for _ in wrong] == [str(number) for number in range(len(wrong))]
+        assert stream.next().data == '"twice"'
 
     def deliveries() -> list[Span]:
         spans = pair.collector.named("deliver all")
         return [span for span in spans if span.attributes["cloudevents.event_type"] == kind]
 
-    pair.collector.until(lambda: len(deliveries()) == len(wrong))
-    assert len({span.trace_id for span in deliveries()}) == len(wrong), "each is a trace of its own"
+    pair.collector.until(lambda: len(deliveries()) == len(wrong) + 1)
+    assert len({span.trace_id for span in deliveries()}) == len(wrong) + 1, "each is a trace of its own"
     assert TRACE.format(5) not in {span.trace_id for span in pair.collector.spans}
-    assert "hunter2" not in pair.publisher.instance.log()
+
+
+def test_nothing_that_a_caller_sends_as_its_trace_is_told_to_the_log(pair: Pair) -> None:
+    states = ["hunter2", "=,hunter2=", "hunter2=1," * 100, "\xe9"]
+    for text in ("hunter2", traceparent(14) + "-hunter2" * 100, traceparent(14)):
+        for state in states:
+            pair.publisher.publish({"type": unique(), "data": 1}, traceparent=text, tracestate=state)
+    all_of(pair, 14, 2 * len(states))
+    log = pair.publisher.instance.log_file.read_text()
+    assert "hunter2" not in log
+    assert "maximum length" not in log, "a line for each would flood it"
 
 
 def test_a_trace_that_its_caller_does_not_record_is_recorded_nowhere_and_its_events_arrive(pair: Pair) -> None:
