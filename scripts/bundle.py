@@ -16,6 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 REQUIREMENTS = ROOT / "requirements.txt"
+TRACED = ROOT / "requirements-tracing.txt"  # includes the other
 WHEELS = Path(sys.prefix) / "wheels"
 LOCAL_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 PLATFORMS = {
@@ -31,27 +32,28 @@ MAX_BYTES = 50 * 1024 * 1024  # of a zip that is uploaded to Lambda directly
 MAX_UNPACKED_BYTES = 250 * 1024 * 1024
 
 
-def fetch(target: str, python: str) -> Path:
+def fetch(target: str, python: str, traced: bool = False) -> Path:
     """Return the folder with the wheels for a platform, downloaded where they are not there yet."""
-    folder = WHEELS / f"{target}-{python}"
+    folder = WHEELS / f"{target}-{python}{'-traced' if traced else ''}"
+    requirements = TRACED if traced else REQUIREMENTS
     stamp = folder / "requirements.sha256"
-    wanted = hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()
+    wanted = hashlib.sha256(REQUIREMENTS.read_bytes() + (TRACED.read_bytes() if traced else b"")).hexdigest()
     if stamp.exists() and stamp.read_text() == wanted:
         return folder
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    _pip("download", "--dest", folder, "--requirement", REQUIREMENTS, *_tags(target, python))
+    _pip("download", "--dest", folder, "--requirement", requirements, *_tags(target, python))
     stamp.write_text(wanted)
     return folder
 
 
-def fill(folder: Path, target: str, python: str) -> None:
-    """Put into the folder what requirements.txt names, and our modules."""
-    wheels = fetch(target, python)
+def fill(folder: Path, target: str, python: str, traced: bool = False) -> None:
+    """Put into the folder what requirements.txt names, or requirements-tracing.txt, and our modules."""
+    wheels = fetch(target, python, traced)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     _pip("install", "--no-index", "--find-links", wheels, "--target", folder, "--no-compile", "--requirement",
-         REQUIREMENTS, *_tags(target, python))  # fmt: skip
+         TRACED if traced else REQUIREMENTS, *_tags(target, python))  # fmt: skip
     shutil.rmtree(folder / "bin", ignore_errors=True)  # commands, which name this machine's Python
     for path in folder.rglob("*"):
         if path.is_file() and (path.name == "RECORD" or path.suffix in NOT_RUN):
@@ -114,14 +116,15 @@ def main() -> int:
     parser.add_argument("--platform", choices=(*PLATFORMS, "local"), default="arm64", help="of the functions")
     parser.add_argument("--python", default="3.13", help="version of Lambda's runtime; for local it is this one's")
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "bundle.zip")
+    parser.add_argument("--traces", action="store_true", help="with what requirements-tracing.txt names")
     parser.add_argument("--fetch", action="store_true", help="only download the wheels")
     asked = parser.parse_args()
     python = LOCAL_PYTHON if asked.platform == "local" else asked.python
     if asked.fetch:
-        fetch(asked.platform, python)
+        fetch(asked.platform, python, asked.traces)
         return 0
     folder = asked.out.with_suffix("")
-    fill(folder, asked.platform, python)
+    fill(folder, asked.platform, python, asked.traces)
     compiled = compile_modules(folder, python)
     sha256 = pack(folder, asked.out)
     size, unpacked = asked.out.stat().st_size, sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

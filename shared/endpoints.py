@@ -17,6 +17,7 @@ TRACE_EXPORTERS: tuple[TraceExporter, ...] = ("otlp", "console")
 TRACE_VARIABLES = ("OTEL_TRACES_EXPORTER", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 """One of them asks for traces, where no other variable says that there are none to be."""
 
+_ANY_CASE = ("OTEL_SDK_DISABLED", "OTEL_TRACES_SAMPLER")  # as the SDK reads them
 SAMPLERS = tuple(
     f"{parent}{own}" for parent in ("", "parentbased_") for own in ("always_on", "always_off", "traceidratio")
 )
@@ -178,6 +179,7 @@ def trace_exporters(env: Mapping[str, str]) -> tuple[TraceExporter, ...]:
 
     What its SDK would read with a default, or with a warning, is refused here.
     """
+    env = {name: value.lower() if name in _ANY_CASE else value for name, value in env.items()}
     disabled = choice(env, "OTEL_SDK_DISABLED", ("true", "false"), "false") == "true"
     named = items(env, "OTEL_TRACES_EXPORTER")
     if disabled or named == ["none"] or not any(name in env for name in TRACE_VARIABLES):

@@ -17,6 +17,8 @@ from scripts import bundle as builder
 from scripts.netlify_build import stage
 from tests.processes import ROOT, inherited
 
+OTLP = "https://collector.example.com"
+
 Package = Callable[..., dict[str, Any]]
 
 TEMPLATE = Path(".serverless", "cloudformation-template-update-stack.json")
@@ -96,7 +98,7 @@ def template(package: Package) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def previews(package: Package) -> dict[str, dict[str, Any]]:
-    """The templates of two pull requests' stages, with streams by way of API Gateway and alarms that are told."""
+    """The templates of two pull requests' stages, with streams by way of API Gateway, alarms that are told, traces."""
     stages = [stage({"CONTEXT": "deploy-preview", "REVIEW_ID": number}) for number in ("7", "8")]
-    more = ("--param", "streamBy=rest-api", "--param", "alarmTopic=arn:aws:sns:x:1:topic")
+    more = ("--param", "streamBy=rest-api", "--param", "alarmTopic=arn:aws:sns:x:1:topic", "--param", f"otlp={OTLP}")
     return {name: package("--stage", name, *more) for name in stages}

@@ -111,5 +111,20 @@ def test_the_same_sources_are_the_same_bytes_wherever_they_are_built_and_lambda_
         assert compiled.read_bytes()[4:8] == b"\x01\0\0\0", "PEP 552: by hash, and not checked against the source"
 
 
+def test_a_bundle_that_traces_is_made_of_wheels_of_its_own_and_another_one_is_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str | Path, ...]] = []
+    monkeypatch.setattr(builder, "WHEELS", tmp_path)
+    monkeypatch.setattr(builder, "_pip", lambda *arguments: asked.append(arguments))
+    folders = [builder.fetch("arm64", "3.13", traced=traced) for traced in (False, True, False, True)]
+    assert len(set(folders)) == 2
+    assert [arguments[arguments.index("--requirement") + 1] for arguments in asked] == [
+        ROOT / "requirements.txt",
+        ROOT / "requirements-tracing.txt",
+    ]
+    assert "-r requirements.txt" in (ROOT / "requirements-tracing.txt").read_text().splitlines()
+
+
 def _pins() -> str:
     return (ROOT / "requirements.txt").read_text()

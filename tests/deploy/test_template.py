@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from shared.config import Settings
 from shared.parameters import references
+from tests.deploy.conftest import OTLP
 from tests.functions.api import OPENAPI
 from tests.processes import ROOT
 
@@ -104,6 +106,18 @@ def test_every_function_is_there_on_arm_with_a_bound_a_log_that_ends_and_its_sta
     assert "LambdaAdapterLayerArm64" in json.dumps(stream["Layers"])
     assert stream["Handler"] == "functions/run_stream.sh"
     assert (ROOT / stream["Handler"]).stat().st_mode & 0o111
+
+
+def test_traces_are_off_on_every_function_or_go_from_all_of_them_to_one_place(
+    template: dict[str, Any], previews: dict[str, dict[str, Any]]
+) -> None:
+    for stage, made, endpoint in (("prod", template, ""), ("pr-7", previews["pr-7"], OTLP)):
+        for name, function in functions(made).items():
+            variables = function["Environment"]["Variables"]
+            assert (variables["OTEL_EXPORTER_OTLP_ENDPOINT"], name) == (endpoint, name)
+            assert variables["OTEL_SERVICE_NAME"] == f"tidemark-{stage}"
+            settings = Settings.from_env({"OTEL_EXPORTER_OTLP_ENDPOINT": variables["OTEL_EXPORTER_OTLP_ENDPOINT"]})
+            assert bool(settings.trace_exporters) is bool(endpoint)
 
 
 def test_no_secret_is_in_the_template_and_each_function_may_read_what_it_names_and_no_more(

@@ -108,6 +108,7 @@ GOOD: list[tuple[str, str, Env, str, Any]] = [
     ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf", OTLP, "trace_exporters", ("otlp",)),
     ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/protobuf", OTLP, "trace_exporters", ("otlp",)),
     ("OTEL_SDK_DISABLED", "true", OTLP, "trace_exporters", ()),
+    ("OTEL_SDK_DISABLED", "True", OTLP, "trace_exporters", ()),
     ("OTEL_SDK_DISABLED", "false", OTLP, "trace_exporters", ("otlp",)),
     ("OTEL_TRACES_SAMPLER", "parentbased_traceidratio", OTLP, "trace_exporters", ("otlp",)),
     ("OTEL_TRACES_SAMPLER_ARG", "0.01", {**OTLP, "OTEL_TRACES_SAMPLER": "traceidratio"}, "trace_exporters", ("otlp",)),

@@ -28,7 +28,18 @@ FLOORS: list[set[str]] = [
 ]
 CHOOSERS = {"wiring", "migrations"}  # the second brings one adapter's database up to date
 BELOW_ADAPTERS = {"transports.base", "transports.reading"}
-BACKENDS = {"redis", "hiredis", "httpx", "upstash_redis", "psycopg", "asyncpg", "boto3", "botocore"}
+BACKENDS = {
+    "redis",
+    "hiredis",
+    "httpx",
+    "upstash_redis",
+    "psycopg",
+    "asyncpg",
+    "boto3",
+    "botocore",
+    "opentelemetry",
+    "requests",
+}
 
 
 def modules(package: str) -> dict[str, Path]:
