@@ -59,6 +59,13 @@ def make_circuit() -> Circuit:
     return Circuit(_LOST, unavailable)
 
 
+class ClosedError(RedisError):
+    """The transport was closed, and sends nothing more: an answer, for to try again does not help."""
+
+    def __init__(self) -> None:
+        super().__init__("the connections to Redis were closed")
+
+
 class Connections:
     """Sends commands, several in one round trip, each time on a connection that nobody else uses.
 
@@ -79,9 +86,14 @@ class Connections:
         self._turns = asyncio.Semaphore(CONNECTIONS)
         self._idle: list[AbstractConnection] = []  # the last one used is the next: the others may rest
         self._open: set[AbstractConnection] = set()
+        self._closed = False
 
     async def send(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
-        """Return the replies, raw; a command that Redis refuses answers a ResponseError. Raises `FAILURES`."""
+        """Return the replies, raw; a command that Redis refuses answers a ResponseError.
+
+        Raises `FAILURES`: of these a ClosedError once `aclose` was called. A cancelled call, of which nobody knows
+        what was sent and read, takes its connection with it.
+        """
         backoff = Backoff(base=0.02, cap=0.2)
         for _ in range(_TRIES - 1):
             try:
@@ -94,7 +106,8 @@ class Connections:
         return await self._send(commands)
 
     async def aclose(self) -> None:
-        """Close every connection, also those in use."""
+        """Close every connection, also those in use and those that are being opened; no other is opened."""
+        self._closed = True
         self._idle.clear()
         for connection in tuple(self._open):
             await self._drop(connection)
@@ -106,6 +119,7 @@ class Connections:
         except TimeoutError:
             raise RedisTimeoutError("no connection became free in time") from None
         try:
+            self._check_open()  # it may have waited long for its turn
             return await self._send_on(self._idle.pop() if self._idle else self._pool.make_connection(), commands)
         finally:
             self._turns.release()
@@ -115,18 +129,25 @@ class Connections:
         replies: list[Any] = []
         try:
             await connection.connect()  # returns at once where it is
+            self._check_open()  # what was closed before it was connected is open now
             await connection.send_packed_command(connection.pack_commands(commands))
             for _ in commands:
                 try:
                     replies.append(await connection.read_response(disable_decoding=True))
                 except ResponseError as refusal:
                     replies.append(refusal)
-        except BaseException:  # cancelled too: the next one to use it would read the rest of our replies
+        except BaseException as error:  # cancelled too: the next one to use it would read the rest of our replies
             await self._drop(connection)
+            if self._closed and isinstance(error, Exception):  # redis-py has other words for it at every step
+                raise ClosedError from error
             raise
         if connection in self._open:  # not closed meanwhile
             self._idle.append(connection)
         return replies
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClosedError
 
     async def _drop_idle(self) -> None:
         idle, self._idle = self._idle, []
