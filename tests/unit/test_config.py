@@ -212,6 +212,7 @@ BAD: list[tuple[str, str, Env]] = [
     ("OTEL_TRACES_SAMPLER_ARG", "a tenth", {**OTLP, "OTEL_TRACES_SAMPLER": "traceidratio"}),
     ("REALTIME_FALLBACK", "memory", {}),
     ("REALTIME_FALLBACK", "memory", {**REDIS, "REALTIME_TRANSPORT": "redis-pubsub"}),
+    ("REALTIME_FALLBACK", "memory", BUS),
     ("REALTIME_FALLBACK", "memory", {**REDIS, "AWS_LAMBDA_FUNCTION_NAME": "f"}),
     ("REALTIME_USER_SHARDS", "4097", {}),
     ("REALTIME_USER_SHARDS", "-1", {}),
