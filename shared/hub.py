@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Self
 
+from shared.catching_up import Stats
 from shared.counters import Histogram
 from shared.cursor import Cursor, Position
 from shared.errors import TransportUnavailable, Unavailable
@@ -18,7 +19,7 @@ from shared.partitions import Partitions
 from shared.record import Record
 from shared.ring import Ring
 from shared.sse import Format
-from shared.subscriber import Start, Stats, Subscriber
+from shared.subscriber import Start, Subscriber
 from shared.tracer import Tracer
 from shared.transports.base import Buffering, Handler, Log, Receipt, Retention, Tail, Transport
 

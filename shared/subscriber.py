@@ -4,29 +4,26 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Literal, NamedTuple
 
 import msgspec
 
+from shared import catching_up
 from shared.backoff import Backoff
-from shared.cursor import Cursor, Position, encode_one
+from shared.catching_up import Reader, StalledError, Stats
+from shared.cursor import Cursor
 from shared.errors import TransportUnavailable
-from shared.fanout import Fanout, Sink, cursor_text
+from shared.fanout import Fanout, Sink
 from shared.filter import Interest
-from shared.once import Early
-from shared.record import Gap, GapReason, Record
-from shared.sse import ClosingReason, DataFormat, Format
-from shared.stored import StoredRecords
-from shared.transports.base import Log, PagedLog, Transport
+from shared.record import Gap, Record
+from shared.sse import ClosingReason, Format
+from shared.transports.base import Transport
 
 logger = logging.getLogger(__name__)
 
-BATCH_BYTES = 64 * 1024  # of replayed frames a write; more would only fill the server's buffer
-BATCH_ITEMS = 200  # records read before others have their turn: a log in memory never waits by itself
 AGAIN = 1.0  # seconds at most between two looks whether the log is back, of a subscriber who came while it was away
-STALLED = 60.0  # seconds without room for one byte: the client is gone or frozen
 
 
 class Start(msgspec.Struct, frozen=True):
@@ -36,49 +33,18 @@ class Start(msgspec.Struct, frozen=True):
     since: Literal["now", "earliest"] | int = "now"
 
 
-class Stats(msgspec.Struct):
-    """What happened to the subscribers of this process since its start."""
-
-    replays: int = 0
-    replayed: int = 0
-    filtered: int = 0
-    slow: int = 0
-    back_to_log: int = 0
-    gaps: dict[GapReason, int] = {}
-
-
-class Subscriber:
-    """Reads the log from its own place until it meets the tail, then is a member of the fan-out.
-
-    `positions` is the place up to which everything has been matched; while the subscriber is live that is the
-    tail's place, and not kept here. No cursor is written before the events that it covers.
-    """
+class Subscriber(Reader):
+    """Reads the log from its own place until it meets the tail, then is a member of the fan-out."""
 
     __slots__ = (
-        "_before",
-        "_closed",
-        "_fanout",
         "_farewell",
-        "_from",
         "_gaps",
         "_heartbeat",
-        "_log",
-        "_recovered",
-        "_replayed",
-        "_seen",
         "_started",
-        "_stats",
         "_task",
-        "_until",
         "_waits",
         "ending",
-        "format",
-        "interest",
         "issued_at",
-        "live",
-        "partitions",
-        "positions",
-        "sink",
         "written",
     )
 
@@ -92,30 +58,15 @@ class Subscriber:
         partitions: tuple[str, ...],
         heartbeat: float,
     ) -> None:
-        self.interest = interest
-        self.format = format
-        self.partitions = partitions
-        self.positions: dict[str, Position] = {}
-        self.live = False
+        super().__init__(transport, fanout, stats, interest, format, partitions)
         self.issued_at = math.inf  # when the token was, in s since 1970: earlier ones of its user may be revoked
-        self.sink: Sink
-        self._log = transport if isinstance(transport, Log) else None
-        self._fanout = fanout
-        self._stats = stats
-        self._heartbeat = heartbeat
-        self._seen = fanout.ring.end  # the ring's number up to which everything has been matched
-        self._from = self._seen  # all from here on was seen, or told to have been lost
-        self._before: tuple[tuple[int, int], ...] = ()  # (from, up to) of what was seen before something left the ring
-        self._waits: _Waits | None = None
-        self._until: Cursor | None = None  # the head to replay to; None: to be read
-        self._gaps: list[Gap] = []
-        self._replayed = 0
-        self._recovered = True
-        self._started = False
-        self._closed = False
-        self._farewell = b""
         self.ending: str | None = None  # why it was closed; None: it was not, or without a word
         self.written = 0  # events while it was live
+        self._heartbeat = heartbeat
+        self._waits: _Waits | None = None
+        self._gaps: list[Gap] = []
+        self._started = False
+        self._farewell = b""
         self._task: asyncio.Task[None] | None = None
 
     async def prepare(self, start: Start, heads: Cursor) -> None:
@@ -193,12 +144,6 @@ class Subscriber:
         self._stats.slow += 1
         self._task = asyncio.create_task(self._run(lambda: self._wait(room)))
 
-    def had(self, early: Early) -> bool:
-        """Tell whether the subscriber was sent this event when it was told early."""
-        number = early.number
-        seen = number >= self._from and (self.live or number < self._seen)
-        return (seen or any(a <= number < b for a, b in self._before)) and self.interest.matches(early.event)
-
     def close(self, reason: ClosingReason | None = None) -> None:
         """End the stream, and say why where there is a reason; a second call does nothing.
 
@@ -241,7 +186,7 @@ class Subscriber:
             while not await self._join():
                 self._stats.back_to_log += 1
                 await self._catch_up(backoff)
-        except _StalledError:
+        except StalledError:
             self.close("slow-consumer")
         except Exception:
             logger.exception("a stream failed and is ended; its client resumes from its cursor")
@@ -268,6 +213,13 @@ class Subscriber:
             await self._tell_early_for(backoff.next(), cursor)
             await self._write(self.format.heartbeat(cursor))
 
+    async def _pause(self, seconds: float) -> None:
+        """Write meanwhile what a fallback tells early."""
+        if self._fanout.once is not None:
+            await self._tell_early_for(seconds, self._cursor())
+        else:
+            await super()._pause(seconds)
+
     async def _tell_early_for(self, seconds: float, cursor: str) -> None:
         """Write what is told early, at once, for so long."""
         until = asyncio.get_running_loop().time() + seconds
@@ -279,7 +231,7 @@ class Subscriber:
 
     async def _tell_early(self, cursor: str) -> None:
         """Write from the ring what no log holds yet; what the tail brought is left to the replay: the log holds it."""
-        while items := self._fanout.ring.since(self._seen, BATCH_ITEMS):
+        while items := self._fanout.ring.since(self._seen, catching_up.BATCH_ITEMS):
             frames: list[bytes] = []
             for item in items:
                 self._seen += 1
@@ -292,99 +244,11 @@ class Subscriber:
         if items is None:
             self._skip()  # it comes by the log, when that is back
 
-    def _skip(self) -> None:
-        """Go on from the end of the ring: what lies before it is to be read from the log."""
-        once = self._fanout.once
-        if once is not None and (oldest := once.oldest) is not None:
-            seen = (*self._before, (self._from, self._seen))
-            self._before = tuple(part for part in seen if part[1] > oldest)
-        self._seen = self._from = self._fanout.ring.end
-
-    async def _catch_up(self, backoff: Backoff) -> None:
-        """Read the log from our place to its head, however long it is away meanwhile.
-
-        The stream stays open: an EventSource gives up for good when a reconnection is refused, but it waits
-        on a silent stream.
-        """
-        if self._log is None:
-            if self._until is None:  # fallen out of the ring, and nothing remembers what left it
-                self._skip()
-                await self._announce(Gap("no-log", self.partitions[0], None))
-            self._until = None
-            return
-        while True:
-            try:
-                if self._until is None:
-                    self._skip()  # before the head is read: what comes later is in the ring
-                    self._until = await self._log.head(self.partitions)
-                until, self._until = self._until, None
-                await self._replay(self._log, until)
-                return
-            except TransportUnavailable as error:
-                logger.warning("replay interrupted, trying again: %s", error.detail)
-                if self._fanout.once is not None:
-                    await self._tell_early_for(backoff.next(), self._cursor())
-                else:
-                    await asyncio.sleep(backoff.next())
-                await self._write(self.format.heartbeat(self._cursor()))
-
-    async def _replay(self, log: Log, until: Cursor) -> None:
-        self._stats.replays += 1
-        frames: list[bytes] = []
-        read = size = 0
-        try:
-            async for page in _pages(log, Cursor(self.positions), until):
-                if isinstance(page, StoredRecords) and isinstance(self.format, DataFormat) and self._follows(page):
-                    await self._flush(frames)
-                    await self._replay_stored(page, self.format)
-                    read = size = 0
-                    continue
-                for item in page:
-                    if isinstance(item, Gap):
-                        await self._flush(frames)
-                        if item.position is not None:
-                            self.positions[item.partition] = item.position
-                        await self._announce(item)
-                        continue
-                    size += self._match(item, frames)
-                    read += 1
-                    if read == BATCH_ITEMS or size >= BATCH_BYTES:
-                        await self._write_batch(frames)
-                        read = size = 0
-        except TransportUnavailable:
-            await self._flush(frames)  # our place is after them
-            raise
-        await self._flush(frames)
-
-    def _follows(self, page: StoredRecords) -> bool:
-        """Tell whether a page begins where we are, no other partition is in our cursor, and nothing was told early."""
-        ours = self.positions[page.partition]
-        at_our_place = (page.epoch, page.first) == (ours.epoch, ours.offset + 1)
-        return at_our_place and len(self.partitions) == 1 and self._fanout.once is None
-
-    async def _replay_stored(self, page: StoredRecords, format: DataFormat) -> None:
-        """Replay a page without making records of it."""
-        batch = max(1, min(BATCH_ITEMS, len(page) * BATCH_BYTES // (page.size + 1)))
-        for start in range(0, len(page), batch):
-            part = page[start : start + batch]
-            frames = format.records(part, self.interest.matches)
-            self.positions[page.partition] = part.position(len(part) - 1)
-            self._replayed += len(frames)
-            self._stats.replayed += len(frames)
-            self._stats.filtered += len(part) - len(frames)
-            await self._write_batch(frames)
-
-    async def _write_batch(self, frames: list[bytes]) -> None:
-        if not frames:  # all filtered out: the cursor moves, and the connection is not silent
-            frames.append(self.format.heartbeat(self._cursor()))
-        await self._flush(frames)
-        await asyncio.sleep(0)
-
     async def _join(self) -> bool:
         """Take from the ring what the tail brought meanwhile and go live; False where the log must be read again."""
         if not await self._tail_arrives():
             return False
-        while (items := self._fanout.ring.since(self._seen, BATCH_ITEMS)) is not None:
+        while (items := self._fanout.ring.since(self._seen, catching_up.BATCH_ITEMS)) is not None:
             if not items:  # no await between this look and the join: nothing can come in between
                 self._check_open()
                 self._fanout.join(self)
@@ -417,91 +281,7 @@ class Subscriber:
             await self._write(self.format.heartbeat(self._cursor()))
             return False
 
-    def _match(self, record: Record, frames: list[bytes]) -> int:
-        """Move our place over the record, and add its frame where it is for us; one we had already is dropped.
-
-        Returns the bytes added.
-        """
-        event, partition, position = record
-        if position is not None:
-            ours = self.positions[partition]
-            if (position.epoch == ours.epoch and position.offset <= ours.offset) or position.epoch < ours.epoch:
-                return 0
-            self.positions[partition] = position
-        if not self.interest.matches(event):
-            self._stats.filtered += 1
-            return 0
-        if self._fanout.once is not None and self._is_second(record):
-            return 0
-        if position is not None and len(self.partitions) == 1:  # the usual case, without a look at the others
-            cursor = encode_one(partition, position)
-        else:
-            cursor = self._cursor()
-        frame = self.format.record(cursor, record)
-        frames.append(frame)
-        self._replayed += 1
-        self._stats.replayed += 1
-        return len(frame)
-
-    def _is_second(self, record: Record) -> bool:
-        """Tell whether this subscriber was sent the event already, by the other of the two roads."""
-        once = self._fanout.once
-        assert once is not None
-        if record.position is not None:
-            early = once.hear(record)  # the tail of this process may have begun after it
-            return early is not None and self.had(early)
-        early = once.find(record)
-        if early is None:
-            return False
-        place = early.position  # in the ring it is before the record; but the replay may have brought that
-        return place is not None and self.positions[record.partition][:2] >= place[:2]
-
-    async def _announce(self, gap: Gap) -> None:
-        self._recovered = False
-        self._stats.gaps[gap.reason] = self._stats.gaps.get(gap.reason, 0) + 1
-        await self._write(self.format.gap(self._cursor(), gap))
-
-    def _cursor(self) -> str:
-        return cursor_text(self.positions, self.partitions)
-
-    async def _flush(self, frames: list[bytes]) -> None:
-        chunk = b"".join(frames)
-        frames.clear()
-        await self._write(chunk)
-
-    def _check_open(self) -> None:
-        """Go no further once closed: before Python 3.12 a cancellation may be swallowed (python/cpython#86296) by the
-        wait_for in which redis-py sends, and the reader of a client that is gone would become a member for good.
-        """
-        if self._closed:
-            raise asyncio.CancelledError
-
-    async def _write(self, chunk: bytes) -> None:
-        self._check_open()
-        if chunk and (room := self.sink.write(chunk)) is not None:
-            await self._wait(room)
-
-    async def _wait(self, room: Awaitable[None]) -> None:
-        try:
-            async with asyncio.timeout(STALLED):
-                await room
-        except TimeoutError:
-            raise _StalledError from None
-
 
 class _Waits(NamedTuple):
     start: Start
     read_heads: Callable[[Sequence[str]], Awaitable[Cursor]]
-
-
-async def _pages(log: Log, after: Cursor, until: Cursor) -> AsyncIterator[Sequence[Record | Gap]]:
-    if isinstance(log, PagedLog):
-        async for page in log.replay_pages(after, until):
-            yield page
-    else:
-        async for item in log.replay(after, until):
-            yield (item,)
-
-
-class _StalledError(Exception):
-    """The client took no byte for `STALLED` seconds."""

@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-import shared.subscriber
+from shared import catching_up
 from shared.errors import TransportUnavailable
 from shared.event import Event
 from shared.filter import Interest
@@ -98,8 +98,8 @@ class StreamMachine(RuleBasedStateMachine):
         ),
     )
     def begin(self, scheme: Partitions, most: int, ring: int, page: int, seed: int, interests: list[Interest]) -> None:
-        self._limits = (reading.PAGE, shared.subscriber.BATCH_ITEMS)
-        reading.PAGE = shared.subscriber.BATCH_ITEMS = page  # so that a few events fill several
+        self._limits = (reading.PAGE, catching_up.BATCH_ITEMS)
+        reading.PAGE = catching_up.BATCH_ITEMS = page  # so that a few events fill several
         self.dice = random.Random(seed)
         self.scheme, self.retention, self.ring = scheme, Retention(events=most), ring
         self.journal = Journal(scheme, most)
@@ -313,7 +313,7 @@ class StreamMachine(RuleBasedStateMachine):
             self.runner.run(self._settle())
             self.runner.run(self._close())
         finally:
-            reading.PAGE, shared.subscriber.BATCH_ITEMS = self._limits
+            reading.PAGE, catching_up.BATCH_ITEMS = self._limits
             self.runner.close()
 
     async def _close(self) -> None:

@@ -6,12 +6,13 @@ from contextlib import AsyncExitStack
 
 import pytest
 
+from shared.catching_up import BATCH_ITEMS
 from shared.cursor import Cursor
 from shared.filter import Interest
 from shared.hub import HEARTBEAT_SLOTS, Hub
 from shared.partitions import ALL
 from shared.sse import DATA
-from shared.subscriber import BATCH_ITEMS, Start
+from shared.subscriber import Start
 from shared.transports.memory import MemoryLog
 from tests.clocks import virtual_time
 from tests.contract.acts import event, publish

@@ -11,17 +11,23 @@ import pytest
 
 from tests.processes import ROOT, inherited
 
+SCHEMES = {
+    f"webhooks.{name}"
+    for name in ("github", "hmac_header", "netlify", "qstash", "slack", "standard_webhooks", "stripe")
+}
+
 FLOORS: list[set[str]] = [
-    {"errors", "backoff", "counters", "seen", "buckets"},
-    {"event", "cursor", "variables"},
-    {"endpoints", "rights"},
-    {"config"},
-    {"record", "filter"},
-    {"stored"},
-    {"partitions", "sse"},
-    {"awaited", "ring", "once", "transports.base"},
+    {"errors", "backoff", "counters", "seen", "buckets", "mapping.lines"},
+    {"event", "cursor", "variables", "mapping.document", "webhooks.json_web_token"},
+    {"endpoints", "rights", "envelope"},
+    {"config", "mapping.payload"},
+    {"record", "filter", "mapping.expression", "webhooks.scheme"},
+    {"stored", "mapping.rules"} | SCHEMES,
+    {"partitions", "sse", "webhooks.sources"},
+    {"awaited", "ring", "once", "transports.base", "webhooks.trial"},
     {"tracer"},
     {"transports.reading", "fanout"},
+    {"catching_up"},
     {"transports.memory", "transports.redis_layout", "subscriber"},
     {"transports.redis_streams", "hub"},
     {"wiring"},
@@ -95,6 +101,11 @@ def test_the_ground_floors_import_nothing_that_has_no_floor() -> None:
     assert {edge for edge in unplaced if not edge.startswith("transports.")} == set()
 
 
+def test_what_makes_events_of_webhooks_has_a_floor_below_the_hub() -> None:
+    below = set().union(*FLOORS[: next(number for number, names in enumerate(FLOORS) if "hub" in names)])
+    assert {name for name in CORE if name.startswith(("mapping.", "webhooks."))} <= below
+
+
 def test_there_is_no_circle() -> None:
     TopologicalSorter({name: found - {name} for name, found in EDGES.items()}).prepare()
 
@@ -136,7 +147,7 @@ def test_prices_are_imported_by_the_command_that_shows_them_only() -> None:
 
 
 def test_what_is_below_the_adapters_does_not_know_them() -> None:
-    for name in BELOW_ADAPTERS | {"hub", "fanout", "subscriber", "ring"}:
+    for name in BELOW_ADAPTERS | {"hub", "fanout", "subscriber", "catching_up", "ring"}:
         assert EDGES[name].isdisjoint(ADAPTERS)
 
 
