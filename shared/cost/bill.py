@@ -12,7 +12,7 @@ TITLES: Mapping[str, str] = {
     "lambda-gb-seconds": "Lambda: memory while it runs",
     "lambda-streamed-gb": "Lambda: streamed beyond 6 MB an answer",
     "managed-requests": "Managed Instances: requests",
-    "managed-instance-hours": "Managed Instances: m7g.large",
+    "managed-instance-hours": "Managed Instances: instances",
     "managed-fee": "Managed Instances: management fee",
     "nat-hours": "NAT gateway: hours",
     "nat-gb": "NAT gateway: data",

@@ -1,6 +1,7 @@
 """`tidemark cost`: lines, totals, the cheapest, where it tips over; and what it says to numbers that cannot be."""
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,16 @@ def test_it_shows_each_line_the_total_of_each_mode_and_where_the_cheapest_change
     starts = [f"{stretch['mode']} from {stretch['start']:,}" for stretch in answer["tips"]["users"]["cheapest"]]
     assert f"the cheapest  {', '.join(starts)}" in ran.out
     assert last.startswith("Check the prices")
+
+
+def test_on_a_terminal_the_same_is_told_in_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = run("cost", *MANY)
+    monkeypatch.setattr("shared.cli.cost.is_terminal", lambda: True)
+    drawn = run("cost", *MANY, settings={"COLUMNS": "200"})
+    assert (drawn.code, drawn.err) == (0, "")
+    assert "│" in drawn.out
+    cells = [" ".join(re.sub(r"[^ -~]", " ", line).split()) for line in drawn.out.splitlines()]
+    assert [cell for cell in cells if cell] == [" ".join(line.split()) for line in plain.out.splitlines() if line]
 
 
 def test_json_holds_the_prices_day_and_sources_the_workload_and_the_searched_changes() -> None:
