@@ -44,12 +44,14 @@ def copies(load: Workload, audience: float) -> float:
 def publishing(load: Workload) -> float:
     """Return the commands of a month's publications.
 
-    One script a request and partition, and one more where the key has a rate. From the bus each event comes alone.
+    One script a request and partition that its events' types and users hit, and one more where the key has a rate.
+    From the bus each event comes alone.
     """
+    batch = 1 if load.bus else load.batch
+    bases = min(batch, 1 + load.partitions)
+    scripts = max(bases, min(load.audience * batch, load.shards * bases))
     limit = load.requests if load.rate_limited else 0.0
-    if load.bus:
-        return load.events * copies(load, load.audience)
-    return load.requests * copies(load, load.audience * load.batch) + limit
+    return load.events / batch * scripts + (0.0 if load.bus else limit)
 
 
 def heard_by_all(load: Workload) -> Reading:

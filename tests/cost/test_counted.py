@@ -110,6 +110,18 @@ async def test_with_user_shards_a_publication_is_a_command_for_each_shard_that_i
     assert counted.total() == commands.publishing(load), "numbered users' hashes are spread evenly"
 
 
+async def test_a_batch_of_types_with_partitions_of_their_own_is_a_command_for_each_of_them(redis: RedisStore) -> None:
+    scheme = Partitions(frozenset({"a", "b"}))
+    log = redis.open(scheme)
+    await publish(log, "the first one brings the script")
+    async with watching(redis.client) as watch:
+        await asked(redis, watch)
+        await log.publish([event(number, type="abcd"[number % 4]) for number in range(12)])
+        await log.publish([event(number, type="abcd"[number % 4]) for number in range(12)])
+        counted = await asked(redis, watch)
+    assert counted.total() == commands.publishing(Workload(1, 24, batch=12, partitions=2)) == 6
+
+
 @pytest.mark.parametrize("scheme", SCHEMES, ids=SCHEME_IDS)
 async def test_streams_open_with_the_commands_that_are_reckoned(redis: RedisStore, scheme: Partitions) -> None:
     publisher = redis.open(scheme)
