@@ -2,8 +2,12 @@
 
 import pytest
 
+from shared.config import Settings
+from shared.wiring import make_hub
+from tests.contract.acts import event
 from tests.tracing.collector import Collector
 from tests.tracing.test_switching import PUBLISH, TRACEPARENT, python
+from tests.waiting import eventually
 
 RECEIVE = """
 import sys
@@ -29,3 +33,18 @@ def test_spans_are_sent_before_an_invocation_returns(invoke: str, names: list[st
         trace_id, client = TRACEPARENT.split("-")[1:3]
         assert {span.trace_id for span in collector.spans} == {trace_id}
         assert collector.spans[-1].parent == client
+
+
+def test_spans_can_be_read_on_the_standard_output_where_there_is_no_collector() -> None:
+    ran = python(PUBLISH, TRACEPARENT, OTEL_TRACES_EXPORTER="console")
+    assert ran.returncode == 0, ran.stderr
+    assert all(f'"name": "{name}"' in ran.stdout for name in ("append all", "POST /api/publish"))
+    assert TRACEPARENT.split("-")[1] in ran.stdout
+
+
+async def test_a_stream_on_lambda_does_not_wait_for_its_end_with_what_it_traced() -> None:
+    with Collector() as collector:
+        settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "AWS_LAMBDA_FUNCTION_NAME": "stream"}
+        async with make_hub(Settings.from_env(settings)) as hub:
+            await hub.dispatch([event(1)])
+            await eventually(lambda: bool(collector.spans), 4)  # elsewhere it takes five seconds
