@@ -41,7 +41,7 @@ async def anonymous_publish(deployment: Deployment) -> Finding:
     if response.status_code == 401:
         return ok("refused: 401")
     if response.status_code != 202:
-        return await _unexpected(response)
+        return await _unexpected(response, "not refused with 401")
     deployment.auth_required, deployment.can_publish = False, True
     advice = "Set REALTIME_PUBLISH_KEYS and REALTIME_JWT_SECRET, and leave REALTIME_AUTH=none out"
     if deployment.is_local:
@@ -57,7 +57,7 @@ async def wrong_key(deployment: Deployment) -> Finding:
     if response.status_code == 401:
         return ok("refused: 401")
     if response.status_code != 202:
-        return await _unexpected(response)
+        return await _unexpected(response, "not refused with 401")
     return fail(
         "a key that was made up this moment is accepted",
         "See what is in front: does it put a key of its own into Authorization for everyone?",
@@ -87,7 +87,7 @@ async def publish(deployment: Deployment) -> Finding:
             )
             return fail(f"the key may not publish {TYPE}: {detail}", advice)
         case _:
-            return await _unexpected(response)
+            return await _unexpected(response, "not accepted")
     deployment.can_publish = True
     try:
         receipt = msgspec.json.decode(response.content, type=_Receipts).events[0]
@@ -229,7 +229,7 @@ async def forged_token(deployment: Deployment) -> Finding:
             )
             return fail(f"{name}: events are given out", advice)
         if response.status_code != 401:
-            return await _unexpected(response)
+            return await _unexpected(response, f"{name}: not refused with 401")
     return ok("refused: 401, as is no token")
 
 
@@ -242,7 +242,7 @@ async def _ask_for_ticket(deployment: Deployment, credential: str | None) -> htt
     return await deployment.ask("POST", "/api/tickets", credential)
 
 
-async def _unexpected(response: httpx.Response) -> Finding:
+async def _unexpected(response: httpx.Response, what: str) -> Finding:
     detail = await detail_of(response)
     match response.status_code:
         case 403 if "x-nf-sign" in detail:
@@ -257,4 +257,4 @@ async def _unexpected(response: httpx.Response) -> Finding:
             advice = "See the store: it does not answer (docs/operate/README.md)"
         case _:
             advice = "See the function's log"
-    return fail(f"neither refused with 401 nor accepted: {detail}", advice)
+    return fail(f"{what}: {detail}", advice)

@@ -20,8 +20,8 @@ TRIED = 3  # events of the buffering check: the log may be polled less often bef
 SLOW_MS = 1_000.0  # of the slowest of a hundred
 
 NOT_SHARED = (
-    "Publishers and streams must share one log: the same REALTIME_TRANSPORT and store, REALTIME_PREFIX,"
-    " REALTIME_PARTITIONS and REALTIME_USER_SHARDS (docs/configuration.md)"
+    "All instances and functions must share one log: REALTIME_TRANSPORT redis or postgres, the same store, and the same"
+    " REALTIME_PREFIX, REALTIME_PARTITIONS and REALTIME_USER_SHARDS (docs/configuration.md)"
 )
 HELD_BACK = (
     "Something in front keeps the answer. nginx: proxy_buffering off and gzip off for the stream's path"
@@ -46,7 +46,7 @@ async def long_poll(deployment: Deployment) -> Finding:
         await asyncio.gather(waiting, return_exceptions=True)
     took = milliseconds(max(now() - published, 0.0))
     if page.gap is not None:
-        return fail(f"a gap was told ({page.gap.reason}) where nothing can be lost", NOT_SHARED)
+        return gap(page.gap.reason)
     if number not in deployment.numbers(page):
         return fail(f"what is published cannot be read within {wait:g} s", NOT_SHARED)
     deployment.polls = True
@@ -163,7 +163,8 @@ async def latency(deployment: Deployment) -> Finding:
 async def heartbeats(deployment: Deployment) -> Finding:
     """Wait for a heartbeat: a frame with an id only, after `realtime.ready`."""
     live = deployment.need_live()
-    seconds = 2 * deployment.limits.heartbeat + 1
+    beat = deployment.limits.heartbeat
+    seconds = 2 * beat + min(beat, 1.0)  # clients take a connection for dead after two, and some time on the way
     ready = next((place for place, arrival in enumerate(live.arrivals) if _is_ready(arrival.frame)), 0)
     arrival = await live.find(lambda frame: frame.data is None, seconds, after=ready)
     if arrival is not None:
@@ -176,6 +177,14 @@ async def heartbeats(deployment: Deployment) -> Finding:
         return fail(f"the stream ended before one came: {live.end}", advice)
     advice = "If the deployment's REALTIME_HEARTBEAT is longer, give it as --heartbeat. " + HELD_BACK
     return fail(f"none within {seconds:g} s", advice)
+
+
+def gap(reason: str) -> Finding:
+    """Return what it means that a gap was told, right after a cursor was given out."""
+    if reason == "no-log":
+        advice = "Where events must not be missed, use a transport with a log (docs/transports.md)"
+        return warn("the transport keeps no log: each reconnect is told as a gap, and clients must reload", advice)
+    return fail(f"a gap was told ({reason}) where nothing can be lost", NOT_SHARED)
 
 
 async def connect(deployment: Deployment, cursor: str = "", *, in_query: bool = False) -> Stream:

@@ -64,22 +64,28 @@ class Deployment:
     held_back: bool = False  # of a stream's answer nothing came
     live: Stream | None = None
     hidden: set[str] = field(default_factory=set, repr=False)  # secrets, which no finding may repeat
-    http: httpx.AsyncClient = field(init=False, repr=False)
+    _http: httpx.AsyncClient | None = field(default=None, repr=False)
     _published: int = 0
 
     def __post_init__(self) -> None:
         self.user = f"{TYPE}-{self.run}"
         self.stream_url = f"{self.url}/api/events"
         self.hidden |= {secret for secret in (self.key, self.token) if secret}
-        timeout = httpx.Timeout(self.limits.answer, connect=min(CONNECT_SECONDS, self.limits.answer))
-        self.http = httpx.AsyncClient(base_url=self.url, timeout=timeout, headers={"accept-encoding": "identity"})
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
         await self.close_stream()
-        await self.http.aclose()
+        if self._http is not None:
+            await self._http.aclose()
+
+    @property
+    def http(self) -> httpx.AsyncClient:
+        """The client; made when something is sent, for it reads a file of certificates."""
+        if self._http is None:
+            self._http = httpx.AsyncClient(base_url=self.url, headers={"accept-encoding": "identity"})
+        return self._http
 
     @property
     def is_local(self) -> bool:

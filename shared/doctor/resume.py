@@ -1,15 +1,11 @@
 """`resume`: a connection that is dropped, an event that is missed, and what comes after the reconnect."""
 
 from shared.client.answers import control
-from shared.doctor.delivery import connect
+from shared.doctor.delivery import NOT_SHARED, connect, gap
 from shared.doctor.deployment import Deployment
-from shared.doctor.findings import Finding, fail, ok, skip, warn
+from shared.doctor.findings import Finding, fail, ok, skip
 from shared.doctor.streams import Stream
 
-ONE_LOG = (
-    "All instances must share one log that remembers: REALTIME_TRANSPORT redis or postgres, with the same store and"
-    " REALTIME_PREFIX (docs/transports.md)"
-)
 DROPPED = (
     "Something on the way drops the Last-Event-ID header: let it through to the stream function. CloudFront: origin"
     " request policy AllViewerExceptHostHeader; other fronts: docs/containers.md, In front of it"
@@ -52,7 +48,7 @@ async def _come_back(deployment: Deployment, cursor: str, missed: int, *, in_que
         # What is published now comes last: whatever was to come before it has come by then.
         last = await deployment.publish()
         if await stream.find(lambda frame: deployment.number_of(frame.data) == last, seconds) is None:
-            return fail(f"after the reconnect no event came within {seconds:g} s", ONE_LOG)
+            return fail(f"after the reconnect no event came within {seconds:g} s", NOT_SHARED)
         found = [number for arrival in stream.arrivals if (number := deployment.number_of(arrival.frame.data))]
     finally:
         await deployment.close_stream()
@@ -60,17 +56,11 @@ async def _come_back(deployment: Deployment, cursor: str, missed: int, *, in_que
         return None
     if missed not in found:
         return fail("the event that was published meanwhile never came", DROPPED)
-    if found.count(missed) > 1 or found.count(last) > 1:
-        return fail("events came twice", ONE_LOG)
-    return fail(f"{len(found) - 2} events came that were seen before", DROPPED)
+    if min(found) < missed:
+        return fail(f"{sum(number < missed for number in found)} events came again that were seen before", DROPPED)
+    return fail("an event came twice, or after one that was published later", NOT_SHARED)
 
 
 def _gap(stream: Stream) -> Finding | None:
     gaps = (arrival.frame for arrival in stream.arrivals if arrival.frame.type == "realtime.gap")
-    reason = next((control(frame.data or "").reason or "unknown" for frame in gaps), None)
-    if reason is None:
-        return None
-    if reason == "no-log":
-        advice = "Where events must not be missed, use a transport with a log (docs/transports.md)"
-        return warn("the transport keeps no log: each reconnect is told as a gap, and clients must reload", advice)
-    return fail(f"a gap was told ({reason}) over an event that was just published", ONE_LOG)
+    return next((gap(control(frame.data or "").reason or "unknown") for frame in gaps), None)

@@ -1,6 +1,7 @@
 """What stands between the doctor and a deployment, and is ill: each line has one illness."""
 
 import asyncio
+import itertools
 import re
 import ssl
 import time
@@ -41,20 +42,16 @@ class AlteringLine(Line):
             await writer.drain()
 
 
-class HoldingLine(Line):
-    """A proxy that reads an answer to its end before it passes it on; others than streams have one."""
+class TakesTurns(Line):
+    """A balancer of two instances: each connection goes to the one after the last one's."""
 
-    async def down(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Carry all answers but streams."""
-        kept = b""
-        while data := await reader.read(READ_BYTES):
-            kept += data
-            if b"content-type: text/event-stream" not in kept:
-                writer.write(kept)
-                kept = b""
-                await writer.drain()
-        writer.write(kept)
-        await writer.drain()
+    def __init__(self, *instances: Instance) -> None:
+        super().__init__(instances[0])
+        self._instances = itertools.cycle(instances)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.instance = next(self._instances)
+        await super()._serve(reader, writer)
 
 
 class LateLine(Line):

@@ -1,17 +1,20 @@
 """Each illness is found by the check that is there for it, and by no other; the well are found well."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from shared.doctor import CHECKS, Deployment, Finding, Limits, examine
+from shared.doctor import CHECKS, Deployment, Limits, examine
 from tests.client.line import Line
 from tests.doctor import lines
 from tests.doctor.conftest import HEARTBEAT, LIMITS, findings, with_verdict
-from tests.functions.tokens import PUBLISH_KEY, user_token
-from tests.processes import Instance
+from tests.functions.tokens import PUBLISH_KEY, SECRET, user_token
+from tests.processes import Instance, MakeInstance
+from tests.proxies.conftest import Nginx
 
 
 async def test_a_deployment_that_is_well_passes_every_check_and_each_says_what_it_measured(instance: Instance) -> None:
@@ -43,13 +46,20 @@ async def test_what_it_publishes_is_marked_and_nobody_else_hears_of_it(instance:
     assert len(own) == 1 + 1 + 3 + 2 + 2  # publish, long-poll, buffering, latency, resume
 
 
-async def ill(line: Line, limits: Limits = LIMITS) -> dict[str, Finding]:
-    async with line.open():
-        return await findings(line.address, limits=limits)
+STREAMING = ("publish", "token", "ticket", "long-poll", "stream", "buffering", "latency", "heartbeats", "resume")
 
 
-async def test_a_proxy_that_buffers_is_found_where_not_even_the_head_of_a_stream_comes(instance: Instance) -> None:
-    found = await ill(lines.HoldingLine(instance), Limits(answer=1.0, heartbeat=HEARTBEAT, samples=2))
+async def test_an_nginx_that_buffers_is_found_where_not_even_the_head_of_a_stream_comes(
+    instance: Instance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nginx = Nginx(tmp_path, instance.port)
+    monkeypatch.setenv("SSL_CERT_FILE", str(nginx.certificate))
+    config = tmp_path / "nginx.conf"
+    buffering = "proxy_buffering on; proxy_ignore_headers X-Accel-Buffering;"
+    config.write_text(config.read_text().replace("proxy_buffering off;", buffering))
+    with ExitStack() as stack:
+        stack.callback(nginx.stop)
+        found = await findings(nginx.start().url, *STREAMING, limits=Limits(answer=1.0, heartbeat=HEARTBEAT))
     assert with_verdict(found, "fail") == ["buffering"]
     assert "not even its head" in found["buffering"].reason
     for said in ("proxy_buffering off", "X-Accel-Buffering", "docs/containers.md", "REALTIME_STREAM_URL"):
@@ -59,11 +69,12 @@ async def test_a_proxy_that_buffers_is_found_where_not_even_the_head_of_a_stream
 
 
 async def test_a_proxy_that_brings_events_late_but_does_bring_them_is_found_too(instance: Instance) -> None:
-    late = lines.LateLine(instance, 0.3)
-    found = await ill(late, Limits(answer=2.0, heartbeat=HEARTBEAT, samples=1, held_back=0.15))
+    limits = Limits(answer=2.0, heartbeat=HEARTBEAT, samples=1, held_back=0.1)
+    async with lines.LateLine(instance, 0.2).open() as line:
+        found = await findings(line.address, "publish", "token", "ticket", "stream", "buffering", limits=limits)
     assert with_verdict(found, "fail") == ["buffering"]
     assert "held back" in found["buffering"].reason
-    assert float(found["buffering"].measured["usualMs"]) >= 150
+    assert float(found["buffering"].measured["usualMs"]) >= 100
     assert "proxy_buffering off" in found["buffering"].advice
 
 
@@ -71,7 +82,7 @@ async def test_a_proxy_that_brings_events_late_but_does_bring_them_is_found_too(
     ("line", "failed", "said", "advised"),
     [
         (lines.forgets_the_place, ["resume"], "never came", "Last-Event-ID"),
-        (lines.changes_the_place, ["resume"], "a gap was told (invalid)", "share one log"),
+        (lines.changes_the_place, ["resume"], "a gap was told (invalid)", "must share one log"),
         (lines.compresses, ["buffering"], "compressed on its way (gzip)", "gzip off"),
         (lines.swallows_heartbeats, ["heartbeats"], "none within", "REALTIME_HEARTBEAT"),
         (lines.lets_every_key_in, ["wrong-key"], "made up this moment is accepted", "Authorization"),
@@ -82,7 +93,8 @@ async def test_a_proxy_that_brings_events_late_but_does_bring_them_is_found_too(
 async def test_what_a_front_does_to_requests_and_answers_is_found_by_its_check(
     instance: Instance, line: Callable[[Instance], Line], failed: list[str], said: str, advised: str
 ) -> None:
-    found = await ill(line(instance))
+    async with line(instance).open() as ill:
+        found = await findings(ill.address)
     assert with_verdict(found, "fail") == failed, found
     for name in failed:
         assert said in found[name].reason
@@ -120,3 +132,27 @@ async def test_a_ticket_that_leads_nowhere_is_told_and_no_stream_is_looked_for(i
     assert "REALTIME_STREAM_URL" in found["ticket"].advice
     assert with_verdict(found, "skip") == ["long-poll", "stream", "resume"]
     assert "see `ticket`" in found["stream"].reason
+
+
+async def test_instances_that_each_have_a_log_of_their_own_are_found_before_users_miss_events(
+    instance: Instance, make_instance: MakeInstance
+) -> None:
+    other = make_instance(REALTIME_PUBLISH_KEYS=PUBLISH_KEY, REALTIME_JWT_SECRET=SECRET)
+    async with lines.TakesTurns(instance, other).open() as line:
+        limits = Limits(answer=1.0, heartbeat=HEARTBEAT)
+        found = await findings(line.address, "publish", "token", "ticket", "long-poll", limits=limits)
+    assert with_verdict(found, "fail") == ["long-poll"], found
+    assert "share one log: REALTIME_TRANSPORT redis or postgres" in found["long-poll"].advice
+
+
+async def test_a_transport_without_a_log_is_a_warning_because_it_says_so_itself(
+    redis_url: str, make_instance: MakeInstance
+) -> None:
+    instance = make_instance(
+        REALTIME_TRANSPORT="redis-pubsub", REDIS_URL=redis_url, REALTIME_AUTH="none", REALTIME_HEARTBEAT="0.2s"
+    )
+    found = await findings(instance.url, "anonymous-publish", *STREAMING, key=None)
+    assert with_verdict(found, "fail") == []
+    assert with_verdict(found, "warn") == ["anonymous-publish", "long-poll", "resume"]
+    assert "keeps no log" in found["resume"].reason
+    assert "docs/transports.md" in found["long-poll"].advice

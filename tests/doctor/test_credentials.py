@@ -2,8 +2,8 @@
 
 import pytest
 
-from shared.doctor import Deployment
-from tests.doctor.conftest import ORIGIN, findings, with_verdict
+from shared.doctor import Deployment, Limits
+from tests.doctor.conftest import HEARTBEAT, LIMITS, ORIGIN, findings, with_verdict
 from tests.functions.tokens import LIMITED_KEY, MINTING_KEY, SECRET, token, user_token
 from tests.processes import Instance, MakeInstance
 
@@ -79,3 +79,11 @@ async def test_a_deployment_without_authentication_works_here_and_is_a_failure_e
     assert "REALTIME_PUBLISH_KEYS" in elsewhere["anonymous-publish"].advice
     assert with_verdict(elsewhere, "warn") == ["health", "metrics"]
     assert "REALTIME_TRANSPORT" in elsewhere["health"].advice
+
+
+async def test_a_key_that_may_send_no_more_ends_the_samples_and_not_the_check(make_instance: MakeInstance) -> None:
+    instance = make_instance(REALTIME_PUBLISH_RATE="8/60s")
+    many = Limits(answer=LIMITS.answer, heartbeat=HEARTBEAT, samples=100)
+    found = (await findings(instance.url, "anonymous-publish", "stream", "latency", key=None, limits=many))["latency"]
+    assert (found.verdict, found.measured["samples"]) == ("ok", 7)
+    assert "cut short by the limit of this key: 429" in found.reason
