@@ -52,7 +52,7 @@ async def _come_back(deployment: Deployment, cursor: str, missed: int, *, in_que
         found = [number for arrival in stream.arrivals if (number := deployment.number_of(arrival.frame.data))]
     finally:
         await deployment.close_stream()
-    if found == [missed, last]:
+    if found == list(range(missed, last + 1)):  # on a second try, with what the first one published
         return None
     if missed not in found:
         return fail("the event that was published meanwhile never came", DROPPED)

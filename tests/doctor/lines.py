@@ -10,10 +10,11 @@ from contextlib import asynccontextmanager
 from email.utils import formatdate
 
 from tests.client.line import Line
-from tests.functions.tokens import PUBLISH_KEY
+from tests.functions.tokens import PUBLISH_KEY, user_token
 from tests.processes import HOST, Instance
 
 READ_BYTES = 64 * 1024
+NEVER = (b"(?!)", b"")  # matches nothing
 
 
 class AlteringLine(Line):
@@ -23,8 +24,8 @@ class AlteringLine(Line):
         self,
         instance: Instance,
         *,
-        request: tuple[bytes, bytes] = (b"(?!)", b""),
-        answer: tuple[bytes, bytes] = (b"(?!)", b""),
+        request: tuple[bytes, bytes] = NEVER,
+        answer: tuple[bytes, bytes] = NEVER,
     ) -> None:
         super().__init__(instance)
         self._request, self._answer = request, answer
@@ -52,6 +53,18 @@ class TakesTurns(Line):
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.instance = next(self._instances)
         await super()._serve(reader, writer)
+
+
+class StaleLine(AlteringLine):
+    """Sends clients back to the first place that they were told of."""
+
+    async def down(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Carry answers, and remember the first id in them."""
+        while data := await reader.read(READ_BYTES):
+            if first := self._request == NEVER and re.search(rb"\nid: (\S+)", data):
+                self._request = (rb"(last-event-id: )[^\r]+", rb"\g<1>" + first[1])
+            writer.write(data)
+            await writer.drain()
 
 
 class LateLine(Line):
@@ -87,6 +100,11 @@ def changes_the_place(instance: Instance) -> AlteringLine:
     return AlteringLine(instance, request=(rb"(last-event-id: )[^\r]+", rb"\1spoilt"))
 
 
+def takes_it_from_the_query(instance: Instance) -> AlteringLine:
+    """Drops the last event's id from the headers alone."""
+    return AlteringLine(instance, request=(rb"last-event-id: [^\r]+\r\n", b""))
+
+
 def leads_elsewhere(instance: Instance) -> AlteringLine:
     """Has tickets name an address where nobody is."""
     return AlteringLine(instance, answer=(rb'"url":"/api/events"', b'"url":"//[::1]:9/e"'))
@@ -106,6 +124,17 @@ def lets_every_key_in(instance: Instance) -> AlteringLine:
 def lets_every_origin_in(instance: Instance) -> AlteringLine:
     """Allows every origin on every answer, beside what the server says."""
     return AlteringLine(instance, answer=(rb"\r\nvary: ", b"\r\naccess-control-allow-origin: *\r\nvary: "))
+
+
+def lets_strangers_in(instance: Instance) -> AlteringLine:
+    """Allows every origin that the server does not."""
+    asked = rb"\r\nvary: Origin\r\n(?!access-control-allow-origin)"
+    return AlteringLine(instance, answer=(asked, b"\r\naccess-control-allow-origin: *\r\nvary: Origin\r\n"))
+
+
+def brings_its_own_token(instance: Instance) -> AlteringLine:
+    """Puts a token that holds in the place of any other."""
+    return AlteringLine(instance, request=(rb"Bearer eyJ[^\r]+", f"Bearer {user_token('u1')}".encode()))
 
 
 def compresses(instance: Instance) -> AlteringLine:

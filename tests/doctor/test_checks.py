@@ -1,9 +1,10 @@
 """Each illness is found by the check that is there for it, and by no other; the well are found well."""
 
+import asyncio
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import httpx
 import pytest
@@ -82,10 +83,13 @@ async def test_a_proxy_that_brings_events_late_but_does_bring_them_is_found_too(
     ("line", "failed", "said", "advised"),
     [
         (lines.forgets_the_place, ["resume"], "never came", "Last-Event-ID"),
+        (lines.takes_it_from_the_query, ["resume"], "with last_event_id= in the query it does", "Last-Event-ID"),
+        (lines.StaleLine, ["resume"], "5 events came again that were seen before", "Last-Event-ID"),
         (lines.changes_the_place, ["resume"], "a gap was told (invalid)", "must share one log"),
         (lines.compresses, ["buffering"], "compressed on its way (gzip)", "gzip off"),
         (lines.swallows_heartbeats, ["heartbeats"], "none within", "REALTIME_HEARTBEAT"),
         (lines.lets_every_key_in, ["wrong-key"], "made up this moment is accepted", "Authorization"),
+        (lines.lets_strangers_in, ["cors", "cors-stream"], "every origin may read", "REALTIME_ALLOWED_ORIGINS"),
         (lines.lets_every_origin_in, ["cors", "cors-stream"], "twice", "REALTIME_ALLOWED_ORIGINS"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
@@ -99,6 +103,27 @@ async def test_what_a_front_does_to_requests_and_answers_is_found_by_its_check(
     for name in failed:
         assert said in found[name].reason
         assert advised in found[name].advice
+
+
+async def test_a_front_that_lends_its_own_token_to_whoever_brings_a_forged_one_is_found(instance: Instance) -> None:
+    async with lines.brings_its_own_token(instance).open() as line:
+        found = await findings(line.address, "token", "ticket", "forged-token")
+    assert with_verdict(found, "fail") == ["forged-token"]
+    assert "a token with another signature: events are given out" in found["forged-token"].reason
+    assert "REALTIME_AUTH" in found["forged-token"].advice
+
+
+async def test_a_check_that_takes_too_long_is_ended_and_the_next_one_follows(instance: Instance) -> None:
+    async def hangs(_: Deployment) -> NoReturn:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    limits = Limits(answer=0.01, heartbeat=0.01)
+    async with Deployment(instance.url, limits=limits) as deployment:
+        found = [finding async for finding in examine(deployment, {"hangs": hangs, "settings": CHECKS["settings"]})]
+    assert [finding.verdict for finding in found] == ["fail", "ok"]
+    assert found[0].reason == "not done within 0.06 s"
+    assert "--timeout" in found[0].advice
 
 
 @pytest.mark.parametrize(("seconds", "verdict"), [(-7_200, "fail"), (600, "fail"), (10, "warn"), (0, "ok")])
