@@ -1,11 +1,13 @@
 """One deployment that the doctor's tests share, and how they have it looked at."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from shared.doctor import CHECKS, Deployment, Finding, Limits, examine
+from tests.certificates import certify
 from tests.functions.tokens import LIMITED_KEY, MINTING_KEY, PUBLISH_KEY, SECRET
 from tests.processes import Instance
 
@@ -33,6 +35,33 @@ def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
     instance = Instance(tmp_path_factory.mktemp("doctor"), settings).start()
     yield instance
     instance.stop()
+
+
+@pytest.fixture(scope="session")
+def open_instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
+    """One in memory, without authentication, that takes not too many events at once."""
+    settings = {
+        "REALTIME_HEARTBEAT": f"{HEARTBEAT}s",
+        "REALTIME_ALLOWED_ORIGINS": ORIGIN,
+        "REALTIME_PUBLISH_RATE": "40/600s",
+    }
+    instance = Instance(tmp_path_factory.mktemp("open"), settings).start()
+    yield instance
+    instance.stop()
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate that none of our servers has."""
+    file = tmp_path_factory.mktemp("authority") / "tls.pem"
+    certify(file)
+    return file
+
+
+@pytest.fixture(autouse=True)
+def _trusts_nobody(authority: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each run would read the certificates of all the world's authorities, which takes longer than the checks."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority))
 
 
 async def findings(

@@ -3,9 +3,9 @@
 import pytest
 
 from shared.doctor import Deployment, Limits
-from tests.doctor.conftest import HEARTBEAT, LIMITS, ORIGIN, findings, with_verdict
+from tests.doctor.conftest import HEARTBEAT, LIMITS, findings, with_verdict
 from tests.functions.tokens import LIMITED_KEY, MINTING_KEY, SECRET, token, user_token
-from tests.processes import Instance, MakeInstance
+from tests.processes import Instance
 
 WHO = ("anonymous-publish", "wrong-key", "publish", "token", "ticket", "forged-token")
 
@@ -67,23 +67,22 @@ async def test_a_secret_signs_a_token_that_holds_only_where_it_is_the_deployment
 
 
 async def test_a_deployment_without_authentication_works_here_and_is_a_failure_elsewhere(
-    make_instance: MakeInstance, monkeypatch: pytest.MonkeyPatch
+    open_instance: Instance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    instance = make_instance(REALTIME_HEARTBEAT="0.2s", REALTIME_ALLOWED_ORIGINS=ORIGIN)
-    found = await findings(instance.url, key=None)
+    found = await findings(open_instance.url, key=None)
     assert (with_verdict(found, "fail"), with_verdict(found, "warn")) == ([], ["anonymous-publish"])
     assert with_verdict(found, "skip") == ["wrong-key", "token", "ticket", "forged-token"]
     monkeypatch.setattr(Deployment, "is_local", False)
-    elsewhere = await findings(instance.url, "health", "anonymous-publish", "metrics", key=None)
+    elsewhere = await findings(open_instance.url, "health", "anonymous-publish", "metrics", key=None)
     assert elsewhere["anonymous-publish"].verdict == "fail"
     assert "REALTIME_PUBLISH_KEYS" in elsewhere["anonymous-publish"].advice
     assert with_verdict(elsewhere, "warn") == ["health", "metrics"]
     assert "REALTIME_TRANSPORT" in elsewhere["health"].advice
 
 
-async def test_a_key_that_may_send_no_more_ends_the_samples_and_not_the_check(make_instance: MakeInstance) -> None:
-    instance = make_instance(REALTIME_PUBLISH_RATE="8/60s")
-    many = Limits(answer=LIMITS.answer, heartbeat=HEARTBEAT, samples=100)
-    found = (await findings(instance.url, "anonymous-publish", "stream", "latency", key=None, limits=many))["latency"]
-    assert (found.verdict, found.measured["samples"]) == ("ok", 7)
-    assert "cut short by the limit of this key: 429" in found.reason
+async def test_a_key_that_may_send_no_more_ends_the_samples_and_not_the_check(open_instance: Instance) -> None:
+    limits = Limits(answer=LIMITS.answer, heartbeat=HEARTBEAT, samples=100)
+    found = await findings(open_instance.url, "anonymous-publish", "stream", "latency", key=None, limits=limits)
+    assert found["latency"].verdict == "ok"
+    assert 1 <= float(found["latency"].measured["samples"]) < 40
+    assert "cut short by the limit of this key: 429" in found["latency"].reason
