@@ -91,7 +91,7 @@ class Hub:
 
         Raises TransportUnavailable; then some may have been taken, and the same ids can be sent again.
         """
-        if self.tracer is None:
+        if self.tracer is None or not events:
             return await self._publish(events)
         with self.tracer.append(events) as append:
             receipts = await self._publish(append.events)
