@@ -212,19 +212,20 @@ async def _follow_until(hub: Hub, data: object) -> list[object]:
 async def test_a_crowd_that_comes_at_the_same_moment_is_served_and_none_is_turned_away(
     store: LogStore,
 ) -> None:
-    crowd = 300
+    crowd, patience = 300, 45.0  # seconds: what is proven is that all are served, however busy the machine
     async with Hub(store.open()) as hub:
         await publish(hub.transport, "history")
 
         async def come(number: int) -> list[object]:
             async with subscribed(hub, f"u{number}", since="earliest") as sink:
-                await sink.has("end")
+                await sink.has("end", patience)
             return sink.data
 
-        arrivals = [asyncio.create_task(come(number)) for number in range(crowd)]
-        await eventually(lambda: len(hub.subscribers) == crowd or any(task.done() for task in arrivals))
-        await publish(hub.transport, "end")
-        assert await asyncio.gather(*arrivals) == [["history", "end"]] * crowd
+        async with asyncio.TaskGroup() as tasks:  # where one fails, none of the others lives on into the next test
+            arrivals = [tasks.create_task(come(number)) for number in range(crowd)]
+            await eventually(lambda: len(hub.subscribers) == crowd, patience)
+            await publish(hub.transport, "end")
+        assert [arrival.result() for arrival in arrivals] == [["history", "end"]] * crowd
 
 
 async def test_a_crowd_of_publishers_is_served_and_none_is_turned_away(store: LogStore) -> None:
