@@ -4,13 +4,18 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from shared.cli.exits import FAILED
 from shared.cli.output import as_json, console, is_terminal, json_option, plain
 from shared.cli.server import key_option, token_option, url_option
+
+if TYPE_CHECKING:
+    from shared.doctor import Deployment, Finding
+
+    Tell = Callable[[Finding], None]
 
 _WORDS = {"ok": "ok", "warn": "WARN", "fail": "FAIL", "skip": "skip"}
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red", "skip": "dim"}
@@ -69,7 +74,7 @@ def command(
     return FAILED if counted["fail"] else 0
 
 
-async def _tell(deployment: Any, tell: Callable[[Any], None]) -> Counter[str]:
+async def _tell(deployment: "Deployment", tell: "Tell") -> Counter[str]:
     from shared.doctor import examine
 
     counted: Counter[str] = Counter()
@@ -80,13 +85,13 @@ async def _tell(deployment: Any, tell: Callable[[Any], None]) -> Counter[str]:
     return counted
 
 
-def _line(finding: Any) -> None:
+def _line(finding: "Finding") -> None:
     click.echo(plain(f"{_WORDS[finding.verdict]:4}  {finding.check:17}  {finding.reason}"))
     if finding.advice:
         click.echo(plain(f"{'':4}  {'':17}  > {finding.advice}"))
 
 
-def _terminal(stack: ExitStack) -> Callable[[Any], None]:
+def _terminal(stack: ExitStack) -> "Tell":
     """Return how a finding is drawn: in columns, so that long texts stay in theirs. Something moves until the end."""
     from rich.table import Table
     from rich.text import Text
@@ -94,7 +99,7 @@ def _terminal(stack: ExitStack) -> Callable[[Any], None]:
     terminal = console()
     stack.enter_context(terminal.status("looking"))
 
-    def draw(finding: Any) -> None:
+    def draw(finding: "Finding") -> None:
         grid = Table.grid(padding=(0, 2))
         grid.add_column(width=4)
         grid.add_column(width=17)
@@ -113,7 +118,11 @@ def _origin(value: str | None) -> str | None:
 
     if value is None:
         return None
-    parts = httpx.URL(value) if value.isascii() and value.isprintable() else None
-    if parts is None or parts.scheme not in ("http", "https") or value != f"{parts.scheme}://{parts.netloc.decode()}":
+    try:
+        parts = httpx.URL(value)
+        is_exact = bool(parts.host) and value in (f"{scheme}://{parts.netloc.decode()}" for scheme in ("http", "https"))
+    except httpx.InvalidURL:
+        is_exact = False
+    if not is_exact:
         raise click.BadParameter("must be an exact origin, such as https://app.example.com")
     return value

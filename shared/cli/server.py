@@ -83,7 +83,10 @@ class _Problem(msgspec.Struct):
 
 
 def _address(context: click.Context, parameter: click.Parameter, value: str) -> str:
-    parts = httpx.URL(value) if value.isascii() and value.isprintable() else None
+    try:
+        parts = httpx.URL(value) if value.isascii() and value.isprintable() else None
+    except httpx.InvalidURL:
+        parts = None
     if parts is None or parts.scheme not in ("http", "https") or not parts.host:
         raise click.BadParameter("must be an http:// or https:// address, such as https://app.example.com")
     return value.rstrip("/")

@@ -52,6 +52,9 @@ def test_on_a_terminal_long_texts_stay_in_their_column(monkeypatch: pytest.Monke
     [
         (["--origin", "app.example.com"], "must be an exact origin"),
         (["--origin", "https://app.example.com/"], "must be an exact origin"),
+        (["--origin", "https://app.example.com:port"], "must be an exact origin"),
+        (["--origin", "https://"], "must be an exact origin"),
+        (["--url", "https://app.example.com:port"], "must be an http:// or https:// address"),
         (["--url", "app.example.com"], "must be an http:// or https:// address"),
         (["--timeout", "0"], "--timeout"),
         (["--samples", "0"], "--samples"),

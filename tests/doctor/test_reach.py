@@ -45,12 +45,17 @@ LIVE = json.dumps({"status": "live", "info": {"title": "Tidemark", "version": "9
         ({"environ": {"REALTIME_JWT_SECRET": "hunter2"}}, "warn", "REALTIME_JWT_SECRET is shorter", "openssl"),
         (
             {"environ": {"REALTIME_TRANSPORT": "hunter2"}},
-            "fail",
+            "warn",
             "REALTIME_TRANSPORT: must be",
             "docs/configuration.md",
         ),
         ({"environ": {"REALTIME_TRANSPORT": "redis", "REDIS_URL": "ssm:/a/b"}}, "ok", "with a key", ""),
-        ({"environ": {"REDIS_URL": "ssm:"}}, "fail", "REDIS_URL: must be ssm:", "docs/configuration.md"),
+        (
+            {"environ": {"REDIS_URL": "ssm:"}},
+            "warn",
+            "would not start: REDIS_URL: must be ssm:",
+            "docs/configuration.md",
+        ),
     ],
 )
 async def test_settings_are_judged_before_anything_is_sent_and_never_repeated(
