@@ -12,7 +12,7 @@ import pytest
 from shared.doctor import CHECKS, Deployment, Limits, examine
 from tests.client.line import Line
 from tests.doctor import lines
-from tests.doctor.conftest import HEARTBEAT, LIMITS, findings, with_verdict
+from tests.doctor.conftest import HEARTBEAT, LIMITS, ORIGIN, findings, with_verdict
 from tests.functions.tokens import PUBLISH_KEY, SECRET, user_token
 from tests.processes import Instance, MakeInstance
 from tests.proxies.conftest import Nginx
@@ -181,3 +181,19 @@ async def test_a_transport_without_a_log_is_a_warning_because_it_says_so_itself(
     assert with_verdict(found, "warn") == ["anonymous-publish", "long-poll", "resume"]
     assert "keeps no log" in found["resume"].reason
     assert "docs/transports.md" in found["long-poll"].advice
+
+
+async def test_streams_on_a_host_of_their_own_are_looked_at_there(redis_url: str, make_instance: MakeInstance) -> None:
+    shared = {
+        "REALTIME_TRANSPORT": "redis",
+        "REDIS_URL": redis_url,
+        "REALTIME_PUBLISH_KEYS": PUBLISH_KEY,
+        "REALTIME_JWT_SECRET": SECRET,
+        "REALTIME_HEARTBEAT": f"{HEARTBEAT}s",
+    }
+    streams = make_instance(**shared)  # where the page's origin was forgotten
+    api = make_instance(**shared, REALTIME_STREAM_URL=f"{streams.url}/api/events", REALTIME_ALLOWED_ORIGINS=ORIGIN)
+    found = await findings(api.url)
+    assert found["ticket"].measured["url"] == found["stream"].measured["url"] == f"{streams.url}/api/events"
+    assert with_verdict(found, "fail") == ["cors-stream"], found
+    assert with_verdict(found, "ok") == [name for name in CHECKS if name != "cors-stream"]
