@@ -1,5 +1,6 @@
 """`tidemark cost`: lines, totals, the cheapest, where it tips over; and what it says to numbers that cannot be."""
 
+import functools
 import json
 import re
 import sys
@@ -16,6 +17,7 @@ from tests.cost.tables import SHIPPED, written
 MANY = ("--users", "1000", "--events", "1000000")
 
 
+@functools.cache
 def told(*arguments: str) -> dict[str, Any]:
     ran = run("cost", *arguments, "--json")
     assert (ran.code, ran.err) == (0, "")
