@@ -7,12 +7,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
+from shared.transports.redis_streams import BLOCK
 from tests.faults.clients import event, follow, on_redis, publish, receipts
 from tests.processes import HOST, MakeInstance, MakeRedis, RedisServer
 
 CONNECTIONS = 100
 COMMANDS_A_MINUTE = 12
-WINDOW = 25.0  # seconds: longer than one blocking read, so that at least one ends in it
+WINDOW = BLOCK + 1.0  # seconds: longer than one blocking read, so that at least one ends in it
 DONE = "the-end-of-this-watch"
 
 
