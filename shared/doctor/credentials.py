@@ -184,12 +184,7 @@ async def ticket(deployment: Deployment) -> Finding:
     if response.status_code != 200:
         advice = "Let POST /api/tickets through, with its Authorization header"
         return fail(f"no ticket: {await detail_of(response)}", advice)
-    try:
-        told = msgspec.json.decode(response.content, type=_Ticket)
-        url = httpx.URL(deployment.url).join(told.url)
-    except (msgspec.DecodeError, httpx.InvalidURL):
-        return fail("the answer is no ticket", "Let /api/ through to the functions: what answers is something else")
-    deployment.hidden.add(told.ticket)
+    url = _read_ticket(deployment, response)[1]
     deployment.stream_url = ""
     where, advice = place(url), "Set REALTIME_STREAM_URL to the streams' https:// address (docs/deploy.md)"
     if url.scheme == "http" and httpx.URL(deployment.url).scheme == "https":
@@ -209,9 +204,18 @@ async def new_ticket(deployment: Deployment) -> str:
     response = await _ask_for_ticket(deployment, deployment.subscriber)
     if response.status_code != 200:
         raise Decided(fail(f"no ticket: {await detail_of(response)}", "See the log of the function for /api/tickets"))
-    told = msgspec.json.decode(response.content, type=_Ticket).ticket
-    deployment.hidden.add(told)
-    return told
+    return _read_ticket(deployment, response)[0]
+
+
+def _read_ticket(deployment: Deployment, response: httpx.Response) -> tuple[str, httpx.URL]:
+    try:
+        told = msgspec.json.decode(response.content, type=_Ticket)
+        url = httpx.URL(deployment.url).join(told.url)
+    except (msgspec.DecodeError, httpx.InvalidURL):
+        advice = "Let /api/ through to the functions: what answers is something else"
+        raise Decided(fail("the answer is no ticket", advice)) from None
+    deployment.hidden.add(told.ticket)
+    return told.ticket, url
 
 
 async def forged_token(deployment: Deployment) -> Finding:

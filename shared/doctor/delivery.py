@@ -1,6 +1,7 @@
 """How events come: `long-poll`, `stream`, `buffering`, `latency`, `heartbeats`. The last three look at one stream."""
 
 import asyncio
+import contextlib
 import math
 from collections.abc import Sequence
 
@@ -23,6 +24,7 @@ NOT_SHARED = (
     "All instances and functions must share one log: REALTIME_TRANSPORT redis or postgres, the same store, and the same"
     " REALTIME_PREFIX, REALTIME_PARTITIONS and REALTIME_USER_SHARDS (docs/configuration.md)"
 )
+CUT = "See the time-outs of what is in front: it must let a stream be silent for a minute (docs/containers.md)"
 HELD_BACK = (
     "Something in front keeps the answer. nginx: proxy_buffering off and gzip off for the stream's path"
     " (examples/nginx.conf), and do not ignore X-Accel-Buffering. Others: docs/containers.md, In front of it. HTTP APIs"
@@ -75,6 +77,13 @@ async def stream(deployment: Deployment) -> Finding:
 
 async def buffering(deployment: Deployment) -> Finding:
     """Publish while the stream is open: each event must come as it happens, and not at the end or after seconds."""
+    found = await _watch(deployment)
+    if found.verdict == "fail" and not found.measured:  # nothing of it can be read: to wait for more would be in vain
+        await deployment.close_stream()
+    return found
+
+
+async def _watch(deployment: Deployment) -> Finding:
     if deployment.held_back:
         seconds = deployment.limits.answer
         return fail(f"nothing of the stream comes within {seconds:g} s, not even its head", HELD_BACK)
@@ -117,10 +126,7 @@ def _altered(headers: httpx.Headers) -> Finding | None:
 
 def _missing(deployment: Deployment, live: Stream, limit: float) -> Finding:
     if live.end is not None:
-        advice = (
-            "See the time-outs of what is in front: it must let a stream be silent for a minute (docs/containers.md)"
-        )
-        return fail(f"the stream ended before the event came: {live.end}", advice)
+        return fail(f"the stream ended before the event came: {live.end}", CUT)
     if deployment.polls:
         return fail(
             f"an event that a long poll brings at once does not come by the stream within {limit:g} s", HELD_BACK
@@ -171,10 +177,7 @@ async def heartbeats(deployment: Deployment) -> Finding:
         after = arrival.at - live.arrivals[ready].at
         return ok(f"the first came after {after:.1f} s", firstSeconds=round(after, 1))
     if live.end is not None:
-        advice = (
-            "See the time-outs of what is in front: it must let a stream be silent for a minute (docs/containers.md)"
-        )
-        return fail(f"the stream ended before one came: {live.end}", advice)
+        return fail(f"the stream ended before one came: {live.end}", CUT)
     advice = "If the deployment's REALTIME_HEARTBEAT is longer, give it as --heartbeat. " + HELD_BACK
     return fail(f"none within {seconds:g} s", advice)
 
@@ -201,14 +204,12 @@ async def connect(deployment: Deployment, cursor: str = "", *, in_query: bool = 
     url = deployment.stream_url
     try:
         response = await open_stream(deployment.http, url, query, headers, deployment.limits.answer)
+        if response.status_code == 200:
+            return Stream(response, cursor)
+        async with contextlib.aclosing(response):
+            detail = await detail_of(response)
     except httpx.RequestError as error:
         raise Decided(unreachable(httpx.URL(url), error)) from None
-    if response.status_code == 200:
-        return Stream(response, cursor)
-    try:
-        detail = await detail_of(response)
-    finally:
-        await response.aclose()
     if response.status_code == 429:
         advice = "Ask again later, or raise REALTIME_MAX_CONNECTIONS or REALTIME_MAX_USER_CONNECTIONS"
         raise Decided(warn(f"no stream: {detail}", advice))

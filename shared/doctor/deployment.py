@@ -159,7 +159,7 @@ class Deployment:
     def need_live(self) -> Stream:
         """Return the open stream. Raises Decided where there is none."""
         if self.live is None:
-            raise Decided(skip("no stream is open: see `stream`"))
+            raise Decided(skip("no stream is open that can be read: see `stream` and `buffering`"))
         return self.live
 
     async def close_stream(self) -> None:
@@ -170,8 +170,7 @@ class Deployment:
 
     def numbers(self, page: Page) -> list[int]:
         """Return which of our events a page holds."""
-        found = (self.number_of(msgspec.json.decode(event, type=_Stored).data) for event in page.events)
-        return [number for number in found if number is not None]
+        return [number for event in page.events if (number := self.number_of(_data_of(event))) is not None]
 
     def number_of(self, data: bytes | str | None) -> int | None:
         """Return the number of an event of this run by its data, None where it is none."""
@@ -189,6 +188,13 @@ class _Mark(msgspec.Struct):
 
 class _Stored(msgspec.Struct):
     data: msgspec.Raw
+
+
+def _data_of(event: msgspec.Raw) -> msgspec.Raw:
+    try:
+        return msgspec.json.decode(event, type=_Stored).data
+    except msgspec.DecodeError:
+        return msgspec.Raw(b"null")
 
 
 def refused(status: int) -> str:

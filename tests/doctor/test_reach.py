@@ -9,10 +9,10 @@ from typing import NoReturn
 
 import pytest
 
-from shared.doctor import CHECKS
+from shared.doctor import CHECKS, Limits
 from tests.certificates import certify
 from tests.doctor import lines
-from tests.doctor.conftest import findings, with_verdict
+from tests.doctor.conftest import HEARTBEAT, findings, with_verdict
 from tests.functions.tokens import token, user_token
 from tests.processes import HOST, Instance, free_port
 
@@ -121,6 +121,22 @@ async def test_something_else_that_answers_and_an_address_that_redirects_are_tol
     async with lines.answering(lambda _: moved) as url:
         found = (await findings(url, "reachability"))["reachability"]
     assert (found.verdict, found.reason) == ("fail", "the address redirects to https://app.example.com/")
+
+
+async def test_answers_that_make_no_sense_are_findings_and_break_nothing() -> None:
+    body = json.dumps({"events": [1], "cursor": "c", "ticket": "t", "url": "/x", "token": "t.t.t"})
+
+    def answer(head: bytes) -> bytes:
+        if head.startswith((b"GET /api/health", b"GET /api/openapi")):
+            return LIVE
+        status = 401 if b"bearer" not in head.lower() else 202 if b"/api/publish" in head else 200
+        return f"HTTP/1.1 {status} Told\r\ncontent-length: {len(body)}\r\n\r\n{body}".encode()
+
+    limits = Limits(answer=1.0, heartbeat=HEARTBEAT)
+    async with lines.answering(answer) as url:
+        found = await findings(url, key=KEY, limits=limits)
+    failed = ["wrong-key", "publish", "forged-token", "cors", "cors-stream", "long-poll", "stream"]
+    assert with_verdict(found, "fail") == failed, found
 
 
 async def test_a_front_that_keeps_health_and_metrics_to_itself_is_no_failure(instance: Instance) -> None:
