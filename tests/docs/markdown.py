@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 from markdown_it import MarkdownIt
@@ -83,6 +84,14 @@ def commands_in_text() -> tuple[Block, ...]:
             if is_command(span.text):
                 found.setdefault(span.text, span)
     return tuple(found.values())
+
+
+def paragraphs(document: str) -> Iterator[str]:
+    """The lines of text of a document outside of tables and headings."""
+    tokens = _tokens(document)
+    for before, token in pairwise(tokens):
+        if before.type == "paragraph_open" and token.type == "inline":
+            yield from token.content.splitlines()
 
 
 def table_rows(document: str, heading: str) -> list[list[str]]:

@@ -151,7 +151,7 @@ class Shell:
         script.write_text(_with_servers(text, followed) if block.language != "python" else text)
         for name, value in variables.items():
             self._say(f"{name}={shlex.quote(value)}; export {name}")
-        start = f"python {script}" if block.language == "python" else f". {script}"
+        start = f"python - <{script}" if block.language == "python" else f". {script}"
         self._say(f"{start} >{told} 2>{errors}; echo $? >{status}.new; mv {status}.new {status}")
         try:
             wait_until(lambda: status.exists() or self._process.poll() is not None, SECONDS)

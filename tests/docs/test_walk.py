@@ -10,7 +10,7 @@ from opentelemetry.sdk import environment_variables
 
 from tests.docs.excuses import EXCUSES, Excuse
 from tests.docs.kinds import LANGUAGES, RUN_BY, kind_of
-from tests.docs.markdown import Block, blocks, documents, spans, text_of
+from tests.docs.markdown import Block, blocks, documents, paragraphs, spans, text_of
 from tests.docs.stand_ins import check_param
 from tests.processes import ROOT
 
@@ -61,11 +61,24 @@ def test_every_variable_that_a_document_names_is_read_somewhere(document: str) -
 @pytest.mark.parametrize("document", documents())
 def test_every_link_and_every_script_that_a_document_names_is_there(document: str) -> None:
     path, text = ROOT / document, text_of(document)
-    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
+    named = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'(?:src|srcset|href)="([^"]+)"', text)
+    links = [link for link in named if "://" not in link]
     missing = [link for link in links if not leads_somewhere(path, link)]
     scripts = set(re.findall(r"(?<![\w/.])(scripts/[a-z_]+(?:\.py)?)\b", text))
     missing += [script for script in scripts if not (ROOT / script).exists()]
     assert missing == []
+
+
+@pytest.mark.parametrize("document", documents())
+def test_every_row_of_a_table_is_in_one(document: str) -> None:
+    assert [line for line in paragraphs(document) if line.startswith("|")] == [], "an empty line ends a table"
+
+
+def test_every_variable_that_settings_are_read_from_is_explained() -> None:
+    code = "".join((ROOT / "shared" / f"{name}.py").read_text() for name in ("config", "endpoints", "variables"))
+    read = set(re.findall(r'"((?:REALTIME|REDIS|UPSTASH|AWS|DATABASE|NETLIFY)_[A-Z_]+|HOST|PORT)"', code))
+    explained = {span.text for span in spans("docs/configuration.md")}
+    assert read - explained - {"AWS_LAMBDA_FUNCTION_NAME"} == set()  # the last one AWS sets
 
 
 @pytest.mark.parametrize("document", documents())

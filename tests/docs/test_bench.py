@@ -1,0 +1,39 @@
+"""bench/README.md says which durations were cut, and to what: the numbers are those of the code."""
+
+import ast
+from typing import Any
+
+from bench.measure import coldstart, fanout
+from tests.docs.markdown import text_of
+from tests.processes import ROOT
+
+WORDS = {3: "three", 5: "five"}
+
+
+def full(name: str) -> list[Any]:
+    """What a measurement takes where its numbers count: the first of each `session.pick(full, quick)`."""
+    tree = ast.parse((ROOT / "bench" / "measure" / f"{name}.py").read_text())
+    picked = []
+    for call in ast.walk(tree):
+        match call:
+            case ast.Call(ast.Attribute(attr="pick"), [ast.Constant() | ast.List() as value, _]):
+                picked.append(ast.literal_eval(value))
+            case _:
+                pass
+    return picked
+
+
+def test_the_durations_that_were_cut_are_those_that_the_readme_says() -> None:
+    [told] = [part for part in text_of("bench/README.md").split("\n\n") if part.startswith("Durations were cut")]
+    told = " ".join(told.split())
+    [tail], [endtoend], [rate] = full("tail"), full("endtoend"), full("rate")
+    seconds, [connections] = full("idle")
+    assert tail == endtoend
+    for cut in (
+        f"{WORDS[tail]} seconds a rate for `tail` and `endtoend`",
+        f"{rate} events for `rate`",
+        f"{seconds:g} s for `idle` with {connections:,} connections",
+        f"no bursts through sse-starlette at {fanout.SLOWEST:,} connections",
+        f"{WORDS[coldstart.STARTS]} starts a sample for `coldstart`",
+    ):
+        assert cut in told

@@ -1,0 +1,106 @@
+"""The reader itself: what would go wrong for a person is seen, and nothing new gets past it."""
+
+import re
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+
+from tests.docs.commands import commands_of, follows, serves
+from tests.docs.kinds import kind_of
+from tests.docs.markdown import Block
+from tests.docs.placeholders import NoValueError, filled, pattern_of
+from tests.docs.shell import Outcome, Shell
+from tests.docs.stand_ins import WrongCallError, check
+
+
+@pytest.fixture(scope="module")
+def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
+    """A shell with nothing to reach."""
+    with closing(Shell(tmp_path_factory.mktemp("reader"), {"NAME": "of the shell"}, {})) as shell:
+        yield shell
+
+
+def run(shell: Shell, line: int, text: str, info: str = "sh") -> Outcome:
+    """Run a block of this document that is none."""
+    return shell.run(Block("made-up.md", line, info, text), text, {"PORT": "9"})
+
+
+def test_what_fails_is_told_also_in_the_middle_of_a_block(shell: Shell) -> None:
+    outcome = run(shell, 1, "tidemark nonsense\necho after\n")
+    assert outcome.told == "after\n"
+    assert outcome.failed == ["tidemark ended with 2"]
+
+
+def test_a_program_that_nobody_provides_is_not_found_even_where_this_machine_has_it(shell: Shell) -> None:
+    outcome = run(shell, 2, "ls /\n")
+    assert outcome.failed == ["the last command ended with 127"]
+    assert "ls: not found" in outcome.errors
+
+
+def test_a_stand_in_is_noted_with_its_arguments_and_the_shell_remembers_what_was_set(shell: Shell) -> None:
+    assert run(shell, 3, "WHERE='two words'\nput() { aws ssm put-parameter --name \"$1\"; }\n").calls == []
+    outcome = run(shell, 4, 'put "$WHERE"\nscripts/osls deploy\n')
+    assert outcome.calls == [["aws", "ssm", "put-parameter", "--name", "two words"], ["scripts/osls", "deploy"]]
+    assert outcome.failed == []
+
+
+def test_python_is_run_and_what_it_raises_is_told(shell: Shell) -> None:
+    assert run(shell, 5, "print(6 * 7)\n", "python").told == "42\n"
+    outcome = run(shell, 6, "import shared.event\nraise SystemExit(3)\n", "python")
+    assert outcome.failed == ["python ended with 3"]
+
+
+def test_a_server_that_does_not_start_fails_its_block(shell: Shell) -> None:
+    outcome = run(shell, 7, "export REALTIME_TRANSPORT=nonsense\nscripts/serve\n")
+    assert outcome.failed == ["the last command ended with 1"]
+    assert "REALTIME_TRANSPORT" in outcome.errors
+
+
+@pytest.mark.parametrize("info", ["ruby", "text", "ts", ""])
+def test_a_block_of_no_known_kind_has_none(info: str) -> None:
+    assert kind_of(Block("made-up.md", 1, info, "puts 'what is this?'\n")) is None
+
+
+def test_a_placeholder_without_a_value_is_no_value() -> None:
+    with pytest.raises(NoValueError, match="<your own>"):
+        filled(Block("made-up.md", 1, "sh", "curl <your own>\n"), {})
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("aws ssm put-parameter --nmae x", "no --nmae"),
+        ("aws ssm put-parameter --name x", "Value"),
+        ("aws smm put-parameter", "no service smm"),
+        ("scripts/osls deploy --stag prod", "no --stag"),
+        ("scripts/osls deploy --param orgins=x", "no parameter orgins"),
+        ("scripts/osls undeploy", "no such command"),
+        ("scripts/package --python 3.13 --nonsense", "no --nonsense"),
+        ("scripts/bench nonsense", "no such measurement"),
+        ("scripts/chaos --shrt", "--shrt"),
+        ("scripts/test tests/nonsense", "there is no tests/nonsense"),
+        ("tidemark pubish", "no command pubish"),
+        ("tidemark tail --form now", "--form"),
+        ("docker run tidemark", "nobody here can say"),
+    ],
+)
+def test_a_call_that_the_program_would_refuse_is_refused(command: str, told: str) -> None:
+    program, *arguments = command.split()
+    with pytest.raises(WrongCallError, match=re.escape(told)):
+        check(program, arguments)
+
+
+def test_what_is_shown_is_compared_whole_but_for_what_is_left_open() -> None:
+    wanted = pattern_of('{"id":"…","duplicate":false}\nid: 1A2FsbAGi…\n')
+    assert re.fullmatch(wanted, '{"id":"7","duplicate":false}\nid: 1Zz.9-1')
+    assert not re.fullmatch(wanted, '{"id":"7","duplicate":true}\nid: 1Zz.9-1')
+    assert not re.fullmatch(wanted, '{"id":"7",\n"duplicate":false}\nid: 1Zz.9-1')
+
+
+def test_a_command_ends_with_its_last_line_and_is_known_to_serve_or_to_follow() -> None:
+    serving, limited = "A=1 python -m functions.local # in one terminal", "curl -sN -m 1 x\ntidemark tail --count 1"
+    commands = list(commands_of(f"{serving}\ncurl -sN \\\n  'x\ny'\n{limited}\n"))
+    assert commands[1] == "curl -sN \\\n  'x\ny'"
+    assert [serves(command) for command in commands] == [True, False, False, False]
+    assert [follows(command) for command in commands] == [False, True, False, False]
