@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
+
 from tests.processes import ROOT, Instance, inherited
 
 TEXT = (ROOT / "examples" / "Dockerfile").read_text()
@@ -30,6 +32,8 @@ def test_the_image_holds_all_that_its_command_needs_and_its_health_check_sees_wh
     instance.start()
     try:
         subprocess.run(is_well, env=environment, check=True)
+        for page in ("/", "/realtime.js"):
+            assert httpx.get(instance.url + page).status_code == 200
     finally:
         instance.stop()
     used = re.findall(r"^RUN python -m (\w+) -q (.+?) &&", TEXT, re.MULTILINE)
