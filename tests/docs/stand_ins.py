@@ -95,7 +95,13 @@ def _test(arguments: Arguments) -> None:
 
 
 def _package(arguments: Arguments) -> None:
-    rest = arguments[2:] if arguments[:1] == ["--python"] else arguments
+    """Options of its own come first, as the script has them; the rest is for osls."""
+    own = dict(
+        re.findall(r"^ *(--\w+)\) .*?(shift 2|shift) ;;", (ROOT / "scripts" / "package").read_text(), re.MULTILINE)
+    )
+    rest = list(arguments)
+    while rest and rest[0] in own:
+        del rest[: 2 if own[rest[0]] == "shift 2" else 1]
     _osls(["package", *rest])
 
 
