@@ -1,7 +1,9 @@
 """A private Postgres, and the fixtures that hand it out: `postgres_url`, `make_postgres`."""
 
 import asyncio
+import atexit
 import contextlib
+import functools
 import os
 import pwd
 import shutil
@@ -45,22 +47,9 @@ class PostgresServer(ServerProcess):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        # Not below pytest's folder, into which somebody else may not look.
-        self.data = Path(tempfile.mkdtemp(prefix="tidemark-postgres-"))
-        if (user := _somebody_else()) is not None:
-            os.chown(self.data, user.pw_uid, user.pw_gid)
-        with self.log_file.open("ab") as log:
-            subprocess.run(
-                [
-                    *_program("initdb"),
-                    *("-D", str(self.data), "-U", SUPERUSER, "-A", "trust"),
-                    *("-E", "UTF8", "--locale=C", "--no-sync"),
-                ],
-                env=self.environment(),
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                check=True,
-            )
+        self.data = _make_folder()
+        # Owners and rights too: Postgres takes no folder that others may read.
+        subprocess.run(["cp", "-a", f"{_cluster()}/.", str(self.data)], check=True)
 
     @property
     def url(self) -> str:
@@ -189,6 +178,34 @@ def start_postgres(stack: ExitStack, folder: Path) -> PostgresServer:
     server.start()
     in_a_thread(lambda: migrations.apply(server.url))
     return server
+
+
+@functools.cache
+def _cluster() -> Path:
+    """A cluster that no server has run on, made once a process: to copy it takes a tenth of the time."""
+    data = _make_folder()
+    atexit.register(shutil.rmtree, data, ignore_errors=True)
+    told = subprocess.run(
+        [
+            *_program("initdb"),
+            *("-D", str(data), "-U", SUPERUSER, "-A", "trust"),
+            *("-E", "UTF8", "--locale=C", "--no-sync"),
+        ],
+        env=inherited(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert told.returncode == 0, told.stdout + told.stderr
+    return data
+
+
+def _make_folder() -> Path:
+    """A folder of whoever runs Postgres; not below pytest's, into which somebody else may not look."""
+    folder = Path(tempfile.mkdtemp(prefix="tidemark-postgres-"))
+    if (user := _somebody_else()) is not None:
+        os.chown(folder, user.pw_uid, user.pw_gid)
+    return folder
 
 
 def in_a_thread(make: Callable[[], Coroutine[Any, Any, T]]) -> T:
