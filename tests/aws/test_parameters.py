@@ -171,6 +171,9 @@ def test_a_parameter_that_may_be_missing_is_not_set_until_it_is_put_and_what_is_
     put("/netlify", SECRET)
     clock.now += MAX_AGE
     assert Settings.from_env(environment.read()).netlify_secret == SECRET
+    aws.client("ssm").delete_parameter(Name="/netlify")
+    clock.now += MAX_AGE
+    assert Settings.from_env(environment.read()).netlify_secret is None
     with pytest.raises(SettingsError, match="REALTIME_PUBLISH_KEYS: the parameter /other does not exist"):
         Environment({**names, "REALTIME_PUBLISH_KEYS": "ssm:/other"}).read()
 
