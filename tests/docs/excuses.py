@@ -51,6 +51,19 @@ EXCUSES = (
     Excuse("docs/operate/logs.md", "fields @timestamp", "needs CloudWatch; a real line has the fields", read_only=True),
 )
 
+# A command within the text of a document is run there, if that is cheap; else its options are checked, and it is run by
+# a test of its own, where the command of the document would do more than a reader wants to wait for. By its beginning.
+RUN_ELSEWHERE = {
+    "tidemark ": "tests/cli/running.py",
+    "python -m shared": "tests/cli/running.py",
+    "python -m functions.local": "tests/processes.py",
+    "python3 scripts/netlify_build.py": "tests/unit/test_netlify_build.py",
+    "scripts/chaos": "tests/faults/test_chaos.py",
+    "scripts/netlify dev": "tests/netlify/test_netlify_dev.py",
+    "scripts/osls": "tests/deploy/conftest.py",  # package, that is: the rest needs an AWS account
+    "scripts/package": "tests/deploy/conftest.py",
+}
+
 
 def excuse_of(block: Block) -> Excuse | None:
     """The entry for a block, None where it does here what it does for a reader."""

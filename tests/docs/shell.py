@@ -23,12 +23,13 @@ from tests.processes import ROOT, inherited, wait_until
 
 SECONDS = 30.0  # only a failing test waits so long
 
-REAL = ("openssl", "sed", "cat", "head")
+REAL = ("openssl", "sed", "cat", "head")  # besides curl and promtool
 OF_THE_PRELUDE = ("grep", "mv", "sleep")
 FILES = {"delivery.json": "tests/payloads/github/issues.json"}  # what a reader has got from elsewhere
 
 CURL_TIMED_OUT = 28  # `curl -m 1`: as the example wants it
 
+# The shell survives the signal that ends what it has started; a server and a follower are waited for, or found dead.
 PRELUDE = """
 curl={curl}
 trap : TERM
@@ -46,6 +47,7 @@ await_follower() {{
 }}
 """
 
+# A command that fails in the middle of a block would be forgotten: the shell tells the status of the last one.
 NOTES_FAILURE = """#!/bin/sh
 {command} "$@"
 status=$?

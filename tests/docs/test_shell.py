@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from tests.docs.conftest import Documents
-from tests.docs.excuses import excuse_of, is_read_only
+from tests.docs.excuses import RUN_ELSEWHERE, excuse_of, is_read_only
 from tests.docs.kinds import of_kind, shown_after
 from tests.docs.markdown import Block, blocks, commands_in_text
 from tests.docs.placeholders import pattern_of
@@ -56,12 +56,15 @@ def test_a_block_that_is_only_read_is_well_formed_and_names_files_that_are_there
 
 
 @pytest.mark.parametrize("command", commands_in_text(), ids=lambda block: f"{block}-{block.text}")
-def test_a_command_within_a_text_exists_and_has_these_options(reading: Documents, command: Block) -> None:
+def test_a_command_within_a_text_is_run_here_or_its_options_exist(reading: Documents, command: Block) -> None:
     program, *arguments = shlex.split(command.text)
-    if program in ("curl", "promtool"):
+    if program in ("curl", "promtool") or "--help" in arguments:
         assert reading.run(command).failed == []
-    else:
-        check(program, arguments)
+        return
+    check(program, arguments)
+    elsewhere = [test for begins, test in RUN_ELSEWHERE.items() if command.text.startswith(begins)]
+    assert elsewhere, f"{command}: which test runs {command.text}? Name it in RUN_ELSEWHERE of tests/docs/excuses.py"
+    assert (ROOT / elsewhere[0]).is_file(), elsewhere
 
 
 def test_what_is_shown_stands_below_what_shows_it() -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from opentelemetry.sdk import environment_variables
 
-from tests.docs.excuses import EXCUSES, Excuse
+from tests.docs.excuses import EXCUSES, RUN_ELSEWHERE, Excuse
 from tests.docs.kinds import LANGUAGES, RUN_BY, kind_of
-from tests.docs.markdown import Block, blocks, documents, paragraphs, spans, text_of
+from tests.docs.markdown import Block, blocks, commands_in_text, documents, paragraphs, spans, text_of
 from tests.docs.stand_ins import check_param
 from tests.processes import ROOT
 
@@ -42,6 +42,11 @@ def test_an_excuse_has_a_reason_and_a_block(excuse: Excuse) -> None:
     assert len(excuse.reason) > 4
     fitting = [block for block in blocks() if excuse.fits(block)]
     assert len(fitting) == 1, f"fits {len(fitting)} blocks of {excuse.document}: take it out of tests/docs/excuses.py"
+
+
+def test_a_command_that_is_run_elsewhere_is_named_by_some_document() -> None:
+    texts = [command.text for command in commands_in_text()]
+    assert [begins for begins in RUN_ELSEWHERE if not any(text.startswith(begins) for text in texts)] == []
 
 
 def test_every_example_is_run_by_a_test_that_names_it() -> None:
