@@ -156,16 +156,16 @@ def _plans(root: Table) -> tuple[tuple[Plan, ...], str]:
     return tuple(plans), source
 
 
-def _required_table(root: Table, key: str) -> Table | None:
-    if key not in root:
-        root.problem(key, "is missing")
-    return root.table(key)
+def _required_table(root: Table, name: str) -> Table | None:
+    if name not in root:
+        root.problem(name, "is missing")
+    return root.table(name)
 
 
-def _required_text(table: Table, key: str) -> str:
-    if key not in table:
-        table.problem(key, "is missing")
-    return table.text(key, pattern=r"[ -~]{1,300}", rule="a text of one line") or ""
+def _required_text(table: Table, name: str) -> str:
+    if name not in table:
+        table.problem(name, "is missing")
+    return table.text(name, pattern=r"[ -~]{1,300}", rule="a text of one line") or ""
 
 
 def _number(table: Table, key: str, *, default: float | None = None, least: float = 0) -> float:
