@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Sequence
 
 import msgspec
@@ -21,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 BATCH_BYTES = 64 * 1024  # of replayed frames a write; more would only fill the server's buffer
 BATCH_ITEMS = 200  # records read before others have their turn: a log in memory never waits by itself
+SILENT = 1.0  # seconds in which all that is read may be for others, without a word to the client
 STALLED = 60.0  # seconds without room for one byte: the client is gone or frozen
 
 
@@ -126,12 +128,19 @@ class Reader:
         self._stats.replays += 1
         frames: list[bytes] = []
         read = size = 0
+        heard = time.monotonic()
         try:
             async for page in _pages(log, Cursor(self.positions), until):
                 if isinstance(page, StoredRecords) and isinstance(self.format, DataFormat) and self._follows(page):
                     await self._flush(frames)
-                    await self._replay_stored(page, self.format)
                     read = size = 0
+                    if await self._replay_stored(page, self.format):
+                        heard = time.monotonic()
+                    elif time.monotonic() - heard > SILENT:
+                        await self._write_batch([])
+                        heard = time.monotonic()
+                    else:
+                        await asyncio.sleep(0)
                     continue
                 for item in page:
                     if isinstance(item, Gap):
@@ -156,17 +165,20 @@ class Reader:
         at_our_place = (page.epoch, page.first) == (ours.epoch, ours.offset + 1)
         return at_our_place and len(self.partitions) == 1 and self._fanout.once is None
 
-    async def _replay_stored(self, page: StoredRecords, format: DataFormat) -> None:
-        """Replay a page without making records of it."""
+    async def _replay_stored(self, page: StoredRecords, format: DataFormat) -> bool:
+        """Replay a page without making records of it; tell whether there was something in it for us."""
+        indexes = page.matching(self.interest)
+        self._stats.filtered += len(page) - len(indexes)
         batch = max(1, min(BATCH_ITEMS, len(page) * BATCH_BYTES // (page.size + 1)))
-        for start in range(0, len(page), batch):
-            part = page[start : start + batch]
-            frames = format.records(part, self.interest.matches)
-            self.positions[page.partition] = part.position(len(part) - 1)
-            self._replayed += len(frames)
-            self._stats.replayed += len(frames)
-            self._stats.filtered += len(part) - len(frames)
-            await self._write_batch(frames)
+        for start in range(0, len(indexes), batch):
+            part = indexes[start : start + batch]
+            self.positions[page.partition] = page.position(part[-1])
+            self._replayed += len(part)
+            self._stats.replayed += len(part)
+            await self._write(b"".join(format.records(page, part)))
+            await asyncio.sleep(0)
+        self.positions[page.partition] = page.position(len(page) - 1)
+        return bool(indexes)
 
     async def _write_batch(self, frames: list[bytes]) -> None:
         if not frames:  # all filtered out: the cursor moves, and the connection is not silent

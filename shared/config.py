@@ -6,8 +6,9 @@ repeats the value, which may be a secret. docs/configuration.md lists every vari
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Literal, Self
+
+import msgspec
 
 from shared.endpoints import (
     TraceExporter,
@@ -40,17 +41,22 @@ MAX_PARTITION_TYPES = 16
 MAX_PARTITION_NAMES = 800  # characters of all types together: a cursor names each partition, and has 4,096 in all
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+_SECRET = {
+    *("redis_url", "rest_url", "rest_token", "database_url", "database_pooled_url", "publish_keys", "jwt_secret"),
+    *("netlify_secret", "variables"),
+}
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that the environment decides; times in seconds."""
 
     transport: TransportName = "memory"
     prefix: str = "rt"
-    redis_url: str | None = field(default=None, repr=False)
-    rest_url: str | None = field(default=None, repr=False)
-    rest_token: str | None = field(default=None, repr=False)
-    database_url: str | None = field(default=None, repr=False)
-    database_pooled_url: str | None = field(default=None, repr=False)
+    redis_url: str | None = None
+    rest_url: str | None = None
+    rest_token: str | None = None
+    database_url: str | None = None
+    database_pooled_url: str | None = None
     event_bus: str | None = None
     event_source: str = "tidemark"
     aws_region: str | None = None
@@ -58,8 +64,8 @@ class Settings:
     poll_min: float = 0.25
     poll_max: float = 5.0
     auth_required: bool = False
-    publish_keys: tuple[PublishKey, ...] = field(default=(), repr=False)
-    jwt_secret: str | None = field(default=None, repr=False)
+    publish_keys: tuple[PublishKey, ...] = ()
+    jwt_secret: str | None = None
     jwks_url: str | None = None
     jwt_issuer: str | None = None
     jwt_audience: str | None = None
@@ -75,7 +81,7 @@ class Settings:
     max_connections: int = 0
     max_user_connections: int = 0
     allowed_origins: frozenset[str] = frozenset()
-    netlify_secret: str | None = field(default=None, repr=False)
+    netlify_secret: str | None = None
     partitions: frozenset[str] = frozenset()
     user_shards: int = 0
     fallback: bool = False
@@ -84,10 +90,14 @@ class Settings:
     log_level: LogLevel = "info"
     log_format: LogFormat = "auto"
     config_file: str | None = None
-    variables: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    variables: Mapping[str, str] = {}
     """The environment: `realtime.toml` names the variables that hold the secrets of its sources."""
     host: str = "127.0.0.1"
     port: int = 8787
+
+    def __repr__(self) -> str:
+        told = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.__struct_fields__ if name not in _SECRET)
+        return f"Settings({told})"
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Self:

@@ -6,14 +6,13 @@ that one encoded frame serves every subscriber.
 
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Literal, Protocol
 
 import msgspec
 
 from shared.cursor import encode_one, names_one
-from shared.filter import Addressed
 from shared.record import Gap, Record
 from shared.stored import CHECK, TIME, StoredRecords
 
@@ -98,32 +97,22 @@ class DataFormat:
         event = record.event  # as `frame` would, without its questions: this is done for every record
         return b"id: %b\n%bdata: %b\n\n" % (cursor.encode(), _event_field(event.type), _data_lines(event.data))
 
-    def records(self, records: StoredRecords, matches: Callable[[Addressed], bool]) -> list[bytes]:
-        """Return the frames of those that match; their cursors name the one partition alone."""
-        together = b"".join(records.values)
-        if b"\n" in together or b"\r" in together:  # between tokens of JSON: each line needs a `data:` of its own
-            return self._record_by_record(records, matches)
-        names, offset, moment, place = names_one(records.partition, records.epoch).encode(), records.first, b"", b""
+    def records(self, records: StoredRecords, indexes: Iterable[int]) -> list[bytes]:
+        """Return the frames of these records; their cursors name the one partition alone."""
+        names, moment, place = names_one(records.partition, records.epoch).encode(), b"", b""
         fields: dict[str, bytes] = {}
         frames = []
-        for value, stored in zip(records.values, records.stored, strict=True):
-            if matches(stored):
-                type = stored.type
-                if type not in fields:
-                    fields[type] = b"\n%bdata: " % _event_field(type)
-                if value[CHECK:TIME] != moment:  # many records are of the same millisecond
-                    moment = value[CHECK:TIME]
-                    place = b"id: %b.%x." % (names, int(moment))
-                frames.append(b"%b%x-%b%b%b\n\n" % (place, offset, value[:CHECK], fields[type], stored.data))
-            offset += 1
+        for index in indexes:
+            value, stored = records.values[index], records.stored[index]
+            type = stored.type
+            if type not in fields:
+                fields[type] = b"\n%bdata: " % _event_field(type)
+            if value[CHECK:TIME] != moment:  # many records are of the same millisecond
+                moment = value[CHECK:TIME]
+                place = b"id: %b.%x." % (names, int(moment))
+            data = stored.data if records.one_line else _data_lines(bytes(stored.data))
+            frames.append(b"%b%x-%b%b%b\n\n" % (place, records.first + index, value[:CHECK], fields[type], data))
         return frames
-
-    def _record_by_record(self, records: StoredRecords, matches: Callable[[Addressed], bool]) -> list[bytes]:
-        return [
-            self.record(encode_one(records.partition, records.position(index)), records[index])
-            for index, stored in enumerate(records.stored)
-            if matches(stored)
-        ]
 
     def gap(self, cursor: str, gap: Gap) -> bytes:
         """Return the announcement of a loss."""
@@ -149,9 +138,11 @@ class CloudEventsFormat(DataFormat):
         """Return the event as an unnamed message."""
         return frame(cursor, None, cloudevent(record))
 
-    def records(self, records: StoredRecords, matches: Callable[[Addressed], bool]) -> list[bytes]:
-        """Return the messages of those that match."""
-        return self._record_by_record(records, matches)
+    def records(self, records: StoredRecords, indexes: Iterable[int]) -> list[bytes]:
+        """Return the messages of these records."""
+        return [
+            self.record(encode_one(records.partition, records.position(index)), records[index]) for index in indexes
+        ]
 
 
 def cloudevent(record: Record) -> bytes:

@@ -11,6 +11,7 @@ from typing import Self, overload
 import msgspec
 
 from shared.cursor import Position
+from shared.filter import Interest
 from shared.record import Record, Stored, read_stored
 
 CHECK, TIME = 8, 21  # where the check ends in an entry, and where the time does; the packed event follows
@@ -24,7 +25,7 @@ class StoredRecords(Sequence[Record]):
     what was read from it.
     """
 
-    __slots__ = ("epoch", "first", "partition", "stored", "values")
+    __slots__ = ("_addressed", "epoch", "first", "one_line", "partition", "stored", "values")
 
     def __init__(
         self, partition: str, epoch: int, first: int, values: Sequence[bytes], stored: Sequence[Stored]
@@ -34,6 +35,9 @@ class StoredRecords(Sequence[Record]):
         self.first = first
         self.values = values
         self.stored = stored
+        together = b"".join(values)
+        self.one_line = b"\n" not in together and b"\r" not in together  # JSON may have line ends between its tokens
+        self._addressed: tuple[list[int], dict[str, list[int]]] | None = None
 
     @classmethod
     def parse(cls, partition: str, epoch: int, first: int, values: Sequence[bytes]) -> Self | None:
@@ -50,6 +54,33 @@ class StoredRecords(Sequence[Record]):
     def size(self) -> int:
         """Bytes of the entries."""
         return sum(map(len, self.values))
+
+    def matching(self, interest: Interest) -> Sequence[int]:
+        """Return the indexes of the records that the interest matches, in order.
+
+        Whom each record is for is looked at once a page, however many subscribers read it: when an instance dies, those
+        who had it come back and read the same pages, each for a few events of its own user.
+        """
+        if self._addressed is None:
+            self._addressed = self._address()
+        everyone, users = self._addressed
+        indexes: Sequence[int] = everyone
+        if interest.user_id is not None and (own := users.get(interest.user_id)):
+            indexes = sorted((*everyone, *own))
+        if interest.types is None:
+            return indexes
+        return [index for index in indexes if interest.takes(self.stored[index].type)]
+
+    def _address(self) -> tuple[list[int], dict[str, list[int]]]:
+        everyone: list[int] = []
+        users: dict[str, list[int]] = {}
+        for index, stored in enumerate(self.stored):
+            if stored.user_ids is None:
+                everyone.append(index)
+            else:
+                for user_id in dict.fromkeys(stored.user_ids):  # named twice, still one event
+                    users.setdefault(user_id, []).append(index)
+        return everyone, users
 
     def position(self, index: int) -> Position:
         """Return the place of one record."""

@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 
 from httptools import HttpParserError, HttpResponseParser
 
+from shared.transports.tls import client_context
+
 MOST_BYTES = 64 * 1024 * 1024  # of an answer: no store sends as much
 _READ_SIZE = 256 * 1024
 
@@ -108,7 +110,7 @@ class LeanHttp:
 
     async def _connect(self) -> "_Connection":
         if self._secure and self._context is None:
-            self._context = _tls()
+            self._context = client_context()
         async with asyncio.timeout(self._silence):
             reader, writer = await asyncio.open_connection(self._host, self._port, ssl=self._context, limit=_READ_SIZE)
         connection = _Connection(reader, writer)
@@ -182,13 +184,3 @@ class _Connection:
             self._status, self._keeps = status, self._parser.should_keep_alive()
         else:
             self._headers.clear()
-
-
-def _tls() -> ssl.SSLContext:
-    """Trust what the system trusts, or SSL_CERT_FILE names; where Python finds nothing, what certifi has."""
-    paths = ssl.get_default_verify_paths()
-    if not (paths.cafile or paths.capath):  # Python from python.org on macOS
-        import certifi
-
-        return ssl.create_default_context(cafile=certifi.where())
-    return ssl.create_default_context()

@@ -7,9 +7,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import shared.transports.lean_redis  # isort: skip  # before anything that imports redis  # noqa: F401
-from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import NoScriptError, RedisError, ResponseError
-
 from shared.backoff import Backoff
 from shared.counters import RECONNECTS
 from shared.cursor import Cursor, Position
@@ -17,18 +14,9 @@ from shared.errors import TransportUnavailable
 from shared.event import Event
 from shared.partitions import Partitions
 from shared.record import Gap, Record
-from shared.transports import reading
+from shared.transports import reading, redis_pool
 from shared.transports.base import Handler, Receipt, Retention
 from shared.transports.following import Following, stop
-from shared.transports.redis_connection import (
-    CONNECTIONS,
-    FAILURES,
-    Connections,
-    TailConnections,
-    make_circuit,
-    safe,
-    unavailable,
-)
 from shared.transports.redis_layout import (
     APPEND,
     SEEK,
@@ -41,6 +29,8 @@ from shared.transports.redis_layout import (
     parse_position,
     taking,
 )
+from shared.transports.redis_pool import CONNECTIONS, Connections, make_circuit, safe, unavailable
+from shared.transports.resp import Address, Command, Connection, RedisFailure, RefusedError
 from shared.transports.sharing import SharedHead, SharedPages
 
 log = logging.getLogger(__name__)
@@ -66,9 +56,10 @@ class RedisStreams:
         self._page_size = reading.PageSize()
         self.layout = Layout(prefix, partitions, retention)
         self._block = block
-        self._connections = Connections(url)
+        self.timeout = redis_pool.TIMEOUT  # of an answer that nothing is waited for
+        self.address = Address.parse(url)
+        self._connections = Connections(self.address)
         self.circuit = make_circuit()
-        self.tail_connections = TailConnections(url, block)
 
     async def publish(self, events: Sequence[Event]) -> list[Receipt]:
         """Append all events, each partition's in one atomic script, all scripts in one round trip."""
@@ -111,7 +102,7 @@ class RedisStreams:
         """Return if Redis answers."""
         try:
             await self.circuit.run(lambda: self._ask("PING"), ask=True)
-        except FAILURES as error:
+        except RedisFailure as error:
             raise unavailable(error) from error
 
     @property
@@ -144,7 +135,7 @@ class RedisStreams:
         command = ("XRANGE", self.layout.stream(partition), start, end, "COUNT", self._page_size.records)
         try:
             entries = await self.circuit.run(lambda: self._ask(*command))
-        except FAILURES as error:
+        except RedisFailure as error:
             raise unavailable(error) from error
         fitting = self._page_size.fit([len(fields[1]) for _, fields in entries])
         return parse_page(partition, entries[:fitting])
@@ -152,19 +143,17 @@ class RedisStreams:
     async def _run(self, script: Script, calls: Sequence[Call]) -> list[Any]:
         """Run one script for each (keys, arguments), all in one round trip; a script is sent whole only once."""
         try:
-            replies = await self.circuit.run(
-                lambda: script.run(calls, self._connections.send, lambda reply: isinstance(reply, NoScriptError))
-            )
-        except FAILURES as error:
+            replies = await self.circuit.run(lambda: script.run(calls, self._connections.send, _is_unknown))
+        except RedisFailure as error:
             raise unavailable(error) from error
         for reply in replies:
-            if isinstance(reply, RedisError):
+            if isinstance(reply, RefusedError):
                 raise unavailable(reply) from reply
         return replies
 
     async def _ask(self, *command: Any) -> Any:
         (reply,) = await self._connections.send((command,))
-        if isinstance(reply, ResponseError):
+        if isinstance(reply, RefusedError):
             raise reply
         return reply
 
@@ -197,38 +186,36 @@ class _RedisTail:
         """Read until cancelled; a failure of any kind is logged and followed by another try."""
         backoff = Backoff()
         while True:
-            connection = self._redis.tail_connections.make()
+            connection = Connection(self._redis.address)
             try:
                 await self._following.wanted()
-                await connection.connect()
-                await connection.send_command("CLIENT", "ID")
-                self._client_id = int(await connection.read_response())
+                await connection.connect(self._redis.timeout)
+                self._client_id = int(await _ask(connection, self._redis.timeout, "CLIENT", "ID"))
                 self._redis.circuit.close()  # or our look at the heads would not be let through
                 await self._following.verify(self._redis.head)
                 self.running = True
                 backoff.reset()
                 while True:
                     await self._read(connection)
-            except (*FAILURES, TransportUnavailable) as error:
+            except (RedisFailure, TransportUnavailable) as error:
                 log.warning("tail lost, reconnecting: %s", safe(error))
             except Exception:
                 log.exception("tail failed, reconnecting")
             finally:
                 self.running = False
                 self._client_id = None
-                await connection.disconnect(nowait=True)
+                connection.close()
             RECONNECTS.add()
             await asyncio.sleep(backoff.next())
 
-    async def _read(self, connection: AbstractConnection) -> None:
+    async def _read(self, connection: Connection) -> None:
         await self._following.wanted()
         self._reading = self._wanted
         names = {self._redis.layout.stream(name).encode(): name for name in self._following.at}
         places = [f"{at.epoch}-{at.offset}" for at in self._following.at.values()]
-        await connection.send_command(
-            "XREAD", "COUNT", reading.PAGE, "BLOCK", int(self._redis.block * 1000), "STREAMS", *names, *places
-        )
-        reply = await connection.read_response(disable_decoding=True)
+        block = self._redis.block
+        limits: Command = ("COUNT", reading.PAGE, "BLOCK", int(block * 1000))
+        reply = await _ask(connection, block + self._redis.timeout, "XREAD", *limits, "STREAMS", *names, *places)
         self._reading = self._wanted
         for stream, entries in reply or ():
             self._following.deliver(names[stream], parse_entries(names[stream], entries))
@@ -249,6 +236,17 @@ class _RedisTail:
         while self._client_id is not None and self._reading < self._wanted:
             try:
                 await self._redis.unblock(self._client_id)
-            except FAILURES as error:
+            except RedisFailure as error:
                 log.warning("cannot interrupt the tail's read: %s", safe(error))
             await asyncio.sleep(0.005)
+
+
+async def _ask(connection: Connection, silence: float, *command: str | bytes | int) -> Any:
+    (reply,) = await connection.call((command,), silence)
+    if isinstance(reply, RefusedError):
+        raise reply
+    return reply
+
+
+def _is_unknown(reply: Any) -> bool:
+    return isinstance(reply, RefusedError) and reply.code == "NOSCRIPT"

@@ -94,7 +94,7 @@ class Rig(ABC):
 class RedisRig(Rig):
     """Redis Streams over TCP. A failover promotes a replica."""
 
-    patience: Mapping[str, float] = {"redis_connection.TIMEOUT": TIME_OUT}
+    patience: Mapping[str, float] = {"redis_pool.TIMEOUT": TIME_OUT}
     _server: RedisServer
 
     @property

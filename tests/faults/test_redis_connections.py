@@ -1,19 +1,26 @@
 """Connections to Redis that are used one call at a time: no call reads another's replies, and closed is closed."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import redis
 
 from shared.errors import TransportUnavailable
 from shared.event import Event
-from shared.transports.redis_connection import CONNECTIONS, FAILURES, ClosedError, Connections
+from shared.transports.redis_pool import CONNECTIONS, ClosedError, Connections
 from shared.transports.redis_streams import RedisStreams
+from shared.transports.resp import Address, Command, LostError, RedisFailure
+from tests.certificates import certify
+from tests.processes import HOST
 from tests.waiting import eventually
 
 STEPS = 40  # turns of the loop: more than a call takes from its start to its last reply
-BLOCKED = [["ECHO", "read"], ["BLPOP", "never", "0"], ["ECHO", "not read"]]
+BLOCKED: list[Command] = [["ECHO", "read"], ["BLPOP", "never", "0"], ["ECHO", "not read"]]
 
 
 @pytest.fixture
@@ -24,7 +31,7 @@ def server(redis_url: str) -> Iterator[redis.Redis]:
 
 @pytest.fixture
 async def connections(redis_url: str) -> AsyncIterator[Connections]:
-    connections = Connections(redis_url)
+    connections = Connections(Address.parse(redis_url))
     yield connections
     await connections.aclose()
 
@@ -86,7 +93,7 @@ async def test_wherever_a_call_is_when_it_is_closed_no_connection_is_left_or_ope
 ) -> None:
     before = opened(server)
     for step in range(STEPS):
-        connections = Connections(redis_url)
+        connections = Connections(Address.parse(redis_url))
         call = asyncio.create_task(connections.send([["ECHO", "a"], ["ECHO", "b"]]))
         for _ in range(step):
             await asyncio.sleep(0)
@@ -105,7 +112,7 @@ async def test_calls_that_wait_for_their_turn_and_those_that_come_later_are_told
     await connections.aclose()
     answers = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 5)
     assert {type(answer) for answer in answers} == {ClosedError}
-    with pytest.raises(FAILURES, match="the connections to Redis were closed"):
+    with pytest.raises(RedisFailure, match="the connections to Redis were closed"):
         await connections.send([["PING"]])
     await eventually(lambda: opened(server) <= before)
 
@@ -122,3 +129,130 @@ async def test_a_publisher_that_is_late_hears_503_and_nothing_is_opened_for_it(
         await log.publish([Event("late", "t", b"1")])
     assert server.info("stats")["total_connections_received"] == accepted
     await eventually(lambda: opened(server) <= before)
+
+
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def serving(serve: Serve, context: ssl.SSLContext | None = None) -> AsyncIterator[int]:
+    """A port at which `serve` answers; at the end all of its connections have ended."""
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            await serve(reader, writer)
+        await closed(writer)
+
+    def begin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        tasks.add(asyncio.create_task(answer(reader, writer)))
+
+    async with await asyncio.start_server(begin, HOST, 0, ssl=context) as listening:
+        yield listening.sockets[0].getsockname()[1]
+        await asyncio.gather(*tasks)
+
+
+async def closed(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    with suppress(OSError):
+        await writer.wait_closed()
+
+
+@asynccontextmanager
+async def tls_before(port: int, certificate: Path) -> AsyncIterator[int]:
+    """A port that speaks TLS, with the server at `port` behind it."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, certify(certificate))
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await reader.read(65_536):
+                writer.write(data)
+        await closed(writer)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        behind = await asyncio.open_connection(HOST, port)
+        await asyncio.gather(pass_on(reader, behind[1]), pass_on(behind[0], writer))
+
+    async with serving(serve, context) as own:
+        yield own
+
+
+async def test_over_tls_only_a_server_that_is_trusted_hears_the_password(redis_url: str, tmp_path: Path) -> None:
+    certificate = tmp_path / "certificate.pem"
+    redis_port = urlsplit(redis_url).port
+    assert redis_port is not None
+    async with tls_before(redis_port, certificate) as port:
+        for url, trusted in (
+            (f"rediss://{HOST}:{port}/1", False),
+            (f"rediss://{HOST}:{port}/1?ssl_ca_certs={certificate}", True),
+            (f"rediss://{HOST}:{port}/1?ssl_cert_reqs=none", True),
+        ):
+            connections = Connections(Address.parse(url))
+            if trusted:
+                assert await connections.send([["ECHO", "a"]]) == [b"a"]
+            else:
+                with pytest.raises(LostError, match="SSLCertVerificationError"):
+                    await connections.send([["ECHO", "a"]])
+            await connections.aclose()
+
+
+async def test_a_database_and_a_user_of_ones_own_are_asked_for_first(redis_url: str, server: redis.Redis) -> None:
+    server.acl_setuser("ann", enabled=True, passwords=["+p:w"], keys="*", commands=["+@all"])
+    port = urlsplit(redis_url).port
+    connections = Connections(Address.parse(f"redis://ann:p%3Aw@{HOST}:{port}/3"))
+    assert await connections.send([["ACL", "WHOAMI"], ["SET", "here", 1]]) == [b"ann", b"OK"]
+    assert server.exists("here") == 0
+    assert await connections.send([["DEL", "here"]]) == [1]
+    await connections.aclose()
+
+
+async def test_a_wrong_password_is_told_by_redis_code_alone(redis_url: str) -> None:
+    port = urlsplit(redis_url).port
+    log = RedisStreams(f"redis://ann:hunter2@{HOST}:{port}")
+    with pytest.raises(TransportUnavailable, match=r"LostError: (WRONGPASS|NOAUTH)") as caught:
+        await log.publish([Event("id", "t", b"1")])
+    assert "hunter2" not in caught.value.detail
+    await log.aclose()
+
+
+class Answering:
+    """A server that answers each request with the same bytes."""
+
+    def __init__(self, answer: bytes) -> None:
+        self.answer = answer
+        self.asked = 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(65_536):
+            self.asked += 1
+            writer.write(self.answer)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Connections]:
+        async with serving(self.serve) as port:
+            connections = Connections(Address.parse(f"redis://{HOST}:{port}"))
+            yield connections
+            await connections.aclose()
+
+
+@pytest.mark.parametrize(
+    ("answer", "asked"),
+    [(b"-LOADING Redis is loading the dataset in memory\r\n", 3), (b"HTTP/1.1 400 Bad Request\r\n\r\n", 3)],
+    ids=["loading", "not-redis"],
+)
+async def test_a_server_that_is_not_ready_or_not_redis_is_away_and_its_words_are_not_told(
+    answer: bytes, asked: int
+) -> None:
+    server = Answering(answer)
+    async with server.running() as connections:
+        with pytest.raises(LostError) as caught:
+            await connections.send([["PING"]])
+    assert server.asked == asked
+    assert not {"HTTP", "dataset"} & set(str(caught.value).split())
+
+
+async def test_a_reply_that_nobody_asked_for_is_given_to_nobody() -> None:
+    async with Answering(b"+one\r\n+two\r\n").running() as connections:
+        with pytest.raises(LostError, match="more replies than commands"):
+            await connections.send([["PING"]])

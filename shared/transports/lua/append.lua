@@ -48,7 +48,10 @@ if not appended then return receipts end
 if most > 0 then redis.call('XTRIM', stream, 'MAXLEN', most) end
 if now >= trim_at then
   -- The oldest record that is still young enough, by bisection: times never go back along the offsets.
-  trim_at = now + math.min(1000, retention / 10)
+  local pause = math.min(1000, math.ceil(retention / 10))
+  trim_at = now + pause
+  -- An idle log forgets too; the counter stays. Renewed no more often than this, and by as much longer.
+  redis.call('PEXPIRE', stream, retention + pause)
   local first = tonumber(string.match(redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1][1], '-(%d+)$'))
   local low, high = first, seq
   while low < high do
@@ -65,5 +68,4 @@ if now >= trim_at then
 end
 redis.call('HSET', meta, 'epoch', epoch, 'seq', string.format('%.0f', seq), 'check', check, 'time', stamp,
   'trim_at', string.format('%.0f', trim_at))
-redis.call('PEXPIRE', stream, retention)  -- an idle log forgets too; the counter stays
 return receipts

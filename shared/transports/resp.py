@@ -1,0 +1,191 @@
+"""One connection to Redis: commands packed and replies read by hiredis, on a transport of the loop, nothing between.
+
+redis-py's connections cost each command a tenth of a millisecond, more than a script takes in Redis, and their import
+costs a function that starts cold as much as all of its own. Both matter where one command is all that a call does.
+The protocol is RESP2 (https://redis.io/docs/latest/develop/reference/protocol-spec/).
+"""
+
+import asyncio
+import ssl
+from collections.abc import Sequence
+from typing import Any, NamedTuple, cast
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import hiredis
+
+from shared.errors import SettingsError
+from shared.transports.tls import client_context
+
+Command = Sequence[str | bytes | int]
+
+OPTIONS = ("db", "ssl_ca_certs", "ssl_cert_reqs")
+
+
+class RedisFailure(Exception):
+    """What goes wrong with Redis. The text is ours or a code, never what came over the wire."""
+
+
+class LostError(RedisFailure):
+    """The connection could not be made, or broke: what was sent may have been done."""
+
+
+class SilentError(RedisFailure):
+    """Nothing came in time."""
+
+
+class RefusedError(RedisFailure):
+    """Redis refused one command; `code` is the first word of its answer: NOSCRIPT, OOM, READONLY …"""
+
+    def __init__(self, text: str) -> None:
+        word = text.partition(" ")[0]
+        self.code = word if word.isascii() and word.isupper() and word.isalpha() else "ERR"
+        super().__init__(self.code)
+
+
+class Address(NamedTuple):
+    """Where Redis is, and who we are to it."""
+
+    host: str
+    port: int
+    path: str | None  # of a socket, instead of host and port
+    tls: ssl.SSLContext | None
+    greeting: tuple[Command, ...]  # AUTH and SELECT, where they are needed
+
+    @classmethod
+    def parse(cls, url: str) -> "Address":
+        """Read `redis://[[user]:password@]host[:port][/db]`, `rediss://…` or `unix://…/path?db=…`.
+
+        Options: `db`, `ssl_ca_certs` (a file), `ssl_cert_reqs=none` (any certificate). Raises SettingsError.
+        """
+        parts = urlsplit(url)
+        options = dict(parse_qsl(parts.query))
+        if unknown := sorted(options.keys() - set(OPTIONS)):
+            known = ", ".join(OPTIONS)
+            raise SettingsError("REDIS_URL", f"has an option that is not known ({unknown[0]}): it takes {known}")
+        tls = None
+        if parts.scheme == "rediss":
+            verify = options.get("ssl_cert_reqs", "required")
+            if verify not in ("required", "none"):
+                raise SettingsError("REDIS_URL", "ssl_cert_reqs must be required or none")
+            try:
+                tls = client_context(options.get("ssl_ca_certs"), verify=verify == "required")
+            except OSError:
+                raise SettingsError("REDIS_URL", "ssl_ca_certs names no file with certificates") from None
+        local = parts.scheme == "unix"
+        db = options.get("db") or ("" if local else parts.path.strip("/")) or "0"
+        if not (db.isascii() and db.isdigit()):
+            raise SettingsError("REDIS_URL", "the database after the last / must be a number")
+        greeting: list[Command] = []
+        if parts.password:
+            user = [unquote(parts.username)] if parts.username else []
+            greeting.append(["AUTH", *user, unquote(parts.password)])
+        if db != "0":
+            greeting.append(["SELECT", db])
+        return cls(
+            parts.hostname or "localhost",
+            parts.port or 6379,
+            unquote(parts.path) if local else None,
+            tls,
+            tuple(greeting),
+        )
+
+
+class Connection(asyncio.Protocol):
+    """A connection that one caller uses at a time."""
+
+    def __init__(self, address: Address) -> None:
+        """Make one that is not connected yet."""
+        self._address = address
+        self._transport: asyncio.Transport | None = None
+        self._reader = hiredis.Reader(protocolError=LostError, replyError=RefusedError)
+        self._replies: list[Any] = []
+        self._wanted = 0
+        self._answered: asyncio.Future[None] | None = None
+        self._deadline: asyncio.Timeout | None = None
+        self._silence = 0.0
+
+    @property
+    def usable(self) -> bool:
+        """Whether it is connected, and was when the loop last looked."""
+        return self._transport is not None and not self._transport.is_closing()
+
+    async def connect(self, seconds: float) -> None:
+        """Connect and say who we are. Raises LostError and SilentError."""
+        loop = asyncio.get_running_loop()
+        at = self._address
+        try:
+            async with asyncio.timeout(seconds):
+                if at.path is not None:
+                    await loop.create_unix_connection(lambda: self, at.path)
+                else:
+                    await loop.create_connection(lambda: self, at.host, at.port, ssl=at.tls)
+        except TimeoutError:
+            raise SilentError("no connection in time") from None
+        except OSError as error:
+            raise LostError(type(error).__name__) from error
+        if at.greeting:
+            for reply in await self.call(at.greeting, seconds):
+                if isinstance(reply, RefusedError):
+                    self.close()
+                    raise LostError(reply.code)  # WRONGPASS, NOAUTH: to be tried again, for it may be mended
+
+    async def call(self, commands: Sequence[Command], silence: float) -> list[Any]:
+        """Return the replies to `commands`, sent in one write; that of a refused one is a RefusedError.
+
+        Raises LostError, and SilentError after so many seconds without a byte. Whoever is cancelled closes it: the rest
+        of the replies must not be read by the next caller.
+        """
+        if self._transport is None or self._transport.is_closing():  # to write there is a RuntimeError with uvloop
+            raise LostError("closed")
+        packed = b"".join([hiredis.pack_command(tuple(command)) for command in commands])  # type: ignore[arg-type]  # any length
+        self._replies, self._wanted, self._silence = [], len(commands), silence
+        self._answered = asyncio.get_running_loop().create_future()
+        try:
+            self._transport.write(packed)
+            async with asyncio.timeout(silence) as self._deadline:
+                await self._answered
+        except TimeoutError:
+            self.close()
+            raise SilentError("no answer in time") from None
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            self._answered = self._deadline = None
+        return self._replies
+
+    def close(self) -> None:
+        """Close it at once; a call under way is lost."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Note where to write to."""
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one only by its methods
+
+    def data_received(self, data: bytes) -> None:
+        """Read what is there."""
+        try:
+            self._reader.feed(data)
+            while (reply := self._reader.gets()) is not False:
+                self._replies.append(reply)
+        except LostError as error:  # not RESP
+            self._lose(LostError(type(error).__name__))
+            self.close()
+            return
+        if self._answered is None or len(self._replies) > self._wanted:
+            self.close()  # nobody has asked for it: what comes next would be taken for another's
+            self._lose(LostError("more replies than commands"))
+        elif len(self._replies) == self._wanted:
+            if not self._answered.done():
+                self._answered.set_result(None)
+        elif self._deadline is not None and not self._answered.done():
+            self._deadline.reschedule(asyncio.get_running_loop().time() + self._silence)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the caller."""
+        self._lose(LostError("EOF" if exc is None else type(exc).__name__))
+
+    def _lose(self, error: LostError) -> None:
+        if self._answered is not None and not self._answered.done():
+            self._answered.set_exception(error)
