@@ -70,6 +70,10 @@ class Session:
             yield
             spy.popen.send_signal(signal.SIGINT)  # it draws when it is interrupted
             spy.popen.wait(timeout=60)
+        drawn = self.profiles / f"profile-{name}.svg"
+        drawn.write_text(
+            drawn.read_text().replace(" ".join(argv), title)
+        )  # the command line names this machine's folders
 
     @contextmanager
     def attempt(self, case: str, who: str, run: int) -> Iterator[ExitStack]:

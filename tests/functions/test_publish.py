@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import socket
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -16,7 +17,7 @@ from shared.event import Event
 from shared.hub import Hub
 from shared.transports.base import Receipt
 from shared.transports.memory import MemoryLog
-from tests.functions.api import Api, data_of, problem_of, ready_of, receipts_of, unique
+from tests.functions.api import TIMEOUT, Api, data_of, problem_of, ready_of, receipts_of, unique
 from tests.functions.tokens import PUBLISH_KEY, user_token
 
 UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
@@ -42,6 +43,27 @@ def test_a_batch_is_answered_and_arrives_in_its_order(any_api: Api) -> None:
         arrived = [stream.next() for _ in ids]
     assert [receipt["id"] for receipt in receipts] == ids
     assert data_of(arrived) == list(range(100))
+
+
+def test_requests_that_come_before_the_first_answer_are_answered_in_their_order(api: Api) -> None:
+    kind = unique()
+    before = api.head()
+    bodies = [json.dumps({"type": kind, "data": n, "id": f"{kind}-{n}"}).encode() for n in range(4)]
+    ends = ["keep-alive"] * 3 + ["close"]
+    with socket.create_connection(("127.0.0.1", api.instance.port), timeout=TIMEOUT) as connection:
+        connection.sendall(
+            b"".join(
+                b"POST /api/publish HTTP/1.1\r\nHost: t\r\nContent-Type: application/json\r\n"
+                b"Connection: %b\r\nContent-Length: %d\r\n\r\n%b" % (end.encode(), len(body), body)
+                for body, end in zip(bodies, ends, strict=True)
+            )
+        )
+        with connection.makefile("rb") as answers:
+            told = answers.read().decode()
+    assert re.findall(r"HTTP/1\.1 (\d+)", told) == ["202"] * 4
+    assert re.findall(rf'"id":"({kind}-\d)"', told) == [f"{kind}-{n}" for n in range(4)]
+    page = api.page(types=kind, last_event_id=before)
+    assert [event["data"] for event in page["events"]] == [0, 1, 2, 3]
 
 
 def test_a_batch_of_one_event_is_still_a_batch(api: Api) -> None:
