@@ -43,6 +43,8 @@ class Connections:
         Raises RedisFailure: ClosedError once `aclose` was called. A cancelled call, of which nobody knows what was sent
         and read, takes its connection with it.
         """
+        if not commands:  # a tail whose last subscriber has just left asks for the heads of nothing
+            return []
         backoff = Backoff(base=0.02, cap=0.2)
         for _ in range(_TRIES - 1):
             try:

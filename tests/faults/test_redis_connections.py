@@ -216,6 +216,11 @@ async def test_a_wrong_password_is_told_by_redis_code_alone(redis_url: str) -> N
     await log.aclose()
 
 
+async def test_no_commands_are_answered_at_once_and_not_waited_for(connections: Connections) -> None:
+    async with asyncio.timeout(2):
+        assert await connections.send([]) == []
+
+
 class Answering:
     """A server that answers each request with the same bytes."""
 
