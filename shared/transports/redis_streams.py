@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-import shared.transports.lean_redis  # isort: skip  # before anything that imports redis  # noqa: F401
 from shared.backoff import Backoff
 from shared.counters import RECONNECTS
 from shared.cursor import Cursor, Position
