@@ -14,7 +14,7 @@ import msgspec
 
 from shared.cursor import encode_one, names_one
 from shared.record import Gap, Record
-from shared.stored import CHECK, TIME, StoredRecords
+from shared.stored import StoredRecords
 
 READY, GAP, CLOSING = "realtime.ready", "realtime.gap", "realtime.closing"
 EXPIRING = "realtime.expiring"
@@ -100,18 +100,18 @@ class DataFormat:
     def records(self, records: StoredRecords, indexes: Iterable[int]) -> list[bytes]:
         """Return the frames of these records; their cursors name the one partition alone."""
         names, moment, place = names_one(records.partition, records.epoch).encode(), b"", b""
+        values, entries, first, one_line = records.values, records.stored, records.first, records.one_line
         fields: dict[str, bytes] = {}
         frames = []
         for index in indexes:
-            value, stored = records.values[index], records.stored[index]
-            type = stored.type
-            if type not in fields:
-                fields[type] = b"\n%bdata: " % _event_field(type)
-            if value[CHECK:TIME] != moment:  # many records are of the same millisecond
-                moment = value[CHECK:TIME]
+            value, stored = values[index], entries[index]
+            if (field := fields.get(stored.type)) is None:
+                field = fields[stored.type] = b"\n%bdata: " % _event_field(stored.type)
+            if value[8:21] != moment:  # many records are of the same millisecond
+                moment = value[8:21]
                 place = b"id: %b.%x." % (names, int(moment))
-            data = stored.data if records.one_line else _data_lines(bytes(stored.data))
-            frames.append(b"%b%x-%b%b%b\n\n" % (place, records.first + index, value[:CHECK], fields[type], data))
+            data = stored.data if one_line else _data_lines(bytes(stored.data))
+            frames.append(b"%b%x-%b%b%b\n\n" % (place, first + index, value[:8], field, data))
         return frames
 
     def gap(self, cursor: str, gap: Gap) -> bytes:

@@ -37,7 +37,7 @@ class StoredRecords(Sequence[Record]):
         self.stored = stored
         together = b"".join(values)
         self.one_line = b"\n" not in together and b"\r" not in together  # JSON may have line ends between its tokens
-        self._addressed: tuple[list[int], dict[str, list[int]]] | None = None
+        self._addressed: tuple[Sequence[int], dict[str, list[int]]] | None = None
 
     @classmethod
     def parse(cls, partition: str, epoch: int, first: int, values: Sequence[bytes]) -> Self | None:
@@ -64,21 +64,24 @@ class StoredRecords(Sequence[Record]):
         if self._addressed is None:
             self._addressed = self._address()
         everyone, users = self._addressed
-        indexes: Sequence[int] = everyone
+        indexes = everyone
         if interest.user_id is not None and (own := users.get(interest.user_id)):
             indexes = sorted((*everyone, *own))
         if interest.types is None:
             return indexes
         return [index for index in indexes if interest.takes(self.stored[index].type)]
 
-    def _address(self) -> tuple[list[int], dict[str, list[int]]]:
+    def _address(self) -> tuple[Sequence[int], dict[str, list[int]]]:
+        audiences = [stored.user_ids for stored in self.stored]
+        if audiences.count(None) == len(audiences):
+            return range(len(audiences)), {}
         everyone: list[int] = []
         users: dict[str, list[int]] = {}
-        for index, stored in enumerate(self.stored):
-            if stored.user_ids is None:
+        for index, user_ids in enumerate(audiences):
+            if user_ids is None:
                 everyone.append(index)
             else:
-                for user_id in dict.fromkeys(stored.user_ids):  # named twice, still one event
+                for user_id in dict.fromkeys(user_ids):  # named twice, still one event
                     users.setdefault(user_id, []).append(index)
         return everyone, users
 

@@ -16,7 +16,7 @@ POLL_MIN, POLL_MAX, SLOWING = (
     5.0,
     1.5,
 )  # seconds between two polls over REST, and the growth while none brings any
-PAGE = 200  # records of one command that replays
+PAGE = 500  # records of one command that replays
 RECONNECT_SECONDS = 2.0  # without a stream, between two: what is missed meanwhile is replayed
 REVOCATIONS = 1  # the partition that every process with streams follows besides its subscribers'
 

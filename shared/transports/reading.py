@@ -10,7 +10,7 @@ from itertools import accumulate
 from shared.cursor import Cursor, Position
 from shared.record import Gap, Record
 
-PAGE = 200  # records a read: past ~100 a larger page no longer saves time
+PAGE = 500  # records a read: past ~100 a larger one saves the store no time, but us what is done once a page
 PAGE_BYTES = 256 * 1024  # of one reader's page: it is held for as long as a slow client takes to read it
 
 ReadPage = Callable[[str, Position, int], Awaitable[Sequence[Record]]]
@@ -22,7 +22,7 @@ Seek = Callable[[Sequence[str], int | None], Awaitable[Cursor]]
 class PageSize:
     """How many records to ask for, so that a page stays within `PAGE_BYTES` however large the events are.
 
-    200 of the largest events are 50 MiB: a few clients that stop reading in the middle of a replay would fill the
+    500 of the largest events are 125 MiB: a few clients that stop reading in the middle of a replay would fill the
     memory with their pages.
     """
 
