@@ -54,7 +54,11 @@ def draw(path: Path, title: str, groups: Sequence[Group], *, log: bool, digits: 
         y += GAP
     height = y + 26
     grid = [f'<line x1="{x(t):.1f}" x2="{x(t):.1f}" y1="{TOP - 6}" y2="{height - 24}"/>' for t in ticks]
-    grid += [f'<text x="{x(t):.1f}" y="{height - 8}" text-anchor="middle">{t:,g}</text>' for t in ticks]
+    told = [f"{int(t) if t == int(t) else t:,}" for t in ticks]
+    grid += [
+        f'<text x="{x(t):.1f}" y="{height - 8}" text-anchor="middle">{text}</text>'
+        for t, text in zip(ticks, told, strict=True)
+    ]
     box = f'viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title)}"'
     head = f'<svg xmlns="http://www.w3.org/2000/svg" {box}>'
     text = f'<text x="8" y="22" class="t">{escape(title)}</text>'
