@@ -58,6 +58,7 @@ class LeanHttp:
         self._kept_for = idle
         self._idle: list[_Connection] = []  # the last one used is the next: the others may rest, and end
         self._open: set[_Connection] = set()
+        self._closed = False
 
     async def post(self, path: str, headers: Mapping[str, str], content: bytes) -> Answer:
         """Return the answer, whatever its status. Raises LostError, SilentError and BrokenError.
@@ -67,6 +68,7 @@ class LeanHttp:
         lines = [f"POST {path} HTTP/1.1", f"host: {self._authority}", f"content-length: {len(content)}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
         request = "\r\n".join([*lines, "", ""]).encode("ascii") + content
+        self._check_open()
         connection = self._take()
         try:
             if connection is None:
@@ -75,12 +77,9 @@ class LeanHttp:
         except TimeoutError:
             self._drop(connection)
             raise SilentError from None
-        except (
-            OSError,
-            EOFError,
-            RuntimeError,
-        ) as error:  # RuntimeError: uvloop's, of a write
+        except (OSError, EOFError, RuntimeError) as error:  # the last is uvloop's, of a write to what has just closed
             self._drop(connection)
+            self._check_open()
             self._drop_idle()  # a restarted server, or a thawed function: they are all dead
             raise LostError(type(error).__name__) from error
         except BaseException:  # cancelled too: the next one to use it would read the rest of our answer
@@ -94,7 +93,8 @@ class LeanHttp:
         return answer
 
     async def aclose(self) -> None:
-        """Close every connection, also those in use."""
+        """Close every connection, also those in use and those that are being opened; no other is opened."""
+        self._closed = True
         for connection in tuple(self._open):
             self._drop(connection)
         self._idle.clear()
@@ -114,8 +114,15 @@ class LeanHttp:
         async with asyncio.timeout(self._silence):
             reader, writer = await asyncio.open_connection(self._host, self._port, ssl=self._context, limit=_READ_SIZE)
         connection = _Connection(reader, writer)
+        if self._closed:  # meanwhile
+            connection.close()
+            self._check_open()
         self._open.add(connection)
         return connection
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise BrokenError("closed")  # not lost: to try again does not help
 
     def _drop(self, connection: "_Connection | None") -> None:
         if connection is not None:

@@ -1,17 +1,20 @@
 """A subscriber who comes back: from its cursor, a receipt, a time; or with a cursor that cannot be followed."""
 
+import re
 from typing import Literal
 
 import pytest
 
+from shared import catching_up
 from shared.cursor import Cursor
 from shared.filter import Interest
 from shared.hub import Hub
 from shared.sse import DATA
 from shared.subscriber import Start
 from shared.transports.base import Retention
+from shared.transports.reading import PAGE
 from tests.contract.acts import event, place, publish
-from tests.contract.stores import LogStore
+from tests.contract.stores import LogStore, RedisStore
 from tests.sinks import RecordingSink, subscribed
 
 
@@ -196,3 +199,19 @@ async def test_a_plain_poll_writes_what_a_subscriber_would_have_had_and_opens_no
         assert hub.fanout.positions == {}
     assert sink.order == ["realtime.ready"]
     assert again.order == ["realtime.gap", 2, 3, 4, "realtime.ready"]
+
+
+@pytest.mark.parametrize(("silent", "least", "most"), [(0.0, 2, 3), (60.0, 0, 0)], ids=["long", "short"])
+async def test_a_replay_of_what_is_for_others_moves_the_cursor_once_it_takes_long(
+    redis_store: RedisStore, monkeypatch: pytest.MonkeyPatch, silent: float, least: int, most: int
+) -> None:
+    monkeypatch.setattr(catching_up, "SILENT", silent)
+    async with Hub(redis_store.open()) as hub:
+        await hub.dispatch([event(number, users=["u1"]) for number in range(2 * PAGE + 10)])
+        sink = RecordingSink()
+        await hub.replay(Interest("u2"), Start(since="earliest"), DATA, sink)
+    alone = re.findall(rb"(?:^|\n\n)id: (\S+)(?=\n\n)", sink.stream)
+    assert least <= len(alone) <= most
+    reached = [cursor.positions["all"].offset for text in alone if (cursor := Cursor.parse(text.decode())) is not None]
+    assert reached == sorted(set(reached))
+    assert all(offset % PAGE == 0 or offset == 2 * PAGE + 10 for offset in reached)

@@ -184,8 +184,29 @@ async def test_requests_at_once_have_a_connection_each_and_close_ends_them_all()
         waiting = asyncio.create_task(http.post("/", {}, b""))
         await server.asked.wait()
         await http.aclose()
-        with pytest.raises(LostError):
+        with pytest.raises(BrokenError, match="closed"):
             await waiting
+
+
+async def test_wherever_a_request_is_when_it_is_closed_no_connection_is_left_or_opened() -> None:
+    async with serving() as server:
+        for step in range(30):
+            http = LeanHttp(server.url, silence=5.0, idle=60.0)
+            request = asyncio.create_task(http.post("/", {}, b""))
+            for _ in range(step):
+                await asyncio.sleep(0)
+            await http.aclose()
+            (told,) = await asyncio.gather(request, return_exceptions=True)
+            assert isinstance(told, Answer | BrokenError), told
+            assert not http._open
+
+
+async def test_who_asks_after_it_was_closed_is_told_and_nothing_is_opened() -> None:
+    async with serving() as server, asking(server) as http:
+        await http.aclose()
+        with pytest.raises(BrokenError, match="closed"):
+            await http.post("/", {}, b"")
+        assert server.connections == 0
 
 
 @pytest.fixture
