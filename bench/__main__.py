@@ -10,10 +10,11 @@ from pathlib import Path
 from types import FrameType, ModuleType
 
 from bench.client import LOAD, REDIS_PAIR
+from bench.process import BenchError
 from bench.report import render
 from bench.samples import load_all
 from bench.self_check import check_client
-from bench.session import session
+from bench.session import require_clean_tree, session
 
 NAMES = ["fanout", "peruser", "idle", "rate", "tail", "endtoend", "held", "replay", "herd", "coldstart", "rediscost"]
 RESULTS = Path("bench/results")
@@ -28,6 +29,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help=f"small numbers, kept in {QUICK_RESULTS}")
     parser.add_argument("--who", default="", help="only these contestants, comma-separated")
     parser.add_argument("--profile", action="store_true", help=f"flame graphs of ours to {RESULTS}, numbers for a look")
+    parser.add_argument("--dirty", action="store_true", help="measure uncommitted changes too; marks the results")
     parser.add_argument("--report", action="store_true", help="measure nothing, render the results that are there")
     chosen = parser.parse_args(arguments)
     if unknown := set(chosen.names) - set(NAMES):
@@ -50,6 +52,10 @@ def main() -> int:
     modules = {name: importlib.import_module(f"bench.measure.{name}") for name in NAMES}
     failed = False
     if not chosen.report:
+        try:
+            require_clean_tree(chosen.dirty or bool(partial))
+        except BenchError as error:
+            sys.exit(f"bench: {error}")
         check_client()
     for name in [] if chosen.report else chosen.names or NAMES:
         failed |= not _measure(name, modules[name], chosen, folder)

@@ -1,4 +1,4 @@
-"""Checks the load client before anything is measured with it: what it calls lost, doubled or late must be so."""
+"""Checks the load client before anything is measured with it: what it calls lost, doubled or overtaken must be so."""
 
 import sys
 import tempfile
@@ -8,7 +8,7 @@ from bench.client import Load
 from bench.process import BenchError, Child, answers, free_port
 from bench.servers import YARDSTICKS, Server
 
-# path → what the client must say: deliveries, lost, duplicated, reordered
+# path → what the client must say: deliveries, lost, duplicated, overtaken
 VERDICTS = {
     "/good": (5, 0, 0, 0),
     "/bytes": (5, 0, 0, 0),
@@ -34,7 +34,7 @@ def check_client() -> None:
                     last = load.step("done", may_lose=True)
                 found = (
                     first["deliveries"] + last["deliveries"],
-                    *(last[k] for k in ("lost", "duplicated", "reordered")),
+                    *(last[k] for k in ("lost", "duplicated", "overtaken")),
                 )
                 if found != expected:
                     raise BenchError(f"the load client is wrong about {path}: {found}, not {expected}")

@@ -18,6 +18,9 @@ from bench.process import BenchError, Child, cores
 from bench.samples import Results, Sample
 from bench.servers import Server, versions
 
+WRITTEN = ("bench/results", "bench/README.md", "chaos/results", "docs/reliability.md", "docs/reliability")
+"""What measurements write: a second one of the same commit must not find the tree changed by the first."""
+
 
 @dataclass(slots=True)
 class Session:
@@ -127,9 +130,34 @@ def machine() -> dict[str, Any]:
     }
 
 
+def require_clean_tree(allow_dirty: bool) -> None:
+    """Return if results may name the current commit; raises BenchError if the tree holds anything else.
+
+    `allow_dirty` measures anyway: the results then name the commit with `-dirty`, which tests refuse.
+    """
+    changed = _changed_files()
+    if changed and not allow_dirty:
+        raise BenchError(
+            f"the tree differs from its commit ({', '.join(changed[:3])}{', …' if changed[3:] else ''}), so results"
+            " would name code that was not measured: commit or stash the changes, or pass --dirty to mark the results"
+        )
+
+
 def _commit() -> str:
-    found = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
-    return found.stdout.strip() or "none"
+    found = _git("rev-parse", "--short=7", "HEAD").strip()
+    return f"{found}-dirty" if found and _changed_files() else found or "none"
+
+
+def _changed_files() -> list[str]:
+    """Return the files that differ from HEAD, new ones included, except what the measurements write themselves."""
+    return [
+        line[3:] for line in _git("status", "--porcelain", "--", ".", *(f":!{name}" for name in WRITTEN)).splitlines()
+    ]
+
+
+def _git(*arguments: str) -> str:
+    """Return what git prints, nothing outside a checkout."""
+    return subprocess.run(["git", *arguments], capture_output=True, text=True, check=False).stdout
 
 
 def _stolen() -> tuple[int, int]:

@@ -14,6 +14,7 @@ from types import FrameType
 
 from bench.client import LOAD
 from bench.process import BenchError
+from bench.session import require_clean_tree
 from chaos import recovery, report
 from chaos.phases import FULL, SHORT, Outcome, Phase, run
 
@@ -28,6 +29,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--short", action="store_true", help="a few seconds a phase, and nothing is written")
     parser.add_argument("--seed", type=int, help="repeats the order of the faults")
     parser.add_argument("--seconds", type=int, help="of each phase, instead of its own")
+    parser.add_argument("--dirty", action="store_true", help="test uncommitted changes too; marks the results")
     parser.add_argument("--report", action="store_true", help="runs nothing, renders the results that are there")
     chosen = parser.parse_args(arguments)
     if unknown := set(chosen.names) - {*names, "recovery"}:
@@ -43,6 +45,12 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _leave)
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # a descriptor a connection, on both sides
+
+    if not chosen.report:
+        try:
+            require_clean_tree(chosen.dirty or chosen.short)
+        except BenchError as error:
+            sys.exit(f"chaos: {error}")
 
     failed = False
     phases = SHORT if chosen.short else FULL

@@ -5,7 +5,7 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,23 @@ from bench.client import Load, Mark
 from bench.process import pss
 from chaos.faults import FAULTS, Struck, shuffled, strike
 from chaos.world import World, made_world
+from shared.cursor import Cursor
 
 EVERYONE = '{"type":"bench","id":"e{n}","data":{d}}'
 ONE_USER = '{"type":"bench","id":"e{n}","data":{d},"userIds":["u{u}"]}'
 SAMPLE = 2.0  # seconds between two looks at the memory
 DRAIN = 120.0  # seconds after the last event for what is still on its way
-WRONG = ("timed_out", "lost", "duplicated", "disagreed", "misdelivered", "foreign", "gaps", "publish_errors")
+WRONG = (
+    "timed_out",
+    "lost",
+    "duplicated",
+    "reordered",
+    "disagreed",
+    "misdelivered",
+    "foreign",
+    "gaps",
+    "publish_errors",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +111,9 @@ async def run(phase: Phase, folder: Path, seed: int, say: Callable[[str], None])
     rng = random.Random(seed)
     struck: list[Struck] = []
     memory: list[dict[str, float]] = []
-    ticks = folder / f"{phase.name}.ticks"
+    ticks, arrivals = folder / f"{phase.name}.ticks", folder / f"{phase.name}.arrivals"
     async with made_world(folder, phase.settings) as world:
-        with await asyncio.to_thread(_load, phase, world, folder, ticks) as load:
+        with await asyncio.to_thread(_load, phase, world, folder, ticks, arrivals) as load:
             await asyncio.to_thread(load.step, "connected")
             since = time.monotonic()
             going = asyncio.create_task(asyncio.to_thread(load.step, "done", may_lose=True))
@@ -114,11 +125,13 @@ async def run(phase: Phase, folder: Path, seed: int, say: Callable[[str], None])
                 await asyncio.wait({going}, timeout=SAMPLE)
             await breaking
             done = going.result()
+    with arrivals.open() as lines:
+        done["reordered"] = count_reordered(lines)
     seconds = [json.loads(line) for line in ticks.read_text().splitlines()]
     return Outcome(phase, done, struck, seconds, memory, seed)
 
 
-def _load(phase: Phase, world: World, folder: Path, ticks: Path) -> Load:
+def _load(phase: Phase, world: World, folder: Path, ticks: Path, arrivals: Path) -> Load:
     return Load(
         Target(
             port=world.steady.port,
@@ -140,6 +153,7 @@ def _load(phase: Phase, world: World, folder: Path, ticks: Path) -> Load:
         cut=phase.cut,
         drain=DRAIN,
         ticks=ticks,
+        arrivals=arrivals,
     )
 
 
@@ -153,6 +167,25 @@ class Target:
     body: str
     publish: str = "/api/publish"
     ready: bool = True
+
+
+def count_reordered(arrivals: Iterable[str]) -> int:
+    """Return how many events came to a connection behind the place that an earlier one had, by their cursors.
+
+    A line is `connection number cursor`, in the order of arrival. The publisher's numbers prove no order: a POST that
+    was refused is sent again, and its events are appended behind later ones (`overtaken`).
+    """
+    places: dict[str, dict[str, tuple[int, int]]] = {}
+    reordered = 0
+    for line in arrivals:
+        connection, _, text = line.split()
+        cursor = Cursor.parse(text)
+        now = {name: at[:2] for name, at in cursor.positions.items()} if cursor is not None else {}
+        before = places.setdefault(connection, {})
+        forward = any(at > before.get(name, (0, 0)) for name, at in now.items())
+        reordered += not forward or any(at < before.get(name, at) for name, at in now.items())
+        before |= now
+    return reordered
 
 
 async def _break(

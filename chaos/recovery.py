@@ -32,7 +32,7 @@ async def measure(say: Callable[[str], None]) -> None:
             rig = PostgresRig(own, postgres, impatient=False) if name == POSTGRES else REDIS[name](own, impatient=False)
             async with rig:
                 outcome = await play(scenario, rig)
-            row = {"kind": name, "scenario": scenario.name, "gaps": list(outcome.gaps), "refused": outcome.refused}
+            row = {"kind": name, "scenario": scenario.name, "gaps": list(outcome.gaps)}
             rows.append({**row, "published": outcome.published_after, "delivered": outcome.delivered_after})
             say(f"  {name}, {scenario.name}: {outcome.published_after:.2f} s, {outcome.delivered_after:.2f} s")
 

@@ -3,7 +3,7 @@
 import json
 import platform
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
@@ -30,7 +30,7 @@ def save(outcome: Outcome) -> None:
     phase = outcome.phase
     found = {
         "name": phase.name,
-        "about": {**about(), "began": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), "seed": outcome.seed},
+        "about": {**about(), "seed": outcome.seed},
         "phase": {**asdict(phase), "events": phase.events, "reaches": phase.reaches},
         "done": outcome.done,
         "struck": [asdict(struck) for struck in outcome.struck],
@@ -42,9 +42,10 @@ def save(outcome: Outcome) -> None:
 
 
 def about() -> dict[str, Any]:
-    """Return what a reader must know of the machine to compare numbers."""
+    """Return what a reader must know to compare numbers: the commit, the time and the machine."""
     redis = run([find("redis"), "--version"]).decode().split("v=")[1].split()[0]
-    return {**machine(), "versions": {"python": platform.python_version(), "redis-server": redis}}
+    began = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
+    return {**machine(), "began": began, "versions": {"python": platform.python_version(), "redis-server": redis}}
 
 
 def write(path: Path, found: dict[str, Any]) -> None:
@@ -66,7 +67,7 @@ def render() -> None:
     for one in found:
         _plot(one)
     blocks = {
-        "load": _table(LOAD_HEAD, ([title, *(cell(one) for one in found)] for title, cell in LOAD_ROWS), found),
+        "load": _table(LOAD_HEAD, ([title, *(_cell(cell, one) for one in found)] for title, cell in LOAD_ROWS), found),
         "faults": _table(FAULT_HEAD, _fault_rows(found), found),
         "machine": _machine(found),
         "recovery": recovery_table(json.loads(RECOVERY.read_text())) if RECOVERY.exists() else "",
@@ -138,10 +139,6 @@ def _undisturbed(quantile: str) -> Any:
     return cell
 
 
-def _count(name: str) -> Any:
-    return lambda found: f"{found['done'][name]:,}"
-
-
 def _growth(who: str) -> Any:
     """Megabytes a minute, by least squares over what follows the start."""
 
@@ -157,22 +154,36 @@ def _growth(who: str) -> Any:
     return cell
 
 
+def _cell(cell: str | Callable[[dict[str, Any]], str], found: dict[str, Any]) -> str:
+    if not isinstance(cell, str):
+        return cell(found)
+    return f"{found['done'][cell]:,}" if cell in found["done"] else "not counted"
+
+
 LOAD_HEAD = ""
 FAULT_HEAD = "fault"
-LOAD_ROWS = [
+LOAD_ROWS: list[tuple[str, str | Callable[[dict[str, Any]], str]]] = [
     ("connections", lambda found: f"{found['phase']['connections']:,}"),
-    ("events published", _count("published")),
+    ("events published", "published"),
     ("events a minute", lambda found: f"{found['phase']['a_minute']:,}"),
     ("each event reaches", lambda found: found["phase"]["reaches"]),
-    ("deliveries", _count("deliveries")),
+    ("deliveries", "deliveries"),
     ("lasted, s", lambda found: f"{found['phase']['seconds']}"),
     ("**faults survived**", lambda found: f"**{len(found['struck'])}**"),
-    ("**events lost**", lambda found: f"**{found['done']['lost']}**"),
-    ("**events twice**", lambda found: f"**{found['done']['duplicated']}**"),
-    ("gaps told", _count("gaps")),
-    ("delivered to somebody else", _count("misdelivered")),
-    ("connections lost and resumed", _count("lost_connections")),
-    ("POSTs refused or lost, and sent again", _count("publish_retries")),
+    ("**events lost**", "lost"),
+    ("**events delivered twice**", "duplicated"),
+    ("**events out of the log's order**", "reordered"),
+    ("gaps announced", "gaps"),
+    ("events delivered to another user", "misdelivered"),
+    ("events that nobody published", "foreign"),
+    ("positions at which two connections saw different events", "disagreed"),
+    ("connections lost and resumed", "lost_connections"),
+    ("reconnections refused, then retried", "refused"),
+    ("POSTs refused or lost, and sent again", "publish_retries"),
+    ("POSTs given up", "publish_errors"),
+    ("deliveries after one with a higher number: the POST was sent again, and appended later", "overtaken"),
+    ("streams live at the end", "ready"),
+    ("phases that ran out of time", "timed_out"),
     ("ms from publish to receipt: p50 of all", _ms("p50")),
     ("p90", _ms("p90")),
     ("p99", _ms("p99")),
@@ -196,15 +207,15 @@ def _table(head: str, rows: Iterable[Sequence[str]], found: Sequence[dict[str, A
 
 
 def _machine(found: Sequence[dict[str, Any]]) -> str:
-    lines = []
-    for one in found:
-        about, versions = one["about"], one["about"]["versions"]
-        lines.append(
-            f"- {one['phase']['title']}: {about['began']}, commit {about['commit']}, {about['cores']} cores"
-            f" ({about['cpu']}), {about['memory_gib']} GiB, Linux {about['kernel']}, Python {versions['python']},"
-            f" redis-server {versions['redis-server']}; `scripts/chaos {one['name']} --seed {about['seed']}`"
-        )
-    return "\n".join(lines)
+    runs = [(one["phase"]["title"], one["about"], f"{one['name']} --seed {one['about']['seed']}") for one in found]
+    if RECOVERY.exists():
+        runs.append(("recovery times", json.loads(RECOVERY.read_text())["about"], "recovery"))
+    return "\n".join(
+        f"- {title}: {about['began']}, commit {about['commit']}, {about['cores']} cores ({about['cpu']}),"
+        f" {about['memory_gib']} GiB, Linux {about['kernel']}, Python {about['versions']['python']},"
+        f" redis-server {about['versions']['redis-server']}; `scripts/chaos {arguments}`"
+        for title, about, arguments in runs
+    )
 
 
 def _short(value: Any) -> Any:

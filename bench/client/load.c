@@ -142,7 +142,7 @@ static int listen_phase(void) {
 
 enum { PORT = 256, PUB_PORT, RECONNECT_PORT, PATH, PUB_PATH, BODY, HEADER, NAME, CONNS, WINDOW, SOURCES, READY, MODE, EVENTS,
        WARMUP, BURST_SIZE, BATCH, SIZE, RECEIVERS, SPREAD, RATE_EACH, TIMEOUT, DRAIN, RETRY, STEPS, FIRST, USERS, OTHER_PORT,
-       INSIST, CUT, TICKS };
+       INSIST, CUT, TICKS, ARRIVALS };
 static const struct option long_options[] = {
     {"port", 1, 0, PORT}, {"pub-port", 1, 0, PUB_PORT}, {"reconnect-port", 1, 0, RECONNECT_PORT}, {"path", 1, 0, PATH},
     {"pub-path", 1, 0, PUB_PATH}, {"body", 1, 0, BODY}, {"header", 1, 0, HEADER}, {"name", 1, 0, NAME}, {"conns", 1, 0, CONNS},
@@ -150,7 +150,8 @@ static const struct option long_options[] = {
     {"warmup", 1, 0, WARMUP}, {"burst", 1, 0, BURST_SIZE}, {"batch", 1, 0, BATCH}, {"size", 1, 0, SIZE},
     {"receivers", 1, 0, RECEIVERS}, {"spread", 0, 0, SPREAD}, {"rate", 1, 0, RATE_EACH}, {"timeout", 1, 0, TIMEOUT},
     {"drain", 1, 0, DRAIN}, {"retry", 1, 0, RETRY}, {"users", 1, 0, USERS}, {"first", 1, 0, FIRST}, {"steps", 0, 0, STEPS},
-    {"other-port", 1, 0, OTHER_PORT}, {"insist", 0, 0, INSIST}, {"cut", 1, 0, CUT}, {"ticks", 1, 0, TICKS}, {0, 0, 0, 0}};
+    {"other-port", 1, 0, OTHER_PORT}, {"insist", 0, 0, INSIST}, {"cut", 1, 0, CUT}, {"ticks", 1, 0, TICKS},
+    {"arrivals", 1, 0, ARRIVALS}, {0, 0, 0, 0}};
 
 static enum mode mode_named(const char *name) {
     static const char *names[] = {"listen", "one", "burst", "rate"};
@@ -158,6 +159,15 @@ static enum mode mode_named(const char *name) {
         if (!strcmp(name, names[i])) return (enum mode)i;
     fprintf(stderr, "--mode is listen, one, burst or rate\n");
     exit(2);
+}
+
+static FILE *writable(const char *path) {
+    FILE *file = fopen(path, "w");
+    if (!file) {
+        perror(path);
+        exit(2);
+    }
+    return file;
 }
 
 static void read_options(int argc, char **argv) {
@@ -193,10 +203,8 @@ static void read_options(int argc, char **argv) {
         case OTHER_PORT: opt.other_port = atoi(optarg), opt.reconnect = 1; break;
         case INSIST: opt.insist = 1; break;
         case CUT: opt.cut = atoi(optarg); break;
-        case TICKS:
-            if ((opt.ticks = fopen(optarg, "w"))) break;
-            perror(optarg);
-            exit(2);
+        case TICKS: opt.ticks = writable(optarg); break;
+        case ARRIVALS: opt.arrivals = writable(optarg); break;
         default: exit(2);
         }
     opt.headers = headers;
@@ -224,6 +232,7 @@ int main(int argc, char **argv) {
         mark("warm", timed_out);
     }
     if (!timed_out) timed_out = opt.mode == LISTEN ? listen_phase() : publish_phase(opt.events);
+    if (opt.arrivals) fclose(opt.arrivals);
     mark("done", timed_out);
     return timed_out;
 }

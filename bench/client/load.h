@@ -34,6 +34,7 @@ struct options {
     int insist;           /* a POST that was refused or lost is sent again, the same bytes, until it is accepted */
     int cut;              /* connections a second that the client drops by itself */
     FILE *ticks;          /* what each second brought, a line of JSON a second */
+    FILE *arrivals;       /* every event as it arrived: connection, number, cursor */
     int steps;            /* wait at each mark for a line on stdin */
 };
 

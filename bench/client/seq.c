@@ -11,7 +11,7 @@ static uint64_t *word(struct seq *s, uint64_t n) { return &s->seen[n % SEQ_WINDO
 static uint64_t bit(uint64_t n) { return 1ull << (n % 64); }
 
 void seq_see(struct seq *s, uint64_t n) {
-    if (n < s->last) s->reordered++;
+    if (n < s->last) s->overtaken++;
     s->last = n;
     if (n < s->base) {
         s->duplicated++;

@@ -1,4 +1,5 @@
-/* Checks one connection's numbers 1, 2, 3, …: what came twice and what came late. What never came is sent minus distinct. */
+/* Checks one connection's numbers 1, 2, 3, …: what came twice, and what came after a higher number. What never came is sent
+   minus distinct. */
 #pragma once
 #include <stdint.h>
 
@@ -10,7 +11,7 @@ struct seq {
     uint64_t base;     /* every number below it was seen, or was given up */
     uint64_t last;     /* the number before this one, to see a step back */
     uint64_t distinct; /* numbers seen at least once */
-    uint64_t duplicated, reordered;
+    uint64_t duplicated, overtaken;
     uint64_t seen[SEQ_WINDOW / 64]; /* a ring of bits for [base, base + SEQ_WINDOW) */
 };
 

@@ -73,6 +73,7 @@ static void on_frame(void *owner, struct sse *f) {
     hist_add(&tally.latency, frame_now - f->t);
     if (opt.ticks) hist_add(&second.latency, frame_now - f->t);
     uint64_t n = f->n;
+    if (opt.arrivals) fprintf(opt.arrivals, "%d %llu %s\n", s->index, (unsigned long long)n, f->id ? f->id : "");
     if (opt.spread) {
         if ((int)(n % (uint64_t)opt.conns) != s->index) tally.misdelivered++;
         n = n / (uint64_t)opt.conns + (s->index > 0); /* the numbers of one connection, made contiguous from 1 */
@@ -177,7 +178,7 @@ void subscribers_open(void) {
         subs[i].index = i;
         subs[i].port = opt.other_port && i % 2 ? opt.other_port : opt.port;
         subs[i].io.on = on_socket;
-        subs[i].sse.keep_id = (uint8_t)opt.reconnect;
+        subs[i].sse.keep_id = opt.reconnect || opt.arrivals;
         seq_init(&subs[i].seq);
     }
 }
@@ -215,14 +216,14 @@ int subscribers_listened(uint64_t events) {
 }
 
 void subscribers_print(FILE *out, uint64_t sent_each) {
-    uint64_t distinct = 0, duplicated = 0, reordered = 0, expected = 0;
+    uint64_t distinct = 0, duplicated = 0, overtaken = 0, expected = 0;
     for (int i = 0; i < opt.conns; i++) {
         distinct += subs[i].seq.distinct;
         duplicated += subs[i].seq.duplicated;
-        reordered += subs[i].seq.reordered;
+        overtaken += subs[i].seq.overtaken;
     }
     expected = opt.spread ? sent_each : sent_each * (uint64_t)opt.receivers;
-    fprintf(out, "\"ready\":%d,\"lost\":%lld,\"duplicated\":%llu,\"reordered\":%llu,\"disagreed\":%llu", ready,
-            (long long)expected - (long long)distinct, (unsigned long long)duplicated, (unsigned long long)reordered,
+    fprintf(out, "\"ready\":%d,\"lost\":%lld,\"duplicated\":%llu,\"overtaken\":%llu,\"disagreed\":%llu", ready,
+            (long long)expected - (long long)distinct, (unsigned long long)duplicated, (unsigned long long)overtaken,
             (unsigned long long)disagreed);
 }
