@@ -9,10 +9,64 @@ from shared.errors import SettingsError
 
 _Text = TypeVar("_Text", bound=str)
 
+PREFIX = "REALTIME_"
+NAMES = frozenset(
+    {
+        "REALTIME_ALLOWED_ORIGINS",
+        "REALTIME_AUTH",
+        "REALTIME_CONFIG",
+        "REALTIME_DEAD_LETTER_QUEUE",
+        "REALTIME_EVENT_BUS",
+        "REALTIME_EVENT_SOURCE",
+        "REALTIME_FALLBACK",
+        "REALTIME_HEARTBEAT",
+        "REALTIME_IDEMPOTENCY_WINDOW",
+        "REALTIME_JWKS_URL",
+        "REALTIME_JWT_AUDIENCE",
+        "REALTIME_JWT_ISSUER",
+        "REALTIME_JWT_LEEWAY",
+        "REALTIME_JWT_SECRET",
+        "REALTIME_LOG_FORMAT",
+        "REALTIME_LOG_LEVEL",
+        "REALTIME_MAX_CONNECTIONS",
+        "REALTIME_MAX_EVENTS",
+        "REALTIME_MAX_USER_CONNECTIONS",
+        "REALTIME_METRICS_NAMESPACE",
+        "REALTIME_NETLIFY_SECRET",
+        "REALTIME_PARTITIONS",
+        "REALTIME_POLL_MAX",
+        "REALTIME_POLL_MIN",
+        "REALTIME_PREFIX",
+        "REALTIME_PUBLISH_KEYS",
+        "REALTIME_PUBLISH_RATE",
+        "REALTIME_RETENTION",
+        "REALTIME_RETRY",
+        "REALTIME_SECRETS_MAX_AGE",
+        "REALTIME_STREAM_SECONDS",
+        "REALTIME_STREAM_URL",
+        "REALTIME_TRANSPORT",
+        "REALTIME_USER_SHARDS",
+    }
+)
+"""Every variable of ours, without those of stores and platforms. docs/configuration.md lists the same."""
+
 
 def defined(environ: Mapping[str, str]) -> dict[str, str]:
     """Return what is set: an empty variable counts as absent."""
     return {name: value.strip() for name, value in environ.items() if value.strip()}
+
+
+def unknown_variables(environ: Mapping[str, str]) -> list[str]:
+    """Return a sentence for each variable that looks like a setting and is none: a typing error would go unnoticed."""
+    sentences = []
+    for name in sorted(environ):
+        if name.startswith(PREFIX) and name not in NAMES:
+            from difflib import get_close_matches  # 2 ms at a cold start, which few processes need
+
+            near = get_close_matches(name[len(PREFIX) :], [known[len(PREFIX) :] for known in NAMES], 1)
+            hint = f": did you mean {PREFIX}{near[0]}?" if near else ": docs/configuration.md lists those there are"
+            sentences.append(f"{name} is no setting and has no effect{hint}")
+    return sentences
 
 
 def choice(env: Mapping[str, str], name: str, choices: tuple[_Text, ...], default: _Text) -> _Text:

@@ -1,5 +1,6 @@
 """Settings → transport → hub: the only module that imports adapters, each only where it is used."""
 
+import logging
 from typing import Any
 
 from shared.config import Settings
@@ -9,6 +10,9 @@ from shared.hub import Hub
 from shared.partitions import Partitions
 from shared.tracer import Tracer
 from shared.transports.base import Log, Retention, Transport
+from shared.variables import unknown_variables
+
+logger = logging.getLogger(__name__)
 
 
 def make_transport(settings: Settings, *, stateless: bool = False) -> Transport:
@@ -84,7 +88,12 @@ async def check(settings: Settings) -> None:
 
 
 def make_hub(settings: Settings, *, stateless: bool = False) -> Hub:
-    """Return a hub over that transport, which heeds revocations where it asks for tokens. Raises SettingsError."""
+    """Return a hub over that transport, which heeds revocations where it asks for tokens; warns of unknown settings.
+
+    Raises SettingsError.
+    """
+    for sentence in unknown_variables(settings.variables):
+        logger.warning(sentence)
     arguments = make_transport(settings, stateless=stateless), make_partitions(settings)
     options: dict[str, Any] = {"heartbeat": settings.heartbeat, "window": settings.idempotency_window}
     if settings.trace_exporters:

@@ -15,8 +15,9 @@ from shared.cursor import MAX_LENGTH, MAX_OFFSET, Cursor, Position
 from shared.errors import SettingsError
 from shared.filter import Interest
 from shared.rights import TOKENS, PublishKey, Types
-from shared.variables import Rate
-from shared.wiring import make_partitions
+from shared.variables import NAMES, Rate
+from shared.wiring import make_hub, make_partitions
+from tests.processes import ROOT
 
 REDIS = {"REALTIME_TRANSPORT": "redis", "REALTIME_AUTH": "none", "REDIS_URL": "redis://h:6379"}
 REST = {"REALTIME_TRANSPORT": "redis", "REALTIME_AUTH": "none"}
@@ -244,6 +245,7 @@ def test_every_variable_is_tested_here() -> None:
     modules = (shared.config, shared.endpoints, shared.variables)
     source = "".join(inspect.getsource(module) for module in modules)
     read = set(re.findall(r'"((?:REALTIME|REDIS|UPSTASH|AWS|OTEL)_[A-Z_]+|HOST|PORT)"', source))
+    read.remove("REALTIME_SECRETS_MAX_AGE")  # read by shared/parameters
     assert {name for name, *_ in GOOD} == read
     # Free text, known by its presence, or read later: no value of these is wrong here.
     anything = {
@@ -309,3 +311,23 @@ def test_the_longest_cursor_that_settings_allow_can_be_read_again() -> None:
     text = Cursor(dict.fromkeys(needed, place)).encode()
     assert len(text) <= MAX_LENGTH
     assert Cursor.parse(text) == Cursor(dict.fromkeys(needed, place))
+
+
+def test_the_known_variables_are_those_of_the_document() -> None:
+    """A variable that no document names cannot be found; one that is only documented does nothing."""
+    documented = set(re.findall(r"`(REALTIME_[A-Z_]+)`", (ROOT / "docs" / "configuration.md").read_text()))
+    sources = [path.read_text() for folder in ("shared", "functions") for path in (ROOT / folder).rglob("*.py")]
+    read = {name for source in sources for name in re.findall(r"[\"'](REALTIME_[A-Z_]+)[\"']", source)}
+    assert NAMES == documented == read
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"), [("REALTIME_HEARTBEATS", "REALTIME_HEARTBEAT?"), ("REALTIME_ZZZ", "docs/configuration.md")]
+)
+def test_an_unknown_setting_is_warned_of(name: str, hint: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A typing error in a name would leave the default in force without a word."""
+    make_hub(Settings.from_env({name: "hunter2", "REALTIME_RETRY": "1s"}))
+    [record] = caplog.records
+    assert (record.levelname, "hunter2" in record.message) == ("WARNING", False)
+    assert record.message.startswith(f"{name} is no setting")
+    assert hint in record.message
