@@ -1,5 +1,6 @@
 """Subscriber tokens signed by an issuer whose public keys are fetched (JWKS)."""
 
+import asyncio
 import json
 import time
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from shared.auth import Verifier
 from shared.errors import Unauthorized, Unavailable
-from shared.jwks import FRESH, REFETCH, KeySet
+from shared.jwks import FRESH, REFETCH, STALE, TIMEOUT, KeySet
 from tests.clocks import Clock
 from tests.functions.api import Api, problem_of
 from tests.functions.tokens import (
@@ -49,6 +50,16 @@ def is_taken(api: Api, text: str) -> bool:
     return False
 
 
+def is_known(api: Api, text: str) -> bool:
+    """As `is_taken`, for a token whose key may be asked for again only later."""
+    response = api.acting(token=text).get()
+    if response.status_code != 503:
+        return is_taken(api, text)
+    problem_of(response, 503)
+    assert 0 < int(response.headers["retry-after"]) <= REFETCH
+    return False
+
+
 def test_each_algorithm_is_verified_with_its_key_of_the_set(federated: Api, issuer: Issuer) -> None:
     assert is_taken(federated, token(claims(), issuer.rsa, "RS256", kid="rsa-1"))
     assert is_taken(federated, token(claims(), issuer.ec, "ES256", kid="ec-1"))
@@ -61,8 +72,10 @@ def test_a_token_without_a_kid_is_verified_with_the_only_key_for_its_algorithm(f
 
 
 def test_the_kid_must_name_the_key_that_signed(federated: Api, issuer: Issuer) -> None:
-    for kid in ("ec-1", "unknown", "", "rsa-1 "):
-        assert not is_taken(federated, token(claims(), issuer.rsa, "RS256", kid=kid))
+    assert is_taken(federated, token(claims(), issuer.rsa, "RS256", kid="rsa-1"))
+    assert not is_taken(federated, token(claims(), issuer.rsa, "RS256", kid="ec-1"))
+    for kid in ("unknown", "", "rsa-1 "):
+        assert not is_known(federated, token(claims(), issuer.rsa, "RS256", kid=kid))
 
 
 def test_another_key_with_the_same_kid_is_refused(federated: Api) -> None:
@@ -120,7 +133,7 @@ def test_made_up_key_ids_do_not_make_us_hammer_the_issuer(federated: Api, issuer
     assert is_taken(federated, token(claims(), issuer.rsa, "RS256", kid="rsa-1"))
     before = issuer.requests
     for n in range(50):
-        assert not is_taken(federated, token(claims(), issuer.rsa, "RS256", kid=f"made-up-{n}"))
+        assert not is_known(federated, token(claims(), issuer.rsa, "RS256", kid=f"made-up-{n}"))
     assert issuer.requests - before <= 1 + 30 / REFETCH
 
 
@@ -151,36 +164,115 @@ def verifier(own_issuer: Issuer, clock: Clock) -> Verifier:
     return Verifier(None, KeySet(own_issuer.url, clock))
 
 
-async def test_a_rotated_key_is_fetched_when_its_first_token_comes_but_not_more_often_than_bounded(
+async def test_a_rotated_key_is_fetched_for_its_first_token(
     verifier: Verifier, own_issuer: Issuer, clock: Clock
 ) -> None:
+    """While no fetch is due, its key is neither good nor bad: 503, as it may have been rotated in."""
     old = token(claims(), own_issuer.rsa, "RS256", kid="rsa-1")
     await verifier.verify(old)
     rotated = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     own_issuer.keys = [jwk(rotated, "rsa-2")]
     new = token(claims(), rotated, "RS256", kid="rsa-2")
-    clock.advance(REFETCH - 1)
-    with pytest.raises(Unauthorized):
+    clock.advance(REFETCH - 9)
+    with pytest.raises(Unavailable) as caught:
         await verifier.verify(new)
+    assert caught.value.retry_after == 9
     assert own_issuer.requests == 1
-    clock.advance(1)
+    clock.advance(9)
     assert (await verifier.verify(new)).user_id == "u1"
+    assert own_issuer.requests == 2
+    with pytest.raises(Unavailable):
+        await verifier.verify(old)
+    clock.advance(REFETCH)
     with pytest.raises(Unauthorized):
         await verifier.verify(old)
+    assert own_issuer.requests == 3
+
+
+async def test_a_withdrawn_key_ends_with_the_next_refresh(verifier: Verifier, own_issuer: Issuer, clock: Clock) -> None:
+    """The first token after `FRESH` begins it, and is the last one that the old set verifies."""
+    text = token(claims(), own_issuer.rsa, "RS256", kid="rsa-1")
+    await verifier.verify(text)
+    own_issuer.keys = [jwk(own_issuer.rsa, "rsa-2")]
+    clock.advance(FRESH - 1)
+    await verifier.verify(text)
+    assert own_issuer.requests == 1
+    clock.advance(1)
+    await verifier.verify(text)
+    await verifier.verify(token(claims(), own_issuer.rsa, "RS256", kid="rsa-2"))  # waits for the refresh
     assert own_issuer.requests == 2
+    with pytest.raises(Unavailable):
+        await verifier.verify(text)
+    clock.advance(REFETCH)
+    with pytest.raises(Unauthorized):
+        await verifier.verify(text)
 
 
-async def test_a_withdrawn_key_is_good_no_longer_than_the_set_is_fresh(
+async def test_after_an_idle_hour_a_withdrawn_key_is_refused(
     verifier: Verifier, own_issuer: Issuer, clock: Clock
 ) -> None:
     text = token(claims(), own_issuer.rsa, "RS256", kid="rsa-1")
     await verifier.verify(text)
     own_issuer.keys = []
-    clock.advance(FRESH - 1)
-    await verifier.verify(text)
-    clock.advance(1)
+    clock.advance(STALE)
     with pytest.raises(Unauthorized):
         await verifier.verify(text)
+
+
+async def test_a_hanging_issuer_holds_no_known_key(verifier: Verifier, own_issuer: Issuer, clock: Clock) -> None:
+    """The issuer accepts and never answers: every verification waited 5 s of every 30 s for it."""
+    good = token(claims(), own_issuer.ec, "ES256", kid="ec-1")
+    await verifier.verify(good)
+    own_issuer.hang()
+    clock.advance(FRESH)
+    for _ in range(20):
+        async with asyncio.timeout(TIMEOUT / 2):
+            await asyncio.gather(*(verifier.verify(good) for _ in range(50)))
+    rotated = verifier.verify(token(claims(), own_issuer.ec, "ES256", kid="ec-2"))
+    waiting = asyncio.create_task(rotated)
+    async with asyncio.timeout(TIMEOUT / 2):
+        await asyncio.gather(*(verifier.verify(good) for _ in range(50)))
+    assert not waiting.done(), "the key that is not known waits for the one refresh"
+    own_issuer.keys = [jwk(own_issuer.ec, "ec-1"), jwk(own_issuer.ec, "ec-2")]
+    own_issuer.recover()
+    assert (await waiting).user_id == "u1"
+    assert own_issuer.requests == 2
+
+
+async def test_an_issuer_that_hangs_on_costs_one_wait(
+    verifier: Verifier, own_issuer: Issuer, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After an idle hour the first verification waits, and no other one, however often the refresh fails."""
+    monkeypatch.setattr("shared.jwks.TIMEOUT", 0.2)
+    good = token(claims(), own_issuer.ec, "ES256", kid="ec-1")
+    unknown = token(claims(), own_issuer.ec, "ES256", kid="ec-2")
+    await verifier.verify(good)
+    own_issuer.hang()
+    clock.advance(STALE)
+    await verifier.verify(good)
+    clock.advance(REFETCH)
+    monkeypatch.setattr("shared.jwks.TIMEOUT", TIMEOUT)
+    async with asyncio.timeout(TIMEOUT / 2):
+        await verifier.verify(good)
+    own_issuer.status = 500
+    own_issuer.recover()
+    with pytest.raises(Unavailable):
+        await verifier.verify(unknown)
+    assert own_issuer.requests == 3
+
+
+def test_a_key_just_rotated_in_is_a_503(make_instance: MakeInstance, own_issuer: Issuer) -> None:
+    """Over HTTP, with an issuer that hangs: known keys serve, and the client of a new one is asked to come back."""
+    api = Api(make_instance(REALTIME_JWKS_URL=own_issuer.url))
+    good = token(claims(), own_issuer.ec, "ES256", kid="ec-1")
+    assert is_taken(api, good)
+    own_issuer.hang()
+    response = api.acting(token=token(claims(), own_issuer.ec, "ES256", kid="ec-2")).get()
+    problem_of(response, 503)
+    assert 0 < int(response.headers["retry-after"]) <= REFETCH
+    assert is_taken(api, good)
+    assert own_issuer.requests == 1
+    api.close()
 
 
 BROKEN_ANSWERS: dict[str, tuple[int, bytes]] = {
@@ -203,12 +295,12 @@ async def test_an_issuer_that_is_down_logs_nobody_out(
     own_issuer.status, own_issuer.body = status, body
     clock.advance(FRESH + 1)
     assert (await verifier.verify(good)).user_id == "u1"
+    with pytest.raises(Unavailable):  # once the refresh has failed
+        await verifier.verify(token(claims(), own_issuer.ec, "ES256", kid="unknown"))
     assert own_issuer.requests == 2
     for _ in range(5):
         await verifier.verify(good)
     assert own_issuer.requests == 2, "an issuer in trouble is not asked for each token"
-    with pytest.raises(Unauthorized):
-        await verifier.verify(token(claims(), own_issuer.ec, "ES256", kid="unknown"))
 
 
 async def test_an_issuer_that_was_down_at_first_is_asked_again_after_a_while(
@@ -225,7 +317,9 @@ async def test_an_issuer_that_was_down_at_first_is_asked_again_after_a_while(
     assert (await verifier.verify(text)).user_id == "u1"
 
 
-async def test_a_key_that_we_cannot_use_does_not_spoil_the_others(verifier: Verifier, own_issuer: Issuer) -> None:
+async def test_a_key_that_we_cannot_use_does_not_spoil_the_others(
+    verifier: Verifier, own_issuer: Issuer, clock: Clock
+) -> None:
     symmetric = {"kty": "oct", "kid": "oct-1", "k": "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LXNlY3JldA", "alg": "HS256"}
     own_issuer.keys = [
         symmetric,
@@ -240,6 +334,7 @@ async def test_a_key_that_we_cannot_use_does_not_spoil_the_others(verifier: Veri
     ]
     assert (await verifier.verify(token(claims(), own_issuer.ed, "EdDSA", kid="ed-1"))).user_id == "u1"
     for kid in ("for-encryption", "for-another-algorithm"):
+        clock.advance(REFETCH)
         with pytest.raises(Unauthorized):
             await verifier.verify(token(claims(), own_issuer.rsa, "RS256", kid=kid))
     shared = jwt.utils.base64url_decode(symmetric["k"])

@@ -73,6 +73,8 @@ class Issuer:
         self.body: bytes | None = None  # answered instead of the keys
         self.status = 200
         self.requests = 0
+        self._answering = threading.Event()  # cleared, it takes requests and never answers
+        self._answering.set()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
 
@@ -80,11 +82,20 @@ class Issuer:
     def url(self) -> str:
         return f"http://127.0.0.1:{self._server.server_address[1]}/jwks.json"
 
+    def hang(self) -> None:
+        """Accept each request from now on, and never answer it."""
+        self._answering.clear()
+
+    def recover(self) -> None:
+        """Answer again, also what waits."""
+        self._answering.set()
+
     def __enter__(self) -> Self:
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.recover()
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
@@ -95,6 +106,7 @@ class Issuer:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 issuer.requests += 1
+                issuer._answering.wait()
                 body = json.dumps({"keys": issuer.keys}).encode() if issuer.body is None else issuer.body
                 self.send_response(issuer.status)
                 self.send_header("content-type", "application/json")
