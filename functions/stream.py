@@ -189,7 +189,8 @@ class StreamApp:
         return _Lifetime(subscriber, *min(ends), token)
 
     def _left(self, expires_at: float) -> float:
-        return max(expires_at + self._settings.jwt_leeway - time.time(), 0.0)
+        left = expires_at - time.time()
+        return left if left > 0 else max(left + self._settings.jwt_leeway, 0.0)  # taken within the leeway
 
     async def _page(
         self, interest: Interest, query: EventsQuery, identity: Identity, cors: Mapping[str, str], send: Send

@@ -7,8 +7,10 @@ them at its cold start.
 import hashlib
 import hmac
 import logging
+import math
+import time
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -22,6 +24,7 @@ from shared.rights import TYPE_OR_PATTERN, PublishKey, Types
 logger = logging.getLogger(__name__)
 
 MAX_TOKEN_LENGTH = 8_192  # characters; nothing longer is even split
+MAX_RETRY_AFTER = 86_400.0  # seconds; a token may begin in the year 9999
 MIN_SECRET_BYTES = 32  # RFC 7518 section 3.2: a key of the same size as the hash output, or larger
 
 ALGORITHMS: Mapping[str, str] = {"RSA": "RS256", "EC": "ES256", "OKP": "EdDSA"}
@@ -111,7 +114,11 @@ class Verifier:
         return cls(settings.jwt_secret, keys, settings.jwt_issuer, settings.jwt_audience, settings.jwt_leeway)
 
     async def verify(self, token: str | None) -> Identity:
-        """Return who the token speaks for. Raises Unauthorized, and Unavailable where the key set is out of reach."""
+        """Return who the token speaks for.
+
+        Raises Unauthorized, with `retry_after` if the token only begins later (the issuer's clock is ahead by more than
+        the leeway), and Unavailable if its key is not known and cannot be looked up now.
+        """
         if token is None:
             raise Unauthorized("Send a subscriber token: Authorization: Bearer <token>, or the cookie", None)
         if len(token) > MAX_TOKEN_LENGTH:
@@ -127,21 +134,36 @@ class Verifier:
             raise Unauthorized("The token is of another type: its typ must be JWT or at+jwt")
         key, algorithm = await self._key(header)
         try:
-            claims = jwt.decode(
-                token,
-                key,
-                algorithms=[algorithm],
-                issuer=self._issuer,
-                audience=self._audience,
-                leeway=self._leeway,
-                options={
-                    "verify_aud": self._audience is not None,
-                    "require": [name for name, set_ in (("iss", self._issuer), ("aud", self._audience)) if set_],
-                },
-            )
+            try:
+                claims = self._decode(token, key, algorithm)
+            except jwt.ImmatureSignatureError:
+                claims = self._decode(token, key, algorithm, verify_iat=False, verify_nbf=False)
+                raise self._not_valid_yet(claims) from None
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError) as error:
             raise Unauthorized(f"The token does not hold: {_reason(error)}") from None
         return identity_of(claims)
+
+    def _decode(self, token: str, key: Any, algorithm: str, **options: Any) -> dict[str, Any]:
+        """Return the claims of a token that holds; raises what PyJWT raises, which is not only its own errors."""
+        import jwt
+
+        options["verify_aud"] = self._audience is not None
+        options["require"] = [name for name, set_ in (("iss", self._issuer), ("aud", self._audience)) if set_]
+        return jwt.decode(
+            token,
+            key,
+            algorithms=[algorithm],
+            issuer=self._issuer,
+            audience=self._audience,
+            leeway=self._leeway,
+            options=cast("jwt.types.Options", options),
+        )
+
+    def _not_valid_yet(self, claims: Mapping[str, Any]) -> Unauthorized:
+        """Return the error for a token that holds in all but its beginning; raises what `int` raises."""
+        begins = max(int(claims[name]) for name in ("nbf", "iat") if name in claims)
+        wait = math.ceil(min(MAX_RETRY_AFTER, max(1.0, begins - self._leeway - time.time())))
+        return Unauthorized("The token does not hold: it is not valid yet", retry_after=wait)
 
     async def _key(self, header: Mapping[str, Any]) -> tuple[Any, str]:
         """Return the key for this header and the one algorithm that it verifies."""
@@ -220,7 +242,6 @@ def _reason(error: Exception) -> str:
 
     reasons: list[tuple[type[Exception], str]] = [
         (jwt.ExpiredSignatureError, "it has expired"),
-        (jwt.ImmatureSignatureError, "it is not valid yet"),
         (jwt.InvalidIssuerError, "its issuer is not REALTIME_JWT_ISSUER"),
         (jwt.InvalidAudienceError, "its audience is not REALTIME_JWT_AUDIENCE"),
         (jwt.MissingRequiredClaimError, "it lacks a claim that is required here (iss or aud)"),

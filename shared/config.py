@@ -69,7 +69,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     jwks_url: str | None = None
     jwt_issuer: str | None = None
     jwt_audience: str | None = None
-    jwt_leeway: float = 0.0
+    jwt_leeway: float = 5.0
     retention: float = 86_400.0
     max_events: int = MEMORY_MAX_EVENTS
     idempotency_window: float = 86_400.0
@@ -141,7 +141,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             jwks_url=jwks_url(env),
             jwt_issuer=env.get("REALTIME_JWT_ISSUER"),
             jwt_audience=env.get("REALTIME_JWT_AUDIENCE"),
-            jwt_leeway=duration(env, "REALTIME_JWT_LEEWAY", 0.0, 0.0, 300.0),
+            jwt_leeway=duration(env, "REALTIME_JWT_LEEWAY", 5.0, 0.0, 300.0),
             retention=duration(env, "REALTIME_RETENTION", 86_400.0, 0.1),
             max_events=integer(env, "REALTIME_MAX_EVENTS", MEMORY_MAX_EVENTS if transport == "memory" else 0, 1),
             idempotency_window=duration(env, "REALTIME_IDEMPOTENCY_WINDOW", 86_400.0, 0.1),

@@ -47,12 +47,16 @@ class MappingError(InvalidRequest):
 
 
 class Unauthorized(TidemarkError):
-    """No credential, or none that holds; `code` is RFC 6750's error code, None where none was sent."""
+    """No credential, or none that holds; `code` is RFC 6750's error code, None where none was sent.
 
-    def __init__(self, detail: str, code: str | None = "invalid_token") -> None:
+    `retry_after` (s) is when the same credential will hold, None if it never will.
+    """
+
+    def __init__(self, detail: str, code: str | None = "invalid_token", retry_after: int | None = None) -> None:
         super().__init__(detail)
         self.detail = detail
         self.code = code
+        self.retry_after = retry_after
 
 
 class BadSignature(Unauthorized):

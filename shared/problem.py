@@ -65,7 +65,8 @@ def from_error(error: TidemarkError) -> Problem:
         case Unauthorized():
             # RFC 6750 section 3.1: no error code where the request carried no credential at all.
             code = f', error="{error.code}"' if error.code else ""
-            return problem(401, error.detail, headers={"www-authenticate": f'Bearer realm="tidemark"{code}'})
+            wait = {} if error.retry_after is None else {"retry-after": str(error.retry_after)}
+            return problem(401, error.detail, headers={"www-authenticate": f'Bearer realm="tidemark"{code}', **wait})
         case Forbidden():
             challenge = 'Bearer realm="tidemark", error="insufficient_scope"'
             return problem(403, error.detail, headers={"www-authenticate": challenge})

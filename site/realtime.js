@@ -168,6 +168,7 @@ class Subscription {
     const stable = this.#liveSince > 0 && Date.now() - this.#liveSince >= STABLE_MS;
     if (stable) this.#failures = 0;
     if (end.kind === "closing" && stable) return this.#rest("waiting", end, Math.random() * CLOSING_JITTER_MS);
+    if (end.kind === "early") this.#tokens.keep();
     const asked = Math.max(end.floor ?? 0, end.hold ?? 0);
     const delay = backoff(this.#failures, Math.max(this.#serverRetry, asked));
     if (end.kind !== "dropped") {

@@ -15,9 +15,12 @@ MAX_DETAIL = 500  # characters of a problem that are told
 
 
 class End(NamedTuple):
-    """How one connection ended, and with that what comes next; `floor` is the wait (s) that the server asked for."""
+    """How one connection ended, and with that what comes next; `floor` is the wait (s) that the server asked for.
 
-    kind: Literal["lost", "silent", "closing", "renewed", "again", "refused"]
+    kind: after `early` the same token is sent again, as it only begins to hold after `floor`.
+    """
+
+    kind: Literal["lost", "silent", "closing", "renewed", "again", "refused", "early"]
     reason: str
     detail: str = ""
     floor: float = 0.0
@@ -39,7 +42,8 @@ class _Problem(msgspec.Struct):
 async def check(response: httpx.Response, wanted: str) -> End | None:
     """Return None for an answer of the media type `wanted`, else how to go on. Raises Refused.
 
-    Only 204, 400, 401 and 403 are final: a 404 is a function being deployed, a 200 with HTML a hotel's login page.
+    Only 204, 400, 401 and 403 are final: a 404 is a function being deployed, a 200 with HTML a hotel's login page. A
+    401 with Retry-After is not: its token begins to hold later, as the clock that made it is ahead.
     """
     status, media_type = response.status_code, response.headers.get("content-type", "")
     if status == 200 and media_type.startswith(wanted):
@@ -53,6 +57,8 @@ async def check(response: httpx.Response, wanted: str) -> End | None:
         )
     detail = await detail_of(response)
     if status == 401:
+        if floor:
+            return End("early", "refused", detail, floor)
         raise Refused(Unauthorized(detail))
     if status == 403:
         raise Refused(Forbidden(detail))

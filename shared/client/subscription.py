@@ -50,7 +50,8 @@ def subscribe(
     new one takes over without a hole. `start` is `now`, `earliest` or an RFC 3339 time, used where there is no
     `cursor`. `heartbeat` is the server's, in seconds. `user_id` counts only where authentication is off.
 
-    Iterating raises Unauthorized (401; a token function is asked once more before), Forbidden (403), InvalidRequest
+    Iterating raises Unauthorized (401; a token function is asked once more before, and one with Retry-After is waited
+    for: its token is not valid yet), Forbidden (403), InvalidRequest
     (400) and SubscriptionStopped (204): asking again would not help. What `token` and `on_state` raise comes through.
     """
     return Subscription(url, token, types, user_id, start, cursor, heartbeat, on_state, http)
@@ -165,6 +166,8 @@ class Subscription:
         if end.kind == "closing" and stable:
             delay = random.uniform(0, CLOSING_JITTER)  # noqa: S311 — no secret
         else:
+            if end.kind == "early":
+                self._renewal.fresh = self._token  # the next one would be made on the same clock, and as early
             delay = backoff(self._failures, max(self._retry, end.floor))
             self._choose_mode(end)
             self._failures += 1

@@ -8,7 +8,8 @@ import { retryAfter } from "./retry.js";
 /**
  * How one attempt ended, and so what comes next. `floor`: the server asked for this wait; `hold`: drop() did.
  * @typedef {{
- *   kind: "lost" | "silent" | "dropped" | "closing" | "renewed" | "again" | "unauthorized" | "denied" | "stop",
+ *   kind: "lost" | "silent" | "dropped" | "closing" | "renewed" | "again" | "unauthorized" | "early" | "denied" |
+ *     "stop",
  *   reason: string, error?: unknown, problem?: Problem, floor?: number, hold?: number
  * }} End
  */
@@ -42,7 +43,8 @@ export async function refusalOf(response, wanted) {
     return { kind: "lost", reason: "refused", floor, problem: { status, title } };
   }
   const problem = await problemOf(response);
-  if (status === 401) return { kind: "unauthorized", reason: "refused", floor, problem };
+  // With Retry-After the token begins to hold later: the clock that made it is ahead.
+  if (status === 401) return { kind: floor > 0 ? "early" : "unauthorized", reason: "refused", floor, problem };
   if (status === 400 || status === 403) return { kind: "denied", reason: "refused", problem };
   return { kind: "lost", reason: "refused", floor, problem };
 }

@@ -14,6 +14,7 @@ export class Tokens {
   #source;
   #onTimeout;
   #onRenewed;
+  #given = "";
   #inUse = "";
   #usedSince = 0;
   #asking = false;
@@ -39,10 +40,15 @@ export class Tokens {
   async next(signal) {
     const renewed = this.#renewed;
     this.#renewed = null;
-    if (renewed !== null) return renewed;
+    if (renewed !== null) return (this.#given = renewed);
     if (typeof this.#source !== "function") return (this.#source ?? "").trim();
     this.#timer = setTimeout(this.#onTimeout, TOKEN_MS);
-    return this.#ask(this.#source, signal).finally(() => clearTimeout(this.#timer));
+    return (this.#given = await this.#ask(this.#source, signal).finally(() => clearTimeout(this.#timer)));
+  }
+
+  /** The next connection takes the same token again: another one would be made on the same clock, and as early. */
+  keep() {
+    if (this.renewable) this.#renewed = this.#given;
   }
 
   /** The server took this one: fetch the next before it ends. @param {string} token @param {AbortSignal} signal */

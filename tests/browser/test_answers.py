@@ -1,5 +1,6 @@
 """What the client makes of a server's answers, and of none: it waits and stops as told, and tells the page."""
 
+import time
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from tests.browser.conftest import MakeApi
 from tests.browser.pages import EVENTS, Pages
 from tests.browser.test_client import connect, has_seen, is_in_state, publish
 from tests.functions.api import Api
+from tests.functions.tokens import PUBLISH_KEY, SECRET, user_token
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("browser-client")]
 
@@ -77,6 +79,26 @@ async def test_a_refusal_is_told_with_its_reason_and_no_attempt_comes_before_its
     await page.clock.run_for(3_000)
     await page.wait_for_function("changes.filter(({ state }) => state === 'waiting').length === 2")
     assert len(asked) == 2
+
+
+async def test_a_token_that_is_not_valid_yet_is_waited_for(make_api: MakeApi, pages: Pages) -> None:
+    """The clock that made it is ahead: the page gave up for good. The next token would be as early, so it is kept."""
+    pages.expect("status of 401")
+    api = make_api(REALTIME_JWT_SECRET=SECRET, REALTIME_PUBLISH_KEYS=PUBLISH_KEY)
+    page = await pages.blank(api.instance.url)
+    early = [user_token("u1", nbf=int(time.time()) + later) for later in (8, 3_600)]
+    await page.evaluate(
+        """async (tokens) => {
+          const { connect } = await import("/realtime.js");
+          Object.assign(window, { changes: [] });
+          connect({ token: () => tokens.shift(), onState: (state, why) => changes.push({ state, ...why }) });
+        }""",
+        early,
+    )
+    told = await change(page, "waiting")
+    assert told["problem"]["detail"] == "The token does not hold: it is not valid yet"
+    await change(page, "live")
+    assert not await page.evaluate("changes.some(({ state }) => state === 'denied')")
 
 
 async def test_waits_grow_with_each_failure_and_the_network_coming_back_ends_one(api: Api, pages: Pages) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -121,6 +122,27 @@ async def test_another_instance_goes_on_where_a_killed_one_stopped(
             await publish(line.instance, event("b"), event("c"))
             seen += [await anext(subscription) for _ in range(2)]
     assert [item.data["name"] for item in seen if isinstance(item, Event)] == ["a", "b", "c"]
+
+
+async def test_a_token_of_a_clock_that_is_ahead_is_waited_for(make_instance: MakeInstance) -> None:
+    """Clients gave up for good, though the same token held a moment later."""
+    instance = make_instance(REALTIME_JWT_SECRET=SECRET, REALTIME_PUBLISH_KEYS=PUBLISH_KEY, REALTIME_RETRY="0s")
+    states, live = list[State](), asyncio.Event()
+
+    def enter(state: State) -> None:
+        states.append(state)
+        if state.name == "live":
+            live.set()
+
+    early = user_token("u1", nbf=int(time.time()) + 8, iat=int(time.time()) + 8)
+    url = f"{instance.url}/api/events"
+    async with asyncio.timeout(DEADLINE), subscribe(url, early, on_state=enter) as subscription:
+        waiting = asyncio.ensure_future(anext(subscription))
+        await live.wait()
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+    assert [state.name for state in states[:3]] == ["connecting", "waiting", "connecting"]
+    assert states[1].detail == "401: The token does not hold: it is not valid yet"
 
 
 async def test_a_server_refuses_a_wrong_token_and_a_type_that_it_does_not_allow(make_instance: MakeInstance) -> None:

@@ -158,6 +158,29 @@ async def test_a_token_function_is_asked_once_more_after_a_401_and_no_oftener() 
 
 
 @virtual_time
+async def test_a_token_that_is_not_valid_yet_is_sent_again() -> None:
+    """The clock that makes the tokens is ahead: the next token would be as early, so that the first one is kept."""
+    tokens = iter(["early", "next"])
+    early = problem(401, "it is not valid yet", headers={"retry-after": "7"})
+    server = Server(early, early, stream(event("1", "a"), SILENCE))
+    async with server.subscribe(token=lambda: next(tokens)) as subscription:
+        assert names(await take(subscription, 1)) == ["a"]
+    assert [request.headers["authorization"] for request in server.requests] == ["Bearer early"] * 3
+    assert [wait.detail for wait in server.waits] == ["401: it is not valid yet"] * 2
+    assert all(later - sooner >= 7 for sooner, later in zip(server.at, server.at[1:], strict=False))
+
+
+@virtual_time
+async def test_a_token_that_ends_while_it_waits_is_replaced() -> None:
+    tokens = iter(["early", "next"])
+    early = problem(401, headers={"retry-after": "7"})
+    server = Server(early, problem(401), stream(event("1", "a"), SILENCE))
+    async with server.subscribe(token=lambda: next(tokens)) as subscription:
+        await take(subscription, 1)
+    assert [request.headers["authorization"] for request in server.requests][-1] == "Bearer next"
+
+
+@virtual_time
 async def test_a_token_that_no_header_can_carry_is_an_error_and_not_a_loop() -> None:
     server = Server()
     with pytest.raises(Unauthorized, match="no header"):

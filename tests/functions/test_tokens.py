@@ -59,7 +59,7 @@ def test_a_publish_key_is_no_subscribers_token(guarded: Api) -> None:
 
 BY_CLAIM: dict[str, dict[str, Any]] = {
     "expired": {"exp": LONG_AGO},
-    "expired a second ago, where no leeway is set": {"exp": int(time.time()) - 1},
+    "expired before the leeway": {"exp": int(time.time()) - 6},
     "exp is a text": {"exp": "tomorrow"},
     "exp is null": {"exp": None},
     "exp is infinite": {"exp": float("inf")},
@@ -85,6 +85,41 @@ BY_CLAIM: dict[str, dict[str, Any]] = {
 def test_a_token_whose_claims_do_not_hold_is_refused(guarded: Api, claims: dict[str, Any]) -> None:
     whole = {"sub": "u1", "exp": SOON, **claims}
     assert refused(guarded, hs256_by_hand({"alg": "HS256", "typ": "JWT"}, whole, SECRET.encode())) == INVALID
+
+
+@pytest.mark.parametrize("claim", ["nbf", "iat"])
+def test_a_clock_that_is_2_s_ahead_is_within_the_leeway(guarded: Api, claim: str) -> None:
+    """The leeway was 0 by default: a token that an issuer with such a clock had just made was refused."""
+    early = token({"sub": "u1", "exp": SOON, claim: time.time() + 2})
+    assert guarded.acting(token=early).get().status_code == 200
+
+
+@pytest.mark.parametrize("claim", ["nbf", "iat"])
+def test_not_valid_yet_says_when_to_come_back(guarded: Api, claim: str) -> None:
+    response = guarded.acting(token=token({"sub": "u1", "exp": SOON, claim: int(time.time()) + 65})).get()
+    assert problem_of(response, 401)["detail"] == "The token does not hold: it is not valid yet"
+    assert response.headers["www-authenticate"] == INVALID
+    assert 30 < int(response.headers["retry-after"]) <= 60
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"exp": LONG_AGO}, {"nbf": "soon"}, {"sub": 7, "nbf": 0}, {"iat": float("inf")}, {"iat": [1]}],
+    ids=["expired", "nbf is a text", "not ahead", "iat is infinite", "iat is a list"],
+)
+def test_what_waiting_will_not_mend_names_no_time(guarded: Api, wrong: dict[str, Any]) -> None:
+    claims = {"sub": "u1", "exp": SOON, "nbf": SOON, "iat": SOON, **wrong}
+    if "sub" in wrong:
+        del claims["iat"]
+    response = guarded.acting(token=token(claims)).get()
+    problem_of(response, 401)
+    assert "retry-after" not in response.headers
+
+
+def test_a_token_of_the_year_9999_asks_for_a_day_at_most(guarded: Api) -> None:
+    response = guarded.acting(token=token({"sub": "u1", "nbf": 253_402_300_799})).get()
+    problem_of(response, 401)
+    assert response.headers["retry-after"] == "86400"
 
 
 BY_HEADER: dict[str, dict[str, Any]] = {
