@@ -72,7 +72,10 @@ def _warn(settings: Settings) -> None:
             logger.warning("REALTIME_PUBLISH_KEYS is not set: nobody can publish over HTTP")
         if settings.jwt_secret is None and settings.jwks_url is None:
             logger.warning("neither REALTIME_JWT_SECRET nor REALTIME_JWKS_URL is set: nobody can subscribe")
-    elif settings.host not in ("127.0.0.1", "::1", "localhost"):
+        return
+    if settings.publish_keys:
+        logger.warning("REALTIME_AUTH=none: whoever has no key of REALTIME_PUBLISH_KEYS can publish too")
+    if settings.host not in ("127.0.0.1", "::1", "localhost"):
         logger.warning("authentication is off and HOST is not local: everyone who reaches this port reads every event")
 
 

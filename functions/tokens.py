@@ -57,7 +57,12 @@ def routes(hub: Hub, settings: Settings) -> list[BaseRoute]:
     signer = Signer.from_settings(settings)
 
     async def tokens(request: Request) -> Response:
-        key = keys.check(bearer(request.headers)) if settings.auth_required else PublishKey("")
+        if not signer.able and not settings.auth_required:
+            return _not_here("Tokens are not issued here: REALTIME_JWT_SECRET is not set")
+        if not settings.publish_keys and not settings.auth_required:
+            return _not_here("Tokens are issued for a publish key only: REALTIME_PUBLISH_KEYS is not set")
+        # Also with REALTIME_AUTH=none: the same secret may guard the streams of another function.
+        key = keys.check(bearer(request.headers))
         check_right(key, TOKENS)
         if not signer.able:
             return _not_here("Tokens are not issued here: REALTIME_JWT_SECRET is not set")

@@ -15,6 +15,7 @@ from shared.signing import Signer
 from tests.clocks import Clock
 from tests.functions.api import Api, check, data_of, pointers_of, problem_of, unique
 from tests.functions.tokens import LIMITED_KEY, MINTING_KEY, PUBLISH_KEY, SECRET, token, user_token
+from tests.processes import MakeInstance
 
 BEARER = "authorization"
 
@@ -215,6 +216,25 @@ def test_the_answer_names_where_streams_are_opened(guarded: Api, brief_memory: A
 def test_where_nothing_can_be_signed_that_is_what_is_said(api: Api) -> None:
     assert "REALTIME_JWT_SECRET" in problem_of(ask(api, "/api/tokens", {}), 501)["detail"]
     assert "Authentication is off" in problem_of(ask(api, "/api/tickets"), 501)["detail"]
+
+
+def test_without_authentication_no_stranger_gets_a_token(make_instance: MakeInstance) -> None:
+    """Its token would open the streams of a sibling with the same secret, which does ask for one."""
+    without_keys = Api(make_instance(REALTIME_AUTH="none", REALTIME_JWT_SECRET=SECRET))
+    assert "REALTIME_PUBLISH_KEYS" in problem_of(ask(without_keys, "/api/tokens", {"userId": "u1"}), 501)["detail"]
+    assert "Authentication is off" in problem_of(ask(without_keys, "/api/tickets"), 501)["detail"]
+    without_keys.close()
+    settings = {"REALTIME_JWT_SECRET": SECRET, "REALTIME_PUBLISH_KEYS": f"{PUBLISH_KEY},{LIMITED_KEY}:task-*"}
+    instance = make_instance(REALTIME_AUTH="none", **settings)
+    with_keys = Api(instance)
+    problem_of(ask(with_keys, "/api/tokens", {"userId": "u1"}), 401)
+    problem_of(ask_for_token(with_keys, {"userId": "u1"}, "made up"), 401)
+    problem_of(ask_for_token(with_keys, {"types": ["task-1"]}, LIMITED_KEY), 403)
+    assert minted(with_keys, {"userId": "u1"})
+    problem_of(ask(with_keys, "/api/revocations", {"userId": "u1"}), 501)
+    assert with_keys.post(b'{"type": "t", "data": 1}').status_code == 202
+    with_keys.close()
+    assert "REALTIME_AUTH=none: whoever has no key" in instance.log_file.read_text()
 
 
 def test_a_body_that_is_no_json_or_too_long_is_refused(guarded: Api) -> None:
