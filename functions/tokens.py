@@ -57,15 +57,11 @@ def routes(hub: Hub, settings: Settings) -> list[BaseRoute]:
     signer = Signer.from_settings(settings)
 
     async def tokens(request: Request) -> Response:
-        if not signer.able and not settings.auth_required:
-            return _not_here("Tokens are not issued here: REALTIME_JWT_SECRET is not set")
-        if not settings.publish_keys and not settings.auth_required:
-            return _not_here("Tokens are issued for a publish key only: REALTIME_PUBLISH_KEYS is not set")
+        if (missing := _missing_for_tokens(settings)) is not None:
+            return _not_here(f"Tokens are not issued here: {missing} is not set")
         # Also with REALTIME_AUTH=none: the same secret may guard the streams of another function.
         key = keys.check(bearer(request.headers))
         check_right(key, TOKENS)
-        if not signer.able:
-            return _not_here("Tokens are not issued here: REALTIME_JWT_SECRET is not set")
         if media_type(request) != JSON:
             return _not_json()
         asked = _parse(await _read(request), signer.max_ttl)
@@ -150,6 +146,13 @@ def _types(asked: _TokenRequest, key: PublishKey) -> Types | None:
         if refused := [pattern for pattern in asked.types if not key.types.covers(pattern)]:
             raise Forbidden(f"The publish key does not allow {min(refused)!r}")
     return None if asked.types is None else Types.parse(asked.types)
+
+
+def _missing_for_tokens(settings: Settings) -> str | None:
+    """Return the variable without which nobody could have a token made, None if there is none."""
+    if settings.jwt_secret is None:
+        return "REALTIME_JWT_SECRET"
+    return None if settings.publish_keys else "REALTIME_PUBLISH_KEYS"
 
 
 def _not_here(detail: str) -> Response:
