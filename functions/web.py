@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from shared import media_type as media_types
 from shared.config import Settings
 from shared.cors import cors_headers, preflight_headers
 from shared.errors import ContentTooLarge, TidemarkError, Unavailable
@@ -70,10 +71,8 @@ async def read_body(request: Request, most: int) -> bytes:
 
 
 def media_type(request: Request) -> str | None:
-    """Return the content type's first part, in lower case; None where its charset is not UTF-8."""
-    kind, _, parameters = request.headers.get("content-type", "").partition(";")
-    charset = parameters.strip().lower().removeprefix("charset=").strip('"')
-    return None if parameters.strip() and charset not in ("utf-8", "utf8") else kind.strip().lower()
+    """Return the media type of the body, in lower case; None if there is none, or if its charset is not UTF-8."""
+    return media_types.media_type(request.headers.getlist("content-type"))
 
 
 def to_response(answer: Problem) -> Response:

@@ -19,6 +19,7 @@ from shared.counters import WEBHOOKS
 from shared.envelope import MAX_BODY_BYTES
 from shared.errors import BadSignature, ContentTooLarge, InvalidRequest, MappingError, Unavailable
 from shared.hub import Hub
+from shared.mapping import form
 from shared.mapping.payload import Payload
 from shared.problem import problem
 from shared.webhooks.scheme import Delivery
@@ -59,12 +60,12 @@ def routes(hub: Hub, settings: Settings, clock: Callable[[], float] = time.time)
         # RFC 9110 section 5.3: a header that stands twice is a list, and no scheme takes that for a signature.
         headers = {key: ", ".join(request.headers.getlist(key)) for key in request.headers}
         receiver.verify(Delivery(headers, body, clock()))
-        if not _is_json(request):
-            accepted = {"accept": "application/json"}
-            return "not-json", to_response(
-                problem(415, "Let the provider send JSON: application/json", headers=accepted)
-            )
-        payload = Payload(body, headers)
+        kind = media_type(request)
+        if not _is_taken(request, kind):
+            accepted = {"accept": f"application/json, {form.MEDIA_TYPE}"}
+            detail = f"Let the provider send JSON (application/json), or else a form ({form.MEDIA_TYPE})"
+            return "not-json", to_response(problem(415, detail, headers=accepted))
+        payload = Payload(body, headers, is_form=kind == form.MEDIA_TYPE)
         challenge = receiver.source.scheme.challenge(payload)
         if challenge is not None:
             return "challenge", Response(msgspec.json.encode({"challenge": challenge}), 200, _HEADERS)
@@ -73,6 +74,8 @@ def routes(hub: Hub, settings: Settings, clock: Callable[[], float] = time.time)
         verdict = "ignored" if not events else "accepted"
         if events and all(receipt.duplicate for receipt in receipts):
             verdict = "duplicate"
+        if receiver.source.scheme.is_shown(payload):
+            return verdict, Response(b"", 200, {"cache-control": "no-store"})
         return verdict, Response(receipts_body(receipts), 202, _HEADERS)
 
     return [traced(hub, "/api/webhooks/{source}", webhook)]
@@ -88,9 +91,8 @@ def _mangum() -> HttpFunction:
     return HttpFunction(routes)
 
 
-def _is_json(request: Request) -> bool:
-    """Whether the request says that it is JSON, or says nothing: some providers send a form unless told otherwise."""
-    if "content-type" not in request.headers:
-        return True
-    kind = media_type(request)
-    return kind is not None and (kind == "application/json" or kind.endswith("+json"))
+def _is_taken(request: Request, kind: str | None) -> bool:
+    """Whether the request says that it is JSON or a form, or says nothing."""
+    if kind is None:
+        return "content-type" not in request.headers
+    return kind in ("application/json", form.MEDIA_TYPE) or kind.endswith("+json")

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -91,11 +91,36 @@ def check_json(body: bytes) -> None:
         raise InvalidRequest(f"The body is not UTF-8 (at byte {error.start})") from None
     if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _depth(body) > MAX_DEPTH:
         raise InvalidRequest(f"The JSON is nested more than {MAX_DEPTH} levels deep")
+    if (escape := next(_lone_surrogates(body), None)) is not None:
+        raise InvalidRequest(
+            f"The body is not valid JSON: the escape {escape[0].decode()} at byte {escape.start()} is half a character"
+            " (a lone surrogate): escape both halves, or send the character itself"
+        )
     try:
         _checker.decode(text)
         msgspec.json.decode(body, type=msgspec.Raw)
     except (_DuplicateKeyError, json.JSONDecodeError, msgspec.DecodeError) as error:
         raise InvalidRequest(f"The body is not valid JSON: {error}") from None
+
+
+def without_lone_surrogates(body: bytes) -> bytes:
+    """Return a JSON text with U+FFFD for each escape that is half a character, and all else as it is."""
+    parts, place = [], 0
+    for escape in _lone_surrogates(body):
+        parts += [body[place : escape.start()], rb"\ufffd"]
+        place = escape.end()
+    return b"".join([*parts, body[place:]]) if parts else body
+
+
+# All escapes in their order: in `\\ud800` it is the backslash that is escaped.
+_ESCAPE = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
+)
+
+
+def _lone_surrogates(body: bytes) -> Iterator[re.Match[bytes]]:
+    if b"\\ud" in body or b"\\uD" in body:
+        yield from (escape for escape in _ESCAPE.finditer(body) if escape[1] is not None)
 
 
 def check_all(found: Any, name: str = "The event") -> None:

@@ -8,22 +8,26 @@ from typing import Any
 
 import msgspec
 
-from shared.envelope import check_json
+from shared.envelope import check_json, without_lone_surrogates
+from shared.mapping.form import form_to_json
 
 _JSON_SPACE = b" \t\r\n"
 _MAX_INT_DIGITS = 4_000  # Python refuses to read more than 4,300, and takes its time for less
 
 
 class Payload:
-    """What a provider sent: `body` is strict JSON, `headers` have lower-case names.
+    """What a provider sent: `body` is strict JSON, `headers` have lower-case names; `is_form`: it came as a form.
 
-    Making one raises InvalidRequest where the body is not JSON that everyone reads alike.
+    Half a surrogate pair becomes U+FFFD: the provider cannot mend what a user typed there. Making one raises
+    InvalidRequest if the body is not JSON that everyone reads alike.
     """
 
-    def __init__(self, body: bytes, headers: Mapping[str, str] | None = None) -> None:
-        check_json(body)
-        self.body = body.strip(_JSON_SPACE)
+    def __init__(self, body: bytes, headers: Mapping[str, str] | None = None, *, is_form: bool = False) -> None:
+        whole = without_lone_surrogates(form_to_json(body) if is_form else body)
+        check_json(whole)
+        self.body = whole.strip(_JSON_SPACE)
         self.headers = headers or {}
+        self.is_form = is_form
 
     @cached_property
     def value(self) -> Any:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from shared.errors import BadSignature
 from shared.event import ID_PATTERN
 from shared.mapping.payload import Payload
-from shared.webhooks.scheme import Delivery, Scheme, check_any, hex_digests
+from shared.webhooks.scheme import Delivery, Scheme, check_hex
 
 PREFIX = "sha256="
 
@@ -20,7 +20,7 @@ class GitHub(Scheme):
             raise BadSignature(f"X-Hub-Signature-256 does not begin with {PREFIX}")
         if not ID_PATTERN.fullmatch(delivery.header("X-GitHub-Delivery")):
             raise BadSignature("X-GitHub-Delivery is not 1 to 256 visible ASCII characters")
-        check_any(hex_digests(keys, delivery.body), [signature.removeprefix(PREFIX)])
+        check_hex(keys, delivery.body, [signature.removeprefix(PREFIX)])
 
     def delivery_id(self, payload: Payload) -> str | None:
         """Return the delivery's GUID, which a redelivery has again."""

@@ -19,7 +19,10 @@ _HEADER = r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}"
 
 @dataclass(frozen=True, slots=True)
 class HmacHeader(Scheme):
-    """`<header>: <prefix><signature>`; `id_header` names the header with the delivery's id, if there is one."""
+    """`<header>: <prefix><signature>`, or a list of these with commas or spaces between them, one for each secret.
+
+    id_header: the name of the header with the delivery's id, if there is one.
+    """
 
     header: str
     prefix: str
@@ -42,15 +45,17 @@ class HmacHeader(Scheme):
 
     def verify(self, delivery: Delivery, keys: Sequence[bytes]) -> None:
         """Verify; hexadecimal digits may be of either case."""
-        given = delivery.header(self.header)
-        if not given.startswith(self.prefix):
+        text = delivery.header(self.header)
+        # Whole first: a prefix may hold a comma or a space itself.
+        items = dict.fromkeys([text, *map(str.strip, text.split(",")), *text.split(" ")])
+        given = [item.removeprefix(self.prefix) for item in items if item.startswith(self.prefix)]
+        if not given:
             raise BadSignature(f"{self.header} does not begin with the source's prefix")
-        given = given.removeprefix(self.prefix)
         digests = [hmac.digest(key, delivery.body, self.hash) for key in keys]
         if self.encoding == "hex":
-            check_any([digest.hex() for digest in digests], [given.lower()])
+            check_any([digest.hex() for digest in digests], [signature.lower() for signature in given])
         else:
-            check_any([base64.b64encode(digest).decode() for digest in digests], [given])
+            check_any([base64.b64encode(digest).decode() for digest in digests], given)
         if self.id_header is not None and not ID_PATTERN.fullmatch(delivery.header(self.id_header)):
             raise BadSignature(f"{self.id_header} is not 1 to 256 visible ASCII characters")
 

@@ -60,6 +60,10 @@ class Scheme(ABC):
         """Return what a provider wants to hear back before it sends deliveries, None where this is a delivery."""
         return None
 
+    def is_shown(self, payload: Payload) -> bool:
+        """Whether the provider shows the answer's body to a person: then it is a 200 without one."""
+        return False
+
 
 def member(payload: Payload, name: str) -> Any:
     """Return a member of the payload, None where it is no object or has none of this name."""
@@ -87,6 +91,10 @@ def check_any(expected: Iterable[str], given: Sequence[str]) -> None:
         raise BadSignature("The signature does not match")
 
 
-def hex_digests(keys: Iterable[bytes], signed: bytes, hash: str = "sha256") -> list[str]:
-    """Return the HMAC of the signed bytes under each key, in hexadecimal."""
-    return [hmac.new(key, signed, hash).hexdigest() for key in keys]
+def check_hex(keys: Iterable[bytes], signed: bytes, given: Sequence[str]) -> None:
+    """Raise BadSignature unless one of these is the HMAC-SHA256 of the signed bytes under one of the keys.
+
+    Hexadecimal digits may be of either case.
+    """
+    digests = [hmac.new(key, signed, "sha256").hexdigest() for key in keys]
+    check_any(digests, [signature.lower() for signature in given])

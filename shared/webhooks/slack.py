@@ -5,13 +5,16 @@ from typing import Any
 
 from shared.errors import BadSignature
 from shared.mapping.payload import Payload
-from shared.webhooks.scheme import Delivery, Scheme, check_any, check_time, hex_digests, member
+from shared.webhooks.scheme import Delivery, Scheme, check_hex, check_time, member
 
 PREFIX = "v0="
 
 
 class Slack(Scheme):
-    """Headers `X-Slack-Request-Timestamp` and `X-Slack-Signature: v0=<hex>`. The Events API's JSON, not its forms."""
+    """Headers `X-Slack-Request-Timestamp` and `X-Slack-Signature: v0=<hex>`.
+
+    The Events API sends JSON; slash commands and interactive components send forms.
+    """
 
     def verify(self, delivery: Delivery, keys: Sequence[bytes]) -> None:
         """Verify."""
@@ -20,10 +23,10 @@ class Slack(Scheme):
         if not signature.startswith(PREFIX):
             raise BadSignature(f"X-Slack-Signature does not begin with {PREFIX}")
         signed = b"v0:%b:%b" % (time.encode(), delivery.body)
-        check_any(hex_digests(keys, signed), [signature.removeprefix(PREFIX)])
+        check_hex(keys, signed, [signature.removeprefix(PREFIX)])
 
     def delivery_id(self, payload: Payload) -> Any:
-        """Return the event's id, in the body that is signed; a retry has it again."""
+        """Return the event's id, in the body that is signed; a retry has it again. Forms have none, and no retries."""
         return member(payload, "event_id")
 
     def challenge(self, payload: Payload) -> str | None:
@@ -31,3 +34,7 @@ class Slack(Scheme):
         challenge = member(payload, "challenge")
         is_asked = member(payload, "type") == "url_verification" and isinstance(challenge, str)
         return challenge if is_asked else None
+
+    def is_shown(self, payload: Payload) -> bool:
+        """Whether it is a form: what answers a command or a click is shown as a message, and must be a 200."""
+        return payload.is_form

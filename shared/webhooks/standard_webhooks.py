@@ -3,7 +3,7 @@
 import base64
 import binascii
 import hmac
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from shared.errors import BadSignature
 from shared.event import ID_PATTERN
@@ -11,10 +11,16 @@ from shared.mapping.payload import Payload
 from shared.webhooks.scheme import Delivery, Scheme, check_any, check_time
 
 PREFIX = "whsec_"
+NAMES = ("webhook", "svix")
+"""How the headers' names begin: Svix, and providers that send by it, kept their own from before the standard."""
+PARTS = ("id", "timestamp", "signature")
 
 
 class StandardWebhooks(Scheme):
-    """Headers `webhook-id`, `webhook-timestamp`, and `webhook-signature`: a list of `v1,<base64>`, one a secret."""
+    """Headers `webhook-id`, `webhook-timestamp`, and `webhook-signature`: a list of `v1,<base64>`, one for each secret.
+
+    Or the same three as `svix-…`: the first set that is complete, and never one header of each.
+    """
 
     def key(self, secret: str) -> bytes:
         """Return the bytes that follow `whsec_` in base64, with or without padding."""
@@ -29,16 +35,22 @@ class StandardWebhooks(Scheme):
 
     def verify(self, delivery: Delivery, keys: Sequence[bytes]) -> None:
         """Verify; signatures of other versions than v1 (v1a is asymmetric) are passed over."""
-        id, time = delivery.header("webhook-id"), delivery.header("webhook-timestamp")
+        name = _name(delivery.headers)
+        id, time = delivery.header(f"{name}-id"), delivery.header(f"{name}-timestamp")
+        signatures = delivery.header(f"{name}-signature").split(" ")
         if not ID_PATTERN.fullmatch(id):
-            raise BadSignature("The webhook-id is not 1 to 256 visible ASCII characters")
+            raise BadSignature(f"The {name}-id is not 1 to 256 visible ASCII characters")
         check_time(time, delivery.now)
         signed = b"%b.%b.%b" % (id.encode(), time.encode(), delivery.body)
-        given = [
-            item.removeprefix("v1,") for item in delivery.header("webhook-signature").split(" ") if item[:3] == "v1,"
-        ]
+        given = [item.removeprefix("v1,") for item in signatures if item[:3] == "v1,"]
         check_any([base64.b64encode(hmac.digest(key, signed, "sha256")).decode() for key in keys], given)
 
     def delivery_id(self, payload: Payload) -> str | None:
         """Return the id, which the signature covers."""
-        return payload.headers.get("webhook-id")
+        return payload.headers.get(f"{_name(payload.headers)}-id")
+
+
+def _name(headers: Mapping[str, str]) -> str:
+    """Return the name of the first set that is complete, else of the first of which there is a part."""
+    counts = [sum(bool(headers.get(f"{name}-{part}")) for part in PARTS) for name in NAMES]
+    return NAMES[counts.index(max(counts))]

@@ -121,7 +121,7 @@ def test_an_event_larger_than_its_limit_is_told_to_select_less() -> None:
     assert len(event('type = "t"', json.dumps("x" * 262_142)).data) == 262_144
 
 
-@pytest.mark.parametrize("body", ["", "{", '{"a": 1, "a": 2}', "NaN", b"\xff", b"\xef\xbb\xbf{}", '"\\ud800"', "1 2"])
+@pytest.mark.parametrize("body", ["", "{", '{"a": 1, "a": 2}', "NaN", b"\xff", b"\xef\xbb\xbf{}", "1 2"])
 def test_a_body_that_readers_could_read_differently_is_no_payload(body: str | bytes) -> None:
     with pytest.raises(InvalidRequest) as caught:
         events('type = "t"', body)
