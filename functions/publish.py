@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
+from functions.handshake import handshake
 from functions.on_lambda import HttpFunction
 from functions.traced import traced
 from functions.web import media_type, read_body, to_response
@@ -21,6 +22,8 @@ from shared.hub import Hub
 from shared.limits import PublishRate
 from shared.problem import problem
 from shared.transports.base import Receipt
+
+PATH = "/api/publish"
 
 
 def routes(hub: Hub, settings: Settings) -> list[BaseRoute]:
@@ -40,7 +43,7 @@ def routes(hub: Hub, settings: Settings) -> list[BaseRoute]:
         receipts = await hub.dispatch(events)
         return Response(receipts_body(receipts), 202, _HEADERS)
 
-    return [traced(hub, "/api/publish", publish)]
+    return [traced(hub, PATH, publish), handshake(PATH, settings.publish_rate)]
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:

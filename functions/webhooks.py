@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
+from functions.handshake import handshake
 from functions.on_lambda import HttpFunction
 from functions.publish import receipts_body
 from functions.traced import traced
@@ -25,6 +26,7 @@ from shared.problem import problem
 from shared.webhooks.scheme import Delivery
 from shared.webhooks.sources import Receiver, read_sources
 
+PATH = "/api/webhooks/{source}"
 UNKNOWN = "unknown"  # in the metrics: what was sent as a source's name is not repeated there
 _VERDICTS: Mapping[type[Exception], str] = {
     BadSignature: "bad-signature",
@@ -78,7 +80,7 @@ def routes(hub: Hub, settings: Settings, clock: Callable[[], float] = time.time)
             return verdict, Response(b"", 200, {"cache-control": "no-store"})
         return verdict, Response(receipts_body(receipts), 202, _HEADERS)
 
-    return [traced(hub, "/api/webhooks/{source}", webhook)]
+    return [traced(hub, PATH, webhook), handshake(PATH, None, lambda asked: asked.path_params["source"] in receivers)]
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from urllib.parse import quote
 import pytest
 
 from tests.functions.api import Api, check, pointers_of, problem_of, receipts_of, unique
+from tests.processes import MakeInstance
 
 STRUCTURED = "application/cloudevents+json"
 BATCHED = "application/cloudevents-batch+json"
@@ -171,6 +172,29 @@ def test_one_event_is_no_batch_and_a_batch_is_not_one_event(api: Api) -> None:
     problem_of(api.post(b"[%b]" % event, STRUCTURED), 400)
     problem_of(api.post(b"[]", BATCHED), 400)
     assert pointers_of(problem_of(api.post(b"[%b, 5]" % event, BATCHED), 400)) == ["/1"]
+
+
+def test_a_sender_may_ask_whether_it_may_send(api: Api, guarded: Api, hooked: Api) -> None:
+    """Azure Event Grid sends nothing before this handshake was answered; a browser's preflight is another OPTIONS."""
+    asked = {"webhook-request-origin": "eventemitter.example.com", "webhook-request-rate": "120"}
+    for instance, path in ((api, "/api/publish"), (guarded, "/api/publish"), (hooked, "/api/webhooks/github")):
+        response = instance.http.options(path, headers=asked)
+        assert (response.status_code, response.content) == (200, b"")
+        assert response.headers["webhook-allowed-origin"] == "eventemitter.example.com"
+        assert response.headers["webhook-allowed-rate"] == "*"
+        assert response.headers["allow"] == "POST"
+        problem_of(instance.http.options(path), 405)
+        problem_of(instance.http.options(path, headers={"webhook-request-origin": "a b"}), 400)
+    problem_of(hooked.http.options("/api/webhooks/gitlab", headers=asked), 404)
+    problem_of(api.http.options("/api/tokens", headers=asked), 405)
+    problem_of(guarded.post(b'{"type": "t", "data": 1}', headers={"origin": "eventemitter.example.com"}), 401)
+
+
+def test_the_handshake_names_the_rate_of_publishers(make_instance: MakeInstance) -> None:
+    api = Api(make_instance(REALTIME_PUBLISH_RATE="5/2s"))
+    response = api.http.options("/api/publish", headers={"webhook-request-origin": "e.example"})
+    assert response.headers["webhook-allowed-rate"] == "150"
+    api.close()
 
 
 def test_data_as_a_header_would_stand_beside_the_real_data(api: Api) -> None:
