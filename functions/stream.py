@@ -107,7 +107,7 @@ class StreamApp:
                 raise
             logger.exception("GET %s failed", PATH, extra=told(request_id=answer.id))
             refused = problem(500, "The server failed; the log of the server says why")
-        await respond(answer, refused.status, {**refused.headers, **cors}, refused.body)
+        await respond(answer, refused.status, {**cors, **refused.headers}, refused.body)
         return None
 
     def _refuse(self, method: str, headers: Mapping[str, str]) -> Problem | None:

@@ -27,7 +27,7 @@ from shared.endpoints import (
 from shared.errors import SettingsError
 from shared.event import RESERVED_TYPES
 from shared.rights import RIGHTS, TYPE_OR_PATTERN, PublishKey, Types
-from shared.variables import Rate, choice, defined, duration, integer, items, lifetime, matching, rate, split_url
+from shared.variables import Rate, choice, defined, duration, integer, items, lifetime, matching, origins, rate
 
 TransportName = Literal["memory", "redis", "redis-pubsub", "postgres", "eventbridge"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -152,7 +152,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             max_connections=integer(env, "REALTIME_MAX_CONNECTIONS", 0, 1),
             max_user_connections=integer(env, "REALTIME_MAX_USER_CONNECTIONS", 0, 1),
             retry=duration(env, "REALTIME_RETRY", 2.0, 0.0, 300.0),
-            allowed_origins=_origins(env),
+            allowed_origins=origins(env, "REALTIME_ALLOWED_ORIGINS"),
             netlify_secret=env.get("REALTIME_NETLIFY_SECRET"),
             partitions=_partitions(env),
             user_shards=integer(env, "REALTIME_USER_SHARDS", 0, 0, MAX_USER_SHARDS),
@@ -211,18 +211,6 @@ def _fallback(env: Mapping[str, str], transport: TransportName, on_lambda: bool)
     if on_lambda:  # frozen after an answer, and ended without a word: what was accepted would be gone
         raise SettingsError("REALTIME_FALLBACK", "memory is for instances that live long, not for Lambda: leave it out")
     return True
-
-
-def _origins(env: Mapping[str, str]) -> frozenset[str]:
-    origins = frozenset(items(env, "REALTIME_ALLOWED_ORIGINS"))
-    for origin in origins:
-        parts = split_url(env, "REALTIME_ALLOWED_ORIGINS", origin)
-        if parts.scheme not in ("http", "https") or not parts.netloc or origin != f"{parts.scheme}://{parts.netloc}":
-            raise SettingsError(
-                "REALTIME_ALLOWED_ORIGINS",
-                "each must be an exact origin such as https://app.example.com, without a path and without *",
-            )
-    return origins
 
 
 def _partitions(env: Mapping[str, str]) -> frozenset[str]:

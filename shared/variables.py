@@ -155,3 +155,31 @@ def split_url(env: Mapping[str, str], name: str, url: str | None = None) -> Spli
     except ValueError:
         raise SettingsError(name, "is not a URL") from None
     return parts
+
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_HOST = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]", re.ASCII)
+
+
+def origins(env: Mapping[str, str], name: str) -> frozenset[str]:
+    """Return the origins of a comma-separated list as browsers send them (URL Standard, section 4.7).
+
+    Capitals become small letters, and a default port goes. What no browser would send is refused: it allows nothing.
+    """
+    return frozenset(_origin(env, name, item) for item in items(env, name))
+
+
+def _origin(env: Mapping[str, str], name: str, text: str) -> str:
+    if not text.isascii():
+        raise SettingsError(name, "must have hosts as browsers send them, in punycode: https://xn--…")
+    if text == "null":
+        raise SettingsError(name, "must not be null: sandboxed pages and files of everyone have that origin")
+    parts = split_url(env, name, text)
+    host = parts.netloc.rpartition(":")[0] if parts.port is not None else parts.netloc
+    if parts.scheme not in _DEFAULT_PORTS or not _HOST.fullmatch(host) or text.partition("://")[2] != parts.netloc:
+        raise SettingsError(
+            name,
+            "each must be an exact origin such as https://app.example.com, without a path, a last slash or *",
+        )
+    port = "" if parts.port in (None, _DEFAULT_PORTS[parts.scheme]) else f":{parts.port}"
+    return f"{parts.scheme}://{host.lower()}{port}"

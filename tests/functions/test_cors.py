@@ -5,6 +5,7 @@ import pytest
 
 from tests.functions.api import Api, problem_of
 from tests.functions.conftest import ORIGIN
+from tests.processes import MakeInstance, ServerError
 
 GRANTED = {
     "access-control-allow-origin": ORIGIN,
@@ -76,21 +77,45 @@ def test_no_other_origin_may_read_anything_and_caches_keep_the_answers_apart(api
 
 
 @pytest.mark.parametrize("path", ["/api/events", "/api/publish", "/api/health/live"])
-def test_a_preflight_allows_what_the_contract_needs_and_no_more(api: Api, path: str) -> None:
-    headers = {
-        "origin": ORIGIN,
-        "access-control-request-method": "GET",
-        "access-control-request-headers": "last-event-id, x-other",
-    }
-    response = api.http.options(path, headers=headers)
-    assert response.status_code == 204
-    assert response.content == b""
-    assert granted(response) == {
-        **GRANTED,
-        "access-control-allow-methods": "GET, POST, OPTIONS",
-        "access-control-allow-headers": "Authorization, Content-Type, Idempotency-Key, Last-Event-ID",
-        "access-control-max-age": "7200",
-    }
+def test_a_preflight_allows_what_the_page_asks_for(api: Api, path: str) -> None:
+    """Tools for tracing and errors add headers to each request; what no header could be named is not repeated."""
+    usual = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID"
+    asked = [
+        ("authorization,baggage,cache-control,sentry-trace,traceparent,tracestate,x-request-id", None),
+        ("last-event-id, x-datadog-origin", None),
+        ("", usual),
+        ("x-a\u00e9", usual),
+        ("a b", usual),
+        ("a,,b", usual),
+        (",".join(["x-a"] * 1_100), usual),
+    ]
+    for names, allowed in asked:
+        headers = {"origin": ORIGIN, "access-control-request-method": "GET", "access-control-request-headers": names}
+        response = api.http.options(path, headers={name: value.encode() for name, value in headers.items()})
+        assert response.status_code == 204
+        assert response.content == b""
+        assert granted(response) == {
+            **GRANTED,
+            "vary": "Origin, Access-Control-Request-Headers",
+            "access-control-allow-methods": "GET, POST, OPTIONS",
+            "access-control-allow-headers": allowed or names,
+            "access-control-max-age": "7200",
+        }
+
+
+def test_origins_are_written_as_people_write_them(make_instance: MakeInstance) -> None:
+    api = Api(make_instance(REALTIME_ALLOWED_ORIGINS="HTTPS://App.Example.com:443,http://localhost:80"))
+    for origin in (ORIGIN, "http://localhost"):
+        response = api.http.get("/api/health/live", headers={"origin": origin})
+        assert response.headers["access-control-allow-origin"] == origin
+    api.close()
+
+
+@pytest.mark.parametrize("origin", ["null", "https://bücher.example", "https://app.example.com/", "*"])
+def test_an_origin_that_no_browser_sends_stops_the_start(make_instance: MakeInstance, origin: str) -> None:
+    with pytest.raises(ServerError) as caught:
+        make_instance(REALTIME_ALLOWED_ORIGINS=origin)
+    assert "tidemark: REALTIME_ALLOWED_ORIGINS: " in str(caught.value)
 
 
 @pytest.mark.parametrize("origin", STRANGERS)

@@ -1,0 +1,80 @@
+"""A page of another origin, in a real browser: what its tools add to requests, and what it may read of the answers."""
+
+import pytest
+from playwright.async_api import Page
+
+from tests.browser.conftest import MakeApi
+from tests.browser.pages import Pages
+from tests.functions.api import Api
+from tests.functions.tokens import PUBLISH_KEY, SECRET, user_token
+
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("browser-client")]
+
+ASK = """async ([address, token, key, headers]) => {
+  const read = async (path, options) => {
+    const response = await fetch(address + path, options);
+    return [response.status, response.headers.get("X-Request-Id"), await response.json()];
+  };
+  const page = await read("/api/events", {
+    headers: { Accept: "application/json", Authorization: `Bearer ${token}`, "Last-Event-ID": "x", ...headers },
+    cache: "no-store",
+  });
+  const published = await read("/api/publish", {
+    method: "POST",
+    headers: { Authorization: `Bearer ${key}`, "Content-Type": "application/json", "Idempotency-Key": "one", ...headers },
+    body: '{"type": "t", "data": 1}',
+  });
+  return [page, published];
+}"""
+
+ADDED = {
+    "Cache-Control": "no-cache",
+    "Pragma": "no-cache",
+    "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+    "tracestate": "vendor=1",
+    "baggage": "sentry-environment=production",
+    "sentry-trace": "0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-1",
+    "x-request-id": "from-the-page-0001",
+    "x-datadog-trace-id": "1",
+    "x-datadog-origin": "rum",
+    "x-b3-traceid": "0af7651916cd43dd",
+    "elastic-apm-traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+    "newrelic": "e30=",
+    "X-Requested-With": "XMLHttpRequest",
+}
+
+
+async def blank(pages: Pages, url: str) -> Page:
+    """A page of this origin, which may reach this machine: it is made up, and so not taken to come from here."""
+    page = await pages.blank(url)
+    await page.context.grant_permissions(["local-network-access"])
+    return page
+
+
+async def test_what_tracing_tools_add_blocks_nothing(api: Api, make_api: MakeApi, pages: Pages) -> None:
+    """Any header beyond those that we use ourselves made the browser block the request."""
+    here = api.instance.url
+    there = make_api(
+        REALTIME_ALLOWED_ORIGINS=here.replace("http", "HTTP"),
+        REALTIME_JWT_SECRET=SECRET,
+        REALTIME_PUBLISH_KEYS=PUBLISH_KEY,
+    )
+    page = await blank(pages, here)
+    told = await page.evaluate(ASK, [there.instance.url, user_token("u1"), PUBLISH_KEY, ADDED])
+    assert [(status, id) for status, id, _ in told] == [(200, "from-the-page-0001"), (202, "from-the-page-0001")]
+
+
+async def test_a_page_reads_when_its_token_begins(api: Api, make_api: MakeApi, pages: Pages) -> None:
+    """Retry-After is exposed to other origins: their client waits for it too."""
+    pages.expect("status of 401")
+    there = make_api(REALTIME_ALLOWED_ORIGINS=api.instance.url, REALTIME_JWT_SECRET=SECRET)
+    page = await blank(pages, api.instance.url)
+    early = user_token("u1", nbf=4_000_000_000)
+    wait = await page.evaluate(
+        """async ([address, token]) => {
+          const response = await fetch(address, { headers: { Authorization: `Bearer ${token}` } });
+          return [response.status, response.headers.get("Retry-After"), response.headers.get("WWW-Authenticate")];
+        }""",
+        [f"{there.instance.url}/api/events", early],
+    )
+    assert wait == [401, "86400", 'Bearer realm="tidemark", error="invalid_token"']
