@@ -24,6 +24,7 @@ from shared.problem import MEDIA_TYPE, Problem, from_error, problem
 logger = logging.getLogger(__name__)
 
 
+ROOT = "/api/"  # what the path of every function begins with
 QUIET = ("/api/health/", "/api/metrics")
 UNSIGNED = "/api/health/"  # what asks for health stands beside the process, not in front of the site
 
@@ -53,7 +54,25 @@ def to_lambda(app: "CorsApp") -> Any:
     from mangum.adapter import DEFAULT_TEXT_MIME_TYPES
 
     # "auto" would run start-up and shutdown on every invocation; what is not known as text is sent as base64.
-    return Mangum(app, lifespan="off", text_mime_types=[*DEFAULT_TEXT_MIME_TYPES, MEDIA_TYPE])
+    return Mangum(_without_base_path(app), lifespan="off", text_mime_types=[*DEFAULT_TEXT_MIME_TYPES, MEDIA_TYPE])
+
+
+def _without_base_path(app: ASGIApp) -> ASGIApp:
+    """Return the app for paths that may begin with what API Gateway leaves there.
+
+    An HTTP API with a named stage has `/prod/api/publish`, a custom domain with a mapping `/events/api/publish`; a REST
+    API has no stage in its path, and `$default` none at all (API Gateway developer guide, payload format 2.0).
+    """
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        path: str = scope["path"]
+        stage = scope["aws.event"].get("requestContext", {}).get("stage")
+        if path.startswith(f"/{stage}{ROOT}"):  # of a stage named api too
+            path = path.removeprefix(f"/{stage}")
+        base, root, rest = path.partition(ROOT)
+        await app({**scope, "path": root + rest if root else base}, receive, send)
+
+    return serve
 
 
 async def read_body(request: Request, most: int) -> bytes:

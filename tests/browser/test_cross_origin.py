@@ -21,7 +21,7 @@ ASK = """async ([address, token, key, headers]) => {
   });
   const published = await read("/api/publish", {
     method: "POST",
-    headers: { Authorization: `Bearer ${key}`, "Content-Type": "application/json", "Idempotency-Key": "one", ...headers },
+    headers: { Authorization: `Bearer ${key}`, "Content-Type": "application/json", ...headers },
     body: '{"type": "t", "data": 1}',
   });
   return [page, published];

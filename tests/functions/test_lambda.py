@@ -13,6 +13,7 @@ from functions import ops, publish, tokens
 from shared.errors import SettingsError
 from tests.functions.api import OPENAPI, check, unique
 from tests.functions.tokens import PUBLISH_KEY, SECRET
+from tests.webhooks.example import PAYLOADS
 
 Invoke = Callable[..., dict[str, Any]]
 
@@ -136,6 +137,38 @@ def test_a_preflight_is_answered_and_errors_can_be_read_across_origins(invoke: I
     assert preflight["headers"]["access-control-allow-origin"] == "https://app.example.com"
     refused = invoke(publish.handler, "POST", "/api/publish", "{", content_type="application/json", **origin)
     assert refused["headers"]["access-control-allow-origin"] == "https://app.example.com"
+
+
+def recorded(file: str) -> dict[str, Any]:
+    """A request as API Gateway sends it, with our key."""
+    event: dict[str, Any] = json.loads((PAYLOADS / "lambda" / file).read_text().replace("a-publish-key", PUBLISH_KEY))
+    return event
+
+
+@pytest.mark.parametrize("file", ["api_gateway.json", "http_api_named_stage.json", "rest_api.json"])
+def test_routes_match_whatever_the_stage_is_called(file: str) -> None:
+    """With a named stage, an HTTP API has it in the path: every request was a 404."""
+    result = publish.handler(recorded(file), None)
+    assert (result["statusCode"], result["isBase64Encoded"]) == (202, False), result
+
+
+@pytest.mark.parametrize(
+    ("stage", "path", "status"),
+    [
+        ("api", "/api/api/publish", 202),
+        ("api", "/api/publish", 202),
+        ("$default", "/events/v1/api/publish", 202),
+        ("prod", "/prod/publish", 404),
+        ("prod", "/prod/api/nothing", 404),
+        ("prod", "/prod", 404),
+        ("prod", "/prodapi/publish", 404),
+    ],
+)
+def test_what_stands_before_the_api_is_the_gateways(stage: str, path: str, status: int) -> None:
+    event = recorded("http_api_named_stage.json")
+    event["rawPath"] = event["requestContext"]["http"]["path"] = path
+    event["requestContext"]["stage"] = stage
+    assert publish.handler(event, None)["statusCode"] == status
 
 
 def test_operations_answer_on_lambda_too(invoke: Invoke) -> None:

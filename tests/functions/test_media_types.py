@@ -1,0 +1,65 @@
+"""Content-Type as clients and proxies write it (RFC 9110 section 8.3.1)."""
+
+import json
+
+import pytest
+
+from tests.functions.api import Api, problem_of, unique
+from tests.functions.test_webhooks import send
+from tests.functions.tokens import PUBLISH_KEY
+
+TAKEN = [
+    "application/json",
+    "application/json;charset=UTF-8",
+    "Application/JSON ; Charset=utf-8",
+    'application/json; charset="utf-8"',
+    "application/json; charset=utf8",
+    "application/json;",
+    "application/json; odata.metadata=minimal",
+    'application/json; profile="https://a.example/p;q,r"; charset=utf-8',
+    "application/json, application/json",
+    "application/json; charset=utf-8, application/json",
+]
+REFUSED = [
+    "application/json; charset=latin1",
+    'application/json; charset="utf-16"',
+    "application/json; profile=a; charset=latin1",
+    "application/json, text/plain",
+    "application/json charset=utf-8",
+    "application/jsonx",
+    "json",
+    'application/json; a="',
+    ";charset=utf-8",
+    ",",
+]
+
+
+@pytest.mark.parametrize("kind", TAKEN)
+def test_a_media_type_is_taken_as_it_is_written(api: Api, guarded: Api, hooked: Api, kind: str) -> None:
+    assert api.post(json.dumps({"type": unique(), "data": 1}).encode(), kind).status_code == 202
+    headers = {"authorization": f"Bearer {PUBLISH_KEY}", "content-type": kind}
+    assert guarded.http.post("/api/tokens", content=b"{}", headers=headers).status_code == 200
+    assert send(hooked, "github", b"{}", "d", {"content-type": kind}).status_code == 202
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_a_media_type_that_is_not_json_in_utf_8_is_a_415(api: Api, guarded: Api, hooked: Api, kind: str) -> None:
+    problem_of(api.post(b"{}", kind), 415)
+    headers = {"authorization": f"Bearer {PUBLISH_KEY}", "content-type": kind}
+    problem_of(guarded.http.post("/api/tokens", content=b"{}", headers=headers), 415)
+    problem_of(send(hooked, "github", b"{}", "d", {"content-type": kind}), 415)
+
+
+@pytest.mark.parametrize("kind", ["application/cloudevents+json; charset=utf-8", "Application/CloudEvents+JSON"])
+def test_a_cloudevent_may_name_its_charset(api: Api, kind: str) -> None:
+    event = {"specversion": "1.0", "id": unique("id"), "source": "/s", "type": unique(), "data": 1}
+    assert api.post(json.dumps(event).encode(), kind).status_code == 202
+    batch = kind.replace("+json", "-batch+json").replace("+JSON", "-batch+JSON")
+    assert api.post(json.dumps([{**event, "id": unique("id")}]).encode(), batch).status_code == 202
+
+
+def test_a_content_type_on_two_lines_is_taken_if_both_say_the_same(api: Api) -> None:
+    body = json.dumps({"type": unique(), "data": 1}).encode()
+    for second, status in (("application/json;charset=utf-8", 202), ("text/plain", 415)):
+        lines = [("content-type", "application/json"), ("content-type", second)]
+        assert api.http.post("/api/publish", content=body, headers=lines).status_code == status
