@@ -1,4 +1,7 @@
-"""POST /api/tokens, /api/tickets and /api/revocations: who may follow, for how long. `handler` is the Lambda entry."""
+"""Who may follow, for how long, and where: POST /api/tokens, /api/tickets and /api/revocations, GET /api/config.
+
+`handler` is the Lambda entry.
+"""
 
 import functools
 import time
@@ -97,6 +100,7 @@ def routes(hub: Hub, settings: Settings) -> list[BaseRoute]:
         return _answer({"userId": asked.user_id, "revokedBefore": rfc3339(milliseconds)}, 202)
 
     return [
+        _config_route(settings),
         Route("/api/tokens", tokens, methods=["POST"]),
         Route("/api/tickets", tickets, methods=["POST"]),
         Route("/api/revocations", revocations, methods=["POST"]),
@@ -111,6 +115,16 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
 @functools.cache
 def _mangum() -> HttpFunction:
     return HttpFunction(routes)
+
+
+def _config_route(settings: Settings) -> Route:
+    """Return the route of what every client may know: no field may ever hold a secret."""
+    content = {"auth": "required" if settings.auth_required else "none", "streamUrl": settings.stream_url}
+
+    async def config(request: Request) -> Response:
+        return _answer(content)
+
+    return Route("/api/config", config)
 
 
 async def _read(request: Request) -> bytes:

@@ -193,6 +193,16 @@ def test_a_function_without_keys_does_not_start_open(invoke: Invoke, monkeypatch
         invoke(publish.handler, "POST", "/api/publish", '{"type": "t", "data": 1}', **key())
 
 
+def test_the_tokens_function_answers_what_clients_need(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It alone has both the keys, which say that authentication is on, and the stream's address."""
+    streams = "https://abc.lambda-url.eu-central-1.on.aws/api/events"
+    monkeypatch.setenv("REALTIME_JWT_SECRET", SECRET)
+    monkeypatch.setenv("REALTIME_STREAM_URL", streams)
+    answer = invoke(tokens.handler, "GET", "/api/config")
+    assert answer["statusCode"] == 200
+    assert json.loads(answer["body"]) == {"auth": "required", "streamUrl": streams}
+
+
 def test_tokens_tickets_and_revocations_are_a_function_too(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REALTIME_JWT_SECRET", SECRET)
     monkeypatch.setenv("REALTIME_STREAM_URL", "https://abc.lambda-url.eu-central-1.on.aws/api/events")

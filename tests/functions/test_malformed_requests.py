@@ -126,6 +126,7 @@ def test_a_path_cannot_leave_the_site_or_forge_a_header(api: Api, path: str) -> 
     [
         ("/api/publish", {"POST"}),
         ("/api/events", {"GET"}),
+        ("/api/config", {"GET", "HEAD"}),
         ("/api/health/live", {"GET", "HEAD"}),
         ("/api/health/ready", {"GET", "HEAD"}),
         ("/api/metrics", {"GET", "HEAD"}),
