@@ -5,6 +5,7 @@ import { byId, listenForCopies, note, plural } from "./console/dom.js";
 import * as meters from "./console/meters.js";
 import * as publish from "./console/publish.js";
 import * as stream from "./console/stream.js";
+import { find } from "./client/route.js";
 import { connect } from "./realtime.js";
 
 /** @type {import("./realtime.d.ts").Subscription | null} */ let subscription = null;
@@ -162,14 +163,10 @@ async function mint() {
   }
 }
 
-/** An empty page of events, asked for without any credential: refused means that tokens are needed. */
-async function authIsOff() {
-  try {
-    const response = await fetch("/api/events?wait=0", { headers: { Accept: "application/json" }, credentials: "omit", cache: "no-store" });
-    return response.status !== 401 && response.status !== 403;
-  } catch {
-    return true; // away: the subscription itself will wait for it, and say so
-  }
+/** Where it does not say (it is away, or older), the subscription itself will find out. */
+async function asksForTokens() {
+  const found = await find(new URL("/api/events", location.href)).catch(() => null);
+  return found !== null && "auth" in found && found.auth === "required";
 }
 
 // ---- start ---------------------------------------------------------------------------------------------------
@@ -191,7 +188,7 @@ stream.start();
 publish.start(announce);
 fillFromAddress();
 if (matchMedia("(max-width: 60rem)").matches) byId("subscribe-card").open = byId("publish-card").open = false;
-if (await authIsOff()) subscribe();
+if (!(await asksForTokens())) subscribe();
 else {
   needToken(true);
   byId("subscribe-card").open = true;

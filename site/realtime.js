@@ -7,10 +7,12 @@
 // type, a refusal can be read, and a silent connection can be given up. Runs in browsers and in Node 20.
 // An instance serves this file and client/ beside it; copy both where a page shall have its own.
 
-import { eventOf } from "./client/answer.js";
+import { eventOf, failureOf } from "./client/answer.js";
 import { HEARTBEAT_SLACK_MS, poll, stream } from "./client/attempt.js";
-import { addressOf, ask, isVisibleAscii, listOf, startOf } from "./client/request.js";
-import { backoff, CLOSING_JITTER_MS } from "./client/retry.js";
+import { addressOf, ask, everyOf, isVisibleAscii, listOf, startOf } from "./client/request.js";
+import { isHidden, Rest } from "./client/rest.js";
+import { backoff, BACKOFF_CAP_MS, CLOSING_JITTER_MS, isOver, NOWHERE_CAP_MS } from "./client/retry.js";
+import { Route } from "./client/route.js";
 import { groupOf, Tabs } from "./client/tabs.js";
 import { Tokens } from "./client/tokens.js";
 import { Watchdog } from "./client/watchdog.js";
@@ -38,13 +40,14 @@ export function connect(options = {}) {
 
 class Subscription {
   #options;
-  #address;
+  #route;
+  #every; // milliseconds between plain polls, 0 where it streams
   #from;
   #heartbeat;
   #storageKey;
   #cursor;
   /** @type {State} */ #state = "closed";
-  /** @type {"stream" | "poll"} */ #mode = "stream";
+  /** @type {"stream" | "poll"} */ #mode;
   #open = true;
   #failures = 0; // in a row; the exponent of the backoff
   #unheard = 0; // attempts in a row that brought no byte, or were cut for silence
@@ -52,8 +55,7 @@ class Subscription {
   #serverRetry = 0;
   #liveSince = 0;
   /** @type {AbortController | null} */ #attempt = null;
-  /** @type {(() => void) | null} */ #wake = null;
-  #wakeableAt = 0;
+  #rest = new Rest();
   #tokens;
   #tabs;
   #watchdog = new Watchdog(() => this.#cut({ kind: "silent", reason: "silent" }));
@@ -62,10 +64,12 @@ class Subscription {
   /** @param {ConnectOptions} options */
   constructor(options) {
     this.#options = options;
-    this.#address = addressOf(options);
+    const { url = "", userId = "", types, signal, token } = options;
+    this.#route = Route.of(options);
+    this.#every = everyOf(options);
+    this.#mode = this.#every > 0 ? "poll" : "stream";
     this.#from = startOf(options.from);
     this.#heartbeat = options.heartbeat ?? 15_000;
-    const { url = "", userId = "", types, signal, token } = options;
     this.#storageKey = options.storageKey ?? `realtime:${[url, userId, listOf(types)].join("|")}`;
     this.#cursor = options.cursor || this.#stored() || "";
     this.#tokens = new Tokens(token, () => this.#cut({ kind: "lost", reason: "token-timeout" }),
@@ -107,7 +111,7 @@ class Subscription {
   }
 
   retry() {
-    this.#wake?.();
+    this.#rest.wake();
     this.#tabs.nudge();
   }
 
@@ -132,16 +136,21 @@ class Subscription {
     this.#liveSince = 0;
     this.#watchdog.heardAt = 0;
     try {
-      const token = await this.#tokens.next(signal);
+      const token = await this.#token(signal);
+      if (typeof token !== "string") return token;
       if (token !== "" && !isVisibleAscii(token)) {
         const problem = { title: "Unusable token", detail: "The token holds characters that no header can carry." };
         return { kind: "denied", reason: "refused", problem };
       }
-      const group = await groupOf(this.#options, this.#address, token);
+      const group = await groupOf(this.#options, this.#route.address, token);
       signal.throwIfAborted();
       if (await this.#tabs.enter(group, signal)) return { kind: "again", reason: "leading" }; // with a token of today
-      const host = this.#host(token, signal);
-      return await (this.#mode === "poll" ? poll(host, signal, this.#options.format) : stream(host, signal));
+      if (this.#mode === "poll") {
+        const host = this.#host(this.#route.pages, token, signal);
+        return await poll(host, signal, this.#options.format, this.#every);
+      }
+      const address = await this.#route.stream(token, signal);
+      return address instanceof URL ? await stream(this.#host(address, token, signal), signal) : address;
     } catch (error) {
       return signal.aborted ? signal.reason : { kind: "lost", reason: "lost", error };
     } finally {
@@ -150,6 +159,17 @@ class Subscription {
       this.#attempt = null;
       attempt.abort(); // a stream we turned away from (closing, renewed) must not stay open behind our back
       this.#settle();
+    }
+  }
+
+  /** The token, or how the attempt ended for want of one. @param {AbortSignal} signal @returns {Promise<string | End>} */
+  async #token(signal) {
+    try {
+      return await this.#tokens.next(signal);
+    } catch (error) {
+      if (signal.aborted) throw error;
+      const detail = error instanceof Error ? error.message : String(error);
+      return { kind: "lost", reason: "token-failed", error, problem: { title: "The token function failed", detail } };
     }
   }
 
@@ -163,19 +183,22 @@ class Subscription {
     this.#unauthorized = end.kind === "unauthorized";
     if (end.kind === "denied" || (end.kind === "unauthorized" && !expired)) {
       this.#tabs.leave(); // another tab's token may do
-      return this.#rest("denied", end);
+      return this.#stay("denied", end);
     }
     const stable = this.#liveSince > 0 && Date.now() - this.#liveSince >= STABLE_MS;
     if (stable) this.#failures = 0;
-    if (end.kind === "closing" && stable) return this.#rest("waiting", end, Math.random() * CLOSING_JITTER_MS);
+    if (end.kind === "closing" && stable) return this.#stay("waiting", end, Math.random() * CLOSING_JITTER_MS);
     if (end.kind === "early") this.#tokens.keep();
     const asked = Math.max(end.floor ?? 0, end.hold ?? 0);
-    const delay = backoff(this.#failures, Math.max(this.#serverRetry, asked));
+    const isNowhere = end.problem?.status === 404;
+    if (isNowhere) this.#route.forget();
+    const cap = isNowhere ? NOWHERE_CAP_MS : BACKOFF_CAP_MS;
+    const delay = backoff(this.#failures, Math.max(this.#serverRetry, asked), Math.random, cap);
     if (end.kind !== "dropped") {
       this.#chooseMode(end);
       this.#failures += 1;
     }
-    return this.#rest("waiting", end, delay, asked);
+    return this.#stay("waiting", end, delay, asked);
   }
 
   /**
@@ -183,6 +206,7 @@ class Subscription {
    * @param {End} end
    */
   #chooseMode(end) {
+    if (this.#every > 0) return;
     if (this.#mode === "poll") {
       this.#mode = "stream"; // the poll failed too: the server is away, and not only its streams
       this.#unheard = 0;
@@ -191,31 +215,29 @@ class Subscription {
     const nothing = this.#watchdog.heardAt === 0 && end.problem === undefined;
     this.#unheard = nothing || end.kind === "silent" ? this.#unheard + 1 : 0;
     const buffered = end.kind === "silent" && (nothing || this.#unheard >= 2);
-    if (buffered || this.#unheard >= BLOCKED_AFTER) this.#mode = "poll";
+    const status = end.problem?.status;
+    const isPagesOnly = status === 406 || (status === 404 && this.#route.isElsewhere);
+    if (!isPagesOnly && !buffered && this.#unheard < BLOCKED_AFTER) return;
+    this.#mode = "poll";
+    this.#route.forget();
+    if (end.kind === "lost") end.problem ??= this.#route.unreachable();
   }
 
   /**
-   * Stays until the time is over or someone wakes it: `retry()` at any time, a network or a tab that comes back only
-   * after `floor`, which a server in need has asked for.
+   * Waits. `retry()` ends it at any time, a network or a tab that comes back only after `floor`, which a server in need
+   * has asked for.
    * @param {"waiting" | "denied"} state @param {End} end @param {number} [delay] @param {number} [floor]
    */
-  async #rest(state, end, delay, floor = 0) {
-    this.#wakeableAt = state === "denied" ? Infinity : Date.now() + floor;
-    /** @type {ReturnType<typeof setTimeout> | undefined} */ let timer;
-    const over = new Promise((resolve) => {
-      this.#wake = () => resolve(undefined);
-      if (delay !== undefined) timer = setTimeout(resolve, delay);
-    });
+  async #stay(state, end, delay, floor = 0) {
+    const over = this.#rest.stay(delay, state === "denied" ? Infinity : floor);
     this.#enter(state, { reason: end.reason, delay, problem: end.problem, error: end.error });
     await over;
-    clearTimeout(timer);
-    this.#wake = null;
   }
 
   // ---- what an attempt, and the other tabs, may do here --------------------------------------------------------
 
-  /** @param {string} token @param {AbortSignal} signal @returns {import("./client/attempt.js").Host} */
-  #host(token, signal) {
+  /** @param {URL} address @param {string} token @param {AbortSignal} signal @returns {import("./client/attempt.js").Host} */
+  #host(address, token, signal) {
     const self = this;
     return {
       get cursor() { return self.#cursor; },
@@ -225,13 +247,15 @@ class Subscription {
       watchdog: this.#watchdog,
       ask: (accept, wait) => {
         const { credentials = "same-origin" } = this.#options;
-        return ask({ address: this.#address, cursor: this.#cursor, from: this.#from, token, accept, wait, credentials, signal });
+        return ask({ address, cursor: this.#cursor, from: this.#from, token, accept, wait, credentials, signal });
       },
       accepted: () => {
         this.#unauthorized = false;
         this.#enter("replaying", { reason: "accepted" });
-        this.#tokens.accepted(token, signal);
+        if (this.#every === 0) this.#tokens.accepted(token, signal);
       },
+      get isTokenOver() { return self.#tokens.renewable && isOver(token); },
+      pause: (ms) => this.#rest.pause(ms, signal),
       expiring: (seconds) => this.#tokens.expiring(seconds, signal),
       retryIn: (ms) => { this.#serverRetry = Math.min(ms, LONGEST_RETRY_MS); },
       tell: (entry) => {
@@ -260,10 +284,10 @@ class Subscription {
       },
       again: (reason) => {
         this.#cut({ kind: "again", reason });
-        this.#wake?.();
+        this.#rest.wake();
       },
       leads: () => this.#tell(this.#state, { previous: this.#state, reason: "leading", attempt: 0, mode: this.#mode, role: "leader" }),
-      nudge: () => this.#hurry(),
+      nudge: () => this.#rest.hurry(),
     };
   }
 
@@ -296,6 +320,8 @@ class Subscription {
     const previous = this.#state;
     this.#state = state;
     this.#call("onState", state, { ...change, previous, role: this.#tabs.role });
+    const failure = failureOf(state, change);
+    if (failure) this.#call("onError", failure);
   }
 
   /** @param {string} reason */
@@ -305,11 +331,11 @@ class Subscription {
     this.#listeners.abort();
     this.#tabs.leave();
     this.#cut({ kind: "stop", reason });
-    this.#wake?.();
+    this.#rest.wake();
     this.#enter("closed", { reason });
   }
 
-  /** A page's bug in a callback must not end the stream. @param {"onEvent" | "onGap" | "onReady" | "onState"} name @param {...any} args */
+  /** A page's bug in a callback must not end the stream. @param {"onEvent" | "onGap" | "onReady" | "onState" | "onError"} name @param {...any} args */
   #call(name, ...args) {
     if (!this.#open && name !== "onState") return;
     try {
@@ -329,13 +355,9 @@ class Subscription {
   }
 
   #comeBack() {
-    if (globalThis.document?.visibilityState === "hidden") return;
-    this.#hurry();
+    if (isHidden()) return;
+    this.#rest.hurry();
     this.#tabs.nudge();
-  }
-
-  #hurry() {
-    if (Date.now() >= this.#wakeableAt) this.#wake?.();
   }
 
   /** @param {End} end */

@@ -43,10 +43,26 @@ export async function refusalOf(response, wanted) {
     return { kind: "lost", reason: "refused", floor, problem: { status, title } };
   }
   const problem = await problemOf(response);
+  if (status === 404) {
+    problem.title = "There is no event stream at this address";
+    problem.detail = `${response.url.split("?")[0]} answered 404. Set REALTIME_STREAM_URL at the server, or pass streamUrl.`;
+  }
   // With Retry-After the token begins to hold later: the clock that made it is ahead.
   if (status === 401) return { kind: floor > 0 ? "early" : "unauthorized", reason: "refused", floor, problem };
   if (status === 400 || status === 403) return { kind: "denied", reason: "refused", problem };
   return { kind: "lost", reason: "refused", floor, problem };
+}
+
+/**
+ * What a page is told by `onError`; null where nothing is wrong, or a 401 of which the next token may be the cure.
+ * @param {import("../realtime.d.ts").State} state @param {Pick<import("../realtime.d.ts").StateChange, "problem" | "error">} change
+ * @returns {import("../realtime.d.ts").Failure | null}
+ */
+export function failureOf(state, { problem, error }) {
+  const final = state === "denied";
+  if (problem === undefined || !(final || (state === "waiting" && problem.status !== 401))) return null;
+  const { title = "", detail = "", status } = problem;
+  return { message: [title, detail].filter(Boolean).join(": "), problem, final, ...(status ? { status } : {}), ...(error ? { error } : {}) };
 }
 
 /** The RFC 9457 body, or one made from the status. @param {Response} response @returns {Promise<Problem>} */

@@ -19,6 +19,8 @@ import { Decoder } from "./sse.js";
  * @property {(seconds: number) => void} expiring  the token will end then
  * @property {(ms: number) => void} retryIn  the server's `retry:`
  * @property {(entry: Entry) => void} tell
+ * @property {boolean} isTokenOver  and another one can be had
+ * @property {(ms: number) => Promise<void>} pause  between plain polls
  * @property {() => void} settle  once a chunk or page, in the same task as its events: a reload sees both or neither
  */
 
@@ -30,6 +32,9 @@ export const HEARTBEAT_SLACK_MS = 2_000;
 
 /** A long poll's length; the server allows at most 20 s, a rewrite proxy may cut at 26 s. */
 const POLL_WAIT_S = 20;
+
+/** A page as long as this may have been cut: the next one is asked for at once. */
+const LONG_PAGE = 100;
 
 /** How long to poll before streaming is tried again: the laptop may have left the network with the proxy. */
 const STREAM_AGAIN_MS = 300_000;
@@ -83,17 +88,19 @@ function frameOf(host, { type, data, lastEventId: cursor }, resumed) {
 }
 
 /**
- * JSON pages instead of a stream. A page is delivered whole, drop() or not: only its end is sure to have a cursor.
- * @param {Host} host @param {AbortSignal} signal @param {string} [format] @returns {Promise<End>}
+ * JSON pages instead of a stream: long polls where no stream gets through, or, with `every`, plain ones that far apart.
+ * A page is delivered whole, drop() or not: only its end is sure to have a cursor.
+ * @param {Host} host @param {AbortSignal} signal @param {string} [format] @param {number} [every] ms @returns {Promise<End>}
  */
-export async function poll(host, signal, format) {
-  const until = Date.now() + STREAM_AGAIN_MS;
+export async function poll(host, signal, format, every = 0) {
+  const until = every > 0 ? Infinity : Date.now() + STREAM_AGAIN_MS;
   const resumed = host.cursor !== "";
   let recovered = true;
   let replayed = 0;
   while (Date.now() < until) {
     const live = host.state === "live";
-    const wait = live ? POLL_WAIT_S : 0;
+    const wait = live && every === 0 ? POLL_WAIT_S : 0;
+    if (live && host.isTokenOver) return { kind: "renewed", reason: "renewed" };
     const asked = Date.now();
     host.watchdog.start(wait * 1000 + FIRST_BYTE_MS);
     const response = await host.ask("application/json", wait);
@@ -116,7 +123,10 @@ export async function poll(host, signal, format) {
     if (!live && events.length === 0 && !gap) host.tell({ kind: "ready", cursor, recovered, replayed, resumed });
     else host.tell({ kind: "moved", cursor });
     host.settle();
-    if (live && events.length === 0 && Date.now() - asked < 1_000) {
+    if (live && every > 0 && events.length < LONG_PAGE) {
+      host.watchdog.stop();
+      await host.pause(every * (0.9 + Math.random() / 5)); // pages that were opened together ask apart
+    } else if (live && events.length === 0 && Date.now() - asked < 1_000) {
       await sleep(2_000 + Math.random() * 1_000, signal); // a platform that cannot hold a request: no tight loop
     }
     if (signal.aborted) return signal.reason;

@@ -3,6 +3,9 @@
 /** Ceiling of the growing part of a wait: a server that is back is found within half a minute. */
 export const BACKOFF_CAP_MS = 30_000;
 
+/** The same where the server knows no such address (404): it may be being deployed, and may be wrong for good. */
+export const NOWHERE_CAP_MS = 300_000;
+
 /** First ceiling; doubles with each attempt that failed. */
 export const BACKOFF_BASE_MS = 1_000;
 
@@ -18,10 +21,11 @@ export const CLOSING_JITTER_MS = 400;
  * @param {number} attempt 0 after a healthy connection, then one more for each failure
  * @param {number} floor milliseconds the server asked for, by `retry:` or `Retry-After`
  * @param {() => number} [random]
+ * @param {number} [cap]
  * @returns {number}
  */
-export function backoff(attempt, floor, random = Math.random) {
-  const ceiling = Math.min(BACKOFF_CAP_MS, BACKOFF_BASE_MS * 2 ** Math.min(attempt, 16));
+export function backoff(attempt, floor, random = Math.random, cap = BACKOFF_CAP_MS) {
+  const ceiling = Math.min(cap, BACKOFF_BASE_MS * 2 ** Math.min(attempt, 16));
   return Math.min(LONGEST_WAIT_MS, Math.max(0, floor) + random() * ceiling);
 }
 
@@ -54,6 +58,15 @@ export function claimsOf(token) {
   } catch {
     return undefined;
   }
+}
+
+/** A token that ends sooner than this is not used for another poll. */
+const LEAST_LEFT_MS = 5_000;
+
+/** Whether a JWT has ended, or does before its answer is here. @param {string} token @param {number} [now] @returns {boolean} */
+export function isOver(token, now = Date.now()) {
+  const { exp } = claimsOf(token) ?? {};
+  return typeof exp === "number" && exp * 1000 - now < LEAST_LEFT_MS;
 }
 
 /**

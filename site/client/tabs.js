@@ -337,11 +337,12 @@ function sizeOf(entry) {
  * @param {import("../realtime.d.ts").ConnectOptions} options @param {URL} address @param {string} token
  * @returns {Promise<string>}
  */
-export async function groupOf({ share = true, userId, credentials }, address, token) {
+export async function groupOf({ share = true, userId, credentials, mode }, address, token) {
+  if (mode === "poll") return ""; // it holds no connection, and a hidden leader asks nothing
   // Both are for pages over https, and localhost; Node has a BroadcastChannel too, and no tabs.
   if (share === false || !globalThis.isSecureContext || !globalThis.navigator?.locks || !globalThis.BroadcastChannel) return "";
   /** @type {unknown} */ let who = null;
-  if (typeof share === "string") who = { share };
+  if (typeof share === "string") who = { share, ...userOf(token) };
   else if (token !== "") who = identityOf(token);
   else if (userId) who = { userId };
   else if (credentials === "omit") who = {};
@@ -353,6 +354,12 @@ export async function groupOf({ share = true, userId, credentials }, address, to
   const text = new TextEncoder().encode(JSON.stringify([sorted.href, who]));
   const hash = new Uint8Array(await crypto.subtle.digest("SHA-256", text));
   return `realtime:${Array.from(hash, (byte) => byte.toString(16).padStart(2, "0")).join("")}`;
+}
+
+/** Whatever the page says: two users never share. @param {string} token */
+function userOf(token) {
+  const { sub, types } = claimsOf(token) ?? {};
+  return { sub, types };
 }
 
 /** What stays the same when a token is renewed: the user, the types allowed, whatever else it grants. @param {string} token */

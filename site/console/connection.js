@@ -9,6 +9,7 @@ const REASONS = /** @type {Record<string, string>} */ ({
   silent: "Two heartbeats did not come: the connection is dead",
   dropped: "You dropped the connection",
   refused: "The server refused",
+  "token-failed": "There is no token",
   "token-timeout": "The token did not come",
   "max-age": "The server ended the stream at its age limit",
   "token-expired": "The token expired",
