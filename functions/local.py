@@ -7,6 +7,7 @@ import sys
 from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
@@ -24,8 +25,8 @@ from shared.wiring import check, make_hub
 
 SITE = Path(__file__).parent.parent / "site"
 
+_POLICY = "default-src 'self'{streams}; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 _SITE_HEADERS = [
-    (b"content-security-policy", b"default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"),
     (b"referrer-policy", b"no-referrer"),
     (b"x-content-type-options", b"nosniff"),
     (b"cache-control", b"no-cache"),
@@ -37,7 +38,8 @@ def app(hub: Hub, settings: Settings) -> ASGIApp:
     streams = stream.StreamApp(hub, settings)
     routes = [*publish.routes(hub, settings), *webhooks.routes(hub, settings)]
     api = create_app([*routes, *tokens.routes(hub, settings), *ops.routes(hub, settings)], settings)
-    site = create_app([Mount("/", _with_headers(StaticFiles(directory=SITE, html=True)))], Settings())
+    files = _with_headers(StaticFiles(directory=SITE, html=True), _policy(settings))
+    site = create_app([Mount("/", files)], Settings())
 
     def dispatch(scope: Any, receive: Any, send: Any) -> Awaitable[None]:  # not async: no frame for each stream
         path = scope["path"]
@@ -79,11 +81,19 @@ def _warn(settings: Settings) -> None:
         logger.warning("authentication is off and HOST is not local: everyone who reaches this port reads every event")
 
 
-def _with_headers(files: ASGIApp) -> ASGIApp:
+def _policy(settings: Settings) -> str:
+    """Return the console's Content-Security-Policy, which lets it open streams on a host of their own."""
+    parts = urlsplit(settings.stream_url)
+    return _POLICY.format(streams=f"; connect-src 'self' {parts.scheme}://{parts.netloc}" if parts.netloc else "")
+
+
+def _with_headers(files: ASGIApp, policy: str) -> ASGIApp:
+    headers = [(b"content-security-policy", policy.encode()), *_SITE_HEADERS]
+
     async def serve_file(scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], *_SITE_HEADERS]
+                message["headers"] = [*message["headers"], *headers]
             await send(message)
 
         await files(scope, receive, send_with_headers)

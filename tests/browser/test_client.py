@@ -23,7 +23,7 @@ HALF_AN_HOUR_MS = 1_800_000
 # is about them: how long they are is not what is at stake here.
 CONNECT = """async ({ options = {}, dropping = 0, patient = false, tokens = null, stored = false }) => {
   const { connect } = await import("/realtime.js");
-  Object.assign(window, { seen: [], gaps: [], readies: [], states: [], modes: [], drops: 0, asked: 0 });
+  Object.assign(window, { seen: [], gaps: [], readies: [], states: [], modes: [], failures: [], drops: 0, asked: 0 });
   const token = tokens && (async () => tokens[Math.min(asked++, tokens.length - 1)]);
   window.subscription = connect({
     ...options,
@@ -38,6 +38,7 @@ CONNECT = """async ({ options = {}, dropping = 0, patient = false, tokens = null
     },
     onGap: (gap) => gaps.push(gap.reason),
     onReady: (ready) => readies.push(ready),
+    onError: (failure) => failures.push(failure),
     onState(state, change) {
       states.push(state);
       modes.push(change.mode);
