@@ -151,3 +151,35 @@ async def test_an_abort_signal_closes_it_and_nothing_is_told_afterwards(make_api
     publish(api, 1)
     await page.evaluate("fetch('/api/events', { headers: { Accept: 'application/json' } })")
     assert await page.evaluate("seen") == [0]
+
+
+@pytest.mark.parametrize(("status", "final"), [(400, True), (403, True), (429, False), (500, False), (503, False)])
+async def test_a_refusal_is_an_error_in_a_sentence(api: Api, pages: Pages, status: int, final: bool) -> None:
+    pages.expect(f"status of {status}")
+    page = await pages.blank(api.instance.url, clock=True)
+    problem = f'{{"title": "No", "status": {status}, "detail": "Because of {status}"}}'
+    await answered(page, status, problem, **{"Content-Type": "application/problem+json"})
+    await connect(page, patient=True)
+    await is_in_state(page, "denied" if final else "waiting")
+    [failure] = await page.evaluate("failures")
+    assert failure["message"] == f"No: Because of {status}"
+    assert failure["status"] == status
+    assert failure["final"] == final
+
+
+async def test_a_token_function_that_fails_is_an_error(guarded: Api, pages: Pages) -> None:
+    """It was a connection that was lost, without a word of why; and after three of these the page polled."""
+    page = await pages.blank(guarded.instance.url)
+    await page.evaluate(
+        """async () => {
+          const { connect } = await import("/realtime.js");
+          window.failures = [];
+          const token = async () => { throw new Error("signed out"); };
+          window.subscription = connect({ token, onError: (failure) => failures.push(failure) });
+        }"""
+    )
+    for count in range(1, 5):
+        await page.wait_for_function("count => failures.length === count", arg=count)
+        await page.evaluate("subscription.retry()")
+    assert await page.evaluate("failures[0].message") == "The token function failed: signed out"
+    assert await page.evaluate("subscription.mode") == "stream"

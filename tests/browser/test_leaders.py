@@ -127,3 +127,37 @@ async def test_tokens_that_are_warned_of_at_once_are_not_renewed_at_once(guarded
         await has_seen(page, number + 1)
     assert await page.evaluate("asked") == 1
     assert await page.evaluate("states") == ["connecting", "replaying", "live"]
+
+
+async def test_tabs_that_say_the_same_of_two_users_share_nothing(guarded: Api, pages: Pages) -> None:
+    """`share` was taken for the whole truth, and the tab of one user was sent the private events of another."""
+    first, second = [await pages.blank(guarded.instance.url) for _ in range(2)]
+    for page, user in ((first, "u-one"), (second, "u-two")):
+        await connect(page, tokens=[user_token(user)], options={"share": "my-app"})
+        await is_in_state(page, "live")
+        assert await role(page) == "leader"
+    guarded.publish({"type": "note", "data": 0, "userIds": ["u-one"]})
+    publish(guarded, 1)  # the sentinel
+    await saw_each_once(first, 2)
+    await saw_each_once(second, 2, first=1)
+
+
+@pytest.mark.parametrize("share", [True, False])
+async def test_a_page_of_the_next_user_hears_nothing_of_the_last(guarded: Api, pages: Pages, share: bool) -> None:
+    """Signing out and in again in one tab, while another tab of the first user is still connected."""
+    other, page = [await pages.blank(guarded.instance.url) for _ in range(2)]
+    for tab in (other, page):
+        await connect(tab, tokens=[user_token("u-one")], options={"share": share}, stored=True)
+        await is_in_state(tab, "live")
+    guarded.publish({"type": "note", "data": 0, "userIds": ["u-one"]})
+    await has_seen(page, 1)
+
+    await page.evaluate("subscription.close()")
+    guarded.publish({"type": "note", "data": 1, "userIds": ["u-one"]})
+    await connect(page, tokens=[user_token("u-two")], options={"share": share}, stored=True)
+    await is_in_state(page, "live")
+    guarded.publish({"type": "note", "data": 2, "userIds": ["u-one"]})
+    publish(guarded, 3)  # the sentinel
+    await has_seen(page, 1)
+    assert await page.evaluate("seen") == [3]
+    await saw_each_once(other, 4)
