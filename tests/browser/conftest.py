@@ -13,6 +13,7 @@ from playwright.async_api import Browser, BrowserContext, async_playwright, expe
 
 from tests import servers
 from tests.browser.pages import Pages
+from tests.browser.two_hosts import TwoHosts, two_hosts
 from tests.functions.api import Api
 from tests.functions.tokens import PUBLISH_KEY, SECRET
 from tests.processes import ROOT, Instance, MakeInstance
@@ -46,6 +47,12 @@ class MakeApi(Protocol):
     def __call__(self, **settings: str) -> Api: ...
 
 
+class MakeTwo(Protocol):
+    """The fixture `make_two`."""
+
+    def __call__(self, **settings: str) -> TwoHosts: ...
+
+
 def has_node() -> bool:
     """Whether there is a Node to run the module's own tests; the Chromium here tests all of it in any case."""
     node = shutil.which("node")
@@ -56,7 +63,7 @@ def has_node() -> bool:
     return version is not None and int(version[1]) >= NODE_AT_LEAST
 
 
-collect_ignore = [] if has_node() else ["test_in_node.py"]
+collect_ignore = [] if has_node() else ["test_in_node.py", "test_react.py", "test_types.py", "test_examples.py"]
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
@@ -127,3 +134,17 @@ def make_api(make_instance: MakeInstance) -> Iterator[MakeApi]:
 def dev(start: StartInstance) -> Instance:
     """What a newcomer starts: `scripts/dev`."""
     return start({"BROWSER": "none"}, [str(ROOT / "scripts" / "dev")])
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def make_two(
+    redis_url: str, context: BrowserContext, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[MakeTwo]:
+    """Starts a site and its streams. A blank page is of no host, and may ask none of this machine without leave."""
+    await context.grant_permissions(["local-network-access"])
+
+    def make(settings: dict[str, str]) -> Instance:
+        return Instance(tmp_path_factory.mktemp("instance"), {**QUICK, "REDIS_URL": redis_url, **settings})
+
+    with ExitStack() as stack:
+        yield lambda **settings: stack.enter_context(two_hosts(make, **settings))

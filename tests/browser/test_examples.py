@@ -1,14 +1,19 @@
 """The pages that users copy: the examples do what they say, in so few lines."""
 
+import asyncio
 import re
+from pathlib import Path
 
 import pytest
-from playwright.async_api import Page, Route, expect
+from playwright.async_api import BrowserContext, Page, Route, expect
 
-from tests.browser.conftest import MakeApi
+from tests.browser.conftest import MakeTwo
 from tests.browser.connections import has_streams
+from tests.browser.javascript import REACTS, bundle
 from tests.browser.pages import Pages
+from tests.browser.two_hosts import GUARDED
 from tests.functions.api import Api
+from tests.functions.tokens import user_token
 from tests.processes import ROOT
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("browser-console")]
@@ -16,78 +21,28 @@ pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group
 EXAMPLES = ROOT / "examples"
 MOST_LINES = 30
 
-# The two hooks and the effect's rules, without React itself: state is set between renders, an effect runs again where
-# its dependencies changed, after its clean-up, and strict mode mounts everything twice.
-REACT = """
-let cells = [], at = 0, effects = [], queued = false;
-export const next = (make) => (cells[at] ??= make(), cells[at++]);
-export const useRef = (current) => next(() => ({ current }));
-export function useState(first) {
-  const cell = next(() => ({ value: first }));
-  const set = (change) => { cell.value = typeof change === "function" ? change(cell.value) : change; queue(); };
-  return [cell.value, set];
-}
-export function useEffect(run, deps) {
-  const cell = next(() => ({}));
-  if (cell.deps?.every((dep, index) => Object.is(dep, deps[index]))) return;
-  effects.push(() => { cell.end?.(); cell.deps = deps; cell.end = run(); });
-}
-function queue() {
-  if (queued) return;
-  queued = true;
-  queueMicrotask(() => { queued = false; if (window.component) render(); });
-}
-export function render() {
-  at = 0;
-  window.view = window.component();
-  for (const effect of effects.splice(0)) effect();
-}
-export function mountStrictly() {
-  render();
-  for (const cell of cells) if (cell.end) { cell.end(); cell.deps = undefined; }
-  render();
-}
-export function unmount() { window.component = null; for (const cell of cells) cell.end?.(); }
+PAGE = """
+import { createRoot } from "react-dom/client";
+import { Tasks } from "%s";
+const fetchTasks = async () => [{ id: 1, title: "of the list" }];
+const root = createRoot(document.body.appendChild(document.createElement("main")));
+window.show = (user, token) => {
+  root.render(<Tasks key={user} user={user} fetchToken={async () => token} fetchTasks={fetchTasks} />);
+};
 """
-
-MOUNT = """async () => {
-  const importMap = document.createElement("script");
-  importMap.type = "importmap";
-  importMap.textContent = JSON.stringify({ imports: { react: "/examples/react.js" } });
-  document.head.append(importMap);
-  window.react = await import("react");
-  const { useRealtime } = await import("/examples/use-realtime.js");
-  window.types = ["one"];
-  window.seen = [];
-  window.component = () => useRealtime({ types: window.types, onEvent: (event) => seen.push(event.data) });
-  react.mountStrictly();
-}"""
 
 
 async def serve(page: Page, url: str) -> None:
-    """Puts the examples where a site would, and the client beside them."""
-    hook = (EXAMPLES / "use-realtime.js").read_text().replace("./realtime.js", "/realtime.js")
-    bodies = {
-        "event-source.html": (EXAMPLES / "event-source.html").read_text(),
-        "use-realtime.js": hook,
-        "react.js": REACT,
-    }
+    """Puts the plain page where a site would."""
+    body = (EXAMPLES / "event-source.html").read_text()
 
     async def answer(route: Route) -> None:
-        name = route.request.url.rpartition("/")[2]
-        await route.fulfill(body=bodies[name], content_type="text/html" if name.endswith("html") else "text/javascript")
+        await route.fulfill(body=body, content_type="text/html")
 
     await page.route(f"{url}/examples/*", answer)
 
 
-async def is_live(page: Page, api: Api) -> None:
-    """Return once the component is, on one stream: that of another render has ended."""
-    await page.wait_for_function("view.state === 'live'")
-    await has_streams(api, 1)
-    assert await page.evaluate("view.gaps") == 0
-
-
-@pytest.mark.parametrize("name", ["event-source.html", "use-realtime.js"])
+@pytest.mark.parametrize("name", ["event-source.html", "tasks.jsx"])
 async def test_an_example_can_be_read_at_a_glance(name: str) -> None:
     assert len((EXAMPLES / name).read_text().splitlines()) < MOST_LINES
 
@@ -111,27 +66,46 @@ async def test_the_plain_page_shows_what_is_published_as_text(api: Api, pages: P
     await expect(page.locator("li")).to_have_text(['"<b>7</b>"'])
 
 
-async def test_the_hook_subscribes_once_follows_its_types_and_ends_with_its_component(
-    make_api: MakeApi, pages: Pages
+async def test_the_plain_page_resumes_with_another_ticket(
+    make_two: MakeTwo, context: BrowserContext, pages: Pages
 ) -> None:
-    api = make_api()
-    page = await pages.blank(api.instance.url)
-    await serve(page, api.instance.url)
-    await page.evaluate(MOUNT)
-    await is_live(page, api)
-    api.publish({"type": "two", "data": 0})
-    api.publish({"type": "one", "data": 1})
-    await page.wait_for_function("view.last?.data === 1")
+    """Streams on a host of their own: the ticket of the first connection is over when the second one is needed."""
+    pages.expect("net::ERR_", "status of 401", "blocked by CORS policy")
+    site, streams = make_two(**GUARDED)
+    url = site.instance.url
+    await context.add_cookies([{"name": "realtime_token", "value": user_token("u1"), "url": url}])
+    page = await pages.new()
+    await serve(page, url)
+    await page.goto(f"{url}/examples/event-source.html")
+    await expect(page.get_by_role("status")).to_have_text("live")
+    site.publish({"type": "task-updated", "data": 1, "userIds": ["u1"]})
+    await expect(page.locator("li")).to_have_text(["1"])
 
-    async with page.expect_request("**/api/events?types=two*"):
-        await page.evaluate("types = ['two']; react.render()")
-    await is_live(page, api)
-    api.publish({"type": "one", "data": 2})
-    api.publish({"type": "two", "data": 3})
-    await page.wait_for_function("view.last?.data === 3")
-    assert await page.evaluate("seen") == [1, 3]
+    async def refuse(route: Route) -> None:
+        await route.fulfill(status=401)
 
-    await page.evaluate("react.unmount()")
-    api.publish({"type": "two", "data": 4})
-    await page.evaluate("fetch('/api/health/live')")
-    assert await page.evaluate("seen") == [1, 3]
+    await page.route(f"{streams.instance.url}/**", refuse, times=1)  # what a ticket of a minute ago gets
+    await asyncio.to_thread(streams.instance.stop)
+    site.publish({"type": "task-updated", "data": 2, "userIds": ["u1"]})
+    await asyncio.to_thread(streams.instance.start)
+    await expect(page.locator("li")).to_have_text(["1", "2"])
+
+
+@pytest.mark.parametrize("react", REACTS)
+async def test_the_component_shows_the_list_and_what_comes(
+    guarded: Api, pages: Pages, tmp_path: Path, react: str
+) -> None:
+    source = tmp_path / "page.jsx"
+    source.write_text(PAGE % (EXAMPLES / "tasks.jsx"))
+    page = await pages.blank(guarded.instance.url)
+    await page.add_script_tag(content=bundle(source, react))
+    for user in ("u1", "u2"):
+        await page.evaluate("([user, token]) => show(user, token)", [user, user_token(user)])
+        await has_streams(guarded, 1)
+        await expect(page.get_by_role("status")).to_have_text("live")
+        for number, name in enumerate(("u1", "u2"), start=2):
+            data = {"id": number, "title": f"for {name}"}
+            guarded.publish({"type": "task-updated", "data": data, "userIds": [name]})
+        await expect(page.locator("li")).to_have_text(["of the list", f"for {user}"])
+    await page.close()
+    await has_streams(guarded, 0)

@@ -1,42 +1,22 @@
 """The client finds the stream: on this host, on one of its own, or nowhere, which it says."""
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import ExitStack
 from typing import Any
 
 import pytest
-import pytest_asyncio
 from playwright.async_api import BrowserContext, Page, Route, expect
 
-from tests.browser.conftest import QUICK
+from tests.browser.conftest import MakeTwo
 from tests.browser.connections import has_streams
 from tests.browser.pages import EVENTS, Pages
 from tests.browser.test_client import connect, has_seen, is_in_state, publish
-from tests.browser.two_hosts import GUARDED, Asked, TwoHosts, two_hosts
+from tests.browser.two_hosts import GUARDED, Asked
 from tests.functions.api import Api
 from tests.functions.tokens import user_token
-from tests.processes import Instance
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("browser-client")]
 
 CONFIG, TICKETS = "/api/config", "/api/tickets"
 AWAY = r"net::ERR_(CONNECTION_\w+|FAILED|INCOMPLETE_CHUNKED_ENCODING|EMPTY_RESPONSE)"
-
-MakeTwo = Callable[..., TwoHosts]
-
-
-@pytest_asyncio.fixture(loop_scope="session")
-async def make_two(
-    redis_url: str, context: BrowserContext, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[MakeTwo]:
-    """Starts a site and its streams. A blank page is of no host, and may ask none of this machine without leave."""
-    await context.grant_permissions(["local-network-access"])
-
-    def make(settings: dict[str, str]) -> Instance:
-        return Instance(tmp_path_factory.mktemp("instance"), {**QUICK, "REDIS_URL": redis_url, **settings})
-
-    with ExitStack() as stack:
-        yield lambda **settings: stack.enter_context(two_hosts(make, **settings))
 
 
 async def failures(page: Page) -> list[dict[str, Any]]:

@@ -1,0 +1,221 @@
+"""The React hook, with the real React 18 and 19, in an application that esbuild has bundled."""
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.async_api import Page
+
+from tests.browser.connections import has_streams
+from tests.browser.javascript import REACTS, SITE, SOURCES, bundle, modules_in, run
+from tests.browser.pages import EVENTS, Pages
+from tests.functions.api import Api
+from tests.functions.tokens import user_token
+
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("browser-react")]
+
+MANY = 40  # events, each of which would be a render
+
+
+@pytest.fixture(params=REACTS)
+def react(request: pytest.FixtureRequest) -> str:
+    version: str = request.param
+    return version
+
+
+async def application(api: Api, pages: Pages, react: str, **props: Any) -> Page:
+    """The application, showing what these props make of it."""
+    page = await pages.blank(api.instance.url)
+    await page.add_script_tag(content=bundle(SOURCES / "app.jsx", react))
+    await show(page, **props)
+    return page
+
+
+async def show(page: Page, **props: Any) -> None:
+    """Render with these props."""
+    await page.evaluate("show", {"name": "page", "share": False, **props})
+
+
+async def is_live(page: Page) -> None:
+    await page.wait_for_function("view()?.state === 'live'")
+
+
+async def has_seen(page: Page, count: int) -> None:
+    await page.wait_for_function("count => seen.length >= count", arg=count)
+
+
+async def seen(page: Page) -> list[list[Any]]:
+    events: list[list[Any]] = await page.evaluate("seen")
+    return events
+
+
+async def test_strict_mode_opens_one_stream_and_unmount_ends_it(make_api: Any, pages: Pages, react: str) -> None:
+    api = make_api()
+    page = await application(api, pages, react)
+    await is_live(page)
+    await has_streams(api, 1)
+    api.publish({"type": "note", "data": 1})
+    await has_seen(page, 1)
+    await page.evaluate("show(null)")
+    await has_streams(api, 0)
+    api.publish({"type": "note", "data": 2})
+    await page.evaluate("fetch('/api/health/live?sentinel')")
+    assert await seen(page) == [["page", 1]]
+
+
+async def test_a_component_that_is_mounted_again_resumes(make_api: Any, pages: Pages, react: str) -> None:
+    api = make_api()
+    page = await application(api, pages, react)
+    await is_live(page)
+    api.publish({"type": "note", "data": 1})
+    await has_seen(page, 1)
+    await page.evaluate("show(null)")
+    api.publish({"type": "note", "data": 2})
+    await show(page)
+    await has_seen(page, 2)
+    await page.evaluate("show(null)")
+    api.publish({"type": "note", "data": 3})
+    await show(page, resume=False)
+    await is_live(page)
+    api.publish({"type": "note", "data": 4})
+    await has_seen(page, 3)
+    assert await seen(page) == [["page", 1], ["page", 2], ["page", 4]]
+    assert await page.evaluate("gaps") == []
+
+
+async def test_types_that_change_keep_the_place(make_api: Any, pages: Pages, react: str) -> None:
+    """It began anew: what had come between the last event and the change was lost, without a word."""
+    api = make_api()
+    page = await application(api, pages, react, types=["one"])
+    await is_live(page)
+    api.publish({"type": "one", "data": 1})
+    await has_seen(page, 1)
+    api.publish({"type": "two", "data": 2})
+    async with page.expect_request(f"**{EVENTS}?types=one%2Ctwo*"):
+        await show(page, types=["one", "two"])
+    await has_seen(page, 2)
+    await show(page, types=["two", "one"])  # the same ones
+    api.publish({"type": "one", "data": 3})
+    await has_seen(page, 3)
+    assert await seen(page) == [["page", 1], ["page", 2], ["page", 3]]
+    await has_streams(api, 1)
+
+
+@pytest.mark.parametrize("by", ["token", "tokenBy"])
+async def test_the_next_user_hears_nothing_of_the_last(guarded: Api, pages: Pages, react: str, by: str) -> None:
+    """The page of u2 was sent the private events of u1 until u1's token was renewed."""
+
+    def signed_in(user: str) -> dict[str, str]:
+        return {"name": user, "user": user, by: user_token(user), "share": ""}
+
+    page = await application(guarded, pages, react, **signed_in("u1"))
+    await is_live(page)
+    guarded.publish({"type": "note", "data": "for u1", "userIds": ["u1"]})
+    await has_seen(page, 1)
+    assert await page.evaluate("view().gaps") == 0
+
+    await show(page, **signed_in("u2"))
+    guarded.publish({"type": "note", "data": "still for u1", "userIds": ["u1"]})
+    await is_live(page)
+    guarded.publish({"type": "note", "data": "for u1 again", "userIds": ["u1"]})
+    guarded.publish({"type": "note", "data": "for u2", "userIds": ["u2"]})
+    await has_seen(page, 2)
+    await has_streams(guarded, 1)
+
+    await show(page, **signed_in("u1"))  # back: where u1 was
+    await has_seen(page, 4)
+    assert await seen(page) == [
+        ["u1", "for u1"],
+        ["u2", "for u2"],
+        ["u1", "still for u1"],
+        ["u1", "for u1 again"],
+    ]
+    await page.evaluate("show(null)")
+    await has_streams(guarded, 0)
+
+
+async def test_a_new_token_of_the_same_user_resumes(guarded: Api, pages: Pages, react: str) -> None:
+    page = await application(guarded, pages, react, token=user_token("u1", exp=int(time.time()) + 600))
+    await is_live(page)
+    guarded.publish({"type": "note", "data": 1, "userIds": ["u1"]})
+    await has_seen(page, 1)
+    await show(page, enabled=False, token=user_token("u1"))
+    await page.wait_for_function("view().state === 'closed'")
+    await has_streams(guarded, 0)
+    guarded.publish({"type": "note", "data": 2, "userIds": ["u1"]})
+    await show(page, token=user_token("u1"))
+    await has_seen(page, 2)
+    assert [data for _, data in await seen(page)] == [1, 2]
+    assert await page.evaluate("gaps") == []
+    await page.evaluate("show(null)")
+    await has_streams(guarded, 0)
+
+
+async def test_no_event_is_a_render_unless_that_is_wanted(api: Api, pages: Pages, react: str) -> None:
+    page = await application(api, pages, react)
+    await is_live(page)
+    before = await page.evaluate("renders")
+    for number in range(MANY):
+        api.publish({"type": "note", "data": number})
+    await has_seen(page, MANY)
+    assert await page.evaluate("renders") == before
+    assert await page.evaluate("view().last") is None
+
+    await show(page, trackLast=True)
+    api.publish({"type": "note", "data": "shown"})
+    await page.wait_for_function("view().last === 'shown'")
+
+
+async def test_all_options_of_connect_reach_it(api: Api, pages: Pages, react: str) -> None:
+    kind = f"passed-{react}"
+    api.publish({"type": kind, "data": 1}, {"type": "other", "data": 2}, {"type": kind, "data": 3, "userIds": ["u9"]})
+    options = {
+        "userId": "u9",
+        "types": kind,
+        "from": "earliest",
+        "format": "cloudevents",
+        "mode": "poll",
+        "every": 1000,
+    }
+    page = await application(api, pages, react, **options)
+    await has_seen(page, 2)
+    api.publish({"type": kind, "data": 4})
+    await has_seen(page, 3)
+    assert [data for _, data in await seen(page)] == [1, 3, 4]
+    assert await page.evaluate("view().mode") == "poll"
+
+
+async def test_a_refusal_is_shown_and_can_be_tried_again(guarded: Api, pages: Pages, react: str) -> None:
+    pages.expect(r"status of 401 .*/api/events")
+    page = await application(guarded, pages, react, token="not.a.token")
+    await page.wait_for_function("view().state === 'denied'")
+    assert await page.evaluate("view().failure") == (await page.evaluate("failures"))[0]
+    await page.evaluate("document.getElementById('view').click()")
+    await page.wait_for_function("failures.length === 2")
+    await show(page, token=user_token("u1"))
+    await is_live(page)
+    assert await page.evaluate("view().failure") is None
+
+
+async def test_a_token_function_without_a_user_is_refused(api: Api, pages: Pages, react: str) -> None:
+    pages.expect("useRealtime: token is a function", "The above error occurred", "An error occurred in the <Follower>")
+    page = await pages.blank(api.instance.url)
+    await page.add_script_tag(content=bundle(SOURCES / "app.jsx", react))
+    async with page.expect_event("pageerror"):
+        await show(page, tokenBy="a.b.c")
+
+
+async def test_reacts_own_lint_finds_nothing_in_the_hook(tmp_path: Path) -> None:
+    workplace = modules_in(tmp_path)
+    for file in (SITE / "react.js", SOURCES / "app.jsx", SOURCES / "eslint.config.js"):
+        shutil.copy(file, workplace)
+    done = run("eslint", "--max-warnings=0", ".", cwd=workplace)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+    hook = (workplace / "react.js").read_text()
+    spoilt = hook.replace("  useInsertionEffect(() => {", "  latest.current = options;\n  useInsertionEffect(() => {")
+    assert spoilt != hook
+    (workplace / "react.js").write_text(spoilt)
+    assert "react-hooks/refs" in run("eslint", ".", cwd=workplace).stdout, "the lint does not see what it should"

@@ -1,0 +1,80 @@
+"""The types that ship, as applications compile them: the real tsc, as strict as it can be."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.browser.javascript import SITE, SOURCES, modules_in, run
+
+STRICT = {
+    "strict": True,
+    "exactOptionalPropertyTypes": True,
+    "noUncheckedIndexedAccess": True,
+    "noUnusedLocals": True,
+    "noPropertyAccessFromIndexSignature": True,
+    "verbatimModuleSyntax": True,
+    "isolatedModules": True,
+    "skipLibCheck": False,  # ours are looked at as well
+    "noEmit": True,
+    "target": "ES2022",
+    "types": [],
+}
+PAGE = ["ES2022", "DOM", "DOM.Iterable"]
+RESOLUTIONS = {
+    "bundler": {"module": "ESNext", "moduleResolution": "bundler"},
+    "nodenext": {"module": "NodeNext", "moduleResolution": "nodenext"},
+}
+
+
+@pytest.fixture(params=RESOLUTIONS)
+def project(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A folder with a copy of the client, and a way to find modules."""
+    shutil.copytree(SITE, tmp_path / "site")
+    (tmp_path / "resolution.json").write_text(json.dumps(RESOLUTIONS[request.param]))
+    return modules_in(tmp_path)
+
+
+def compile_in(project: Path, source: str, **options: Any) -> str:
+    """What tsc has to say of this file, "" where it is well."""
+    shutil.copy(SOURCES / source, project)
+    resolution = json.loads((project / "resolution.json").read_text())
+    settings = {"compilerOptions": {**STRICT, **resolution, **options}, "files": [source]}
+    (project / "tsconfig.json").write_text(json.dumps(settings))
+    done = run("tsc", "--project", project, cwd=project)
+    assert bool(done.stdout) == (done.returncode != 0), done.stderr
+    return done.stdout
+
+
+def test_an_application_without_the_dom_compiles(project: Path) -> None:
+    """Node and workers: what it needs of a URL, a signal or a storage, the client describes itself."""
+    assert compile_in(project, "consumer.ts", lib=["ES2022"]) == ""
+
+
+def test_an_application_in_a_page_compiles(project: Path) -> None:
+    for source in ("consumer.ts", "consumer-dom.ts"):
+        assert compile_in(project, source, lib=PAGE) == ""
+
+
+def test_a_react_component_compiles(project: Path) -> None:
+    options = {"lib": PAGE, "jsx": "react-jsx", "skipLibCheck": True}  # React's own are not ours to check
+    assert compile_in(project, "consumer-react.tsx", **options) == ""
+
+
+def test_what_we_ship_is_what_its_types_say(tmp_path: Path) -> None:
+    """The JavaScript itself, checked by its comments against the types beside it."""
+    shutil.copytree(SITE, modules_in(tmp_path) / "site")
+    own = {
+        "allowJs": True,
+        "checkJs": True,
+        "allowImportingTsExtensions": True,
+        "lib": [*PAGE, "ES2023"],
+    }
+    settings = {"strict": True, "noEmit": True, "types": [], "target": "ES2022", "skipLibCheck": True}
+    options = {**settings, **RESOLUTIONS["bundler"], **own}
+    files = ["site/realtime.js", "site/react.js", "site/console.js"]
+    (tmp_path / "tsconfig.json").write_text(json.dumps({"compilerOptions": options, "files": files}))
+    done = run("tsc", "--project", tmp_path, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
