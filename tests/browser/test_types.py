@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from tests.browser.javascript import SITE, SOURCES, modules_in, run
+from tests.docs.kinds import of_kind
+from tests.docs.markdown import Block
 
 STRICT = {
     "strict": True,
@@ -76,5 +78,17 @@ def test_what_we_ship_is_what_its_types_say(tmp_path: Path) -> None:
     options = {**settings, **RESOLUTIONS["bundler"], **own}
     files = ["site/realtime.js", "site/react.js", "site/console.js"]
     (tmp_path / "tsconfig.json").write_text(json.dumps({"compilerOptions": options, "files": files}))
+    done = run("tsc", "--project", tmp_path, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("block", of_kind("typescript"), ids=str)
+def test_a_block_of_typescript_compiles(tmp_path: Path, block: Block) -> None:
+    """It stands beside the client, as its imports say."""
+    shutil.copytree(SITE, modules_in(tmp_path), dirs_exist_ok=True)
+    source = tmp_path / f"block.{block.language}"
+    source.write_text(block.text)
+    options = {**STRICT, **RESOLUTIONS["bundler"], "lib": PAGE, "jsx": "react-jsx", "skipLibCheck": True}
+    (tmp_path / "tsconfig.json").write_text(json.dumps({"compilerOptions": options, "files": [source.name]}))
     done = run("tsc", "--project", tmp_path, cwd=tmp_path)
     assert done.returncode == 0, done.stdout

@@ -57,7 +57,7 @@ def test_a_server_that_does_not_start_fails_its_block(shell: Shell) -> None:
     assert "REALTIME_TRANSPORT" in outcome.errors
 
 
-@pytest.mark.parametrize("info", ["ruby", "text", "ts", ""])
+@pytest.mark.parametrize("info", ["ruby", "text", "rb", ""])
 def test_a_block_of_no_known_kind_has_none(info: str) -> None:
     assert kind_of(Block("made-up.md", 1, info, "puts 'what is this?'\n")) is None
 

@@ -19,7 +19,7 @@ EXAMPLES = {
     "examples/Dockerfile": "tests/docs/test_dockerfile.py",
     "examples/event-source.html": "tests/browser/test_examples.py",
     "examples/nginx.conf": "tests/proxies/conftest.py",
-    "examples/use-realtime.js": "tests/browser/test_examples.py",
+    "examples/tasks.jsx": "tests/browser/test_examples.py",
     "examples/webhooks/realtime.toml": "tests/webhooks/example.py",
 }
 
