@@ -136,6 +136,33 @@ async def test_the_next_user_hears_nothing_of_the_last(guarded: Api, pages: Page
     await has_streams(guarded, 0)
 
 
+NOTE_ABORTS = """() => {
+  window.aborted = {};
+  const signals = [];
+  const { fetch } = window;
+  window.fetch = (target, options) => {
+    if (String(target).includes("/api/events")) signals.push(options.signal);
+    return fetch(target, options);
+  };
+  window.committed = (name) => { aborted[name] = signals.map((signal) => signal.aborted); };
+}"""
+
+
+async def test_a_stream_ends_in_the_commit_of_the_next_user(guarded: Api, pages: Pages, react: str) -> None:
+    """Not after it has been painted, when React gets to it: an event in between would be shown to the next user."""
+    page = await pages.blank(guarded.instance.url)
+    await page.evaluate(NOTE_ABORTS)
+    await page.add_script_tag(content=bundle(SOURCES / "app.jsx", react))
+    await show(page, name="u1", token=user_token("u1"))
+    await is_live(page)
+    await show(page, name="u2", token=user_token("u2"))
+    await page.wait_for_function("'u2' in aborted")
+    assert await page.evaluate("aborted") == {"u1": [], "u2": [True]}
+    await is_live(page)
+    await page.evaluate("show(null)")
+    await has_streams(guarded, 0)
+
+
 async def test_a_new_token_of_the_same_user_resumes(guarded: Api, pages: Pages, react: str) -> None:
     page = await application(guarded, pages, react, token=user_token("u1", exp=int(time.time()) + 600))
     await is_live(page)

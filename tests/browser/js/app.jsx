@@ -1,5 +1,5 @@
 // A page of a React application, for tests: it shows what the hook says, and keeps what its callbacks were called with.
-import { Profiler, StrictMode } from "react";
+import { Profiler, StrictMode, useLayoutEffect } from "react";
 import { createRoot } from "react-dom/client";
 import { useRealtime } from "tidemark/react";
 
@@ -17,6 +17,7 @@ function Follower({ name, tokenBy, ...options }) {
     onState: (state) => window.states.push(state),
     onError: (failure) => window.failures.push(failure.message),
   });
+  useLayoutEffect(() => window.committed?.(name), [name]); // the page of this user is the one that is shown
   const text = JSON.stringify({ state, mode, gaps, failure: failure?.message ?? null, last: last?.data ?? null });
   return <button id="view" onClick={retry}>{text}</button>;
 }
