@@ -97,7 +97,7 @@ export class Route {
   async #withTicket(stream, signal) {
     const response = await fetch(new URL("tickets", this.#pages), {
       method: "POST", headers: { Accept: "application/json" }, credentials: this.#credentials, cache: "no-store",
-      signal: AbortSignal.any ? AbortSignal.any([signal, AbortSignal.timeout(ANSWER_MS)]) : signal,
+      signal: AbortSignal.any?.([signal, AbortSignal.timeout(ANSWER_MS)]) ?? signal,
     });
     // No tickets here, but the page has said that the cookie may go to other hosts.
     if (response.status === 501 && this.#credentials === "include") return withQuery(stream, this.#pages);
@@ -140,13 +140,20 @@ function drop(key, asked) {
  * @param {URL} config @param {URL} pages @param {RequestCredentials} credentials @returns {Promise<Found | End>}
  */
 async function ask(config, pages, credentials) {
-  const headers = { Accept: "application/json" };
-  const response = await fetch(config, { headers, credentials, cache: "no-store", signal: AbortSignal.timeout(ANSWER_MS) });
+  const here = { auth: /** @type {const} */ ("unknown"), stream: pages };
+  const signal = AbortSignal.timeout?.(ANSWER_MS) ?? null;
+  const request = { headers: { Accept: "application/json" }, credentials, cache: /** @type {const} */ ("no-store"), signal };
+  const response = await fetch(config, request).catch((error) => {
+    // Another host's 404 without CORS headers looks as if that host were away. If it is, the stream's attempt will show it.
+    if (globalThis.location === undefined || config.origin === location.origin) throw error;
+    return null;
+  });
+  if (response === null) return here;
   const { status } = response;
   if (status >= 500 || IN_NEED.includes(status)) return /** @type {End} */ (await refusalOf(response, "application/json"));
   const isJson = status === 200 && /json/.test(response.headers.get("Content-Type") ?? "");
   const answer = await (isJson ? response.json() : response.text()); // read to its end, so that the connection is free
-  if (typeof answer?.streamUrl !== "string") return { auth: "unknown", stream: pages };
+  if (typeof answer?.streamUrl !== "string") return here;
   return { auth: answer.auth === "none" ? "none" : "required", stream: new URL(answer.streamUrl, config) };
 }
 

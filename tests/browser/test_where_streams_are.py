@@ -190,6 +190,18 @@ async def test_an_older_server_has_its_stream_where_its_pages_are(api: Api, page
     assert len(asked.at(api, CONFIG)) == 1
 
 
+async def test_a_host_that_says_nothing_to_strangers_is_used(make_two: MakeTwo, pages: Pages) -> None:
+    """A page that names the streams' host as `url`: a 404 without CORS headers looks as if the host were away."""
+    pages.expect(AWAY)
+    site, streams = make_two()
+    page = await pages.blank(site.instance.url)
+    await page.route(f"{streams.instance.url}{CONFIG}", lambda route: route.abort())  # so it looks to the page
+    await connect(page, options={"url": f"{streams.instance.url}{EVENTS}"})
+    await is_in_state(page, "live")
+    assert await page.evaluate("subscription.mode") == "stream"
+    await has_streams(streams, 1)
+
+
 async def test_a_server_in_need_is_asked_no_sooner_than_it_says(api: Api, pages: Pages) -> None:
     pages.expect("status of 503")
     page = await pages.blank(api.instance.url, clock=True)
