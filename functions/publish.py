@@ -36,7 +36,8 @@ def routes(hub: Hub, settings: Settings) -> list[BaseRoute]:
         events = await _events(request)
         if events is None:
             accepted = ", ".join(_JSON_TYPES)
-            return to_response(problem(415, f"Send the event as one of: {accepted}", headers={"accept": accepted}))
+            detail = f"Send the event with one of these as Content-Type: {accepted}"
+            return to_response(problem(415, detail, headers={"accept": accepted}))
         if key is not None:
             check_types(key, events)
         await rate.take(key, len(events))
@@ -62,15 +63,21 @@ _HEADERS = {"content-type": "application/json", "cache-control": "no-store", "x-
 
 async def _events(request: Request) -> list[Event] | None:
     """Return the events of the request by its content type, None where that is not one of ours."""
-    kind = media_type(request)
-    if kind not in _JSON_TYPES:
-        return None
-    body = await read_body(request, envelope.MAX_BODY_BYTES)
+    kind, is_binary = media_type(request), "ce-specversion" in request.headers
+    if kind in (cloudevents.STRUCTURED, cloudevents.BATCHED):
+        return cloudevents.parse_structured(await _read(request), kind == cloudevents.BATCHED)
+    if is_binary and kind is not None and kind.endswith(("/json", "+json")):
+        return cloudevents.parse_binary(request.headers, await _read(request))
+    if is_binary and "content-type" not in request.headers and not await _read(request):
+        return cloudevents.parse_binary(request.headers, b"null")  # an event without data
     if kind != "application/json":
-        return cloudevents.parse_structured(body, kind == cloudevents.BATCHED)
-    if "ce-specversion" in request.headers:
-        return cloudevents.parse_binary(request.headers, body)
+        return None
+    body = await _read(request)
     return envelope.parse_events(body, envelope.idempotency_key(request.headers.get("idempotency-key")))
+
+
+async def _read(request: Request) -> bytes:
+    return await read_body(request, envelope.MAX_BODY_BYTES)
 
 
 def receipts_body(receipts: Sequence[Receipt]) -> bytes:

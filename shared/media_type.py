@@ -12,15 +12,10 @@ def media_type(lines: Iterable[str]) -> str | None:
     """Return the media type in lower case, None if it is none, its charset is not UTF-8, or two of them differ.
 
     lines: the header's values. Parameters other than `charset` say nothing about how a body is read here, and are
-    passed over; a proxy or a client that sends the same header twice means the same by it.
+    passed over; whoever sends the same header twice means the same by it.
     """
-    found = {_read(item) for line in lines for item in _items(line)}
+    found = {_read(line) for line in lines}
     return found.pop() if len(found) == 1 else None
-
-
-def _items(line: str) -> list[str]:
-    """Return the members of a list; a comma in quotes does not part two of them."""
-    return re.findall(r'(?:[^,"]|"(?:[^"\\]|\\.)*"?)+', line) or [line]
 
 
 def _read(text: str) -> str | None:

@@ -58,6 +58,24 @@ def test_binary_mode_takes_the_attributes_from_headers_and_the_body_as_data(any_
     assert arrived["data"] == {"id": 1}
 
 
+def test_an_event_without_data_has_no_body_and_no_type(api: Api) -> None:
+    """As SDKs send one in binary mode; a body that says to be JSON must be JSON."""
+    event = attributes()
+    assert len(receipts_of(api.post(b"", None, headers_of(event)))) == 1
+    assert [found["data"] for found in delivered(api, event["type"])] == [None]
+    problem_of(api.post(b"1", None, headers_of(event)), 415)
+    problem_of(api.post(b"", None), 415)
+    assert problem_of(api.post(b"", headers=headers_of(event)), 400)["detail"] == "The body is empty"
+
+
+@pytest.mark.parametrize("kind", ["application/vnd.shop+json; charset=utf-8", "text/json"])
+def test_the_data_of_binary_mode_is_json_by_any_name(api: Api, kind: str) -> None:
+    event = attributes()
+    assert len(receipts_of(api.post(b"[1]", kind, headers_of(event)))) == 1
+    assert [found["data"] for found in delivered(api, event["type"])] == [[1]]
+    problem_of(api.post(b"{}", kind), 415)
+
+
 def test_binary_mode_undoes_the_quotes_that_older_senders_use(api: Api) -> None:
     event = attributes()
     api.post(b"1", headers={**headers_of(event), "ce-subject": r'"a \"b\" c"'})

@@ -17,13 +17,12 @@ TAKEN = [
     "application/json;",
     "application/json; odata.metadata=minimal",
     'application/json; profile="https://a.example/p;q,r"; charset=utf-8',
-    "application/json, application/json",
-    "application/json; charset=utf-8, application/json",
 ]
 REFUSED = [
     "application/json; charset=latin1",
     'application/json; charset="utf-16"',
     "application/json; profile=a; charset=latin1",
+    "application/json, application/json",
     "application/json, text/plain",
     "application/json charset=utf-8",
     "application/jsonx",
