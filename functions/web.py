@@ -57,7 +57,7 @@ def to_lambda(app: "CorsApp") -> Any:
     return Mangum(_without_base_path(app), lifespan="off", text_mime_types=[*DEFAULT_TEXT_MIME_TYPES, MEDIA_TYPE])
 
 
-def _without_base_path(app: ASGIApp) -> ASGIApp:
+def _without_base_path(app: ASGIApp) -> Any:
     """Return the app for paths that may begin with what API Gateway leaves there.
 
     An HTTP API with a named stage has `/prod/api/publish`, a custom domain with a mapping `/events/api/publish`; a REST
