@@ -244,7 +244,7 @@ def _time_left(headers: Mapping[str, str]) -> float | None:
         return None
     try:
         deadline = float(msgspec.json.decode(context)["deadline"])  # ms since 1970
-    except (msgspec.DecodeError, KeyError, TypeError, ValueError):
+    except (msgspec.DecodeError, LookupError, TypeError, ValueError, ArithmeticError, RecursionError):
         return None
     left = deadline / 1000 - time.time() - ENDING_SECONDS
     return max(left, 0.0) if left < MAX_INVOCATION_SECONDS else None

@@ -122,6 +122,24 @@ def test_a_path_cannot_leave_the_site_or_forge_a_header(api: Api, path: str) -> 
 
 
 @pytest.mark.parametrize(
+    "context",
+    [
+        "[" * 8_000,
+        '{"deadline": ' + "[" * 8_000,
+        '{"deadline": 1%s}' % ("0" * 400),
+        "{",
+        "[]",
+        '{"deadline": {}}',
+        '"x"',
+    ],
+)
+def test_a_malformed_lambda_context_changes_nothing(api: Api, context: str) -> None:
+    """The header is the Lambda Web Adapter's; elsewhere a client may send what it likes: some of it was a 500."""
+    with api.stream({"x-amzn-lambda-context": context}) as stream:
+        stream.ready()
+
+
+@pytest.mark.parametrize(
     ("path", "allow"),
     [
         ("/api/publish", {"POST"}),
