@@ -10,9 +10,9 @@ from shared.errors import InvalidRequest
 MEDIA_TYPE = "application/x-www-form-urlencoded"
 MAX_FIELDS = 1_000
 
-# What encoders leave as it is. JSON has other characters: a body that was signed as JSON is no form, whatever the
-# content type says, which no signature covers.
-_FORM = re.compile(rb"[A-Za-z0-9%+&=*._~!'(),;:@/?$-]*")
+# What encoders leave as it is. JSON has quotes or begins with a bracket: a body that was signed as JSON is no form,
+# whatever the content type says, which no signature covers.
+_FORM = re.compile(rb"(?!\[)[A-Za-z0-9%+&=*._~!'(),;:@/?$[\]-]*")
 
 
 def form_to_json(body: bytes) -> bytes:

@@ -193,7 +193,7 @@ def test_json_that_is_called_a_form_is_not_read_as_one(sources: Api) -> None:
     """No signature covers the content type: a recorded delivery must not become another payload by it."""
     head = sources.head()
     body = b'{"title": "&payload=%7B%22id%22%3A%22forged%22%7D&"}'
-    for kind, content in ((FORM, body), ("application/json", b"payload=%7B%7D")):
+    for kind, content in ((FORM, body), (FORM, b"[1,2]"), ("application/json", b"payload=%7B%7D")):
         problem_of(send(sources, "stripe", content, signed("stripe", content), kind), 400)
     assert sources.head() == head
 

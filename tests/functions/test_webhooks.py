@@ -192,7 +192,7 @@ def test_a_signature_that_stands_twice_is_refused(hooked: Api) -> None:
     problem_of(hooked.http.post("/api/webhooks/github", content=b"{}", headers=twice), 401)
 
 
-def test_another_type_is_refused_with_those_to_choose_and_none_is_taken(hooked: Api) -> None:
+def test_another_type_is_refused_and_none_is_taken(hooked: Api) -> None:
     for wrong in ("text/plain", "application/json; charset=latin1"):
         response = send(hooked, "github", b"payload=%7B%7D", "d", {"content-type": wrong})
         problem_of(response, 415)
