@@ -243,10 +243,10 @@ async def test_an_issuer_that_hangs_on_costs_one_wait(
     verifier: Verifier, own_issuer: Issuer, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After an idle hour the first verification waits, and no other one, however often the refresh fails."""
-    monkeypatch.setattr("shared.jwks.TIMEOUT", 0.2)
     good = token(claims(), own_issuer.ec, "ES256", kid="ec-1")
     unknown = token(claims(), own_issuer.ec, "ES256", kid="ec-2")
     await verifier.verify(good)
+    monkeypatch.setattr("shared.jwks.TIMEOUT", 0.2)
     own_issuer.hang()
     clock.advance(STALE)
     await verifier.verify(good)
