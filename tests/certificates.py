@@ -12,10 +12,11 @@ from cryptography.x509.oid import NameOID
 from tests.processes import HOST
 
 
-def certify(path: Path) -> Path:
-    """Write a certificate for 127.0.0.1, and return the path of its key."""
+def certify(path: Path, *names: str) -> Path:
+    """Write a certificate for 127.0.0.1, and for these names, and return the path of its key."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, HOST)])
+    subjects = [x509.IPAddress(ip_address(HOST)), *map(x509.DNSName, names)]
     now = dt.datetime.now(dt.UTC)
     certificate = (
         x509.CertificateBuilder()
@@ -25,7 +26,7 @@ def certify(path: Path) -> Path:
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - dt.timedelta(hours=1))
         .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address(HOST))]), critical=False)
+        .add_extension(x509.SubjectAlternativeName(subjects), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
     )

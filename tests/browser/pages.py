@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,8 +17,9 @@ EVENTS = "/api/events"
 class Pages:
     """Opens pages and keeps what they complain about."""
 
-    def __init__(self, context: BrowserContext) -> None:
+    def __init__(self, context: BrowserContext, hosts: Container[str] = (HOST,)) -> None:
         self._context = context
+        self._hosts = hosts
         self._complaints: list[str] = []
         self._expected = ["/favicon.ico"]  # the browser looks there for the icon of a page that names none
 
@@ -73,7 +74,7 @@ class Pages:
 
     def _asked(self, request: Request) -> None:
         parts = urlsplit(request.url)
-        if parts.scheme != "data" and parts.hostname != HOST:
+        if parts.scheme != "data" and parts.hostname not in self._hosts:
             self._complaints.append(f"asked another host: {request.url}")
 
 

@@ -4,13 +4,14 @@ Held to the real one: where TIDEMARK_LAMBDA_ADAPTER names its program, every tes
 how to build it.
 """
 
+import base64
 import contextlib
 import http.client
 import json
 import os
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from typing import Any
 
@@ -21,19 +22,25 @@ REAL = os.environ.get("TIDEMARK_LAMBDA_ADAPTER")
 ADAPTERS = ["stand-in", "real"] if REAL else ["stand-in"]
 
 
+STREAMING = {"AWS_LWA_INVOKE_MODE": "response_stream", "AWS_LWA_READINESS_CHECK_PATH": "/api/health/live"}
+
+
 @contextmanager
-def adapter(kind: str, api: RuntimeApi, port: int) -> Iterator[None]:
-    """One execution environment's adapter, in front of the app that listens on this port."""
+def adapter(kind: str, api: RuntimeApi, port: int, variables: Mapping[str, str] = STREAMING) -> Iterator[None]:
+    """One execution environment's adapter, in front of the app that listens on this port.
+
+    `variables` are the function's; of them the adapter reads AWS_LWA_INVOKE_MODE, which is "buffered" by default.
+    """
     if kind == "stand-in":
-        threading.Thread(target=_serve, args=(api.address, port), daemon=True).start()
+        streams = variables.get("AWS_LWA_INVOKE_MODE", "buffered").lower() == "response_stream"
+        threading.Thread(target=_serve, args=(api.address, port, streams), daemon=True).start()
         yield
         return
     assert REAL is not None
     settings = {
+        **{name: value for name, value in variables.items() if name.startswith("AWS_LWA_")},
         "AWS_LAMBDA_RUNTIME_API": api.address,
         "AWS_LWA_PORT": str(port),
-        "AWS_LWA_INVOKE_MODE": "response_stream",
-        "AWS_LWA_READINESS_CHECK_PATH": "/api/health/live",
         "AWS_LAMBDA_FUNCTION_NAME": "tidemark-stream",
         "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "512",
         "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
@@ -49,7 +56,7 @@ def adapter(kind: str, api: RuntimeApi, port: int) -> Iterator[None]:
         process.wait()
 
 
-def _serve(address: str, port: int) -> None:
+def _serve(address: str, port: int, streams: bool) -> None:
     with contextlib.suppress(OSError, http.client.HTTPException):  # the test is over
         while True:
             with (
@@ -60,7 +67,8 @@ def _serve(address: str, port: int) -> None:
                 got = runtime.getresponse()
                 event = json.loads(got.read())
                 with closing(_ask(app, event, got.headers)) as answer:
-                    _answer(runtime, got.headers["Lambda-Runtime-Aws-Request-Id"], answer)
+                    send = _answer if streams else _answer_whole
+                    send(runtime, got.headers["Lambda-Runtime-Aws-Request-Id"], answer)
 
 
 def _ask(app: http.client.HTTPConnection, event: dict[str, Any], told: Any) -> http.client.HTTPResponse:
@@ -71,6 +79,8 @@ def _ask(app: http.client.HTTPConnection, event: dict[str, Any], told: Any) -> h
         "invoked_function_arn": told["Lambda-Runtime-Invoked-Function-Arn"],
     }
     headers = {**event["headers"], "x-amzn-lambda-context": json.dumps(context)}
+    if event.get("cookies"):
+        headers["cookie"] = "; ".join(event["cookies"])
     app.request(event["requestContext"]["http"]["method"], path, headers=headers)
     return app.getresponse()
 
@@ -87,6 +97,14 @@ def _answer(runtime: http.client.HTTPConnection, id: str, answer: http.client.HT
     while chunk := answer.read1():
         _send(runtime, chunk)
     runtime.send(b"0\r\n\r\n")
+    runtime.getresponse().read()
+
+
+def _answer_whole(runtime: http.client.HTTPConnection, id: str, answer: http.client.HTTPResponse) -> None:
+    headers = {name.lower(): value for name, value in answer.getheaders()}
+    body = base64.b64encode(answer.read()).decode()
+    whole = {"statusCode": answer.status, "headers": headers, "body": body, "isBase64Encoded": True}
+    runtime.request("POST", f"/2018-06-01/runtime/invocation/{id}/response", json.dumps(whole))
     runtime.getresponse().read()
 
 

@@ -4,13 +4,14 @@ AWS's own emulator speaks the same protocol but keeps an answer until it is whol
 "Using the Lambda runtime API", "response streaming with custom runtimes"; Extensions API, as far as an adapter asks.
 """
 
+import contextlib
 import http.server
 import json
 import queue
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Self
 
 from tests.sse_decoder import SseDecoder, SseEvent
@@ -28,7 +29,9 @@ class Invocation:
         self.deadline = time.time() + seconds
         self.headers: dict[str, str] = {}
         self.ended_at = 0.0
+        self.failed = False  # the handler raised, or its process ended before its answer did
         self.chunks: queue.Queue[bytes | None] = queue.Queue()
+        self.when_ended: Callable[[], None] = lambda: None
         self._decoder = SseDecoder()
         self._left = b""
 
@@ -54,9 +57,23 @@ class Invocation:
         """The rest of the answer."""
         return self._left + b"".join(iter(lambda: self.chunks.get(timeout=WAIT_SECONDS) or b"", b""))
 
+    def end(self, *, failed: bool) -> None:
+        """The answer has ended, or broken off."""
+        self.failed = self.failed or failed
+        self.ended_at = time.time()
+        self.chunks.put(None)
+        self.when_ended()
+
     @property
     def cursor(self) -> str:
         return self._decoder.last_event_id
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing: a function that was killed leaves its connections so."""
 
 
 class RuntimeApi:
@@ -65,8 +82,7 @@ class RuntimeApi:
     def __init__(self) -> None:
         self._waiting: queue.Queue[Invocation] = queue.Queue()
         self._running: dict[str, Invocation] = {}
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), self._handler())
         self.address = f"127.0.0.1:{self._server.server_address[1]}"
 
     def __enter__(self) -> Self:
@@ -122,13 +138,17 @@ class RuntimeApi:
                 assert what in ("response", "error"), self.path
                 invocation = api._running[id]
                 invocation.headers = {name.lower(): value for name, value in self.headers.items()}
-                for chunk in self._body():
-                    invocation.chunks.put(chunk)
-                invocation.ended_at = time.time()
-                invocation.chunks.put(None)
-                self.send_response(202)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
+                failed = what == "error"
+                try:
+                    for chunk in self._body():
+                        invocation.chunks.put(chunk)
+                except (OSError, ValueError):  # the process that answers was killed
+                    failed = True
+                invocation.end(failed=failed)
+                with contextlib.suppress(OSError):
+                    self.send_response(202)
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
 
             def _body(self) -> Iterator[bytes]:
                 if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
