@@ -1,10 +1,7 @@
 """One cloud for a session, with what the project builds deployed to it, and browsers that reach it by its names."""
 
-import copy
-import json
 import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +17,7 @@ from scripts import netlify_build
 from tests.browser.conftest import PATIENCE_MS, chromium  # noqa: F401 — a fixture
 from tests.browser.pages import Pages
 from tests.deploy.conftest import Package, here, once, package, project, template  # noqa: F401 — fixtures
-from tests.deployed.cloud.cloud import SITE, Cloud
+from tests.deployed.cloud.cloud import Cloud
 from tests.deployed.cloud.stack import Stack
 from tests.functions.tokens import PUBLISH_KEY, SECRET
 from tests.processes import RedisServer
@@ -79,7 +76,7 @@ def deploy(bundle: Path, redis_server: RedisServer, tmp_path_factory: pytest.Tem
         environment.delenv("HTTPS_PROXY", raising=False)
         opened: list[Any] = []
 
-        def make(template: Template, **site: str) -> Deployment:  # noqa: F811
+        def make(template: Template, **site: str) -> Deployment:
             cloud = Cloud(bundle).__enter__()
             opened.append(cloud)
             for name, value in parameters(redis_server.url).items():

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -20,7 +21,7 @@ from tests.deployed.cloud.front import Front
 from tests.deployed.cloud.netlify import Site
 from tests.deployed.cloud.stack import Stack
 from tests.deployed.cloud.template import REGION
-from tests.deployed.cloud.web import Hosts, plain
+from tests.deployed.cloud.web import Hosts
 from tests.processes import HOST, ROOT, START_SECONDS, free_port, wait_until
 
 SITE = "https://app.example.com"
@@ -78,10 +79,6 @@ class Cloud:
         """Have a custom domain lead to the stage's HTTP API at the URL's path."""
         self.hosts.add(url, self.stacks[stage].mapped_at(urlsplit(url).path))
 
-    def forget(self, url: str) -> None:
-        """Take a host away, as when a name is deleted."""
-        self.hosts.apps[urlsplit(url).netloc] = lambda scope, receive, send: plain(404, "").send(send)
-
     def put_parameter(self, name: str, value: str) -> None:
         """Put a parameter of Systems Manager, as `aws ssm put-parameter --overwrite` does."""
         self.aws("ssm").put_parameter(Name=name, Value=value, Type="SecureString", Overwrite=True)
@@ -99,7 +96,8 @@ class Cloud:
 
     def client(self, **options: Any) -> httpx.Client:
         """An HTTP client somewhere on the internet."""
-        return httpx.Client(proxy=self.proxy, verify=str(self.certificate), timeout=30.0, trust_env=False, **options)
+        trusted = ssl.create_default_context(cafile=self.certificate)
+        return httpx.Client(proxy=self.proxy, verify=trusted, timeout=30.0, trust_env=False, **options)
 
     def _account_answers(self) -> bool:
         with contextlib.suppress(httpx.HTTPError):

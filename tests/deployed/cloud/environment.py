@@ -52,7 +52,8 @@ class Platform:
             (made / "lib").mkdir()
             for name in BROUGHT_BY_LAMBDA:
                 spec = find_spec(name)
-                assert spec is not None and spec.origin is not None, name
+                assert spec is not None, name
+                assert spec.origin is not None, name
                 source = Path(spec.origin).parent if spec.submodule_search_locations else Path(spec.origin)
                 (made / "lib" / source.name).symlink_to(source)
             program = made / "bin" / "python3"
