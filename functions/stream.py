@@ -51,9 +51,15 @@ class Receive(Protocol):
 class StreamApp:
     """Answers GET /api/events with a stream of server-sent events, or with one JSON page."""
 
-    def __init__(self, hub: Hub, settings: Settings, doubt: Callable[[], None] = lambda: None) -> None:
-        """Serve the hub's streams; `doubt` is told when the log could not be reached: its secrets may be old."""
+    def __init__(
+        self, hub: Hub, settings: Settings, doubt: Callable[[], None] = lambda: None, *, streams: bool = True
+    ) -> None:
+        """Serve the hub's streams; `doubt` is told when the log could not be reached: its secrets may be old.
+
+        Without `streams` only JSON pages are given: what is in front passes an answer on once it is whole.
+        """
         self._hub = hub
+        self._streams = streams
         self._settings = settings
         self._doubt = doubt
         self._connections = Connections(settings.max_connections, settings.max_user_connections)
@@ -95,7 +101,7 @@ class StreamApp:
         self, scope: Scope, headers: Mapping[str, str], cors: Mapping[str, str], answer: Answer
     ) -> "_OpenStream | None":
         try:
-            refused = self._refuse(scope["method"], headers)
+            refused = self._refuse(scope["method"], headers) or self._refuse_stream(headers)
             if refused is None:
                 return await self._answer(scope["query_string"], headers, cors, answer)
         except TidemarkError as error:
@@ -122,14 +128,20 @@ class StreamApp:
             raise Unavailable("This instance is going away; come back, and another one will answer")
         return None
 
+    def _refuse_stream(self, headers: Mapping[str, str]) -> Problem | None:
+        if self._streams or _wants_page(headers):
+            return None
+        where = self._settings.stream_url
+        detail = f"This address gives JSON pages and no stream: ask with Accept: application/json, or open {where}"
+        return problem(406, detail if where != PATH else f"{detail} of the stream function (REALTIME_STREAM_URL)")
+
     async def _answer(
         self, query_string: bytes, headers: Mapping[str, str], cors: Mapping[str, str], send: Answer
     ) -> "_OpenStream | None":
         query = parse_query(query_string, headers)
         identity = await self._identify(headers, query)
         interest = interest_of(identity, query.types)
-        accept = headers.get("accept", "").lower()
-        if "application/json" in accept and "text/event-stream" not in accept:
+        if _wants_page(headers):
             await self._page(interest, query, identity, cors, send)
             return None
         return await self._open(interest, query, identity, cors, send, _time_left(headers))
@@ -231,6 +243,11 @@ class StreamApp:
             with contextlib.suppress(TimeoutError):  # nothing came: the cursor alone is an answer
                 async with asyncio.timeout(wait):
                     await page.settled.wait()
+
+
+def _wants_page(headers: Mapping[str, str]) -> bool:
+    accept = headers.get("accept", "").lower()
+    return "application/json" in accept and "text/event-stream" not in accept
 
 
 def _time_left(headers: Mapping[str, str]) -> float | None:

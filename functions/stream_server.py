@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 LIVE = "/api/health/live"
 LOOK_SECONDS = 1.0  # how exactly it is known for how long the tail has been away
 LOOKS_A_REPORT = 60
+INVOKE_MODE, BUFFERED = "AWS_LWA_INVOKE_MODE", "buffered"  # the adapter's, for what cannot be streamed in front of it
 LAG_NAMESPACE = "Tidemark"  # in which deploy/alarms.yml looks for TailLag
 
 
@@ -47,7 +48,7 @@ class StreamServer:
         self._watching: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Mapping[str, Any], receive: Any, send: Send) -> None:
-        if scope["path"] != PATH:
+        if not scope["path"].endswith(PATH):  # a custom domain's API mapping may stand before it
             await _answer_others(scope, send)
             return
         if self._watching is None:
@@ -89,7 +90,9 @@ class StreamServer:
     def _use(self, settings: Settings) -> None:
         self.settings = settings
         self.hub = make_hub(settings)
-        self._app = StreamApp(self.hub, settings, self._environment.doubt)
+        # Where the adapter buffers, an answer that never ends would never begin: a client would wait in vain.
+        streams = self._known.get(INVOKE_MODE) != BUFFERED
+        self._app = StreamApp(self.hub, settings, self._environment.doubt, streams=streams)
         self._metrics = EmbeddedMetrics.from_settings(self.hub, settings, self._known)
 
     async def _watch(self) -> None:
