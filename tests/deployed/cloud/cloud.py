@@ -53,9 +53,9 @@ class Cloud:
         process = subprocess.Popen(command, cwd=ROOT, env=environment)
         self._stack.callback(process.wait)
         self._stack.callback(process.kill)
-        self._stack.callback(self._stop_stacks)
         self._front.start()
         self._stack.callback(self._front.stop)
+        self._stack.callback(self._stop_stacks)  # first of all: then no answer is under way
         wait_until(lambda: process.poll() is not None or self._account_answers(), START_SECONDS)
         return self
 

@@ -25,6 +25,7 @@ class Front:
         self._proxy_port = free_port()
         self._loop = asyncio.new_event_loop()
         self._servers = [uvicorn.Server(self._config(port, certificate, key)) for port in self._ports]
+        self._open: set[asyncio.StreamWriter] = set()  # of the proxy
         self._thread = threading.Thread(target=self._run, daemon=True)
         self.proxy = f"http://{HOST}:{self._proxy_port}"
 
@@ -48,10 +49,9 @@ class Front:
         serving: list[Coroutine[Any, Any, None]] = [server.serve() for server in self._servers]
         await asyncio.gather(*serving)
         proxy.close()
-        left = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in left:
-            task.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
+        for writer in list(self._open):
+            writer.close()
+        await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()}, return_exceptions=True)
 
     def _config(self, port: int, certificate: Path, key: Path) -> uvicorn.Config:
         return uvicorn.Config(
@@ -67,6 +67,7 @@ class Front:
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """CONNECT of a name that this cloud has, and of no other: nothing leaves the machine."""
+        self._open.add(writer)
         try:
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
             method, target, *_ = head.split(" ")
@@ -74,12 +75,15 @@ class Front:
                 writer.write(b"HTTP/1.1 502 No such host\r\nContent-Length: 0\r\n\r\n")
                 return
             onward_reader, onward_writer = await asyncio.open_connection(HOST, self._ports[0])
+            self._open.add(onward_writer)
             writer.write(b"HTTP/1.1 200 Connected\r\n\r\n")
             await asyncio.gather(_pipe(reader, onward_writer), _pipe(onward_reader, writer))
+            self._open.discard(onward_writer)
         except (OSError, asyncio.IncompleteReadError):
             pass
         finally:
             writer.close()
+            self._open.discard(writer)
 
 
 async def _pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -5,6 +5,7 @@ import base64
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -111,9 +112,11 @@ async def chunks(invocation: Invocation) -> AsyncIterator[bytes]:
     loop, found = asyncio.get_running_loop(), asyncio.Queue[bytes | None]()
 
     def pump() -> None:
-        while (chunk := invocation.chunks.get()) is not None:
-            loop.call_soon_threadsafe(found.put_nowait, chunk)
-        loop.call_soon_threadsafe(found.put_nowait, None)
+        chunk: bytes | None = b""
+        while chunk is not None:
+            chunk = invocation.chunks.get()
+            with suppress(RuntimeError):  # the front was stopped
+                loop.call_soon_threadsafe(found.put_nowait, chunk)
 
     threading.Thread(target=pump, daemon=True).start()
     while (chunk := await found.get()) is not None:
