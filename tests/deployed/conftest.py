@@ -1,7 +1,9 @@
 """One cloud for a session, with what the project builds deployed to it, and browsers that reach it by its names."""
 
+import copy
 import shutil
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,23 +19,25 @@ from scripts import netlify_build
 from tests.browser.conftest import PATIENCE_MS, chromium  # noqa: F401 — a fixture
 from tests.browser.pages import Pages
 from tests.deploy.conftest import Package, here, once, package, project, template  # noqa: F401 — fixtures
-from tests.deployed.cloud.cloud import Cloud
+from tests.deployed.cloud.cloud import SITE, Cloud
 from tests.deployed.cloud.stack import Stack
 from tests.functions.tokens import PUBLISH_KEY, SECRET
 from tests.processes import RedisServer
+from tests.webhooks.example import CONFIG, SECRETS
 
 STAGE = "prod"
-NETLIFY_SECRET = "netlify-secret-for-tests-of-at-least-32-bytes"
+STRANGER = "https://stranger.example.com"
 
 Template = dict[str, Any]
 
 
 @pytest.fixture(scope="session")
 def bundle(here: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
-    """The folder that Lambda unpacks, compiled, for this machine."""
+    """The folder that Lambda unpacks, for this machine: compiled, and with the realtime.toml of docs/webhooks.md."""
 
     def fill(folder: Path) -> None:
         shutil.copytree(here, folder / "task")
+        shutil.copy(CONFIG, folder / "task")
         assert builder.compile_modules(folder / "task", builder.LOCAL_PYTHON)
 
     return once(tmp_path_factory, "task", fill) / "task"
@@ -59,43 +63,62 @@ class Deployment:
         assert answer.status_code == 202, answer.text
         return str(answer.json()["events"][0]["cursor"])
 
-    def post(self, path: str, body: Any, **headers: str) -> httpx.Response:
+    def post(self, path: str, body: Any = None, key: str = PUBLISH_KEY) -> httpx.Response:
         """Post to the site, with the publish key."""
-        return self.http.post(
-            self.site + path, json=body, headers={"authorization": f"Bearer {PUBLISH_KEY}", **headers}
-        )
+        return self.http.post(self.site + path, json=body, headers={"authorization": f"Bearer {key}"})
+
+    def hosts(self) -> set[str]:
+        """The names that its pages ask."""
+        return {str(urlsplit(url).hostname) for url in (self.site, self.stack.stream_url, self.stack.api_url, STRANGER)}
 
 
-Deploy = Callable[..., Deployment]
+class Deploy:
+    """Deploys as the document says, each time to an account of its own with a site in front."""
+
+    def __init__(self, bundle: Path, redis: RedisServer, factory: pytest.TempPathFactory, stack: ExitStack) -> None:
+        self._bundle, self._redis, self._factory, self._stack = bundle, redis, factory, stack
+
+    def cloud(self) -> Cloud:
+        """An empty account, with nobody's site."""
+        return self._stack.enter_context(Cloud(self._bundle))
+
+    def __call__(self, template: Template, **site: str) -> Deployment:  # noqa: F811
+        """All of it; `site` holds more variables of the site, and its secret is the functions' too."""
+        cloud = self.cloud()
+        self.put_parameters(cloud, STAGE)
+        if secret := site.get("REALTIME_NETLIFY_SECRET"):
+            cloud.put_parameter(f"/tidemark/{STAGE}/netlify-secret", secret)
+        deployed = cloud.deploy(STAGE, with_webhooks(template))
+        url = self.publish_site(cloud, {"TIDEMARK_API_URL": deployed.api_url, **site})
+        return Deployment(cloud, deployed, url, self._stack.enter_context(cloud.client()))
+
+    def put_parameters(self, cloud: Cloud, stage: str) -> None:
+        """What is put before the first deployment of a stage."""
+        names = {"redis-url": self._redis.url, "publish-keys": PUBLISH_KEY, "jwt-secret": SECRET}
+        for name, value in {**names, **{f"webhooks/{name}": value for name, value in SECRETS.items()}}.items():
+            cloud.put_parameter(f"/tidemark/{stage}/{name}", value)
+
+    def publish_site(self, cloud: Cloud, variables: dict[str, str], url: str = SITE) -> str:
+        """What Netlify does with these variables: the build, and the deploy."""
+        folder = self._factory.mktemp("published") / "site"
+        netlify_build.main(variables, folder)
+        return cloud.publish_site(folder, variables, url)
+
+
+def with_webhooks(template: Template) -> Template:  # noqa: F811
+    """The template with the secrets of realtime.toml named in it, as docs/lambda.md says."""
+    named = copy.deepcopy(template)
+    variables = named["Resources"]["WebhooksLambdaFunction"]["Properties"]["Environment"]["Variables"]
+    stage = variables["REALTIME_PREFIX"].removeprefix("rt-")
+    variables.update({name: f"ssm:/tidemark/{stage}/webhooks/{name}" for name in SECRETS})
+    return named
 
 
 @pytest.fixture(scope="session")
 def deploy(bundle: Path, redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deploy]:
-    """Deploys a template as the document says, to an account of its own, with a site in front."""
-    with pytest.MonkeyPatch.context() as environment:
-        environment.delenv("HTTPS_PROXY", raising=False)
-        opened: list[Any] = []
-
-        def make(template: Template, **site: str) -> Deployment:
-            cloud = Cloud(bundle).__enter__()
-            opened.append(cloud)
-            for name, value in parameters(redis_server.url).items():
-                cloud.put_parameter(f"/tidemark/{STAGE}/{name}", value)
-            stack = cloud.deploy(STAGE, template)
-            folder = tmp_path_factory.mktemp("published") / "site"
-            netlify_build.main({"TIDEMARK_API_URL": stack.api_url, **site}, folder)
-            url = cloud.publish_site(folder, site)
-            http = cloud.client()
-            return Deployment(cloud, stack, url, http)
-
-        yield make
-        for cloud in opened:
-            cloud.__exit__()
-
-
-def parameters(redis_url: str) -> dict[str, str]:
-    """What is put before the first deployment."""
-    return {"redis-url": redis_url, "publish-keys": PUBLISH_KEY, "jwt-secret": SECRET}
+    """Deploys; what it has deployed answers until the session ends."""
+    with ExitStack() as stack:
+        yield Deploy(bundle, redis_server, tmp_path_factory, stack)
 
 
 @pytest.fixture(scope="session")
@@ -104,12 +127,15 @@ def deployed(deploy: Deploy, template: Template) -> Deployment:  # noqa: F811
     return deploy(template)
 
 
-@pytest_asyncio.fixture(loop_scope="session")
-async def browser_of(chromium: Browser) -> AsyncIterator[Callable[[Deployment], Any]]:  # noqa: F811
-    """Opens a profile that reaches the cloud of a deployment, and nothing else."""
-    contexts: list[BrowserContext] = []
+OpenBrowser = Callable[[Deployment], Awaitable[Pages]]
 
-    async def open_context(deployment: Deployment) -> BrowserContext:
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def browse(chromium: Browser) -> AsyncIterator[OpenBrowser]:  # noqa: F811
+    """Opens a profile that reaches the cloud of a deployment, and nothing else."""
+    opened: list[tuple[BrowserContext, Pages]] = []
+
+    async def open_profile(deployment: Deployment) -> Pages:
         context = await chromium.new_context(
             proxy={"server": deployment.cloud.proxy},
             ignore_https_errors=True,
@@ -117,23 +143,17 @@ async def browser_of(chromium: Browser) -> AsyncIterator[Callable[[Deployment], 
             reduced_motion="reduce",
         )
         context.set_default_timeout(PATIENCE_MS)
-        contexts.append(context)
-        return context
+        pages = Pages(context, deployment.hosts())
+        opened.append((context, pages))
+        return pages
 
-    yield open_context
-    for context in contexts:
+    yield open_profile
+    for context, _ in opened:
         await context.close()
+    assert [complaint for _, pages in opened for complaint in pages.complaints()] == []
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def pages(deployed: Deployment, browser_of: Any) -> AsyncIterator[Pages]:
-    """Opens pages of the published site; what they complain about without being expected to fails the test."""
-    pages = pages_of(await browser_of(deployed), deployed)
-    yield pages
-    assert pages.complaints() == []
-
-
-def pages_of(context: BrowserContext, deployment: Deployment) -> Pages:
-    """Pages that may ask the hosts of a deployment."""
-    hosts = (deployment.site, deployment.stack.stream_url)
-    return Pages(context, {str(urlsplit(url).hostname) for url in hosts})
+async def pages(deployed: Deployment, browse: OpenBrowser) -> Pages:
+    """Opens pages of the deployment that tests share; an unexpected complaint of one fails the test."""
+    return await browse(deployed)
