@@ -54,9 +54,12 @@ def _without_mapping(event: dict[str, Any]) -> dict[str, Any]:
     An API mapping of a custom domain (`previews.example.com/pr-7`) stays in the path of an HTTP API's events, and only
     the routes of API Gateway leave it out.
     """
-    path = event.get("rawPath", "")
-    start = path.find(ROOT)
-    return event if start <= 0 else {**event, "rawPath": path[start:]}
+    context = event.get("requestContext", {})
+    http = context.get("http", {})
+    start = http.get("path", "").find(ROOT)
+    if start <= 0:
+        return event
+    return {**event, "requestContext": {**context, "http": {**http, "path": http["path"][start:]}}}
 
 
 class _Made(NamedTuple):

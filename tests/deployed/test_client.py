@@ -4,11 +4,12 @@ import asyncio
 from typing import Any
 
 import pytest
-from playwright.async_api import Page
+from playwright.async_api import Error, Page
 
 from tests.browser.pages import Pages
 from tests.deployed.conftest import Deployment
 from tests.functions.tokens import PUBLISH_KEY
+from tests.processes import wait_until
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="session"),
@@ -24,7 +25,8 @@ CONNECT = """async ({user, ttl, key}) => {
         token: async () => {
             seen.tokens += 1;
             const headers = {"Content-Type": "application/json", Authorization: `Bearer ${key}`};
-            const answer = await fetch("/api/tokens", {method: "POST", headers, body: JSON.stringify({userId: user, ttl})});
+            const body = JSON.stringify({userId: user, ttl});
+            const answer = await fetch("/api/tokens", {method: "POST", headers, body});
             return (await answer.json()).token;
         },
         onEvent: (event) => seen.events.push(event.data),
@@ -55,7 +57,7 @@ async def until(page: Page, condition: str) -> dict[str, Any]:
     """What the page has seen, once the condition holds."""
     try:
         await page.wait_for_function(f"() => {condition}", timeout=30_000)
-    except Exception:
+    except Error:
         raise AssertionError(f"{condition}: {await page.evaluate('window.seen')}") from None
     seen: dict[str, Any] = await page.evaluate("window.seen")
     return seen
@@ -121,8 +123,7 @@ async def test_a_long_poll_answers_when_an_event_comes(deployed: Deployment, pag
     asked = {"address": address, "token": deployed.token(user), "cursor": cursor}
     polling = asyncio.create_task(page.evaluate(PAGE, asked))
     poll = deployed.stack.function("poll")
-    while not poll.busy():
-        await asyncio.sleep(0.01)
+    await asyncio.to_thread(wait_until, lambda: bool(poll.busy()), 30.0)
     deployed.publish("note", {"by": way}, user)
     answer = await polling
     assert answer["status"] == 200, answer

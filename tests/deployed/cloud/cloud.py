@@ -16,6 +16,7 @@ import httpx
 
 from tests.certificates import certify
 from tests.deployed.cloud import account
+from tests.deployed.cloud.bus import Bus
 from tests.deployed.cloud.environment import Platform
 from tests.deployed.cloud.front import Front
 from tests.deployed.cloud.netlify import Site
@@ -40,6 +41,7 @@ class Cloud:
         self.folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="tidemark-cloud-")))
         self.hosts = Hosts()
         self.stacks: dict[str, Stack] = {}
+        self._sites: dict[str, Path] = {}
         self._account_port = free_port()
         self.platform = Platform(self.folder, bundle, f"http://{HOST}:{self._account_port}")
         self.certificate = self.folder / "cloud.pem"
@@ -68,12 +70,36 @@ class Cloud:
         if stage in self.stacks:
             self.stacks[stage].stop()
         self.stacks[stage] = stack
+        # Whoever publishes straight to the log sends nothing to the bus: nobody needs to look there.
+        if any(function.variables.get("REALTIME_TRANSPORT") == "eventbridge" for function in stack.functions.values()):
+            bus = Bus(stack, self.aws)
+            bus.start()
+            self._stack.callback(bus.stop)
         return stack
 
     def publish_site(self, folder: Path, variables: Mapping[str, str], url: str = SITE) -> str:
         """Publish a folder that scripts/netlify_build.py has made, and return the site's address."""
+        self._sites[url] = folder
         self.hosts.add(url, Site(url, folder, ROOT / "netlify.toml", variables, self.hosts))
         return url
+
+    def redirects(self, url: str) -> str:
+        """The rules that a site was published with."""
+        return (self._sites[url] / "_redirects").read_text()
+
+    def next_message(self, queue: str) -> str:
+        """Take the next message out of a queue, once there is one."""
+        sqs, found = self.aws("sqs"), list[str]()
+        url = sqs.get_queue_url(QueueName=queue)["QueueUrl"]
+
+        def take() -> bool:
+            for message in sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=1).get("Messages", []):
+                sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
+                found.append(message["Body"])
+            return bool(found)
+
+        wait_until(take, START_SECONDS)
+        return found[0]
 
     def map_domain(self, url: str, stage: str) -> None:
         """Have a custom domain lead to the stage's HTTP API at the URL's path."""

@@ -222,11 +222,11 @@ class Environment:
     def _wait_for_the_app(self, port: int) -> None:
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline and self.process.poll() is None:
-            with contextlib.closing(http.client.HTTPConnection(HOST, port, timeout=1.0)) as connection:
-                with contextlib.suppress(OSError, http.client.HTTPException):
-                    connection.request("GET", "/")
-                    connection.getresponse().read()
-                    return
+            connection = http.client.HTTPConnection(HOST, port, timeout=1.0)
+            with contextlib.suppress(OSError, http.client.HTTPException), contextlib.closing(connection):
+                connection.request("GET", "/")
+                connection.getresponse().read()
+                return
             time.sleep(0.02)
         self.kill()
         raise InvocationError(502, f"nothing listens on the adapter's port\n{self.log()}")

@@ -38,7 +38,7 @@ class Stack:
         self._routes = list(self._read_routes())
         hosts.add(f"https://{self.api_domain}", HttpApi(self.api_domain, self._routes))
         for _, properties in self.template.of_type("AWS::Lambda::Url"):
-            function = self._by_arn(properties["TargetFunctionArn"])
+            function = self.function_of(properties["TargetFunctionArn"])
             invited = properties["AuthType"] == "NONE" and self._invites_everyone(function)
             streams = properties.get("InvokeMode") == "RESPONSE_STREAM"
             app = FunctionUrl(self.stream_domain, function if invited else None, streams=streams)
@@ -58,6 +58,16 @@ class Stack:
         """The function of this name: publish, stream, …"""
         (found,) = (one for one in self.functions.values() if one.name.endswith(f"-{name}"))
         return found
+
+    def function_of(self, name: str) -> Function:
+        """The function with this name, or this ARN."""
+        (found,) = (one for one in self.functions.values() if name in (one.arn, one.name))
+        return found
+
+    def invites(self, function: Function, service: str) -> bool:
+        """Whether the template lets this service of AWS invoke the function."""
+        granted = {"Action": "lambda:InvokeFunction", "Principal": service, "FunctionName": function.arn}
+        return any(granted.items() <= permission.items() for permission in self._permissions)
 
     def mapped_at(self, path: str) -> HttpApi:
         """The HTTP API as a custom domain has it at a path."""
@@ -101,18 +111,11 @@ class Stack:
         routes = []
         for _, properties in self.template.of_type("AWS::ApiGatewayV2::Route"):
             integration = integrations[properties["Target"]]
-            function = self._by_arn(integration["IntegrationUri"])
-            invited = any(
-                one["Principal"] == "apigateway.amazonaws.com" and one["FunctionName"] == function.arn
-                for one in self._permissions
-            )
+            function = self.function_of(integration["IntegrationUri"])
+            invited = self.invites(function, "apigateway.amazonaws.com")
             seconds = integration.get("TimeoutInMillis", 30_000) / 1000
             routes.append(Route(properties["RouteKey"], function if invited else None, seconds))
         return routes
-
-    def _by_arn(self, arn: str) -> Function:
-        (found,) = (one for one in self.functions.values() if one.arn == arn)
-        return found
 
     def _invites_everyone(self, function: Function) -> bool:
         """Since October 2025 a public function URL needs both permissions (Lambda guide, "Control access")."""
