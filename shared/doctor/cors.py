@@ -30,8 +30,13 @@ async def _look(deployment: Deployment, method: str, url: str) -> Finding:
     origin = deployment.origin
     if origin is None:
         return skip("no origin was given", "Give the page's: --origin https://app.example.com")
-    if origin == _origin_of(url):
+    if origin == origin_of(url):
         return skip(f"a page of {origin} asks its own host: it needs none")
+    return await look(deployment, method, url, origin)
+
+
+async def look(deployment: Deployment, method: str, url: str, origin: str) -> Finding:
+    """Ask there as a page of another host does: by a preflight, and then for an answer. Raises Decided."""
     asks = {"access-control-request-method": method, "access-control-request-headers": ", ".join(sorted(ASKED))}
     preflight = await deployment.ask("OPTIONS", url, headers={"origin": origin, **asks})
     if not preflight.is_success:
@@ -89,6 +94,7 @@ def _items(response: httpx.Response, name: str) -> set[str]:
     return {item.strip().lower() for item in response.headers.get(name, "").split(",")}
 
 
-def _origin_of(url: str) -> str:
+def origin_of(url: str) -> str:
+    """Return the origin of a URL, as a browser writes it into a header."""
     parts = httpx.URL(url)
     return f"{parts.scheme}://{parts.netloc.decode('ascii')}"

@@ -132,11 +132,11 @@ class Deployment:
         return number
 
     async def page(self, cursor: str = "", wait: float = 0.0) -> Page:
-        """Return a JSON page of our events after the cursor. Raises Decided."""
+        """Return a JSON page of our events after the cursor, from where clients poll. Raises Decided."""
         self.need_subscriber()
         query = {**self.subscription(), "wait": f"{wait:g}", **({"last_event_id": cursor} if cursor else {})}
         headers = {"accept": "application/json"}
-        response = await self.ask("GET", self.stream_url, self.subscriber, seconds=wait, params=query, headers=headers)
+        response = await self.ask("GET", "/api/events", self.subscriber, seconds=wait, params=query, headers=headers)
         if response.status_code != 200:
             raise Decided(fail(f"no page: {await detail_of(response)}", refused(response.status_code)))
         try:

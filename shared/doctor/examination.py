@@ -11,6 +11,7 @@ from shared.doctor.credentials import anonymous_publish, forged_token, publish, 
 from shared.doctor.delivery import buffering, heartbeats, latency, long_poll, stream
 from shared.doctor.deployment import Deployment
 from shared.doctor.findings import Decided, Finding, fail, skip
+from shared.doctor.page import page
 from shared.doctor.reach import health, metrics, reachability
 from shared.doctor.resume import resume
 from shared.doctor.settings import settings
@@ -32,6 +33,7 @@ CHECKS: Mapping[str, Check] = {
     "cors-stream": cors_stream,
     "long-poll": long_poll,
     "stream": stream,
+    "page": page,
     "buffering": buffering,
     "latency": latency,
     "heartbeats": heartbeats,

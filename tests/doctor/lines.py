@@ -110,6 +110,11 @@ def leads_elsewhere(instance: Instance) -> AlteringLine:
     return AlteringLine(instance, answer=(rb'"url":"/api/events"', b'"url":"//[::1]:9/e"'))
 
 
+def leads_pages_elsewhere(instance: Instance) -> AlteringLine:
+    """Has the configuration of pages name an address where nobody is."""
+    return AlteringLine(instance, answer=(rb'"streamUrl":"/api/events"', b'"streamUrl":"//[::1]:9/e"'))
+
+
 def keeps_operations_private(instance: Instance) -> AlteringLine:
     """Has neither health nor metrics for the outside."""
     return AlteringLine(instance, request=(rb"GET /api/(health|metrics)", b"GET /api/none"))

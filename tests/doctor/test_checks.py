@@ -159,6 +159,17 @@ async def test_a_ticket_that_leads_nowhere_is_told_and_no_stream_is_looked_for(i
     assert "see `ticket`" in found["stream"].reason
 
 
+async def test_pages_that_are_led_elsewhere_than_tickets(instance: Instance) -> None:
+    """An EventSource with a ticket gets its stream, and `realtime.js`, which asks /api/config, gets none."""
+    async with lines.leads_pages_elsewhere(instance).open() as line:
+        found = await findings(line.address, "token", "ticket", "stream", "page", origin=ORIGIN)
+        own = await findings(line.address, "token", "page", origin=None)
+    assert with_verdict(found, "fail") == ["page"]
+    assert found["page"].reason.startswith("/api/config names http://[::1]:9/e: no")
+    assert "the page's own policy" in own["page"].reason
+    assert found["stream"].verdict == "ok"
+
+
 async def test_instances_that_each_have_a_log_of_their_own_are_found_before_users_miss_events(
     instance: Instance, make_instance: MakeInstance
 ) -> None:

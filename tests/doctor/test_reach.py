@@ -135,7 +135,7 @@ async def test_answers_that_make_no_sense_are_findings_and_break_nothing() -> No
     limits = Limits(answer=1.0, heartbeat=HEARTBEAT)
     async with lines.answering(answer) as url:
         found = await findings(url, key=KEY, limits=limits)
-    failed = ["wrong-key", "publish", "forged-token", "cors", "cors-stream", "long-poll", "stream"]
+    failed = ["wrong-key", "publish", "forged-token", "cors", "cors-stream", "long-poll", "stream", "page"]
     assert with_verdict(found, "fail") == failed, found
 
 

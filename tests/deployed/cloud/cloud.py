@@ -6,7 +6,7 @@ import ssl
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
@@ -82,6 +82,18 @@ class Cloud:
         self._sites[url] = folder
         self.hosts.add(url, Site(url, folder, ROOT / "netlify.toml", variables, self.hosts))
         return url
+
+    @contextlib.contextmanager
+    def page_headers(self, url: str, headers: Mapping[str, str]) -> Iterator[None]:
+        """For as long as it is open, publish the site's files with these headers instead of netlify.toml's."""
+        host = urlsplit(url).netloc
+        app = self.hosts.apps[host]
+        assert isinstance(app, Site)
+        self.hosts.apps[host] = app.with_headers(headers)
+        try:
+            yield
+        finally:
+            self.hosts.apps[host] = app
 
     def redirects(self, url: str) -> str:
         """The rules that a site was published with."""

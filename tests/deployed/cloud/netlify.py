@@ -4,6 +4,7 @@ Read in Netlify's documentation: "Redirect options", "Rewrites and proxies", "Si
 """
 
 import asyncio
+import copy
 import mimetypes
 import time
 import tomllib
@@ -48,6 +49,12 @@ class Site:
         self._headers = tomllib.loads(configuration.read_text()).get("headers", [])
         self._variables = variables
         self._hosts = hosts
+
+    def with_headers(self, headers: Mapping[str, str]) -> "Site":
+        """The same deploy, with other headers for every file."""
+        other = copy.copy(self)
+        other._headers = [{"for": "/*", "values": dict(headers)}]
+        return other
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await (await self._answer(scope, await body_of(receive))).send(send)
