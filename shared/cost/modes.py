@@ -28,7 +28,7 @@ LAG_LOG_BYTES, LAG_SECONDS = 300, 60.0  # the tail's lag, a line a minute of a s
 
 HTTP_API_BYTES = 512 * 1024  # of one billed request
 BUS_BYTES = 64 * 1024  # of one billed event
-LAMBDA_ENVIRONMENTS = 100  # at once: serverless.yml's bound on streams
+LAMBDA_ENVIRONMENTS = 10  # at once: the quota of concurrent executions that a new account often has
 MANAGED_LEAST = 3  # instances, one a zone: AWS's default
 MANAGED_STREAMS = 1_600  # at once in one environment: the most of Lambda's PerExecutionEnvironmentMaxConcurrency
 TASK_VCPU, TASK_GB = 0.5, 1.0  # of a container
@@ -124,7 +124,7 @@ def _add_container(bill: Bill, load: Workload) -> None:
 
 
 def _add_poll(bill: Bill, load: Workload) -> None:
-    """Functions that answer with a page each time, and hold nothing open but for the wait."""
+    """Functions behind the HTTP API that answer with a page each time, and hold nothing open but for the wait."""
     polls = _polls(load)
     between = load.poll_every + load.poll_wait
     waited = load.users * load.hours * 3600 * load.poll_wait / between
@@ -136,7 +136,7 @@ def _add_poll(bill: Bill, load: Workload) -> None:
     answered = polls * PAGE_BYTES + load.users * load.sent * (load.event_bytes + ITEM_BYTES)
     bill.add("lambda-requests", polls)
     bill.add("lambda-gb-seconds", seconds * _gb(load))
-    bill.add("lambda-streamed-gb", max(answered - polls * FREE_STREAMED_BYTES, 0) / GB)
+    bill.add("http-api-requests", polls)
     bill.add("egress-gb", answered / GB)
     bill.add("logs-gb", polls * (INVOCATION_LOG_BYTES + REQUEST_LOG_BYTES) / GB)
     _add_publish_function(bill, load)
@@ -187,8 +187,8 @@ def _add_netlify(bill: Bill, load: Workload, polls: float) -> None:
 def _note_environments(bill: Bill, at_once: float) -> None:
     if at_once > LAMBDA_ENVIRONMENTS:
         bill.note(
-            f"{at_once:,.0f} environments of the stream function at once in the busiest hour: deploy with"
-            " --param streams=…, and look at the account's quota of concurrent executions, 1,000 at first"
+            f"{at_once:,.0f} environments of the stream function at once in the busiest hour: ask AWS for as many"
+            " concurrent executions, of which a new account often has 10 (docs/deploy.md)"
         )
 
 

@@ -331,10 +331,10 @@ def test_the_limits_of_the_code_are_those_that_are_reckoned_with() -> None:
     assert usual.stream_seconds == LAMBDA_STREAM_SECONDS
 
 
-def test_the_template_s_memory_and_bound_on_streams_are_those_that_are_reckoned_with() -> None:
+def test_the_template_s_memory_and_the_quota_of_an_account_are_those_that_are_reckoned_with() -> None:
     template = (ROOT / "serverless.yml").read_text()
     assert f"memorySize: {Workload(0, 0).memory}\n" in template
-    assert f"streams: {modes.LAMBDA_ENVIRONMENTS} #" in template
+    assert f"a new account has {modes.LAMBDA_ENVIRONMENTS} in all" in template
 
 
 def line(message: str, **fields: object) -> int:

@@ -1,8 +1,10 @@
 """docs/cost.md: its table is that of the model. (tests/docs runs its examples.)"""
 
+import re
 from dataclasses import replace
 
 from shared.cost import commands
+from shared.cost.modes import MODES, estimate
 from shared.cost.workload import Workload
 from tests.cost.tables import SHIPPED
 from tests.processes import ROOT
@@ -48,3 +50,14 @@ def test_the_table_of_commands_is_the_model_s() -> None:
     extra = (commands.polls(1 / alone) - commands.polls(0)) * alone
     assert f"| {extra:.1f} polls more, if it comes alone; at most 14,400" in DOCUMENT
     assert "| 720, and 5 to 6 for each event that comes alone |" in (ROOT / "docs" / "transports.md").read_text()
+
+
+def test_the_table_of_the_deployment_guide_is_the_model_s() -> None:
+    """What a month costs by users and mode, in whole dollars, with a thousand events for each user."""
+    guide = (ROOT / "docs" / "deploy.md").read_text()
+    rows = re.findall(r"^\| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \|$", guide, re.MULTILINE)
+    assert len(rows) == 5
+    for users, *shown in rows:
+        count = int(users.replace(",", ""))
+        load = Workload(count, count * 1_000)
+        assert [f"{estimate(mode, load, SHIPPED).total:,.0f}" for mode in MODES] == shown, users

@@ -107,6 +107,7 @@ def test_polls_are_short_functions_and_what_they_wait_is_paid() -> None:
     # 1,200 s at 10 s, and ten events on pages of at most 500.
     polls = 120 + 10 / 500
     assert lines["lambda-requests"] == pytest.approx(polls + 10)
+    assert lines["http-api-requests"] == pytest.approx(polls + 10)
     assert lines["lambda-gb-seconds"] == pytest.approx((polls + 10) * 0.050 * 0.5)
     assert lines["redis-commands"] == pytest.approx(polls * 2 + 10, abs=0.1), "the heads of `all` and of revocations"
     waiting = counted("poll", replace(SMALL, poll_every=0, poll_wait=20))

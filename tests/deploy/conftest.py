@@ -3,7 +3,6 @@
 import fcntl
 import json
 import os
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -15,13 +14,13 @@ import pytest
 
 from scripts import bundle as builder
 from scripts.netlify_build import stage
+from tests.deploy.packaging import lay_out, run_osls
 from tests.processes import ROOT, inherited
 
 OTLP = "https://collector.example.com"
 
 Package = Callable[..., dict[str, Any]]
 
-TEMPLATE = Path(".serverless", "cloudformation-template-update-stack.json")
 STATE = Path(".serverless", "serverless-state.json")
 
 
@@ -62,13 +61,7 @@ def for_lambda(tmp_path_factory: pytest.TempPathFactory) -> tuple[zipfile.ZipFil
 @pytest.fixture(scope="session")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of what osls reads, so that no test writes into another's .serverless."""
-    folder = tmp_path_factory.mktemp("project")
-    shutil.copytree(ROOT / "deploy", folder / "deploy")
-    shutil.copy(ROOT / "serverless.yml", folder)
-    (folder / "functions").mkdir()
-    (folder / "build").mkdir()
-    (folder / "build" / "bundle.zip").write_bytes(b"PK\x05\x06" + bytes(18))  # osls only uploads it
-    return folder
+    return lay_out(tmp_path_factory.mktemp("project"))
 
 
 @pytest.fixture(scope="session")
@@ -76,13 +69,7 @@ def package(project: Path) -> Package:
     """Packages with these arguments: `package("--stage", "prod")` is the template."""
 
     def make(*arguments: str) -> dict[str, Any]:
-        (osls,) = (ROOT / ".venv").glob("osls-*/node_modules/.bin/osls")
-        path = {"PATH": f"{ROOT / '.venv' / 'node' / 'bin'}:{inherited()['PATH']}"}
-        environment = {**inherited(), **path, "SLS_TELEMETRY_DISABLED": "1", "SLS_NOTIFICATIONS_MODE": "off"}
-        command = [str(osls), "package", *arguments]
-        done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-        template: dict[str, Any] = json.loads((project / TEMPLATE).read_text())
+        template = run_osls(project, *arguments)
         state = json.loads((project / STATE).read_text())["service"]
         assert "stackName" not in state["provider"], "the stack has the service's name and the stage's"
         return template

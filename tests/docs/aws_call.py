@@ -13,6 +13,11 @@ from botocore.validate import ParamValidator
 
 def check(arguments: Sequence[str]) -> None:
     """Check a call such as `ssm put-parameter --name n …`; raises LookupError or ValueError with what is wrong."""
+    call(arguments)
+
+
+def call(arguments: Sequence[str]) -> tuple[str, str, dict[str, Any]]:
+    """The service, the operation and its parameters; raises LookupError or ValueError as `check` does."""
     service, name, *rest = arguments
     try:
         model = get_session().get_service_model(service)
@@ -23,8 +28,10 @@ def check(arguments: Sequence[str]) -> None:
         raise LookupError(f"{service} has no command {name}")
     shape = model.operation_model(operations[name]).input_shape
     assert isinstance(shape, StructureShape)
-    if problems := ParamValidator().validate(_parameters(shape, rest), shape).generate_report():
+    parameters = _parameters(shape, rest)
+    if problems := ParamValidator().validate(parameters, shape).generate_report():
         raise ValueError(problems)
+    return service, xform_name(operations[name]), parameters
 
 
 def _parameters(shape: StructureShape, rest: Sequence[str]) -> dict[str, Any]:
@@ -52,4 +59,6 @@ def _value(shape: Shape, values: list[str]) -> Any:
     if shape.type_name == "list":
         return values
     [value] = values
-    return int(value) if shape.type_name in ("integer", "long") else value
+    if shape.type_name in ("integer", "long"):
+        return int(value)
+    return float(value) if shape.type_name in ("double", "float") else value

@@ -27,8 +27,8 @@ ACCOUNT = "needs an AWS account; AWS's model of the service takes the call, and 
 
 EXCUSES = (
     Excuse("bench/README.md", "scripts/bench   ", "hours; the benchmark's own parser takes them", read_only=True),
-    Excuse("docs/deploy.md", "put() { aws ssm put-parameter", ACCOUNT),
-    Excuse("docs/deploy.md", "scripts/osls deploy", ACCOUNT),
+    Excuse("docs/deploy.md", "export AWS_REGION", f"{ACCOUNT}; tests/deployed does all of it in a cloud of its own"),
+    Excuse("docs/deploy.md", "aws service-quotas", ACCOUNT),
     Excuse("docs/deploy.md", "put netlify-secret", ACCOUNT),
     Excuse("docs/deploy.md", "scripts/osls remove", ACCOUNT),
     Excuse("docs/lambda.md", "scripts/package", f"{ACCOUNT}; tests/deploy builds bundle and template"),
@@ -54,6 +54,7 @@ EXCUSES = (
 # A command within the text of a document is run there, if that is cheap; else its options are checked, and it is run by
 # a test of its own, where the command of the document would do more than a reader wants to wait for. By its beginning.
 RUN_ELSEWHERE = {
+    "aws ": "tests/docs/aws_call.py",
     "tidemark ": "tests/cli/running.py",
     "python -m shared": "tests/cli/running.py",
     "python -m functions.local": "tests/processes.py",

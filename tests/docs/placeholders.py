@@ -18,6 +18,7 @@ PLACEHOLDERS: tuple[tuple[str, str], ...] = (
     (r"https://…\.", "https://made-up."),
     (r"(?<=REALTIME_PUBLISH_KEYS=)…|(?<=TIDEMARK_KEY=)…", PUBLISH_KEY),
     (r"(?<=REALTIME_JWT_SECRET=)…", SECRET),
+    (r"^ *KEY=\$\(openssl rand -hex 32\)$", f"KEY={PUBLISH_KEY}"),
     # All interfaces, where a process has a machine of its own: not on the one that runs the tests.
     (r"\bHOST=0\.0\.0\.0", "HOST=127.0.0.1"),
     (r"<dead letters' ARN>", "arn:aws:sqs:eu-central-1:123456789012:tidemark-prod-dead-letters"),
@@ -38,7 +39,7 @@ def filled(block: Block, addresses: Mapping[str, str]) -> str:
     """The block's text with every placeholder's value; raises NoValueError where one has none."""
     text = block.text
     for pattern, value in PLACEHOLDERS:
-        text = re.sub(pattern, lambda _, value=value: value.format_map(addresses), text)  # type: ignore[misc]
+        text = re.sub(pattern, lambda _, value=value: value.format_map(addresses), text, flags=re.MULTILINE)  # type: ignore[misc]
     if left := LEFT_OVER.search(text):
         raise NoValueError(f"{block}: {left[0]} has no value: give it one in tests/docs/placeholders.py")
     return text

@@ -166,6 +166,14 @@ def _cargo(arguments: Arguments) -> None:
             raise WrongCallError("is not `cargo install CRATE --root FOLDER`")
 
 
+def _cloud(arguments: Arguments) -> None:
+    match list(arguments):
+        case [] | ["--port", str()]:
+            pass
+        case _:
+            raise WrongCallError("takes --port alone")
+
+
 def _aws(arguments: Arguments) -> None:
     """The service has the command, and its model takes these options and values."""
     from tests.docs import aws_call  # botocore is imported where a document names it
@@ -186,6 +194,7 @@ CHECKS: Mapping[str, Callable[[Arguments], None]] = {
     "scripts/netlify": _netlify,
     "scripts/audit": _nothing,
     "scripts/check": _nothing,
+    "scripts/cloud": _cloud,
     "scripts/dev": _nothing,
     "scripts/serve": _nothing,
     "scripts/setup": lambda arguments: None if list(arguments) in ([], ["--dev"]) else _nothing(arguments),

@@ -1,0 +1,33 @@
+"""Runs `osls package` on a copy of what it reads, as scripts/package does, without the bundle."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from tests.processes import ROOT, inherited
+
+TEMPLATE = Path(".serverless", "cloudformation-template-update-stack.json")
+
+
+def lay_out(folder: Path) -> Path:
+    """Put into the folder what osls reads."""
+    shutil.copytree(ROOT / "deploy", folder / "deploy")
+    shutil.copy(ROOT / "serverless.yml", folder)
+    (folder / "functions").mkdir()
+    (folder / "build").mkdir()
+    (folder / "build" / "bundle.zip").write_bytes(b"PK\x05\x06" + bytes(18))  # osls only uploads it
+    return folder
+
+
+def run_osls(project: Path, *arguments: str) -> dict[str, Any]:
+    """The template that `scripts/osls package` makes of these arguments there."""
+    (osls,) = (ROOT / ".venv").glob("osls-*/node_modules/.bin/osls")
+    path = {"PATH": f"{ROOT / '.venv' / 'node' / 'bin'}:{inherited()['PATH']}"}
+    environment = {**inherited(), **path, "SLS_TELEMETRY_DISABLED": "1", "SLS_NOTIFICATIONS_MODE": "off"}
+    command = [str(osls), "package", *arguments]
+    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    template: dict[str, Any] = json.loads((project / TEMPLATE).read_text())
+    return template
