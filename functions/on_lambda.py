@@ -15,8 +15,6 @@ from shared.embedded_metrics import EmbeddedMetrics
 from shared.hub import Hub
 from shared.wiring import make_hub
 
-ROOT = "/api/"  # with which every path of ours begins
-
 
 class HttpFunction:
     """The handler for API Gateway's and function URLs' events, by way of these routes.
@@ -31,7 +29,7 @@ class HttpFunction:
     def __call__(self, event: dict[str, Any], context: Any) -> dict[str, Any]:
         """Answer one HTTP request."""
         made = self._warm.current()
-        answer: dict[str, Any] = made.mangum(_without_mapping(event), context)
+        answer: dict[str, Any] = made.mangum(event, context)
         if made.metrics is not None:
             made.metrics.tell()
         if made.hub.tracer is not None:
@@ -46,20 +44,6 @@ class HttpFunction:
         _have_a_loop()
         mangum = to_lambda(create_app(self._routes(hub, settings), settings))
         return _Made(hub, mangum, EmbeddedMetrics.from_settings(hub, settings, os.environ))
-
-
-def _without_mapping(event: dict[str, Any]) -> dict[str, Any]:
-    """Return the event with its path as the route has it.
-
-    An API mapping of a custom domain (`previews.example.com/pr-7`) stays in the path of an HTTP API's events, and only
-    the routes of API Gateway leave it out.
-    """
-    context = event.get("requestContext", {})
-    http = context.get("http", {})
-    start = http.get("path", "").find(ROOT)
-    if start <= 0:
-        return event
-    return {**event, "requestContext": {**context, "http": {**http, "path": http["path"][start:]}}}
 
 
 class _Made(NamedTuple):
