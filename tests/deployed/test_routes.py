@@ -11,6 +11,7 @@ from tests.deploy.conftest import Package
 from tests.deployed.conftest import STAGE, Deploy, Deployment, Template
 from tests.functions.tokens import PUBLISH_KEY
 from tests.processes import ROOT
+from tests.webhooks.example import SECRETS
 from tests.webhooks.signers import SIGNERS
 
 pytestmark = [pytest.mark.xdist_group("deployed"), pytest.mark.timeout(180)]
@@ -48,6 +49,30 @@ def test_what_has_no_route_is_not_found(deployed: Deployment) -> None:
     for method, path in (("GET", "/api/metrics"), ("GET", "/api/publish"), ("POST", "/api/events"), ("GET", "/api/")):
         answer = deployed.http.request(method, deployed.site + path)
         assert (answer.status_code, answer.json()) == (404, {"message": "Not Found"}), path
+
+
+OF_ALL = {
+    *("REALTIME_TRANSPORT", "REALTIME_PREFIX", "REALTIME_ALLOWED_ORIGINS", "REDIS_URL"),
+    *("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_SERVICE_NAME"),
+}
+OF_THE_ADAPTER = {
+    *("AWS_LAMBDA_EXEC_WRAPPER", "AWS_LWA_INVOKE_MODE", "AWS_LWA_PORT", "AWS_LWA_READINESS_CHECK_PATH", "PORT"),
+}
+OWN = {
+    "publish": {"REALTIME_EVENT_BUS", "REALTIME_PUBLISH_KEYS", "REALTIME_NETLIFY_SECRET"},
+    "tokens": {"REALTIME_PUBLISH_KEYS", "REALTIME_JWT_SECRET", "REALTIME_STREAM_URL", "REALTIME_NETLIFY_SECRET"},
+    "webhooks": {"REALTIME_EVENT_BUS", "REALTIME_AUTH", "REALTIME_NETLIFY_SECRET", *SECRETS},
+    "ops": {"REALTIME_AUTH", "REALTIME_NETLIFY_SECRET"},
+    "receive": {"REALTIME_AUTH", "REALTIME_DEAD_LETTER_QUEUE"},
+    "stream": {*OF_THE_ADAPTER, "REALTIME_STREAM_SECONDS", "REALTIME_JWT_SECRET"},
+    "poll": {*OF_THE_ADAPTER, "REALTIME_STREAM_URL", "REALTIME_JWT_SECRET"},
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_function_has_its_variables_and_no_others(deployed: Deployment, name: str) -> None:
+    """Also those whose default would do, so that nobody takes one away by mistake; the others here notice the rest."""
+    assert deployed.stack.function(name).variables.keys() == OF_ALL | OWN[name]
 
 
 def test_health_and_the_description_are_open(deployed: Deployment) -> None:

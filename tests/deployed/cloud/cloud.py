@@ -77,6 +77,13 @@ class Cloud:
             self._stack.callback(bus.stop)
         return stack
 
+    def remove(self, stage: str) -> None:
+        """Remove a stack; its hosts are no more."""
+        stack = self.stacks.pop(stage)
+        stack.stop()
+        for domain in (stack.api_domain, stack.stream_domain):
+            self.hosts.apps.pop(domain, None)
+
     def publish_site(self, folder: Path, variables: Mapping[str, str], url: str = SITE) -> str:
         """Publish a folder that scripts/netlify_build.py has made, and return the site's address."""
         self._sites[url] = folder
