@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Sequence
+from typing import Protocol
 
 import msgspec
 
@@ -41,6 +42,16 @@ class StalledError(Exception):
     """The client took no byte for `STALLED` seconds."""
 
 
+class Reads(Protocol):
+    """What a subscriber asks of the hub, which knows the tail."""
+
+    async def heads(self, partitions: Sequence[str]) -> Cursor:
+        """Return the log's heads, none of them behind what the tail has brought. Raises TransportUnavailable."""
+
+    async def followed(self, partitions: Sequence[str]) -> None:
+        """Return once the tail's read of these partitions was answered."""
+
+
 class Reader:
     """One subscriber's place, and the way from there to the log's head.
 
@@ -54,6 +65,7 @@ class Reader:
         "_fanout",
         "_from",
         "_log",
+        "_reads",
         "_recovered",
         "_replayed",
         "_seen",
@@ -70,6 +82,7 @@ class Reader:
     def __init__(
         self,
         transport: Transport,
+        reads: Reads,
         fanout: Fanout,
         stats: Stats,
         interest: Interest,
@@ -83,6 +96,7 @@ class Reader:
         self.live = False
         self.sink: Sink
         self._log = transport if isinstance(transport, Log) else None
+        self._reads = reads
         self._fanout = fanout
         self._stats = stats
         self._seen = fanout.ring.end  # the ring's number up to which everything has been matched
@@ -115,7 +129,7 @@ class Reader:
             try:
                 if self._until is None:
                     self._skip()  # before the head is read: what comes later is in the ring
-                    self._until = await self._log.head(self.partitions)
+                    self._until = await self._reads.heads(self.partitions)
                 until, self._until = self._until, None
                 await self._replay(self._log, until)
                 return

@@ -26,6 +26,10 @@ REST = 0.5
 whether it holds one frame or twenty: under load, when flush follows flush, the wait makes them fewer and larger. An
 event that comes after a pause is written at once."""
 
+WRITE_BYTES = 64 * 1024
+"""Of frames that are joined for one write. A client that does not read costs what its server buffers of one such chunk,
+and is then at the log: a backlog that the tail brings in one turn is not kept for each of them."""
+
 MIN_REST = 0.001  # seconds; a shorter wait would cost more than it saves
 MAX_REST = 0.005  # seconds that an event may wait for others at most
 
@@ -54,20 +58,37 @@ class Member(Protocol):
     partitions: tuple[str, ...]
     sink: Sink
     written: int
+    live: bool  # whether it is in a group
 
-    def fall_behind(self, room: Awaitable[None]) -> None:
-        """The sink took its last write but no more until `room`; the member has left its group."""
+    def fall_behind(self, room: Awaitable[None] | None) -> None:
+        """Take the tail's place as one's own and read on from there; the member has left its group.
+
+        Everything up to that place was written. `room`: the sink takes no more until it is done.
+        """
 
     def had(self, early: Early) -> bool:
-        """Tell whether the member was sent this event when it was told early."""
+        """Tell whether the member was sent this event before the log held it."""
 
 
 class Fanout:
-    """What the tail has brought, who is up to date with it, and the ring for those who are nearly."""
+    """What the tail has brought, who is up to date with it, and the ring for those who are nearly.
 
-    def __init__(self, ring: Ring, *, clock: Callable[[], float] = time.time, tracer: Tracer | None = None) -> None:
+    Nothing is written to a member beside the frames that are pending for it: each write flushes them first. So the
+    place of a member that falls behind is the tail's, and lies after no frame that it was not given.
+    """
+
+    def __init__(
+        self,
+        ring: Ring,
+        *,
+        rereads: bool = False,
+        clock: Callable[[], float] = time.time,
+        tracer: Tracer | None = None,
+    ) -> None:
+        """Deliver what `broadcast` is given; `rereads`: members read again in the log what the tail has missed."""
         self.ring = ring
         self.positions: dict[str, Position] = {}  # the tail's place in each followed partition
+        self.last_gap = -1  # the ring's number of the last gap: places from before it may never be reached
         self.records = 0
         self.deliveries = 0
         self.members = 0  # who are up to date now
@@ -76,6 +97,7 @@ class Fanout:
         self.gaps: dict[GapReason, int] = {}  # told to members
         self.tail_lag = Histogram()  # seconds from the append to here, by two clocks: the log's and ours
         self.delivery = Histogram()  # seconds from the append until its last member was written to
+        self._rereads = rereads
         self._clock = clock
         self._tracer = tracer
         self._traced: list[_Traced] = []  # the pending records, where they are traced
@@ -86,8 +108,8 @@ class Fanout:
         self._by_type: dict[str, list[_Group]] = {}
         self._by_prefix: dict[str, list[_Group]] = {}
         self._all_types: list[_Group] = []
-        self._dirty: list[_Group] = []
-        self._moved: dict[_Group, None] = {}  # groups whose cursor moved without a frame
+        self._dirty: list[_Group] = []  # groups with pending frames
+        self._full = False  # one of them has as many as are written at once
         self._waiting: set[asyncio.Future[None]] = set()
         self._awaited: dict[str, Awaited] = {}
         self._rest_until = 0.0  # on the monotonic clock
@@ -99,21 +121,32 @@ class Fanout:
         early = None
         if self.once is not None and isinstance(item, Record):
             if item.position is not None:
-                if (early := self.once.hear(item)) is not None:
-                    self.flush()  # what is pending is before it, and the cursors that are written then do not cover it
+                early = self.once.hear(item)
             elif not self.once.tell(item, self.ring.end):
                 return
+        if self._full:
+            self.flush()  # before the item is counted as delivered: who has no room is at the place before it
+        if self._rereads and isinstance(item, Gap):
+            self._send_back(self._matched(item))
+        if isinstance(item, Gap):
+            self.last_gap = self.ring.end
         self.ring.append(item)
         if item.position is not None:
             self.positions[item.partition] = item.position
             if isinstance(item, Record):
                 self.tail_lag.observe(self._clock() - item.position.time / 1000)
         self.records += isinstance(item, Record)
-        if early is not None:
-            self._bring_again(item, early)
-        else:
-            self._bring(item)
+        self._bring(item, early)
         self._wake(item)
+
+    def _send_back(self, groups: Sequence["_Group"]) -> None:
+        """Let all members read the log from where they are: it may hold what the tail has missed, and where it fell
+        back to an older state it holds much that the tail goes past.
+        """
+        self.flush()
+        for member in [member for group in groups for member in group.members]:
+            self.leave(member)
+            member.fall_behind(None)
 
     def _wake(self, item: Record | Gap) -> None:
         for future in self._waiting:
@@ -126,13 +159,11 @@ class Fanout:
         elif item.position is not None and (waiting := self._awaited.get(item.partition)) is not None:
             waiting.wake(item.position)
 
-    def _bring(self, item: Record | Gap) -> None:
+    def _bring(self, item: Record | Gap, early: Early | None) -> None:
         frames: dict[tuple[Format, tuple[str, ...]], bytes] = {}
         matched = 0
         groups = self._matched(item)
         for group in groups:
-            matched += len(group.members)
-            group.records += isinstance(item, Record)
             key = (group.format, group.partitions)
             frame = frames.get(key)
             if frame is None:
@@ -141,7 +172,16 @@ class Fanout:
                 if not self._dirty:
                     self._schedule()
                 self._dirty.append(group)
+            if early is not None:
+                group.again[len(group.pending)] = early
+            else:
+                matched += len(group.members)
+                group.records += isinstance(item, Record)
             group.pending.append(frame)
+            group.bytes += len(frame)
+            self._full = self._full or group.bytes >= WRITE_BYTES
+        if early is not None:
+            return
         if isinstance(item, Gap):
             self.gaps[item.reason] = self.gaps.get(item.reason, 0) + matched
             return
@@ -152,42 +192,41 @@ class Fanout:
         if matched and self._tracer is not None:
             self._traced.append(_Traced(item, matched, groups, time.time_ns()))
 
-    def _bring_again(self, item: Record | Gap, early: Early) -> None:
-        """Deliver what was told early to those who were not here then; the others' cursors move with the next flush."""
-        for group in self._matched(item):
-            if rest := [member for member in group.members if not member.had(early)]:
-                self.deliveries += len(rest)
-                for member in rest:
-                    member.written += 1
-                self.write(rest, self.encode(item, group.format, group.partitions))
-            if not self._dirty and not self._moved:
-                self._schedule()
-            self._moved[group] = None
-
     def flush(self) -> None:
         """Write what is pending, one write a member."""
+        if not self._dirty:
+            return
         began = time.monotonic()
         traced = [(item, item.members) for item in self._traced] if self._traced else ()  # now: who is slow leaves
-        dirty, self._dirty = self._dirty, []
+        dirty, self._dirty, self._full = self._dirty, [], False
         for group in dirty:
-            self.deliveries += len(group.pending) * len(group.members)
-            chunk = b"".join(group.pending)
-            group.pending.clear()
-            self.write(group.members, chunk)
+            self._flush_group(group)
         if self._appended:
             now = self._clock()
             for appended in self._appended:  # a record, not a member: a thousand members are written in one turn
                 self.delivery.observe(now - appended / 1000)
             self._appended.clear()
-        moved, self._moved = self._moved, {}
-        for group in moved:
-            self.write(group.members, group.format.heartbeat(self.cursor(group.partitions)))
         ended = time.monotonic()
         self._rest_until = ended + min((ended - began) * REST, MAX_REST)
         if traced and self._tracer is not None:
             self._traced.clear()
             for item, written in traced:
                 self._tracer.delivered(item.record, item.matched, written, item.brought, time.time_ns())
+
+    def _flush_group(self, group: "_Group") -> None:
+        pending, again = group.pending, group.again
+        group.pending, group.again, group.bytes = [], {}, 0
+        if not again:
+            self.deliveries += len(pending) * len(group.members)
+            self._write(group.members, b"".join(pending))
+            return
+        # What was told early goes to those who were not here then; the others' cursors move past it all the same.
+        heartbeat = group.format.heartbeat(self.cursor(group.partitions))
+        for member in tuple(group.members):
+            frames = [frame for at, frame in enumerate(pending) if at not in again or not member.had(again[at])]
+            self.deliveries += len(frames)
+            member.written += len(frames) - (len(pending) - len(again))
+            self._write((member,), b"".join(frames) + heartbeat)
 
     def _schedule(self) -> None:
         """Flush at the end of this turn, or, soon after a costly flush, when it has rested."""
@@ -198,8 +237,13 @@ class Fanout:
         else:
             loop.call_soon(self.flush)
 
-    def write(self, members: Iterable[Member], chunk: bytes) -> None:
-        """Write one chunk to members who are up to date; who has no room for more leaves."""
+    def write(self, members: Iterable[Member], frame: bytes) -> None:
+        """Write one frame to those of the members who are up to date, after all that is pending; see `_write`."""
+        self.flush()
+        self._write([member for member in members if member.live], frame)
+
+    def _write(self, members: Iterable[Member], chunk: bytes) -> None:
+        """Write one chunk to members for whom nothing else is pending; who has no room for more leaves."""
         behind = []
         for member in members:
             room = member.sink.write(chunk)
@@ -322,7 +366,7 @@ class _Traced(NamedTuple):
 
 
 class _Group:
-    __slots__ = ("format", "interest", "members", "partitions", "pending", "records")
+    __slots__ = ("again", "bytes", "format", "interest", "members", "partitions", "pending", "records")
 
     def __init__(self, interest: Interest, format: Format, partitions: tuple[str, ...]) -> None:
         self.interest = interest
@@ -330,6 +374,8 @@ class _Group:
         self.partitions = partitions
         self.members: dict[Member, int] = {}  # with `records` when each joined: to count costs nothing a member
         self.pending: list[bytes] = []
+        self.again: dict[int, Early] = {}  # which of the pending frames were told early, before the log held them
+        self.bytes = 0  # of the pending frames
         self.records = 0  # brought to the group since it was made
 
 

@@ -3,10 +3,11 @@
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Self
+from typing import NamedTuple, Self
 
+from shared.backoff import Backoff
 from shared.catching_up import Stats
 from shared.counters import Histogram
 from shared.cursor import Cursor, Position
@@ -21,11 +22,12 @@ from shared.ring import Ring
 from shared.sse import Format
 from shared.subscriber import Start, Subscriber
 from shared.tracer import Tracer
-from shared.transports.base import Buffering, Handler, Log, Receipt, Retention, Tail, Transport
+from shared.transports.base import Buffering, Handler, Log, Receipt, Retention, Tail, Transport, Verifying
 
 logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 2.0  # for the first answer; the start waits so long
+TRIES = 3  # to read heads that are not behind the tail; between two of them the tail finds out why they are
 HEARTBEAT_SLOTS = 16  # the turns of one interval: not all subscribers are written to at once
 
 
@@ -50,14 +52,15 @@ class Hub:
         self.tracer = tracer
         self.partitions = partitions
         self.heartbeat = heartbeat
-        self.fanout = Fanout(Ring() if ring is None else ring, tracer=tracer)
+        self._log = transport if isinstance(transport, Log) else None
+        ring = Ring() if ring is None else ring
+        self.fanout = Fanout(ring, rereads=self._log is not None, tracer=tracer)
         self.stats = Stats()
         self.subscribers: set[Subscriber] = set()
         self.draining = False
         self.published = 0
         self.refused = 0  # events that were answered with 503
         self.publish_seconds = Histogram()
-        self._log = transport if isinstance(transport, Log) else None
         self._deliver: Handler = self.fanout.broadcast  # where the tail's items go
         self._buffers = isinstance(transport, Buffering)
         if self._buffers:
@@ -66,6 +69,8 @@ class Hub:
         self._context: AbstractAsyncContextManager[Tail] | None = None
         self._tail: Tail | None = None
         self._opening = asyncio.Lock()
+        self._unread: dict[str, _Unread] = {}  # partitions that the tail was given, and has not read yet
+        self._verifying: asyncio.Task[None] | None = None
         self._slots: list[dict[Subscriber, None]] = [{} for _ in range(HEARTBEAT_SLOTS)]
         self._slot = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -123,8 +128,11 @@ class Hub:
 
     @property
     def tail_running(self) -> bool:
-        """Whether the tail is reading, or nobody needs it to."""
-        return self._tail is None or self._tail.running or not self.subscribers
+        """Whether the tail reads all that somebody is subscribed to, as far as its last answers say."""
+        if self._tail is None or not self.subscribers:
+            return True
+        late = time.monotonic() - LOOK_SECONDS
+        return self._tail.running and all(unread.since > late for unread in self._unread.values())
 
     async def behind(self) -> int | None:
         """Return how many records the log holds that the tail has not brought, of the partitions that it reads.
@@ -151,7 +159,7 @@ class Hub:
         Raises TransportUnavailable.
         """
         partitions = self.partitions.needed(interest)
-        heads = await self._log.head(partitions) if self._log is not None else Cursor({})
+        heads = await self.heads(partitions) if self._log is not None else Cursor({})
         subscriber = self._make_subscriber(interest, format, partitions)
         await subscriber.prepare(start, heads)
         await subscriber.replay(sink)
@@ -198,19 +206,58 @@ class Hub:
             self._timer = asyncio.get_running_loop().call_later(self.heartbeat / HEARTBEAT_SLOTS, self._beat)
         return subscriber
 
+    async def heads(self, partitions: Sequence[str]) -> Cursor:
+        """Return the log's heads, none of them behind what the tail has brought. Raises TransportUnavailable.
+
+        Heads that are behind were read from a node that is not the primary any more, on a connection that a failover
+        left open; or the log fell back to an older state, and the tail has not noticed yet. A subscriber who starts at
+        such a head would go live past events that it was never sent.
+        """
+        assert self._log is not None
+        backoff = Backoff(base=0.02, cap=0.2)
+        for _ in range(TRIES):
+            tail = {name: self.fanout.positions[name] for name in partitions if name in self.fanout.positions}
+            heads = await self._log.head(partitions)
+            if not self._lie_behind(heads, tail):
+                return heads
+            await self._verify_tail()
+            await asyncio.sleep(backoff.next())
+        raise TransportUnavailable("The log answered with a state that is older than what was read from it before")
+
+    async def followed(self, partitions: Sequence[str]) -> None:
+        """Return once the tail's read of these partitions was answered."""
+        if waiting := {unread.read for name in partitions if (unread := self._unread.get(name)) is not None}:
+            await asyncio.wait(waiting)
+
     async def _place(self, interest: Interest, start: Start, format: Format, partitions: tuple[str, ...]) -> Subscriber:
         heads = await self._follow(partitions)
         subscriber = self._make_subscriber(interest, format, partitions)
-        if self._log is not None and not _covers(heads, self.fanout.positions, partitions):
-            heads = await self._log.head(partitions)
+        known = heads.positions.keys() >= set(partitions)
+        if self._log is not None and not (known and not self._lie_behind(heads, self.fanout.positions)):
+            heads = await self.heads(partitions)
         await subscriber.prepare(start, heads)
         return subscriber
 
     async def _read_heads(self, partitions: Sequence[str]) -> Cursor:
         """Return the heads once the tail reads these partitions, for a subscriber who came while the log was away."""
         await self._follow(partitions)
-        assert self._log is not None
-        return await self._log.head(partitions)
+        return await self.heads(partitions)
+
+    def _lie_behind(self, heads: Cursor, tail: Mapping[str, Position]) -> bool:
+        """Tell whether a head is behind a place of the tail from which it has not gone back meanwhile."""
+        now = self.fanout.positions
+        return any(
+            name in tail and head[:2] < min(tail[name], now.get(name, tail[name]))[:2]
+            for name, head in heads.positions.items()
+        )
+
+    async def _verify_tail(self) -> None:
+        """Let the tail find out why heads lie behind it; one look for all who meet that at the same time."""
+        if not isinstance(self._tail, Verifying):
+            return
+        if self._verifying is None or self._verifying.done():
+            self._verifying = asyncio.ensure_future(self._tail.verify())
+        await asyncio.shield(self._verifying)
 
     def remove(self, subscriber: Subscriber) -> None:
         """Forget a subscriber; a partition that nobody else needs is no longer read."""
@@ -221,7 +268,7 @@ class Hub:
         self._release(subscriber.partitions)
 
     def _make_subscriber(self, interest: Interest, format: Format, partitions: tuple[str, ...]) -> Subscriber:
-        return Subscriber(self.transport, self.fanout, self.stats, interest, format, partitions, self.heartbeat)
+        return Subscriber(self.transport, self, self.fanout, self.stats, interest, format, partitions, self.heartbeat)
 
     async def _follow(self, partitions: Sequence[str]) -> Cursor:
         """Make the tail read these partitions; return the heads that were read for the new ones."""
@@ -238,34 +285,48 @@ class Hub:
                 await listening  # before `ready`, which promises that whatever is published from then on arrives
             return Cursor({})
         heads = await self._log.head(new)
-        for name, head in heads.positions.items():
-            if name not in self.fanout.positions:  # another subscriber may have been faster
-                self.fanout.positions[name] = head
-                self._tail.follow({name: head})
+        # Another subscriber may have been faster.
+        added = {name: head for name, head in heads.positions.items() if name not in self.fanout.positions}
+        self.fanout.positions.update(added)
+        if (answered := self._tail.follow(added)) is not None:
+            unread = _Unread(asyncio.ensure_future(answered), time.monotonic())
+            self._unread.update(dict.fromkeys(added, unread))
+            unread.read.add_done_callback(lambda _: self._note_read(added, unread))
         return heads
+
+    def _note_read(self, partitions: Iterable[str], unread: "_Unread") -> None:
+        for name in partitions:
+            if self._unread.get(name) is unread:
+                del self._unread[name]
 
     def _release(self, partitions: Sequence[str]) -> None:
         for name in partitions:
             self._readers[name] -= 1
             if not self._readers[name]:
                 del self._readers[name]
-                self.fanout.positions.pop(name, None)
-                if self._tail is not None:
-                    self._tail.unfollow((name,))
+                self._unfollow(name)
+
+    def _unfollow(self, name: str) -> None:
+        self.fanout.positions.pop(name, None)
+        self._unread.pop(name, None)
+        if self._tail is not None:
+            self._tail.unfollow((name,))
 
     def _beat(self) -> None:
-        """Write the heartbeat of one slot; pending frames first, or the cursor would be ahead of them."""
+        """Write the heartbeat of one slot."""
         self._timer = asyncio.get_running_loop().call_later(self.heartbeat / HEARTBEAT_SLOTS, self._beat)
-        self.fanout.flush()
         self._slot = (self._slot + 1) % HEARTBEAT_SLOTS
-        frames: dict[tuple[Format, tuple[str, ...]], bytes] = {}
-        for subscriber in tuple(self._slots[self._slot]):
-            if not subscriber.live:
-                continue
-            key = (subscriber.format, subscriber.partitions)
-            if key not in frames:
-                frames[key] = subscriber.format.heartbeat(self.fanout.cursor(subscriber.partitions))
-            self.fanout.write((subscriber,), frames[key])
+        beating: dict[tuple[Format, tuple[str, ...]], list[Subscriber]] = {}
+        for subscriber in self._slots[self._slot]:
+            if subscriber.live:
+                beating.setdefault((subscriber.format, subscriber.partitions), []).append(subscriber)
+        for (format, partitions), subscribers in beating.items():
+            self.fanout.write(subscribers, format.heartbeat(self.fanout.cursor(partitions)))
+
+
+class _Unread(NamedTuple):
+    read: asyncio.Future[None]  # done with the first answered read
+    since: float  # on the monotonic clock
 
 
 class Subscription:
@@ -284,8 +345,3 @@ class Subscription:
 
     async def __aexit__(self, *_: object) -> None:
         self._hub.remove(self._subscriber)
-
-
-def _covers(heads: Cursor, tail: dict[str, Position], partitions: Sequence[str]) -> bool:
-    """Tell whether these heads are known to be at or after the tail's place in every partition."""
-    return all(name in heads.positions and heads.positions[name][:2] >= tail[name][:2] for name in partitions)

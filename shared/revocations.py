@@ -170,9 +170,7 @@ class GuardedHub(Hub):
     async def _watch(self) -> None:
         heads = await self._follow(PARTITION)
         if REVOCATIONS not in self._readers:  # the last one left meanwhile
-            self.fanout.positions.pop(REVOCATIONS, None)
-            if self._tail is not None:
-                self._tail.unfollow(PARTITION)
+            self._unfollow(REVOCATIONS)
         await self.revocations.catch_up(heads.positions.get(REVOCATIONS))
 
     def _hear(self, item: Record | Gap) -> None:

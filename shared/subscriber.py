@@ -12,7 +12,7 @@ import msgspec
 
 from shared import catching_up
 from shared.backoff import Backoff
-from shared.catching_up import Reader, StalledError, Stats
+from shared.catching_up import Reader, Reads, StalledError, Stats
 from shared.cursor import Cursor
 from shared.errors import TransportUnavailable
 from shared.fanout import Fanout, Sink
@@ -51,6 +51,7 @@ class Subscriber(Reader):
     def __init__(
         self,
         transport: Transport,
+        reads: Reads,
         fanout: Fanout,
         stats: Stats,
         interest: Interest,
@@ -58,7 +59,7 @@ class Subscriber(Reader):
         partitions: tuple[str, ...],
         heartbeat: float,
     ) -> None:
-        super().__init__(transport, fanout, stats, interest, format, partitions)
+        super().__init__(transport, reads, fanout, stats, interest, format, partitions)
         self.issued_at = math.inf  # when the token was, in s since 1970: earlier ones of its user may be revoked
         self.ending: str | None = None  # why it was closed; None: it was not, or without a word
         self.written = 0  # events while it was live
@@ -96,7 +97,7 @@ class Subscriber(Reader):
         self.positions = {name: places[name] for name in self.partitions}
         if any(place[:2] > heads.positions[name][:2] for name, place in self.positions.items()):
             # The log moved on while the place was searched in it: past the old head, it would look like a lost log.
-            self._until = await self._log.head(self.partitions)
+            self._until = await self._reads.heads(self.partitions)
 
     def wait_for_log(self, start: Start, read_heads: Callable[[Sequence[str]], Awaitable[Cursor]]) -> None:
         """Find the place to begin at when the log is back, instead of `prepare`; until then, write what is told early.
@@ -136,13 +137,13 @@ class Subscriber(Reader):
         self.sink = sink
         await self._begin()
 
-    def fall_behind(self, room: Awaitable[None]) -> None:
-        """Stop being live until there is room, then read on from where the last write ended."""
+    def fall_behind(self, room: Awaitable[None] | None) -> None:
+        """Stop being live, and read on from the tail's place once there is room; see `Member.fall_behind`."""
         self.live = False
         self.positions = {name: self._fanout.positions[name] for name in self.partitions if self._log}
         self._seen = self._fanout.ring.end
-        self._stats.slow += 1
-        self._task = asyncio.create_task(self._run(lambda: self._wait(room)))
+        self._stats.slow += room is not None
+        self._task = asyncio.create_task(self._run(lambda: self._read_on(room)))
 
     def close(self, reason: ClosingReason | None = None) -> None:
         """End the stream, and say why where there is a reason; a second call does nothing.
@@ -164,7 +165,8 @@ class Subscriber(Reader):
             self.sink.end(self._farewell)
 
     def tell(self, frame: bytes) -> bool:
-        """Write a frame without an id between two events; False where the client has no room for it now."""
+        """Write a frame without an id after all that is pending; False where the client has no room for it now."""
+        self._fanout.flush()
         if not self.live:
             return False
         self._fanout.write((self,), frame)
@@ -192,6 +194,13 @@ class Subscriber(Reader):
             logger.exception("a stream failed and is ended; its client resumes from its cursor")
             self.close()
 
+    async def _read_on(self, room: Awaitable[None] | None) -> None:
+        """Wait for room, or else read the log: the ring does not hold what comes next."""
+        if room is None:
+            await self._catch_up(Backoff())
+        else:
+            await self._wait(room)
+
     async def _begin(self) -> None:
         if self._waits is not None:
             await self._wait_for_log(self._waits)
@@ -200,7 +209,20 @@ class Subscriber(Reader):
             await self._announce(gap)
         self._gaps = []
         await self._catch_up(Backoff())
+        if self._started:
+            await self._tail_follows()
         await self._write(self.format.ready(self._cursor(), self._recovered, self._replayed))
+
+    async def _tail_follows(self) -> None:
+        """Wait until the tail's read of our partitions was answered: `ready` promises what is appended from then on."""
+        following = asyncio.create_task(self._reads.followed(self.partitions))
+        try:
+            await asyncio.wait((following,), timeout=AGAIN)
+            while not following.done():
+                await self._pause(AGAIN)
+                await self._write(self.format.heartbeat(self._cursor()))
+        finally:
+            following.cancel()
 
     async def _wait_for_log(self, waits: "_Waits") -> None:
         """Write what is told early, at once, and look now and then whether the log is back."""
@@ -273,6 +295,8 @@ class Subscriber(Reader):
         """Wait until the tail is where we are; False where it does not come: it is cut off, or the log went back."""
         if self._fanout.has_reached(self.positions):
             return True
+        if self._fanout.last_gap >= self._seen:
+            return False
         try:
             async with asyncio.timeout(self._heartbeat):
                 await self._fanout.reached(self.positions)

@@ -51,14 +51,24 @@ class Backlog(msgspec.Struct, frozen=True):
 
 
 class Tail(Protocol):
-    """The one live read of this process; it goes on until the context that opened it ends."""
+    """The one live read of this process; it goes on until the context that opened it ends.
+
+    Progress is claimed when it was seen. An adapter that sends a request has no reason to call itself running: the
+    answer may be a refusal that comes again each time (CROSSSLOT, NOPERM, a role that may not read).
+    """
 
     def follow(self, positions: Mapping[str, Position | None]) -> Awaitable[None] | None:
         """Read these partitions too, from after the position (None: from now, where no log keeps positions).
 
         Records after the position reach the handler without a hole, whenever the call comes. A partition that
-        is followed already stays where it is. Where no log keeps positions, what is published arrives once the
-        answer has been awaited, which raises TransportUnavailable.
+        is followed already stays where it is.
+
+        The answer is done once a read that covers these partitions was answered by the store: until then the hub
+        sends no `ready`, and reports the partitions as not followed. A lost or refused read leaves it open, and so
+        does `unfollow`. None: nothing has to be waited for (all were covered by an answered read, or the log is in
+        this process). A read that blocks until something is appended is no answer while it blocks: make one that
+        returns at once first. Where no log keeps positions, what is published arrives once the answer has been
+        awaited, which raises TransportUnavailable.
         """
 
     def unfollow(self, partitions: Sequence[str]) -> None:
@@ -66,7 +76,24 @@ class Tail(Protocol):
 
     @property
     def running(self) -> bool:
-        """Whether the tail is reading now; False while it is reconnecting."""
+        """Whether the last read of the tail was answered; False while it reconnects, and until the first answer.
+
+        The back-off of its reconnections is reset by the same answered read, not by an open connection.
+        """
+
+
+@runtime_checkable
+class Verifying(Tail, Protocol):
+    """A tail of a log that several nodes may answer for: each one whose store can fail over."""
+
+    async def verify(self) -> None:
+        """Find out why heads that the hub has read lie behind the tail's place; the hub reads them again afterwards.
+
+        Either they came from a node that is not the primary any more: close idle connections to it, so that the next
+        call goes where the store's address leads now. Or the log fell back to an older state: compare the tail's
+        places with heads that were read by such a new connection, and give the handler a Gap. Raises
+        TransportUnavailable.
+        """
 
 
 class Transport(Protocol):

@@ -1,7 +1,7 @@
 """Following a log live: the place in each partition, and the proof that nothing was missed. What every tail shares."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 from shared.cursor import Cursor, Position
 from shared.record import Gap, Record
@@ -36,19 +36,36 @@ class Following:
         self.at: dict[str, Position] = {}
         self._handler = handler
         self._added = asyncio.Event()
+        self._unread: dict[str, asyncio.Future[None]] = {}  # followed, and no read that covers it was answered yet
 
-    def follow(self, positions: Mapping[str, Position | None]) -> bool:
-        """Add partitions; those that are followed already stay where they are. Tell whether there were new ones."""
+    def follow(self, positions: Mapping[str, Position | None]) -> asyncio.Future[None] | None:
+        """Add partitions; those that are followed already stay where they are.
+
+        Return what is done once `answered` was called for all new ones; None where none of them is new.
+        """
         new = {name: at for name, at in positions.items() if at is not None and name not in self.at}
+        if not new:
+            return None
         self.at.update(new)
-        if new:
-            self._added.set()
-        return bool(new)
+        self._added.set()
+        read = asyncio.get_running_loop().create_future()
+        self._unread.update(dict.fromkeys(new, read))
+        return read
+
+    def answered(self, partitions: Iterable[str]) -> None:
+        """Note that the store answered a read which covered these partitions."""
+        if not self._unread:
+            return
+        reads = {read for name in partitions if (read := self._unread.pop(name, None)) is not None}
+        for read in reads.difference(self._unread.values()):
+            if not read.done():
+                read.set_result(None)
 
     def unfollow(self, partitions: Sequence[str]) -> None:
         """Forget these partitions."""
         for name in partitions:
             self.at.pop(name, None)
+            self._unread.pop(name, None)
 
     async def wanted(self) -> None:
         """Return once there is something to follow."""

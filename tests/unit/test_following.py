@@ -55,7 +55,7 @@ class Heads:
         return Cursor({name: self.places[name] for name in partitions})
 
 
-def test_the_next_records_are_handed_over_and_become_the_place() -> None:
+async def test_the_next_records_are_handed_over_and_become_the_place() -> None:
     one, heard = following(place(LOG[0]))
     one.deliver("all", LOG[1:4])
     one.deliver("all", LOG[4:])
@@ -63,7 +63,7 @@ def test_the_next_records_are_handed_over_and_become_the_place() -> None:
     assert one.at == {"all": place(LOG[-1])}
 
 
-def test_records_of_a_read_that_began_before_the_partition_was_followed_further_on_are_dropped() -> None:
+async def test_records_of_a_read_that_began_before_the_partition_was_followed_further_on_are_dropped() -> None:
     one, heard = following(place(LOG[0]))
     one.unfollow(("all",))
     one.follow({"all": place(LOG[3])})
@@ -71,7 +71,7 @@ def test_records_of_a_read_that_began_before_the_partition_was_followed_further_
     assert heard.told == ["e", "f"]
 
 
-def test_records_of_a_partition_that_was_left_are_dropped() -> None:
+async def test_records_of_a_partition_that_was_left_are_dropped() -> None:
     one, heard = following(place(LOG[0]))
     one.unfollow(("all",))
     one.deliver("all", LOG[1:])
@@ -79,39 +79,39 @@ def test_records_of_a_partition_that_was_left_are_dropped() -> None:
     assert one.at == {}
 
 
-def test_a_missing_number_is_a_gap_wherever_it_is_in_the_page() -> None:
+async def test_a_missing_number_is_a_gap_wherever_it_is_in_the_page() -> None:
     one, heard = following(place(LOG[0]))
     one.deliver("all", [LOG[2], LOG[3], LOG[5]])
     assert heard.told == ["<trimmed>", "c", "d", "<trimmed>", "f"]
     assert [item.position.offset for item in heard.items if isinstance(item, Gap) and item.position] == [2, 5]
 
 
-def test_the_next_number_of_another_history_is_a_gap() -> None:
+async def test_the_next_number_of_another_history_is_a_gap() -> None:
     one, heard = following(place(LOG[2]))
     one.deliver("all", history(*"abXde")[3:])
     assert heard.told == ["<epoch>", "d", "e"]
 
 
-def test_another_epoch_is_a_gap_before_its_first_record() -> None:
+async def test_another_epoch_is_a_gap_before_its_first_record() -> None:
     one, heard = following(place(LOG[2]))
     one.deliver("all", history("x", "y", epoch=EPOCH + 1))
     assert heard.told == ["<epoch>", "x", "y"]
     assert heard.items[0].position == Position(EPOCH + 1, 0)
 
 
-def test_a_place_without_a_check_takes_what_has_the_next_number() -> None:
+async def test_a_place_without_a_check_takes_what_has_the_next_number() -> None:
     one, heard = following(Position(EPOCH, 3))
     one.deliver("all", LOG[3:])
     assert heard.told == ["d", "e", "f"]
 
 
-def test_following_again_does_not_move_the_place() -> None:
+async def test_following_again_does_not_move_the_place() -> None:
     one, _ = following(place(LOG[3]))
     assert not one.follow({"all": place(LOG[0])})
     assert one.at == {"all": place(LOG[3])}
 
 
-def test_an_unreadable_last_entry_is_stepped_over_once() -> None:
+async def test_an_unreadable_last_entry_is_stepped_over_once() -> None:
     one, heard = following(place(LOG[0]))
     one.step_over("all", EPOCH, 2)
     one.step_over("all", EPOCH, 2)

@@ -8,12 +8,12 @@ from shared.errors import TransportUnavailable
 from shared.fanout import Fanout
 from shared.hub import Hub
 from shared.readings import distributions, read
-from shared.record import Gap
 from shared.ring import Ring
 from shared.transports.memory import MemoryLog
 from tests.clocks import Clock
-from tests.contract.acts import event
+from tests.contract.acts import event, publish
 from tests.contract.staged import StagedLog
+from tests.contract.stores import MemoryStore
 from tests.fallback.away import AwayLog
 from tests.sinks import subscribed
 from tests.unit.members import Listener, record
@@ -67,14 +67,20 @@ async def test_delivery_is_measured_from_the_append_to_after_the_write() -> None
 
 
 async def test_a_loss_that_is_told_to_live_subscribers_is_counted_for_each_of_them() -> None:
-    async with Hub(MemoryLog()) as hub, subscribed(hub) as one, subscribed(hub) as two:
+    store = MemoryStore()
+    async with Hub(store.open()) as hub, subscribed(hub) as one, subscribed(hub) as two:
         await one.ready()
         await two.ready()
-        hub.fanout.broadcast(Gap("trimmed", "all", hub.fanout.positions["all"]))
-        hub.fanout.flush()
+        fall_back = await store.back_up()
+        await publish(hub.transport, 1)
+        await one.has(1)
+        await fall_back()
+        await publish(hub.transport, 2)
+        await one.has(2)
+        await two.has(2)
         told = await values(hub)
-    assert one.gaps == two.gaps == ["trimmed"]
-    assert told["realtime_gaps,trimmed"] == 2
+    assert one.gaps == two.gaps == ["epoch"]
+    assert told["realtime_gaps,epoch"] == 2
 
 
 async def test_members_are_counted_through_joins_and_leaves() -> None:
