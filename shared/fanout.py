@@ -110,7 +110,7 @@ class Fanout:
         self._all_types: list[_Group] = []
         self._dirty: list[_Group] = []  # groups with pending frames
         self._full = False  # one of them has as many as are written at once
-        self._waiting: set[asyncio.Future[None]] = set()
+        self._waiting: dict[asyncio.Future[None], None] = {}
         self._awaited: dict[str, Awaited] = {}
         self._rest_until = 0.0  # on the monotonic clock
 
@@ -313,11 +313,11 @@ class Fanout:
     async def moved(self) -> None:
         """Return once something more has been broadcast."""
         moved = asyncio.get_running_loop().create_future()
-        self._waiting.add(moved)
+        self._waiting[moved] = None
         try:
             await moved
         finally:
-            self._waiting.discard(moved)
+            self._waiting.pop(moved, None)
 
     def encode(self, item: Record | Gap, format: Format, partitions: tuple[str, ...]) -> bytes:
         """Return the item's bytes with the tail's place as the cursor."""

@@ -60,6 +60,7 @@ RUN_ELSEWHERE = {
     "python -m functions.local": "tests/processes.py",
     "python3 scripts/netlify_build.py": "tests/unit/test_netlify_build.py",
     "scripts/chaos": "tests/faults/test_chaos.py",
+    "scripts/fuzz": "tests/properties/test_delivery.py",
     "scripts/netlify dev": "tests/netlify/test_netlify_dev.py",
     "scripts/osls": "tests/deploy/conftest.py",  # package, that is: the rest needs an AWS account
     "scripts/package": "tests/deploy/conftest.py",

@@ -188,6 +188,7 @@ CHECKS: Mapping[str, Callable[[Arguments], None]] = {
     "scripts/tidemark": _tidemark,
     "scripts/bench": _bench,
     "scripts/chaos": _parsed("chaos.__main__"),
+    "scripts/fuzz": _parsed("tests.properties.fuzz"),
     "scripts/test": _test,
     "scripts/package": _package,
     "scripts/osls": _osls,

@@ -1,0 +1,40 @@
+"""Whatever meets at one moment on a stream, nothing is lost, repeated or reordered: random stories, one a seed."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.processes import ROOT
+from tests.properties.delivery import play
+
+SEEDS = [
+    int(seed)
+    for line in Path(__file__).with_name("seeds.txt").read_text().splitlines()
+    if not line.startswith("#")
+    for seed in line.split()
+]
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("early", [False, True], ids=["plain", "early"])
+def test_no_seed_breaks_a_promise(early: bool) -> None:
+    failed = {seed: verdict.faults for seed in SEEDS if (verdict := play(seed, early=early)).faults}
+    assert failed == {}
+
+
+def test_a_seed_tells_one_story() -> None:
+    """The fuzz is of use only where a failing seed fails again."""
+    for seed in (1, 94, 159):
+        first, second = play(seed, early=True), play(seed, early=True)
+        assert first.events > 10
+        assert first == second
+
+
+def test_the_fuzz_counts_and_exits_with_zero() -> None:
+    done = subprocess.run(
+        [ROOT / "scripts/fuzz", "--seconds", "0", "--seed", "7"], capture_output=True, text=True, check=True, timeout=55
+    )
+    assert "seeds 7 to 7" in done.stdout
+    assert "with early delivery: 1 interleavings" in done.stdout
+    assert done.stdout.endswith("failing seeds: none\n")
