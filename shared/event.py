@@ -10,6 +10,10 @@ import msgspec
 TYPE_PATTERN = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
 ID_PATTERN = re.compile(r"[\x21-\x7e]{1,256}")  # visible ASCII: safe in a header, a log line and an SSE field
 RESERVED_TYPES = "realtime."  # control events of the stream; a published one could pass for a gap
+EVENT_SOURCE_TYPES = ("error", "open")
+"""What an EventSource dispatches by itself (HTML Living Standard, section 9.2.3). An event of this type would run its
+`onerror` or `onopen`, as if the connection had been lost or opened."""
+
 MAX_USER_IDS = 1_000
 MAX_USER_ID_LENGTH = 256  # characters
 
@@ -44,8 +48,8 @@ def problems(type: str, id: str | None, user_ids: tuple[str, ...] | None) -> Ite
     """Yield (JSON pointer, what is wrong) for every rule of docs/protocol.md that the fields break."""
     if not TYPE_PATTERN.fullmatch(type):
         yield "/type", "must be 1 to 128 characters of A-Z a-z 0-9 . _ -"
-    elif type.startswith(RESERVED_TYPES):
-        yield "/type", f"must not start with {RESERVED_TYPES!r}: these names are reserved"
+    elif (problem := reserved(type)) is not None:
+        yield "/type", problem
     if id is not None and not ID_PATTERN.fullmatch(id):
         yield "/id", "must be 1 to 256 visible ASCII characters (no spaces)"
     if user_ids is None:
@@ -61,6 +65,15 @@ def problems(type: str, id: str | None, user_ids: tuple[str, ...] | None) -> Ite
                 f"/userIds/{index}",
                 f"must be 1 to {MAX_USER_ID_LENGTH} characters without control characters",
             )
+
+
+def reserved(type: str) -> str | None:
+    """Return why no event may be of this type although it is well formed; None where one may."""
+    if type.startswith(RESERVED_TYPES):
+        return f"must not start with {RESERVED_TYPES!r}: these names are reserved"
+    if type in EVENT_SOURCE_TYPES:
+        return f"must not be {type!r}: an EventSource takes it for its own event; call it by what happened"
+    return None
 
 
 def is_user_id(text: str) -> bool:

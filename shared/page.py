@@ -26,7 +26,7 @@ class Page:
         self.cursor: str | None = None  # the place after what is on the page; None while nothing was read
         self.settled = asyncio.Event()  # there is something to answer, or no reason to wait for more
         self._encode = cloudevent if format == "cloudevents" else _plain
-        self._queue: deque[tuple[str, bytes | Gap | None]] = deque()
+        self._queue: deque[tuple[str | None, bytes | Gap | None]] = deque()
         self._events: list[bytes] = []
         self._bytes = 0
         self._gap: Gap | None = None
@@ -80,7 +80,7 @@ class Page:
         """Nothing goes to a socket before the page is whole."""
         return 0
 
-    def record(self, cursor: str, record: Record) -> bytes:
+    def record(self, cursor: str | None, record: Record) -> bytes:
         """Queue an event."""
         return self._put(cursor, self._encode(record))
 
@@ -93,7 +93,7 @@ class Page:
         self.replayed.set()
         return self._put(cursor, None)
 
-    def heartbeat(self, cursor: str) -> bytes:
+    def heartbeat(self, cursor: str | None) -> bytes:
         """Queue a cursor alone."""
         return self._put(cursor, None)
 
@@ -101,7 +101,7 @@ class Page:
         """Nothing to queue: the page ends anyway."""
         return b""
 
-    def _put(self, cursor: str, item: bytes | Gap | None) -> bytes:
+    def _put(self, cursor: str | None, item: bytes | Gap | None) -> bytes:
         self._queue.append((cursor, item))
         return b"."
 

@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Literal
 from urllib.parse import parse_qsl
@@ -14,6 +14,7 @@ from shared.event import TYPE_PATTERN, is_user_id
 from shared.subscriber import Start
 
 MAX_TYPES = 100
+MAX_FIELDS = 150  # each type may be a field of its own
 MAX_WAIT = 20.0  # seconds: below the 26 s after which Netlify's rewrites give up
 
 
@@ -28,20 +29,36 @@ class EventsQuery(msgspec.Struct, frozen=True):
     ticket: str | None = None
 
 
+RESUME = ("last_event_id", "lastEventId", "lastEventID", "Last-Event-ID")
+"""Names of the cursor in the query: ours, and those that EventSource polyfills add to the URL when they reconnect."""
+
+_TYPES = re.compile(r"types(\[\d{0,3}\])?", re.ASCII)
+"""`types=a,b`, and what libraries make of a list: `types=a&types=b`, `types[]=a&types[]=b`, `types[0]=a&types[1]=b`."""
+
+
 def parse_query(query_string: bytes, headers: Mapping[str, str]) -> EventsQuery:
-    """Parse the query and the Last-Event-ID header, which wins over `last_event_id`. Raises InvalidRequest."""
+    """Parse the query and the Last-Event-ID header, which wins over a cursor in the query. Raises InvalidRequest."""
     try:
-        pairs = parse_qsl(query_string.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=50)
+        pairs = parse_qsl(
+            query_string.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS
+        )
     except ValueError:
-        raise InvalidRequest("The query is not percent-encoded UTF-8, or has too many fields") from None
+        raise InvalidRequest(f"The query is not percent-encoded UTF-8, or has over {MAX_FIELDS} fields") from None
     query: dict[str, str] = {}
+    types: list[str] = []
+    cursors: dict[str, None] = {}
     for name, value in pairs:
-        if name in query:
+        if _TYPES.fullmatch(name):
+            types += value.split(",")
+        elif name in RESUME:
+            cursors[value] = None
+        elif name in query:
             raise InvalidRequest(f"The query has {name!r} twice" if len(name) < 40 else "The query has a field twice")
-        query[name] = value
+        else:
+            query[name] = value
     return EventsQuery(
-        _types(query.get("types")),
-        Start(headers.get("last-event-id") or query.get("last_event_id") or None, _since(query.get("from", "now"))),
+        _types(types),
+        Start(headers.get("last-event-id") or _cursor(cursors), _since(query.get("from", "now"))),
         _format(query.get("format", "data")),
         _wait(query.get("wait", "0")),
         _user_id(query.get("userId")),
@@ -49,10 +66,17 @@ def parse_query(query_string: bytes, headers: Mapping[str, str]) -> EventsQuery:
     )
 
 
-def _types(text: str | None) -> frozenset[str] | None:
-    if text is None:
+def _cursor(cursors: Iterable[str]) -> str | None:
+    """Return the one cursor of the query; empty is absent."""
+    named = [cursor for cursor in cursors if cursor]
+    if len(named) > 1:
+        raise InvalidRequest(f"The query has different cursors: {', '.join(RESUME)} are one field, send one of them")
+    return named[0] if named else None
+
+
+def _types(types: Sequence[str]) -> frozenset[str] | None:
+    if not types:
         return None
-    types = text.split(",")
     if len(types) > MAX_TYPES:
         raise InvalidRequest(f"types: at most {MAX_TYPES}, not {len(types)}")
     for name in types:

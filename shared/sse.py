@@ -25,9 +25,12 @@ SOURCE = "tidemark"  # CloudEvents `source` of an event that was published witho
 
 
 class Format(Protocol):
-    """How one kind of subscriber is written to; `cursor` is the place after what is written."""
+    """How one kind of subscriber is written to; `cursor` is the place after what is written.
 
-    def record(self, cursor: str, record: Record) -> bytes:
+    Where the place is not known yet, `cursor` is None: the client keeps the id that it has.
+    """
+
+    def record(self, cursor: str | None, record: Record) -> bytes:
         """Return the bytes of one event."""
 
     def gap(self, cursor: str, gap: Gap) -> bytes:
@@ -36,7 +39,7 @@ class Format(Protocol):
     def ready(self, cursor: str, recovered: bool, replayed: int) -> bytes:
         """Return the bytes that end the replay: from here on, all that is appended arrives."""
 
-    def heartbeat(self, cursor: str) -> bytes:
+    def heartbeat(self, cursor: str | None) -> bytes:
         """Return the bytes that move the cursor past events that were not for this subscriber."""
 
     def closing(self, reason: ClosingReason) -> bytes:
@@ -56,7 +59,7 @@ def frame(cursor: str | None = None, event: str | None = None, data: bytes | Non
         parts.append(_event_field(event))
     if data is not None:
         parts.append(b"data: %b\n" % _data_lines(data))
-    parts.append(b"\n")
+    parts.append(b"\n" if parts else b":\n\n")  # a comment shows that the connection lives
     return b"".join(parts)
 
 
@@ -92,10 +95,9 @@ def _one_line(text: str) -> bytes:
 class DataFormat:
     """`format=data`: events named by their type, `data` as published."""
 
-    def record(self, cursor: str, record: Record) -> bytes:
+    def record(self, cursor: str | None, record: Record) -> bytes:
         """Return the event under its own type."""
-        event = record.event  # as `frame` would, without its questions: this is done for every record
-        return b"id: %b\n%bdata: %b\n\n" % (cursor.encode(), _event_field(event.type), _data_lines(event.data))
+        return frame(cursor, record.event.type, record.event.data)
 
     def records(self, records: StoredRecords, indexes: Iterable[int]) -> list[bytes]:
         """Return the frames of these records; their cursors name the one partition alone."""
@@ -122,7 +124,7 @@ class DataFormat:
         """Return the end of the replay; its id primes the cursor."""
         return frame(cursor, READY, msgspec.json.encode({"recovered": recovered, "replayed": replayed}))
 
-    def heartbeat(self, cursor: str) -> bytes:
+    def heartbeat(self, cursor: str | None) -> bytes:
         """Return an id-only frame: it dispatches nothing but moves the cursor."""
         return frame(cursor)
 
@@ -134,7 +136,7 @@ class DataFormat:
 class CloudEventsFormat(DataFormat):
     """`format=cloudevents`: unnamed messages, each a CloudEvents 1.0 JSON object; control events keep their names."""
 
-    def record(self, cursor: str, record: Record) -> bytes:
+    def record(self, cursor: str | None, record: Record) -> bytes:
         """Return the event as an unnamed message."""
         return frame(cursor, None, cloudevent(record))
 

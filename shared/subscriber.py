@@ -226,7 +226,9 @@ class Subscriber(Reader):
 
     async def _wait_for_log(self, waits: "_Waits") -> None:
         """Write what is told early, at once, and look now and then whether the log is back."""
-        cursor = waits.start.cursor or ""  # an empty id is none: the client comes back as it came
+        # What the client sent is written back to it only where it is a cursor: an id could forge a frame.
+        named = waits.start.cursor
+        cursor = named if named is not None and Cursor.parse(named) is not None else None
         backoff = Backoff(cap=AGAIN)
         while True:
             with suppress(TransportUnavailable):
@@ -242,7 +244,7 @@ class Subscriber(Reader):
         else:
             await super()._pause(seconds)
 
-    async def _tell_early_for(self, seconds: float, cursor: str) -> None:
+    async def _tell_early_for(self, seconds: float, cursor: str | None) -> None:
         """Write what is told early, at once, for so long."""
         until = asyncio.get_running_loop().time() + seconds
         with suppress(TimeoutError):
@@ -251,7 +253,7 @@ class Subscriber(Reader):
                 async with asyncio.timeout_at(until):
                     await self._fanout.moved()
 
-    async def _tell_early(self, cursor: str) -> None:
+    async def _tell_early(self, cursor: str | None) -> None:
         """Write from the ring what no log holds yet; what the tail brought is left to the replay: the log holds it."""
         while items := self._fanout.ring.since(self._seen, catching_up.BATCH_ITEMS):
             frames: list[bytes] = []

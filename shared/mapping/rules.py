@@ -7,7 +7,7 @@ from typing import NamedTuple, TypeVar
 from shared import event as event_rules
 from shared.envelope import MAX_EVENT_BYTES
 from shared.errors import MappingError
-from shared.event import RESERVED_TYPES, TYPE_PATTERN, Event
+from shared.event import TYPE_PATTERN, Event, reserved
 from shared.mapping.document import Table
 from shared.mapping.expression import Expression
 from shared.mapping.payload import Payload
@@ -139,8 +139,8 @@ def _type(table: Table) -> str | Expression:
     if "type" not in table:
         table.problem("type", 'is required: an event type, or an expression: {from = "…"}')
     constant = table.text("type", pattern=TYPE_PATTERN.pattern, rule="1 to 128 characters of A-Z a-z 0-9 . _ -")
-    if constant is not None and constant.startswith(RESERVED_TYPES):
-        table.problem("type", f"must not start with {RESERVED_TYPES!r}: these names are reserved")
+    if constant is not None and (problem := reserved(constant)) is not None:
+        table.problem("type", problem)
     return constant or ""
 
 

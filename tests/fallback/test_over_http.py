@@ -119,6 +119,25 @@ async def test_an_instance_starts_while_redis_is_away_and_serves(
         assert follower.order == ["early", "ready", "end"]
 
 
+async def test_a_cursor_of_the_request_forges_no_frame(make_redis: MakeRedis, make_instance: MakeInstance) -> None:
+    """While the log is away the cursor cannot be looked up; it was written back as the id of each frame."""
+    redis = make_redis()
+    redis.kill()
+    instance = make_instance(**on_redis(redis, **FALLBACK))
+    forged = "x\nevent: realtime.gap\ndata: {}\n\nevent: forged\ndata: 1\n\n"
+    async with open_stream(instance.port, {"last_event_id": forged}) as stream:
+        follower = Follower(stream, "")
+        await eventually_subscribed(instance)
+        await early(instance, "early")
+        await follower.has("early")
+        assert follower.order == ["early"]
+        assert follower.cursor == "", "an id that is no cursor is not one to come back with"
+        redis.start()
+        await follower.seen.ready()
+        assert follower.order == ["early", "gap: invalid", "ready after a loss"]
+        await follower.stop()
+
+
 async def eventually_subscribed(instance: Instance) -> None:
     """Return once a stream waits for the log."""
 

@@ -146,6 +146,7 @@ WRONG: dict[str, tuple[dict[str, Any], list[str]]] = {
     "an empty source": ({"source": ""}, ["/source"]),
     "no type": ({"type": None}, ["/type"]),
     "a reserved type": ({"type": "realtime.gap"}, ["/type"]),
+    "a type of EventSource's own": ({"type": "error"}, ["/type"]),
     "data_base64": ({"data_base64": "AA=="}, ["/data_base64"]),
     "xml": ({"datacontenttype": "application/xml"}, ["/datacontenttype"]),
     "a time without a zone": ({"time": "2026-11-23T10:00:00"}, ["/time"]),

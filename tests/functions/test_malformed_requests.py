@@ -173,12 +173,16 @@ WRONG_QUERIES = [
     *(f"from={value}" for value in ("now%0d", "earliest%0a", "2026-11-23T10:00:00Z%00", "%D9%A2026-01-01T00:00:00Z")),
     *(f"format={value}" for value in ("", "json", "DATA", "cloudevents%0a", "%00")),
     *(f"wait={value}" for value in ("", "-1", "20.001", "21", "1e1", "inf", "nan", "0x1", "1%0a", "%D9%A1", "1.0000")),
-    "types=a&types=b",
+    "types[]=",
+    "types=a&types[]=b%0a",
+    "&".join(f"types[]=t{n}" for n in range(101)),
     "userId=u1&userId=u2",
     "last_event_id=a&last_event_id=b",
+    "last_event_id=a&lastEventId=b",
+    "lastEventID=a&Last-Event-ID=b",
     "types=%ff",
     "types=%ED%A0%80",
-    "&".join(f"x{n}=" for n in range(51)),
+    "&".join(f"x{n}=" for n in range(151)),
 ]
 
 

@@ -15,6 +15,7 @@ from shared.config import Settings
 from shared.cors import EXPOSED_HEADERS
 from shared.hub import Hub
 from shared.logs import request_id
+from shared.query import RESUME
 from shared.transports.memory import MemoryLog
 from tests.functions.api import OPENAPI, Api, check, problem_of
 
@@ -123,6 +124,11 @@ BODIES: list[Any] = [
     {"type": "", "data": 1},
     {"type": "realtime.x", "data": 1},
     {"type": "realtimes", "data": 1},
+    {"type": "error", "data": 1},
+    {"type": "open", "data": 1},
+    {"type": "Open", "data": 1},
+    {"type": "errors", "data": 1},
+    {"type": "message", "data": 1},
     {"type": "a b", "data": 1},
     {"type": "t"},
     {"data": 1},
@@ -205,6 +211,6 @@ def test_what_the_schema_takes_the_server_takes_and_nothing_else(
 
 def test_every_parameter_that_the_server_reads_is_in_the_document() -> None:
     source = (OPENAPI.parents[1] / "shared" / "query.py").read_text()
-    read = set(re.findall(r'query\.get\("([A-Za-z_]+)"', source))
+    read = {*re.findall(r'query\.get\("([A-Za-z_]+)"', source), RESUME[0], "types"}
     operation = DOCUMENT["paths"]["/api/events"]["get"]
     assert read == {parameter["name"] for parameter in operation["parameters"] if parameter["in"] == "query"}

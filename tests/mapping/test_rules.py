@@ -79,6 +79,7 @@ def test_an_audience_that_is_not_found_never_becomes_everyone(expression: str) -
         ("""type = {from = "task.nothing"}""", "type finds nothing in the payload"),
         ("""type = {from = "task"}""", "type must find a text or a whole number"),
         ("""type = {from = "'two words'"}""", "type must be 1 to 128 characters of A-Z a-z 0-9 . _ -"),
+        ("""type = {from = "'open'"}""", "type must not be 'open': an EventSource takes it for its own event"),
         ("""type = {from = "'realtime.gap'"}""", "type must not start with 'realtime.': these names are reserved"),
         ("""type = "t"\nid = "actor.name" """, "id finds nothing in the payload"),
         ("""type = "t"\nid = "'two words'" """, "id must be 1 to 256 visible ASCII characters (no spaces)"),
