@@ -208,7 +208,7 @@ class StreamApp:
         self, interest: Interest, query: EventsQuery, identity: Identity, cors: Mapping[str, str], send: Send
     ) -> None:
         wait = query.wait if identity.expires_at is None else min(query.wait, self._left(identity.expires_at))
-        page = Page(query.format)
+        page = Page(query.format, query.start.cursor)
         try:
             async with asyncio.timeout(PAGE_SECONDS):
                 if query.wait:
@@ -220,18 +220,26 @@ class StreamApp:
                 else:
                     await self._read_page(page, interest, query, identity)
         except TimeoutError:
-            raise Unavailable("The log did not answer in time") from None
+            if not page.cut_off():  # else what was read is answered, and the next request goes on from there
+                raise Unavailable("The log did not answer in time") from None
         if page.cursor is None:  # sent away while it was reading; a page without a cursor would lose the client's place
             raise Unavailable("This instance is going away; come back, and another one will answer")
         await respond(send, 200, {**_PAGE_HEADERS, **cors}, page.body())
 
     async def _read_page(self, page: Page, interest: Interest, query: EventsQuery, identity: Identity) -> None:
-        filling = page.filled_by(self._hub.replay(interest, query.start, page, page))
-        if self._guard is None:
+        filling = asyncio.create_task(page.filled_by(self._hub.replay(interest, query.start, page, page)))
+        filling.add_done_callback(lambda done: done.cancelled() or done.exception())  # seen, if nobody waits any more
+        try:
+            if self._guard is not None:  # beside the page's own look at the heads: both are made in one round trip
+                try:
+                    await self._guard.refresh()
+                except BaseException:
+                    page.withhold()  # it is not known whether the token still holds
+                    raise
+                self._guard.revocations.check(interest.user_id, identity.issued_at)
             await filling
-            return
-        await asyncio.gather(filling, self._guard.refresh())  # at once: both look at heads, in one round trip
-        self._guard.revocations.check(interest.user_id, identity.issued_at)
+        finally:
+            filling.cancel()
 
     async def _wait_for_page(
         self, page: Page, interest: Interest, query: EventsQuery, identity: Identity, wait: float

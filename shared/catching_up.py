@@ -2,8 +2,7 @@
 
 import asyncio
 import logging
-import time
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -18,6 +17,7 @@ from shared.record import Gap, GapReason, Record
 from shared.sse import DataFormat, Format
 from shared.stored import StoredRecords
 from shared.transports.base import Log, PagedLog, Transport
+from shared.transports.reading import pages_of
 
 logger = logging.getLogger(__name__)
 
@@ -142,32 +142,39 @@ class Reader:
         self._stats.replays += 1
         frames: list[bytes] = []
         read = size = 0
-        heard = time.monotonic()
+        paged = isinstance(log, PagedLog)
+        clock = asyncio.get_running_loop().time
+        heard = clock()
         try:
-            async for page in _pages(log, Cursor(self.positions), until):
+            async for page in pages_of(log, Cursor(self.positions), until):
+                written = False
                 if isinstance(page, StoredRecords) and isinstance(self.format, DataFormat) and self._follows(page):
+                    written = await self._replay_stored(page, self.format)
+                    await asyncio.sleep(0)
+                else:
+                    for item in page:
+                        if isinstance(item, Gap):
+                            await self._flush(frames)
+                            if item.position is not None:
+                                self.positions[item.partition] = item.position
+                            await self._announce(item)
+                            continue
+                        size += self._match(item, frames)
+                        read += 1
+                        if read == BATCH_ITEMS or size >= BATCH_BYTES:
+                            await self._write_batch(frames)
+                            read = size = 0
+                            written = True
+                is_silent = clock() - heard > SILENT
+                if frames and (paged or is_silent):  # the next page may be long in coming
                     await self._flush(frames)
                     read = size = 0
-                    if await self._replay_stored(page, self.format):
-                        heard = time.monotonic()
-                    elif time.monotonic() - heard > SILENT:
-                        await self._write_batch([])
-                        heard = time.monotonic()
-                    else:
-                        await asyncio.sleep(0)
-                    continue
-                for item in page:
-                    if isinstance(item, Gap):
-                        await self._flush(frames)
-                        if item.position is not None:
-                            self.positions[item.partition] = item.position
-                        await self._announce(item)
-                        continue
-                    size += self._match(item, frames)
-                    read += 1
-                    if read == BATCH_ITEMS or size >= BATCH_BYTES:
-                        await self._write_batch(frames)
-                        read = size = 0
+                    written = True
+                elif is_silent and not written:
+                    await self._write_batch(frames)
+                    written = True
+                if written:
+                    heard = clock()
         except TransportUnavailable:
             await self._flush(frames)  # our place is after them
             raise
@@ -282,12 +289,3 @@ class Reader:
                 await room
         except TimeoutError:
             raise StalledError from None
-
-
-async def _pages(log: Log, after: Cursor, until: Cursor) -> AsyncIterator[Sequence[Record | Gap]]:
-    if isinstance(log, PagedLog):
-        async for page in log.replay_pages(after, until):
-            yield page
-    else:
-        async for item in log.replay(after, until):
-            yield (item,)

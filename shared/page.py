@@ -7,6 +7,7 @@ from typing import Literal
 
 import msgspec
 
+from shared.cursor import Cursor
 from shared.record import Gap, Record
 from shared.sse import ClosingReason, cloudevent, rfc3339
 
@@ -21,7 +22,8 @@ class Page:
     the queue as it is written bytes. So nothing counts as sent before the hub has written it.
     """
 
-    def __init__(self, format: Literal["data", "cloudevents"]) -> None:
+    def __init__(self, format: Literal["data", "cloudevents"], start: str | None = None) -> None:
+        """Collect what comes after the cursor `start`."""
         self.replayed = asyncio.Event()  # the page is full, or there is no more to replay
         self.cursor: str | None = None  # the place after what is on the page; None while nothing was read
         self.settled = asyncio.Event()  # there is something to answer, or no reason to wait for more
@@ -31,11 +33,27 @@ class Page:
         self._bytes = 0
         self._gap: Gap | None = None
         self._full = False
+        self._complete = True
+        self._start = start
+
+    def cut_off(self) -> bool:
+        """End here, because it took too long; False where nothing was read, and the next try would begin here too."""
+        self._complete = self.replayed.is_set()
+        if self.cursor is None:
+            return False
+        moved = bool(self._events) or self._gap is not None or _places(self.cursor) != _places(self._start)
+        return moved or self._complete
+
+    def withhold(self) -> None:
+        """Forget everything: nobody may read it."""
+        self._events, self._gap, self.cursor = [], None, None
 
     def body(self) -> bytes:
-        """Return the page: `{"events": […], "cursor": "…", "gap": null or {…}}`."""
+        """Return the page: `{"events": […], "cursor": "…", "gap": null or {…}}`; `"complete": false` where cut off."""
         gap = None if self._gap is None else {"reason": self._gap.reason, "recovered": False}
-        rest = msgspec.json.encode({"cursor": self.cursor, "gap": gap})
+        rest = msgspec.json.encode(
+            {"cursor": self.cursor, "gap": gap} | ({} if self._complete else {"complete": False})
+        )
         return b'{"events":[' + b",".join(self._events) + b"]," + rest[1:]
 
     async def filled_by(self, replay: Coroutine[None, None, None]) -> None:
@@ -104,6 +122,11 @@ class Page:
     def _put(self, cursor: str | None, item: bytes | Gap | None) -> bytes:
         self._queue.append((cursor, item))
         return b"."
+
+
+def _places(cursor: str | None) -> dict[str, tuple[int, int]] | None:
+    parsed = Cursor.parse(cursor) if cursor is not None else None
+    return None if parsed is None else {name: at[:2] for name, at in parsed.positions.items()}
 
 
 def _plain(record: Record) -> bytes:

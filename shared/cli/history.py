@@ -70,7 +70,7 @@ def _pages(http: Any, query: dict[str, str], cursor: str) -> Iterator[Item]:
             yield Gap(page.gap.reason, cursor)
         cursor = page.cursor
         yield from events
-        if not events and page.gap is None:
+        if not events and page.gap is None and page.complete:
             return
 
 

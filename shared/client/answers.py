@@ -92,6 +92,7 @@ class Page(msgspec.Struct):
     events: list[msgspec.Raw]
     cursor: str
     gap: _Told | None = None
+    complete: bool = True  # False: it took too long, and ends before the log's head
 
 
 def control(data: str) -> _Told:

@@ -276,7 +276,7 @@ class Subscription:
             self.cursor = page.cursor
             if not live:
                 replayed += len(page.events)
-                if not page.events and page.gap is None:
+                if not page.events and page.gap is None and page.complete:
                     self._ready(replayed, recovered)
             elif not page.events and _now() - asked < 1.0:
                 await asyncio.sleep(random.uniform(2.0, 3.0))  # noqa: S311 — a platform that cannot hold a request

@@ -18,6 +18,7 @@ from shared.errors import TransportUnavailable
 from shared.event import Event
 from shared.partitions import Partitions
 from shared.record import Gap, Record
+from shared.transports import reading
 from shared.transports.base import Backlog, Buckets, Fallible, Handler, Log, Receipt, Tail
 from shared.transports.following import stop
 from shared.transports.outbox import Entry, Key, Outbox
@@ -96,6 +97,10 @@ class Fallback:
     def replay(self, after: Cursor, until: Cursor) -> AsyncIterator[Record | Gap]:
         """Yield what the log does."""
         return self._log.replay(after, until)
+
+    def replay_pages(self, after: Cursor, until: Cursor) -> AsyncIterator[Sequence[Record | Gap]]:
+        """Yield the same page by page; see `PagedLog`."""
+        return reading.pages_of(self._log, after, until)
 
     async def ping(self) -> None:
         """Return if the log answers: health is to tell that it does not, although publishers are served."""

@@ -9,6 +9,7 @@ from itertools import accumulate
 
 from shared.cursor import Cursor, Position
 from shared.record import Gap, Record
+from shared.transports.base import Log, PagedLog
 
 PAGE = 500  # records a read: past ~100 a larger one saves the store no time, but us what is done once a page
 PAGE_BYTES = 256 * 1024  # of one reader's page: it is held for as long as a slow client takes to read it
@@ -80,6 +81,16 @@ async def replay(
         async for page in found:
             for item in page:
                 yield item
+
+
+async def pages_of(log: Log, after: Cursor, until: Cursor) -> AsyncIterator[Sequence[Record | Gap]]:
+    """Yield what `log.replay` does, in its pages where it hands them out, else one by one."""
+    if isinstance(log, PagedLog):
+        async for page in log.replay_pages(after, until):
+            yield page
+    else:
+        async for item in log.replay(after, until):
+            yield (item,)
 
 
 async def pages(

@@ -368,7 +368,7 @@ def play(seed: int, *, early: bool) -> Verdict:
             """Let a flush take a moment now and then: the next one waits, and frames are pending for some turns."""
             return loop.time() + dice.choice((0.0, 0.0, 0.01))
 
-        for module, clock in (("fanout", monotonic), ("hub", loop.time), ("catching_up", loop.time)):
+        for module, clock in (("fanout", monotonic), ("hub", loop.time)):
             stack.enter_context(patch(f"shared.{module}.time", SimpleNamespace(monotonic=clock, time=loop.time)))
         page = dice.randint(1, 5)  # so that a few events fill several
         stack.enter_context(patch("shared.transports.reading.PAGE", page))
