@@ -131,8 +131,7 @@ class Hub:
         """Whether the tail reads all that somebody is subscribed to, as far as its last answers say."""
         if self._tail is None or not self.subscribers:
             return True
-        late = time.monotonic() - LOOK_SECONDS
-        return self._tail.running and all(unread.since > late for unread in self._unread.values())
+        return self._tail.running and not any(unread.is_late for unread in self._unread.values())
 
     async def behind(self) -> int | None:
         """Return how many records the log holds that the tail has not brought, of the partitions that it reads.
@@ -289,7 +288,7 @@ class Hub:
         added = {name: head for name, head in heads.positions.items() if name not in self.fanout.positions}
         self.fanout.positions.update(added)
         if (answered := self._tail.follow(added)) is not None:
-            unread = _Unread(asyncio.ensure_future(answered), time.monotonic())
+            unread = _Unread(asyncio.ensure_future(answered), asyncio.get_running_loop().time())
             self._unread.update(dict.fromkeys(added, unread))
             unread.read.add_done_callback(lambda _: self._note_read(added, unread))
         return heads
@@ -326,7 +325,12 @@ class Hub:
 
 class _Unread(NamedTuple):
     read: asyncio.Future[None]  # done with the first answered read
-    since: float  # on the monotonic clock
+    since: float  # on the loop's clock
+
+    @property
+    def is_late(self) -> bool:
+        """Whether an answer should have come by now."""
+        return self.read.get_loop().time() - self.since > LOOK_SECONDS
 
 
 class Subscription:
