@@ -78,4 +78,8 @@ async def _reasons(hub: Hub) -> list[str]:
         reasons.append(f"the transport did not answer within {PING_SECONDS:g} s")
     except Unavailable as error:
         reasons.append(error.detail)
+    if hub.refusal is not None and hub.refusal not in reasons:
+        reasons.append(hub.refusal)
+    if isinstance(hub.transport, Buffering) and hub.transport.backlog.events:
+        reasons.append("events that were accepted are not in the log yet")
     return reasons

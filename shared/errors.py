@@ -12,6 +12,7 @@ TidemarkError
 ├── TooManyRequests            more than a limit of the deployment allows (429)
 └── Unavailable                something that we need does not answer now (503)
 └── TransportUnavailable   ... the log: what was published is not known to be kept
+    └── TransportRefused   ... and it answers: it refuses whatever is appended, until somebody mends it
 """
 
 from collections.abc import Sequence
@@ -103,3 +104,10 @@ class Unavailable(TidemarkError):
 
 class TransportUnavailable(Unavailable):
     """The transport cannot be reached now: what was published is not known to be kept."""
+
+
+class TransportRefused(TransportUnavailable):
+    """The transport answers, and refuses appends until somebody mends it: no right, no memory, read-only.
+
+    Not for a refusal of one event (too large for the store): the next event may be accepted.
+    """

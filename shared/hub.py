@@ -11,7 +11,7 @@ from shared.backoff import Backoff
 from shared.catching_up import Stats
 from shared.counters import Histogram
 from shared.cursor import Cursor, Position
-from shared.errors import TransportUnavailable, Unavailable
+from shared.errors import TransportRefused, TransportUnavailable, Unavailable
 from shared.event import Event
 from shared.fanout import Fanout, Sink
 from shared.filter import Interest
@@ -28,6 +28,9 @@ logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 2.0  # for the first answer; the start waits so long
 TRIES = 3  # to read heads that are not behind the tail; between two of them the tail finds out why they are
+REFUSAL_SECONDS = 30.0
+"""For how long a refused append counts against readiness. Not for ever: an instance that a load balancer has taken out
+gets no publication that could succeed and prove that the store was mended."""
 HEARTBEAT_SLOTS = 16  # the turns of one interval: not all subscribers are written to at once
 
 
@@ -60,6 +63,7 @@ class Hub:
         self.draining = False
         self.published = 0
         self.refused = 0  # events that were answered with 503
+        self._refusal: tuple[str, float] | None = None  # why the last append was refused, and until when that counts
         self.publish_seconds = Histogram()
         self._deliver: Handler = self.fanout.broadcast  # where the tail's items go
         self._buffers = isinstance(transport, Buffering)
@@ -107,9 +111,12 @@ class Hub:
         began = time.monotonic()
         try:
             receipts = await self.transport.publish(events)
-        except TransportUnavailable:
+        except TransportUnavailable as error:
             self.refused += len(events)
+            if isinstance(error, TransportRefused):
+                self._refusal = error.detail, time.monotonic() + REFUSAL_SECONDS
             raise
+        self._refusal = None
         self.publish_seconds.observe(time.monotonic() - began)
         self.published += len(receipts)
         for event, receipt in zip(events, receipts, strict=True):
@@ -132,6 +139,13 @@ class Hub:
         if self._tail is None or not self.subscribers:
             return True
         return self._tail.running and not any(unread.is_late for unread in self._unread.values())
+
+    @property
+    def refusal(self) -> str | None:
+        """Why the store refuses appends; None once one has succeeded, and `REFUSAL_SECONDS` after the last one."""
+        if self._refusal is None or time.monotonic() > self._refusal[1]:
+            return None
+        return self._refusal[0]
 
     async def behind(self) -> int | None:
         """Return how many records the log holds that the tail has not brought, of the partitions that it reads.

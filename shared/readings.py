@@ -75,6 +75,8 @@ def _gauges(hub: Hub) -> Iterator[Reading]:
     yield _gauge("realtime_tail_running", "1 while the tail is reading, or nobody needs it to", hub.tail_running)
     away = isinstance(hub.transport, Fallible) and hub.transport.is_away
     yield _gauge("realtime_transport_away", "1 while the transport is known to be away", away)
+    refused = "1 while the last append was refused for a reason that lasts, for 30 s at most"
+    yield _gauge("realtime_append_refused", refused, hub.refusal is not None)
     yield _gauge("realtime_draining", "1 since the instance was asked to stop", hub.draining)
     yield _gauge("realtime_ring_records", "Records kept for subscribers a little behind", len(fanout.ring))
     yield _gauge("realtime_ring_bytes", "Event data kept for subscribers a little behind", fanout.ring.bytes)

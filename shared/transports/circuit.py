@@ -98,7 +98,7 @@ class Circuit:
             return False
         if self._probing or self.left > 0:
             CIRCUIT_REFUSED.add()
-            raise TransportUnavailable(self._because.detail, max(1, math.ceil(self.left)))
+            raise type(self._because)(self._because.detail, max(1, math.ceil(self.left)))  # a refusal stays one
         self._probing = True
         return True
 

@@ -1,14 +1,19 @@
 """Health and metrics: what a load balancer and a scraper may rely on."""
 
 import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 import httpx
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from functions import local
 from shared.config import Settings
-from shared.errors import TransportUnavailable
+from shared.errors import TransportRefused, TransportUnavailable
+from shared.event import Event
 from shared.hub import Hub
+from shared.transports.base import Receipt
 from shared.transports.memory import MemoryLog
 from tests.functions.api import Api, problem_of, unique
 from tests.processes import MakeInstance, MakeRedis
@@ -93,3 +98,57 @@ async def test_ready_tells_every_reason_and_does_not_wait_for_a_transport_that_h
     assert "draining" in problem["detail"]
     assert "the store is away" in problem["detail"]
     assert time.monotonic() - began < 5
+
+
+class RefusingLog(MemoryLog):
+    """Answers every question, and refuses appends while `why` is set."""
+
+    why: Exception | None = None
+
+    async def publish(self, events: Sequence[Event]) -> list[Receipt]:
+        if self.why is not None:
+            raise self.why
+        return await super().publish(events)
+
+
+@asynccontextmanager
+async def asking(log: MemoryLog) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of an instance on this log."""
+    async with Hub(log) as hub:
+        transport = httpx.ASGITransport(local.app(hub, Settings()))
+        async with httpx.AsyncClient(transport=transport, base_url="http://t") as client:
+            yield client
+
+
+async def test_a_lasting_refusal_is_a_reason_until_an_append() -> None:
+    """A store that answers and refuses every append (no memory, no right, read-only) left readiness at `ready`."""
+    log = RefusingLog()
+    async with asking(log) as client:
+        log.why = TransportRefused("the store is read-only")
+        assert (await client.post("/api/publish", json={"type": "t", "data": 1})).status_code == 503
+        problem = problem_of(await client.get("/api/health/ready"), 503)
+        assert "the store is read-only" in problem["detail"]
+        assert "realtime_append_refused 1.0" in (await client.get("/api/metrics")).text
+        log.why = None
+        assert (await client.post("/api/publish", json={"type": "t", "data": 1})).status_code == 202
+        assert (await client.get("/api/health/ready")).status_code == 200
+        assert "realtime_append_refused 0.0" in (await client.get("/api/metrics")).text
+
+
+async def test_a_refusal_without_a_second_append_expires(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An instance that is out of rotation gets no publication that could succeed: it must come back by itself."""
+    monkeypatch.setattr("shared.hub.REFUSAL_SECONDS", 0.0)
+    log = RefusingLog()
+    log.why = TransportRefused("the store is read-only")
+    async with asking(log) as client:
+        assert (await client.post("/api/publish", json={"type": "t", "data": 1})).status_code == 503
+        assert (await client.get("/api/health/ready")).status_code == 200
+
+
+async def test_one_event_that_was_refused_is_no_reason() -> None:
+    """Whoever may publish could take an instance out of rotation with one event that is too large for its store."""
+    log = RefusingLog()
+    log.why = TransportUnavailable("too large")
+    async with asking(log) as client:
+        assert (await client.post("/api/publish", json={"type": "t", "data": 1})).status_code == 503
+        assert (await client.get("/api/health/ready")).status_code == 200

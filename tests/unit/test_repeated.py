@@ -1,0 +1,32 @@
+"""Warnings of retry loops: one line at once, then at a bounded rate."""
+
+import logging
+
+import pytest
+
+from shared.repeated import KINDS, SECONDS, Repeated
+from tests.clocks import Clock
+
+
+def test_a_warning_that_repeats_is_one_line_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+    clock = Clock()
+    repeated = Repeated(logging.getLogger("shared.trial"), clock)
+    for _ in range(3_310):
+        repeated.warn("tail lost: CROSSSLOT")
+    repeated.warn("tail lost: OOM")
+    clock.advance(SECONDS)
+    repeated.warn("tail lost: CROSSSLOT")
+    assert caplog.messages == [
+        "tail lost: CROSSSLOT",
+        "tail lost: OOM",
+        "tail lost: CROSSSLOT (3309 times more since the last such line)",
+    ]
+
+
+def test_many_different_warnings_take_bounded_memory(caplog: pytest.LogCaptureFixture) -> None:
+    repeated = Repeated(logging.getLogger("shared.trial"), Clock())
+    for number in range(KINDS + 1):
+        repeated.warn(f"warning {number}")
+    repeated.warn("warning 0")  # was forgotten, so it is new
+    assert caplog.messages[-1] == "warning 0"
+    assert len(caplog.messages) == KINDS + 2
