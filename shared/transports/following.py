@@ -22,6 +22,27 @@ async def stop(tail: asyncio.Task[None]) -> None:
         tail.exception()  # seen
 
 
+class TailPage:
+    """How many records of a stream to ask for at once, so that one read of a tail holds few bytes.
+
+    It begins small, grows while reads are full, and follows the size of what came: 500 of the largest events are
+    125 MiB.
+    """
+
+    __slots__ = ("records",)
+
+    FIRST = 100  # what one publication may bring; 25 MiB of the largest events
+
+    def __init__(self) -> None:
+        self.records = self.FIRST
+
+    def note(self, sizes: Sequence[int], *, full: bool) -> None:
+        """Take account of what the last read brought, in bytes; `full` where a stream had as many as were asked for."""
+        most = min(reading.PAGE, self.records * 2) if full else self.FIRST
+        fitting = reading.PAGE_BYTES * len(sizes) // max(sum(sizes), 1) if sizes else most
+        self.records = max(1, min(most, fitting))
+
+
 ReadHeads = Callable[[Sequence[str]], Awaitable[Cursor]]
 
 

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from httptools import HttpParserError, HttpResponseParser
 
+from shared.transports.keepalive import keep_alive
 from shared.transports.tls import client_context
 
 MOST_BYTES = 64 * 1024 * 1024  # of an answer: no store sends as much
@@ -58,6 +59,7 @@ class LeanHttp:
         self._kept_for = idle
         self._idle: list[_Connection] = []  # the last one used is the next: the others may rest, and end
         self._open: set[_Connection] = set()
+        self._trusted: set[_Connection] = set()  # those that may be used again
         self._closed = False
 
     async def post(self, path: str, headers: Mapping[str, str], content: bytes) -> Answer:
@@ -76,21 +78,28 @@ class LeanHttp:
             answer = await connection.exchange(request, self._silence)
         except TimeoutError:
             self._drop(connection)
+            self.condemn()  # what a NAT forgot it has forgotten of all that have rested for as long
             raise SilentError from None
         except (OSError, EOFError, RuntimeError) as error:  # the last is uvloop's, of a write to what has just closed
             self._drop(connection)
             self._check_open()
-            self._drop_idle()  # a restarted server, or a thawed function: they are all dead
+            self.condemn()  # a restarted server, or a thawed function: they are all dead
             raise LostError(type(error).__name__) from error
         except BaseException:  # cancelled too: the next one to use it would read the rest of our answer
             self._drop(connection)
             raise
-        if connection.usable:
+        if connection.usable and connection in self._trusted:
             connection.free_since = asyncio.get_running_loop().time()
             self._idle.append(connection)
         else:
             self._drop(connection)
         return answer
+
+    def condemn(self) -> None:
+        """Use no connection again that is open now: idle ones are closed, those in use when they become free."""
+        self._trusted.clear()
+        while self._idle:
+            self._drop(self._idle.pop())
 
     async def aclose(self) -> None:
         """Close every connection, also those in use and those that are being opened; no other is opened."""
@@ -117,7 +126,9 @@ class LeanHttp:
         if self._closed:  # meanwhile
             connection.close()
             self._check_open()
+        keep_alive(writer.transport)
         self._open.add(connection)
+        self._trusted.add(connection)
         return connection
 
     def _check_open(self) -> None:
@@ -127,11 +138,8 @@ class LeanHttp:
     def _drop(self, connection: "_Connection | None") -> None:
         if connection is not None:
             self._open.discard(connection)
+            self._trusted.discard(connection)
             connection.close()
-
-    def _drop_idle(self) -> None:
-        while self._idle:
-            self._drop(self._idle.pop())
 
 
 class _Connection:

@@ -5,11 +5,20 @@ import redis.asyncio as redis
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    MasterDownError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from shared.errors import TransportUnavailable
+from shared.transports import keepalive, refusals
 from shared.transports.circuit import Circuit
 
 TIMEOUT = 5.0  # seconds for any command but a subscription's; a publisher hears 503 after it, not after minutes
@@ -22,6 +31,17 @@ with a RuntimeError, and redis-py hands it on as it is."""
 
 _LOST = (RedisConnectionError, RedisTimeoutError, OSError, RuntimeError)
 """Those of `FAILURES` that say that Redis is away; the others are answers."""
+
+ELSEWHERE = (ReadOnlyError, MasterDownError, BusyLoadingError)
+"""Refusals of a server that does not do its work now, or not any more: see `refusals.ELSEWHERE`."""
+
+_CODES: dict[type[Exception], str] = {
+    ReadOnlyError: "READONLY",
+    NoPermissionError: "NOPERM",
+    OutOfMemoryError: "OOM",
+    AuthenticationError: "WRONGPASS",
+}
+_KEEPALIVE = {"socket_keepalive": True, "socket_keepalive_options": keepalive.TCP_OPTIONS}
 
 
 def make_client(url: str) -> redis.Redis:
@@ -39,13 +59,14 @@ def make_client(url: str) -> redis.Redis:
         socket_connect_timeout=TIMEOUT,
         retry=Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.2), 2, (RedisConnectionError,)),
         driver_info=None,
+        **({} if url.startswith("unix:") else _KEEPALIVE),
     )
     return redis.Redis.from_pool(pool)
 
 
 def make_circuit() -> Circuit:
     """Return the circuit before one client."""
-    return Circuit(_LOST, unavailable)
+    return Circuit((*_LOST, *ELSEWHERE), unavailable)
 
 
 class TailConnections:
@@ -60,6 +81,7 @@ class TailConnections:
             socket_connect_timeout=TIMEOUT,
             retry=Retry(ExponentialWithJitterBackoff(), 0),
             driver_info=None,
+            **({} if url.startswith("unix:") else _KEEPALIVE),
         )
 
     def make(self) -> AbstractConnection:
@@ -70,7 +92,8 @@ class TailConnections:
 
 def unavailable(error: Exception) -> TransportUnavailable:
     """Return the error for the caller, without anything of the driver's text."""
-    return TransportUnavailable(f"Redis cannot be used now ({safe(error)})")
+    code = _CODES.get(type(error)) or (refusals.code_of(f"ERR {error}") if isinstance(error, RedisError) else None)
+    return refusals.unavailable("Redis", safe(error), code)
 
 
 def safe(error: Exception) -> str:

@@ -5,6 +5,7 @@ Keys of the partition `all` under the prefix `rt`, all in one cluster slot:
     rt:all              the stream; an entry's id is <epoch>-<offset>, its field `e` holds check, time and event
     {rt:all}:meta       the counter: epoch, seq, check, time
     {rt}:rate:<bucket>  what a publish key may still publish; expires when it is full again
+    {rt}:health         never there; see `trial`
     {rt:all}:id:<key>   where the event with this key was appended; expires with the idempotency window
 """
 
@@ -68,6 +69,7 @@ class Script(msgspec.Struct, frozen=True):
 
 
 APPEND = Script.load("append")
+CARRY = Script.load("carry")
 RANGE = Script.load("range")
 SEEK = Script.load("seek")
 TAKE = Script.load("take")
@@ -76,6 +78,20 @@ TAKE = Script.load("take")
 def taking(prefix: str, bucket: str, cost: int, capacity: int, seconds: float) -> Call:
     """Return the keys and arguments of `TAKE`."""
     return [f"{{{prefix}}}:rate:{bucket}"], [cost, capacity, round(seconds * 1000)]
+
+
+def carrying(prefix: str, messages: Sequence[tuple[str, bytes]]) -> Call:
+    """Return the keys and arguments of `CARRY` for (channel, message) pairs."""
+    return [f"{{{prefix}}}:health"], [part for message in messages for part in message]
+
+
+def trial(prefix: str) -> Arguments:
+    """Return a command that meets what an append meets and changes nothing: health is not asked by a PING.
+
+    SET is refused on a replica, without memory, while writes are stopped and without the right; with XX it sets
+    nothing, since nobody makes this key.
+    """
+    return ["SET", f"{{{prefix}}}:health", "1", "XX"]
 
 
 class Layout:

@@ -1,13 +1,23 @@
 """Connections to Redis for commands that are answered at once, and what their failures are told as."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from shared.backoff import Backoff
 from shared.errors import TransportUnavailable
+from shared.transports import refusals
 from shared.transports.circuit import Circuit
-from shared.transports.resp import Address, Command, Connection, LostError, RedisFailure, RefusedError, SilentError
+from shared.transports.resp import (
+    Address,
+    Command,
+    Connection,
+    ElsewhereError,
+    LostError,
+    RedisFailure,
+    RefusedError,
+    SilentError,
+)
 
 TIMEOUT = 5.0  # seconds for any command but the tail's; a publisher hears 503 after it, not after minutes
 
@@ -27,14 +37,20 @@ class Connections:
 
     After a lost connection they are sent again, which is safe: every event has an id before it gets here. After a
     time-out they are not, or a silent server would hold a publisher for several of them.
+
+    A connection that is lost, silent, or leads to a server that is not the primary condemns all others that are open:
+    what a restart, a NAT or a failover has done to one it has done to those that were opened before. `on_condemned` is
+    called where it had worked before, for a connection that is not of this pool.
     """
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, on_condemned: Callable[[], None] = lambda: None) -> None:
         self._address = address
+        self._on_condemned = on_condemned
         self._timeout = TIMEOUT
         self._turns = asyncio.Semaphore(CONNECTIONS)
         self._idle: list[Connection] = []  # the last one used is the next: the others may rest
         self._open: set[Connection] = set()
+        self._trusted: set[Connection] = set()  # those that may be used again: opened since others were condemned
         self._closed = False
 
     async def send(self, commands: Sequence[Command]) -> list[Any]:
@@ -50,9 +66,14 @@ class Connections:
             try:
                 return await self._send(commands)
             except LostError:
-                self._drop_idle()  # a restarted server has cut them all
                 await asyncio.sleep(backoff.next())
         return await self._send(commands)
+
+    def condemn(self) -> None:
+        """Use no connection again that is open now: idle ones are closed, those in use when they become free."""
+        self._trusted.clear()
+        while self._idle:
+            self._drop(self._idle.pop())
 
     async def aclose(self) -> None:
         """Close every connection, also those in use and those that are being opened; no other is opened."""
@@ -87,37 +108,43 @@ class Connections:
             self._drop(connection)
         connection = Connection(self._address)
         self._open.add(connection)
+        self._trusted.add(connection)
         return connection
 
     async def _send_on(self, connection: Connection, commands: Sequence[Command]) -> list[Any]:
+        clock = asyncio.get_running_loop().time
+        until = clock() + self._timeout  # to connect and to be answered: one time-out is what a caller waits
+        worked_before = connection.usable
         try:
-            if not connection.usable:
+            if not worked_before:
                 await connection.connect(self._timeout)
                 self._check_open()  # what was closed before it was connected is open now
-            replies = await connection.call(commands, self._timeout)
+            replies = await connection.call(commands, self._timeout, first=until - clock())
+            for reply in replies:
+                if isinstance(reply, RefusedError) and reply.code in refusals.ELSEWHERE:
+                    raise ElsewhereError(reply.code)
         except BaseException as error:
+            if isinstance(error, LostError | SilentError) and connection in self._trusted and not self._closed:
+                self.condemn()
+                if worked_before:  # one that cannot be opened says nothing of one that is open
+                    self._on_condemned()
             self._drop(connection)
             if self._closed and isinstance(error, Exception):
                 raise _closed() from error
             raise
-        for reply in replies:
-            if isinstance(reply, RefusedError) and reply.code == "LOADING":  # started, and not ready yet
-                self._drop(connection)
-                raise LostError(reply.code)
-        if connection in self._open:  # not closed meanwhile
+        if connection in self._trusted:  # neither closed nor condemned meanwhile
             self._idle.append(connection)
+        else:
+            self._drop(connection)
         return replies
 
     def _check_open(self) -> None:
         if self._closed:
             raise _closed()
 
-    def _drop_idle(self) -> None:
-        while self._idle:
-            self._drop(self._idle.pop())
-
     def _drop(self, connection: Connection) -> None:
         self._open.discard(connection)
+        self._trusted.discard(connection)
         connection.close()
 
 
@@ -128,7 +155,8 @@ def make_circuit() -> Circuit:
 
 def unavailable(error: Exception) -> TransportUnavailable:
     """Return the error for the caller, with our own words and Redis' codes alone."""
-    return TransportUnavailable(f"Redis cannot be used now ({safe(error)})")
+    code = error.code if isinstance(error, RefusedError | ElsewhereError) else None
+    return refusals.unavailable("Redis", safe(error), code)
 
 
 def safe(error: Exception) -> str:

@@ -18,6 +18,8 @@ import msgspec
 import shared.transports.lean_redis  # isort: skip  # before anything that imports redis  # noqa: F401
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from shared.backoff import Backoff
 from shared.counters import RECONNECTS
@@ -26,18 +28,32 @@ from shared.errors import TransportUnavailable
 from shared.event import Event
 from shared.partitions import Partitions
 from shared.record import Gap, Record, pack, unpack
+from shared.repeated import Repeated
 from shared.seen import Seen
 from shared.transports.base import Handler, Receipt, Retention
 from shared.transports.following import stop
-from shared.transports.redis_connection import FAILURES, TailConnections, make_circuit, make_client, safe, unavailable
-from shared.transports.redis_layout import TAKE, taking
+from shared.transports.redis_connection import (
+    ELSEWHERE,
+    FAILURES,
+    TIMEOUT,
+    TailConnections,
+    make_circuit,
+    make_client,
+    safe,
+    unavailable,
+)
+from shared.transports.redis_layout import CARRY, TAKE, Call, Script, carrying, taking
 
 log = logging.getLogger(__name__)
+warnings = Repeated(log)
 
-PING = 20.0  # seconds between two signs of life on a silent connection, or it may be half open for hours
+PING = 20.0
+"""Seconds between two messages to oneself: the connection may be half open for hours, or lead to a node that was
+demoted and hears nothing of what is published."""
 
 _CONFIRM = 5.0  # seconds for Redis to confirm a subscription; a subscriber hears 503 after it
 _NAME = 16  # hex digits of a process's name
+_TRIES = 3  # after a refusal by a node that is not the primary
 
 
 class RedisPubSub:
@@ -64,6 +80,7 @@ class RedisPubSub:
         self._client = make_client(url)  # to send again repeats nothing: who has the event drops the second one
         self.circuit = make_circuit()
         self.tail_connections = TailConnections(url, ping)
+        self._tails: set[_PubSubTail] = set()
 
     async def publish(self, events: Sequence[Event]) -> list[Receipt]:
         """Publish all events or none, in one round trip."""
@@ -71,14 +88,13 @@ class RedisPubSub:
         for event in events:
             if not self.seen.knows(self._keys(event)):
                 new.setdefault(event.key, event)
-        async with self._client.pipeline(transaction=True) as pipeline:
-            for event in new.values():
-                for partition, part in self._scheme.route(event):
-                    pipeline.execute_command("PUBLISH", self.channel(partition), self.name + pack(part))
-            try:
-                await self.circuit.run(pipeline.execute)
-            except FAILURES as error:
-                raise unavailable(error) from error
+        messages = [
+            (self.channel(partition), self.name + pack(part))
+            for event in new.values()
+            for partition, part in self._scheme.route(event)
+        ]
+        if messages:
+            await self.carry(messages)
         # Only now, and not before: the same id may have come by another process meanwhile, and been delivered. Known in
         # one partition, it is known in all: what is on its way to us from the others is still to be delivered.
         return [Receipt(event.id, None, not self.seen.add_all(self._keys(event))) for event in events]
@@ -87,26 +103,52 @@ class RedisPubSub:
     async def on_message(self, handler: Handler) -> AsyncIterator["_PubSubTail"]:
         """Open the tail: one connection, whatever the number of subscribers; none while nobody follows."""
         tail = _PubSubTail(self, handler)
+        self._tails.add(tail)
         task = asyncio.create_task(tail.run())
         try:
             yield tail
         finally:
+            self._tails.discard(tail)
             await stop(task)
 
     async def take(self, bucket: str, cost: int, capacity: int, seconds: float) -> float:
         """Take from a bucket of all processes, in one round trip; see `Buckets.take`."""
-        try:
-            command = TAKE.whole(*taking(self._prefix, bucket, cost, capacity, seconds))
-            return int(await self._client.execute_command(*command)) / 1000
-        except FAILURES as error:
-            raise unavailable(error) from error
+        return int(await self._run(TAKE, taking(self._prefix, bucket, cost, capacity, seconds))) / 1000
 
     async def ping(self) -> None:
-        """Return if Redis answers."""
+        """Return if a primary answers."""
+        await self._run(CARRY, carrying(self._prefix, ()), ask=True)
+
+    async def carry(self, messages: Sequence[tuple[str, bytes]]) -> None:
+        """Publish (channel, message) pairs at the primary, all or none. Raises TransportUnavailable."""
+        await self._run(CARRY, carrying(self._prefix, messages))
+
+    async def _run(self, script: Script, call: Call, *, ask: bool = False) -> Any:
+        """Run a script at the primary. Raises TransportUnavailable."""
+        backoff = Backoff(base=0.02, cap=0.2)
+        for left in reversed(range(_TRIES)):
+            try:
+                return await self.circuit.run(lambda: self._run_once(script, call), ask=ask)
+            except FAILURES as error:
+                raise unavailable(error) from error
+            except TransportUnavailable as error:
+                if not left or not isinstance(error.__cause__, ELSEWHERE):
+                    raise
+            await asyncio.sleep(backoff.next())
+        raise AssertionError
+
+    async def _run_once(self, script: Script, call: Call) -> Any:
         try:
-            await self.circuit.run(self._client.ping, ask=True)
-        except FAILURES as error:
-            raise unavailable(error) from error
+            try:
+                return await self._client.execute_command(*script.by_sha(*call))
+            except NoScriptError:
+                return await self._client.execute_command(*script.whole(*call))
+        except (*ELSEWHERE, RedisTimeoutError):
+            # What a failover or a NAT has done to one connection it has done to all that are open.
+            await self._client.connection_pool.disconnect(inuse_connections=False)
+            for tail in self._tails:
+                tail.doubt()
+            raise
 
     @property
     def is_away(self) -> bool:
@@ -116,6 +158,15 @@ class RedisPubSub:
     async def aclose(self) -> None:
         """Close every connection."""
         await self._client.aclose()
+
+    @property
+    def own_channel(self) -> str:
+        """The channel that this process alone listens to; no partition's name has an equals sign."""
+        return self.channel(f"={self.name.decode()}")
+
+    def look(self) -> Call:
+        """Return the keys and arguments with which `CARRY` only sees whether it runs on the primary."""
+        return carrying(self._prefix, ())
 
     def channel(self, partition: str) -> str:
         """Return the channel of a partition."""
@@ -138,6 +189,8 @@ class _PubSubTail:
         self._asked: Counter[str] = Counter()  # commands whose confirmation is on its way
         self._changed = asyncio.Event()
         self._moved = asyncio.Event()  # replaced by a new one each time that something is confirmed
+        self._echoed = asyncio.Event()  # what this process sent to itself has come
+        self._doubted = False
 
     def follow(self, positions: Mapping[str, Position | None]) -> "_Listening":
         """Subscribe to these partitions too; what is published arrives once the answer has been awaited."""
@@ -149,6 +202,11 @@ class _PubSubTail:
         """Unsubscribe from these partitions; the connection ends with the last one."""
         self._followed.difference_update(partitions)
         self._lost.difference_update(partitions)
+        self._changed.set()
+
+    def doubt(self) -> None:
+        """See soon whether we still hear: others as old are silent or lead elsewhere. To leave may be a loss."""
+        self._doubted = True
         self._changed.set()
 
     async def listening(self, partitions: frozenset[str]) -> None:
@@ -169,11 +227,14 @@ class _PubSubTail:
                 await self._changed.wait()
             connection = self._transport.tail_connections.make()
             try:
+                self._doubted = False
                 await connection.connect()
+                await self._command(connection, *CARRY.whole(*self._transport.look()))
+                await connection.read_response()  # raises on a replica
                 await self._listen(connection, backoff)
                 continue
             except FAILURES as error:
-                log.warning("tail lost, reconnecting: %s", safe(error))
+                warnings.warn(f"tail lost, reconnecting: {safe(error)}")
             except Exception:
                 log.exception("tail failed, reconnecting")
             finally:
@@ -194,33 +255,59 @@ class _PubSubTail:
                 if not isinstance(reply, list) or len(reply) != 3:
                     continue  # a pong
                 kind, channel, content = reply
+                if channel.decode() == self._transport.own_channel:
+                    self._echoed.set()  # confirmed, or a message
+                    continue
                 partition = channel.decode().removeprefix(self._transport.channel(""))
                 if kind == b"message":
                     self._hear(partition, content)
                     continue
-                self._transport.circuit.close()
                 self._confirm(partition, subscribed=kind == b"subscribe")
-                self.running = True
-                backoff.reset()
+                if self._followed <= self._live:
+                    self._transport.circuit.close()
+                    self.running = True
+                    backoff.reset()
         finally:
             await stop(asking)
 
     async def _ask(self, connection: AbstractConnection) -> None:
-        """Tell Redis what is followed, and in silence that we are there. A failure ends the connection."""
+        """Tell Redis what is followed, and see in silence that we still hear. A failure ends the connection."""
         asked: set[str] = set()
+        checking: asyncio.Task[None] | None = None
         try:
+            await self._command(connection, "SUBSCRIBE", self._transport.own_channel)
             while True:
                 self._changed.clear()
                 wanted = set(self._followed)
                 await self._send(connection, "UNSUBSCRIBE", asked - wanted)
                 await self._send(connection, "SUBSCRIBE", wanted - asked)
                 asked = wanted
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(self._transport.ping_seconds):
-                        await self._changed.wait()
-                        continue
-                await self._command(connection, "PING")
+                if not self._doubted:
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(self._transport.ping_seconds):
+                            await self._changed.wait()
+                            continue
+                self._doubted = False
+                if checking is None or checking.done():
+                    checking = asyncio.create_task(self._hear_ourselves(connection))
         finally:
+            if checking is not None:
+                await stop(checking)
+            await connection.disconnect(nowait=True)
+
+    async def _hear_ourselves(self, connection: AbstractConnection) -> None:
+        """End the connection where a message does not come here that Redis has taken."""
+        self._echoed.clear()
+        try:
+            await self._transport.carry([(self._transport.own_channel, b"")])
+        except TransportUnavailable:  # nothing is known: but the connection has to bring an answer
+            await self._command(connection, "PING")
+            return
+        try:
+            async with asyncio.timeout(TIMEOUT):
+                await self._echoed.wait()
+        except TimeoutError:
+            warnings.warn("the tail hears nothing of what Redis has taken, reconnecting")
             await connection.disconnect(nowait=True)
 
     async def _send(self, connection: AbstractConnection, command: str, partitions: set[str]) -> None:
@@ -230,7 +317,7 @@ class _PubSubTail:
         self._asked.update(partitions)
         await self._command(connection, command, *map(self._transport.channel, partitions))
 
-    async def _command(self, connection: AbstractConnection, *command: str) -> None:
+    async def _command(self, connection: AbstractConnection, *command: str | bytes | int) -> None:
         if not connection.is_connected:
             raise RedisConnectionError  # redis-py would open another one, without our subscriptions
         await connection.send_command(*command, check_health=False)

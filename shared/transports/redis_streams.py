@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -13,29 +13,36 @@ from shared.errors import TransportUnavailable
 from shared.event import Event
 from shared.partitions import Partitions
 from shared.record import Gap, Record
+from shared.repeated import Repeated
 from shared.transports import reading, redis_pool
 from shared.transports.base import Handler, Receipt, Retention
-from shared.transports.following import Following, stop
+from shared.transports.following import Following, TailPage, stop
 from shared.transports.redis_layout import (
     APPEND,
+    RANGE,
     SEEK,
     TAKE,
     Call,
     Layout,
     Script,
+    Send,
     parse_entries,
     parse_page,
     parse_position,
     taking,
+    trial,
 )
 from shared.transports.redis_pool import CONNECTIONS, Connections, make_circuit, safe, unavailable
 from shared.transports.resp import Address, Command, Connection, RedisFailure, RefusedError
 from shared.transports.sharing import SharedHead, SharedPages
 
 log = logging.getLogger(__name__)
+warnings = Repeated(log)
 
 BLOCK = 20.0
 """Seconds that one XREAD waits: three commands a minute while idle, and a dead connection is noticed."""
+
+LOOK = 60.0  # seconds between two looks of a silent tail at the heads; a demoted node may keep it without a word
 
 
 class RedisStreams:
@@ -57,7 +64,8 @@ class RedisStreams:
         self._block = block
         self.timeout = redis_pool.TIMEOUT  # of an answer that nothing is waited for
         self.address = Address.parse(url)
-        self._connections = Connections(self.address)
+        self._tails: set[_RedisTail] = set()
+        self._connections = Connections(self.address, self._reconnect_tails)
         self.circuit = make_circuit()
 
     async def publish(self, events: Sequence[Event]) -> list[Receipt]:
@@ -69,10 +77,12 @@ class RedisStreams:
     async def on_message(self, handler: Handler) -> AsyncIterator["_RedisTail"]:
         """Open the tail: one connection, one blocking read, whatever the number of subscribers."""
         tail = _RedisTail(self, handler)
+        self._tails.add(tail)
         task = asyncio.create_task(tail.run())
         try:
             yield tail
         finally:
+            self._tails.discard(tail)
             await stop(task)
             await tail.aclose()
 
@@ -98,9 +108,9 @@ class RedisStreams:
         return reading.pages(after, until, read_page=self._pages, seek=self.seek, forget=self._pages.forget)
 
     async def ping(self) -> None:
-        """Return if Redis answers."""
+        """Return if Redis would take an append."""
         try:
-            await self.circuit.run(lambda: self._ask("PING"), ask=True)
+            await self.circuit.run(lambda: self._ask(*trial(self.layout.prefix)), ask=True)
         except RedisFailure as error:
             raise unavailable(error) from error
 
@@ -124,6 +134,22 @@ class RedisStreams:
         """Seconds that one blocking read waits."""
         return self._block
 
+    async def places_of(self, partitions: Sequence[str], where: str, send: Send) -> Cursor:
+        """Return what `SEEK` finds for each partition by `send`, in one command. Raises RefusedError."""
+        keys = [key for partition in partitions for key in self.layout.keys(partition)]
+        ((places),) = await SEEK.run([(keys, [where])], send, _is_unknown)
+        if isinstance(places, RefusedError):
+            raise places
+        return Cursor({name: parse_position(place) for name, place in zip(partitions, places, strict=True)})
+
+    def condemn(self) -> None:
+        """Use no connection again that is open now, but those of tails."""
+        self._connections.condemn()
+
+    def _reconnect_tails(self) -> None:
+        for tail in self._tails:
+            tail.reconnect()
+
     async def _places(self, partitions: Sequence[str], where: str) -> Cursor:
         calls: list[Call] = [(self.layout.keys(partition), [where]) for partition in partitions]
         replies = await self._run(SEEK, calls)  # one for each: in a cluster they may be on several nodes
@@ -132,10 +158,14 @@ class RedisStreams:
     async def _read_page(self, partition: str, after: Position, until: int) -> Sequence[Record]:
         start, end = f"{after.epoch}-{after.offset + 1}", f"{after.epoch}-{until}"
         command = ("XRANGE", self.layout.stream(partition), start, end, "COUNT", self._page_size.records)
+        asked = self._page_size.records
         try:
             entries = await self.circuit.run(lambda: self._ask(*command))
         except RedisFailure as error:
             raise unavailable(error) from error
+        if len(entries) < asked and (entries[-1][0] if entries else b"") != end.encode():
+            # Not all that the primary's head promised: a replica that is behind must not pass for a loss.
+            (entries,) = await self._run(RANGE, [(self.layout.keys(partition), [start, end, asked])])
         fitting = self._page_size.fit([len(fields[1]) for _, fields in entries])
         return parse_page(partition, entries[:fitting])
 
@@ -158,28 +188,47 @@ class RedisStreams:
 
 
 class _RedisTail:
-    """Reads all followed streams with one XREAD on one connection."""
+    """Reads all followed streams with one XREAD on one connection, which leads to the primary.
+
+    A node that is demoted ends a blocked read (UNBLOCKED). It answers one that comes later like any replica, perhaps of
+    a primary that it cannot reach: so a look at the heads, which a replica refuses, comes first, and once a minute.
+    """
 
     def __init__(self, redis: RedisStreams, handler: Handler) -> None:
         self.running = False
-        self._redis = redis
         self._following = Following(handler)
+        self._redis = redis
+        self._page = TailPage()
+        self._look_at = 0.0  # on the loop's clock
         self._wanted = 0  # counts changes of what is followed; a read that began before the last one is stale
         self._reading = 0
+        self._connection: Connection | None = None  # while it is blocked or soon will be
         self._client_id: int | None = None
         self._interrupting: asyncio.Task[None] | None = None
 
-    def follow(self, positions: Mapping[str, Position | None]) -> None:
+    def follow(self, positions: Mapping[str, Position | None]) -> Awaitable[None] | None:
         """Read these partitions too, also while a read is blocked on the others."""
-        if not self._following.follow(positions):
-            return
-        self._wanted += 1
-        if self._interrupting is None or self._interrupting.done():
-            self._interrupting = asyncio.create_task(self._interrupt())
+        read = self._following.follow(positions)
+        if read is not None:
+            self._wanted += 1
+            if self._interrupting is None or self._interrupting.done():
+                self._interrupting = asyncio.create_task(self._interrupt())
+        return read
 
     def unfollow(self, partitions: Sequence[str]) -> None:
         """Stop reading these partitions, from the next read on."""
         self._following.unfollow(partitions)
+
+    async def verify(self) -> None:
+        """Read heads by new connections, and compare; see `Verifying`."""
+        self._redis.condemn()
+        await self._following.verify(self._redis.head)
+        self.reconnect()  # a read that is blocked may be after a place that has gone back
+
+    def reconnect(self) -> None:
+        """Leave a connection that cannot be trusted: others as old are lost, silent or lead elsewhere."""
+        if self._connection is not None:
+            self._connection.close()
 
     async def run(self) -> None:
         """Read until cancelled; a failure of any kind is logged and followed by another try."""
@@ -190,36 +239,62 @@ class _RedisTail:
                 await self._following.wanted()
                 await connection.connect(self._redis.timeout)
                 self._client_id = int(await _ask(connection, self._redis.timeout, "CLIENT", "ID"))
-                self._redis.circuit.close()  # or our look at the heads would not be let through
-                await self._following.verify(self._redis.head)
+                await self._look(connection)
+                covered = await self._read(connection, block=False)
+                self._connection = connection
+                self._redis.circuit.close()  # nobody need wait until it lets one call through
                 self.running = True
                 backoff.reset()
                 while True:
-                    await self._read(connection)
+                    covered = await self._read(connection, block=covered >= self._following.at.keys())
             except (RedisFailure, TransportUnavailable) as error:
-                log.warning("tail lost, reconnecting: %s", safe(error))
+                told = error if isinstance(error, TransportUnavailable) else unavailable(error)
+                warnings.warn(f"tail lost, reconnecting: {told.detail}")
             except Exception:
                 log.exception("tail failed, reconnecting")
             finally:
                 self.running = False
-                self._client_id = None
+                self._client_id = self._connection = None
                 connection.close()
             RECONNECTS.add()
             await asyncio.sleep(backoff.next())
 
-    async def _read(self, connection: Connection) -> None:
+    async def _look(self, connection: Connection) -> None:
+        """See that the log still holds our places; raises RefusedError on a replica."""
+
+        async def send(commands: Sequence[Command]) -> list[Any]:
+            return await connection.call(commands, self._redis.timeout)
+
+        async def heads(names: Sequence[str]) -> Cursor:
+            return await self._redis.places_of(names, "head", send)
+
+        await self._following.verify(heads)
+        self._look_at = asyncio.get_running_loop().time() + LOOK
+
+    async def _read(self, connection: Connection, *, block: bool) -> frozenset[str]:
+        """Read once, and return the partitions that it was for."""
         await self._following.wanted()
         self._reading = self._wanted
         names = {self._redis.layout.stream(name).encode(): name for name in self._following.at}
         places = [f"{at.epoch}-{at.offset}" for at in self._following.at.values()]
-        block = self._redis.block
-        limits: Command = ("COUNT", reading.PAGE, "BLOCK", int(block * 1000))
-        reply = await _ask(connection, block + self._redis.timeout, "XREAD", *limits, "STREAMS", *names, *places)
+        wait, count = 0.0, self._page.records
+        limits: list[str | int] = ["COUNT", count]
+        if block:
+            wait = self._redis.block
+            limits += ["BLOCK", int(wait * 1000)]
+        reply = await _ask(connection, wait + self._redis.timeout, "XREAD", *limits, "STREAMS", *names, *places)
         self._reading = self._wanted
+        found = [entries for _, entries in reply or ()]
+        sizes = [len(fields[1]) for entries in found for _, fields in entries]
+        self._page.note(sizes, full=any(len(entries) >= count for entries in found))
         for stream, entries in reply or ():
             self._following.deliver(names[stream], parse_entries(names[stream], entries))
             epoch, _, offset = entries[-1][0].partition(b"-")
             self._following.step_over(names[stream], int(epoch), int(offset))
+        self._following.answered(names.values())
+        if not reply and asyncio.get_running_loop().time() >= self._look_at:
+            await self._look(connection)
+        return frozenset(names.values())
 
     async def aclose(self) -> None:
         """End what `run` leaves behind."""
@@ -232,12 +307,15 @@ class _RedisTail:
         The read may be on its way to the server, not blocked yet: then UNBLOCK answers 0 and is tried again. And
         while an answer is on its way here, `follow` may have been called once more.
         """
+        backoff = Backoff(base=0.01, cap=0.5)
         while self._client_id is not None and self._reading < self._wanted:
             try:
                 await self._redis.unblock(self._client_id)
+                pause = 0.005
             except RedisFailure as error:
-                log.warning("cannot interrupt the tail's read: %s", safe(error))
-            await asyncio.sleep(0.005)
+                warnings.warn(f"cannot interrupt the tail's read, which ends by itself: {safe(error)}")
+                pause = backoff.next()
+            await asyncio.sleep(pause)
 
 
 async def _ask(connection: Connection, silence: float, *command: str | bytes | int) -> Any:

@@ -14,6 +14,8 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import hiredis
 
 from shared.errors import SettingsError
+from shared.transports.keepalive import keep_alive
+from shared.transports.refusals import code_of
 from shared.transports.tls import client_context
 
 Command = Sequence[str | bytes | int]
@@ -29,6 +31,14 @@ class LostError(RedisFailure):
     """The connection could not be made, or broke: what was sent may have been done."""
 
 
+class ElsewhereError(LostError):
+    """The server does not do its work now, or not any more; `code` is its word. Another connection may help."""
+
+    def __init__(self, code: str) -> None:
+        self.code = code
+        super().__init__(code)
+
+
 class SilentError(RedisFailure):
     """Nothing came in time."""
 
@@ -37,8 +47,7 @@ class RefusedError(RedisFailure):
     """Redis refused one command; `code` is the first word of its answer: NOSCRIPT, OOM, READONLY …"""
 
     def __init__(self, text: str) -> None:
-        word = text.partition(" ")[0]
-        self.code = word if word.isascii() and word.isupper() and word.isalpha() else "ERR"
+        self.code = code_of(text)
         super().__init__(self.code)
 
 
@@ -127,13 +136,13 @@ class Connection(asyncio.Protocol):
             for reply in await self.call(at.greeting, seconds):
                 if isinstance(reply, RefusedError):
                     self.close()
-                    raise LostError(reply.code)  # WRONGPASS, NOAUTH: to be tried again, for it may be mended
+                    raise ElsewhereError(reply.code)  # WRONGPASS, NOAUTH: to be tried again, for it may be mended
 
-    async def call(self, commands: Sequence[Command], silence: float) -> list[Any]:
+    async def call(self, commands: Sequence[Command], silence: float, *, first: float | None = None) -> list[Any]:
         """Return the replies to `commands`, sent in one write; that of a refused one is a RefusedError.
 
-        Raises LostError, and SilentError after so many seconds without a byte. Whoever is cancelled closes it: the rest
-        of the replies must not be read by the next caller.
+        Raises LostError, and SilentError after `silence` seconds without a byte, or `first` seconds without the first
+        one. Whoever is cancelled closes it: the rest of the replies must not be read by the next caller.
         """
         if self._transport is None or self._transport.is_closing():  # to write there is a RuntimeError with uvloop
             raise LostError("closed")
@@ -142,7 +151,7 @@ class Connection(asyncio.Protocol):
         self._answered = asyncio.get_running_loop().create_future()
         try:
             self._transport.write(packed)
-            async with asyncio.timeout(silence) as self._deadline:
+            async with asyncio.timeout(silence if first is None else first) as self._deadline:
                 await self._answered
         except TimeoutError:
             self.close()
@@ -162,6 +171,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Note where to write to."""
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one only by its methods
+        keep_alive(transport)
 
     def data_received(self, data: bytes) -> None:
         """Read what is there."""

@@ -12,7 +12,7 @@ streams. Commands an hour and process, however many subscribers it has, by the d
 import asyncio
 import functools
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -23,9 +23,10 @@ from shared.errors import TransportUnavailable
 from shared.event import Event
 from shared.partitions import Partitions
 from shared.record import Gap, Record
+from shared.repeated import Repeated
 from shared.transports import reading
 from shared.transports.base import Handler, Receipt, Retention
-from shared.transports.following import Following, stop
+from shared.transports.following import Following, TailPage, stop
 from shared.transports.redis_layout import (
     APPEND,
     RANGE,
@@ -38,11 +39,13 @@ from shared.transports.redis_layout import (
     parse_entries,
     parse_position,
     taking,
+    trial,
 )
 from shared.transports.sharing import SharedHead, SharedPages
 from shared.transports.upstash_session import CONNECTIONS, CommandError, Session, unavailable
 
 log = logging.getLogger(__name__)
+warnings = Repeated(log)
 
 POLL_MIN = 0.25  # seconds: what a person does not notice, and at worst 14,400 commands an hour
 POLL_MAX = 5.0  # seconds: the first event after a silence is 2.5 s late on average, for 720 commands an hour
@@ -120,8 +123,8 @@ class UpstashRest:
         return reading.pages(after, until, read_page=self._pages, seek=self.seek, forget=self._pages.forget)
 
     async def ping(self) -> None:
-        """Return if Upstash answers and takes the token."""
-        (reply,) = await self.session.send([["PING"]], ask=True, cold=True)
+        """Return if Upstash takes the token, and would take an append."""
+        (reply,) = await self.session.send([trial(self.layout.prefix)], ask=True, cold=True)
         if isinstance(reply, CommandError):
             raise unavailable(reply.code)
 
@@ -142,15 +145,17 @@ class UpstashRest:
         (places,) = await self._run(SEEK, [call])
         return Cursor({name: parse_position(place) for name, place in zip(partitions, places, strict=True)})
 
-    async def read_after(self, places: Mapping[str, Position]) -> tuple[dict[str, Entries], bool]:
+    async def read_after(self, places: Mapping[str, Position], page: TailPage) -> tuple[dict[str, Entries], bool]:
         """Return what the streams hold after these places, and whether there is more; one command."""
         names = {self.layout.stream(name): name for name in places}
         ids = [f"{at.epoch}-{at.offset}" for at in places.values()]
         found, asked = await self._read(
-            lambda page: ["XREAD", "COUNT", page, "STREAMS", *names, *ids], reading.PAGE, in_turn=False
+            lambda count: ["XREAD", "COUNT", count, "STREAMS", *names, *ids], page.records, in_turn=False
         )
         entries = {names[stream]: entries for stream, entries in found or ()}
-        return entries, any(len(read) >= asked for read in entries.values())
+        full = any(len(read) >= asked for read in entries.values())
+        page.note([len(fields[1]) for read in entries.values() for _, fields in read], full=full)
+        return entries, full
 
     async def _read_heads(self, partitions: Sequence[str]) -> Cursor:
         heads = await self.places(partitions, "head")
@@ -167,7 +172,9 @@ class UpstashRest:
         )
         if len(entries) < asked and (entries[-1][0] if entries else "") != end:
             # Not all that the primary's head promised: a replica that is behind must not pass for a loss.
-            entries, _ = await self._read(lambda page: RANGE.whole([stream], [start, end, page]), asked)
+            entries, _ = await self._read(
+                lambda page: RANGE.whole(self.layout.keys(partition), [start, end, page]), asked
+            )
         fitting = self._page_size.fit([len(fields[1]) for _, fields in entries])
         return _parse(partition, entries[:fitting])
 
@@ -201,19 +208,29 @@ class _PollingTail:
         self.running = False
         self._rest = rest
         self._following = Following(handler)
+        self._page = TailPage()
+        self._unread = True  # something is followed that no read was answered for
         self._min = poll_min
         self._max = max(poll_min, poll_max)
         self._bell = asyncio.Event()
         self._verify_at = 0.0  # on the loop's clock
 
-    def follow(self, positions: Mapping[str, Position | None]) -> None:
+    def follow(self, positions: Mapping[str, Position | None]) -> Awaitable[None] | None:
         """Read these partitions too, from the next poll on, which comes at once."""
-        if self._following.follow(positions):
+        read = self._following.follow(positions)
+        if read is not None:
+            self._unread = True
             self.ring()
+        return read
 
     def unfollow(self, partitions: Sequence[str]) -> None:
         """Stop reading these partitions, from the next poll on."""
         self._following.unfollow(partitions)
+
+    async def verify(self) -> None:
+        """Read heads by new connections, and compare; see `Verifying`."""
+        self._rest.session.condemn()
+        await self._following.verify(lambda names: self._rest.places(names, "head"))
 
     def ring(self) -> None:
         """Do not wait for the next poll: there is something to be read."""
@@ -239,7 +256,7 @@ class _PollingTail:
                 self.running = True
                 backoff.reset()
             except TransportUnavailable as error:
-                log.warning("tail lost, trying again: %s", error.detail)
+                warnings.warn(f"tail lost, trying again: {error.detail}")
                 await self._stay_away(backoff)
                 continue
             except Exception:
@@ -258,11 +275,13 @@ class _PollingTail:
         if clock() >= self._verify_at:  # instead of a poll: it tells as well whether there is more
             heard = await self._following.verify(lambda names: self._rest.places(names, "head"))
             self._verify_at = clock() + _VERIFY
-            if not heard:
+            if not heard and not self._unread:
                 return False
         more = True
         while more and self._following.at:
-            found, more = await self._rest.read_after(self._following.at)
+            self._unread, asked = False, tuple(self._following.at)
+            found, more = await self._rest.read_after(self._following.at, self._page)
+            self._following.answered(asked)
             for name, entries in found.items():
                 heard = True
                 self._following.deliver(name, _parse(name, entries))
@@ -272,6 +291,7 @@ class _PollingTail:
 
     async def _stay_away(self, backoff: Backoff) -> None:
         self.running = False
+        self._unread = True
         self._verify_at = 0.0
         RECONNECTS.add()
         await asyncio.sleep(self._rest.session.held + backoff.next())

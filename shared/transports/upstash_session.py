@@ -21,6 +21,7 @@ import msgspec
 
 from shared.backoff import Backoff
 from shared.errors import TransportUnavailable
+from shared.transports import refusals
 from shared.transports.circuit import Circuit
 from shared.transports.lean_http import Answer, BrokenError, LeanHttp, LostError, SilentError
 from shared.transports.redis_layout import Arguments
@@ -54,8 +55,7 @@ class CommandError(Exception):
         super().__init__(text)
         self.text = text
         limit = re.search(r"max [a-z ]{1,40} exceeded", text)
-        word = re.match(r"[A-Z]{2,16}\b", text)
-        self.code = limit[0] if limit else word[0] if word else "error"
+        self.code = limit[0] if limit else refusals.code_of(text)
 
 
 class _Reply(msgspec.Struct):
@@ -116,9 +116,22 @@ class Session:
     async def _exchange(self, commands: Sequence[Command], road: Road, in_turn: bool) -> list[Any]:
         try:
             async with asyncio.timeout(EXCHANGE_SECONDS), self._turn if in_turn else contextlib.nullcontext():
+                backoff = Backoff(base=0.02, cap=0.2)
+                for _ in range(TRIES - 1):
+                    replies = await road(commands)
+                    if not any(isinstance(r, CommandError) and r.code in refusals.ELSEWHERE for r in replies):
+                        return replies
+                    self.condemn()
+                    await asyncio.sleep(backoff.next())
                 return await road(commands)
         except TimeoutError:
             raise unavailable("no answer in time", _NO_ANSWER_RETRY_AFTER) from None
+
+    def condemn(self) -> None:
+        """Use no connection again that is open now: what a NAT or a failover has done to one it has done to all."""
+        self._lean.condemn()
+        if self._vendor is not None:
+            self._vendor.renew()
 
     async def _by_lean_http(self, commands: Sequence[Command]) -> list[Any]:
         headers = {"authorization": f"Bearer {self._token}", "content-type": "application/json"}
@@ -137,6 +150,7 @@ class Session:
                 connections=CONNECTIONS + 1,
                 silence=PHASE_SECONDS,
                 idle=IDLE_SECONDS,
+                behind_proxy=self._behind_proxy,
             )
         return await self._vendor.run(commands)
 
@@ -146,7 +160,7 @@ class Session:
 
     async def answered(self, post: Post, commands: Sequence[Command]) -> list[Any]:
         """Return the replies to commands that `post` sends. Raises TransportUnavailable."""
-        answer = await _until_answered(post, msgspec.json.encode(commands))
+        answer = await _until_answered(post, msgspec.json.encode(commands), self.condemn)
         self._sync_token = answer.headers.get("upstash-sync-token") or self._sync_token
         try:
             if answer.status == HTTPStatus.OK:
@@ -162,8 +176,8 @@ class Session:
         return [reply.result if reply.error is None else CommandError(reply.error) for reply in replies]
 
 
-async def _until_answered(post: Post, body: bytes) -> Answer:
-    """Send the request until an answer comes.
+async def _until_answered(post: Post, body: bytes, condemn: Callable[[], None]) -> Answer:
+    """Send the request until an answer comes; `condemn` is called for a connection that was lost or silent.
 
     To send it again is safe: every event has its id by now, and what else is sent only reads.
     """
@@ -172,9 +186,11 @@ async def _until_answered(post: Post, body: bytes) -> Answer:
         try:
             return await post(body)
         except LostError as error:
+            condemn()
             if attempt == TRIES:
                 raise unavailable(str(error)) from error
         except SilentError as error:  # not again: a silent server would hold a publisher for several
+            condemn()
             raise unavailable("no answer in time", _NO_ANSWER_RETRY_AFTER) from error
         except BrokenError as error:
             raise unavailable(str(error)) from error
@@ -207,7 +223,7 @@ def _as_it_is(error: Exception) -> TransportUnavailable:
 
 def unavailable(reason: str, retry_after: int = 1) -> TransportUnavailable:
     """Return the error for the caller; `reason` is ours or a code, never a text that came over the wire."""
-    return TransportUnavailable(f"Upstash cannot be used now ({reason})", retry_after)
+    return refusals.unavailable("Upstash", reason, reason, retry_after)
 
 
 def _seconds(header: str | None) -> int | None:

@@ -70,10 +70,14 @@ class Proxy:
             pump.cancel()
         await asyncio.gather(*pumps, return_exceptions=True)
 
-    def lead_to(self, port: int) -> None:
-        """Cut every connection; new ones lead to another server, as after a failover."""
+    def lead_to(self, port: int, *, cut: bool = True) -> None:
+        """Let new connections lead to another server, as after a failover, and cut the open ones.
+
+        Without `cut` they stay with the server that they lead to, as where it lives on (a planned failover).
+        """
         self._target = port
-        self.cut()
+        if cut:
+            self.cut()
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         shadow = None

@@ -43,7 +43,10 @@ for i = 3, #KEYS do
     receipts[#receipts + 1] = {epoch, offset, check, stamp, 0}
   end
 end
-if not appended then return receipts end
+if not appended then
+  redis.call('PERSIST', meta)  -- changes nothing; a replica, which may know an id that its primary has lost, refuses it
+  return receipts
+end
 
 if most > 0 then redis.call('XTRIM', stream, 'MAXLEN', most) end
 if now >= trim_at then

@@ -41,6 +41,13 @@ local function seek(stream, meta)
   return {epoch, offset, '', string.sub(first[2][2], 9, 21)}
 end
 
+-- A demoted primary answers reads, with heads that lie behind what others have acknowledged. A write that changes nothing
+-- is refused there; any other refusal of it (MISCONF) is none of a reader.
+local probe = redis.pcall('PERSIST', KEYS[2])
+if type(probe) == 'table' and string.find(probe.err, 'READONLY', 1, true) then
+  return redis.error_reply('READONLY a replica is asked for places')
+end
+
 local places = {}
 for i = 1, #KEYS, 2 do places[#places + 1] = seek(KEYS[i], KEYS[i + 1]) end
 return places

@@ -1,0 +1,190 @@
+"""A planned failover: the old primary lives on as a replica, and open connections to it stay open."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+import pytest
+from redis.asyncio import Redis
+
+from tests.faults.clients import Requests, event, eventually, follow, get, on_redis, publish, publish_all, receipts
+from tests.faults.proxy import Proxy
+from tests.faults.stored import read_log
+from tests.processes import HOST, Instance, MakeInstance, MakeRedis, RedisServer
+from tests.pubsub.test_over_http import on_pubsub
+from tests.upstash.stand_in import StandIn
+from tests.upstash.test_over_http import FAST, over_rest
+from tests.waiting import DEADLINE
+
+
+@dataclass
+class Pair:
+    """Two servers and the one address that leads to the primary of them."""
+
+    old: RedisServer
+    new: RedisServer
+    proxy: Proxy
+
+    async def follow(self, leader: RedisServer, replica: RedisServer) -> None:
+        """Make one the replica of the other, and return when it holds all that the leader holds."""
+        assert leader.ask("CONFIG SET repl-diskless-sync-delay 0") == "+OK"
+        assert replica.ask(f"REPLICAOF {HOST} {leader.port}") == "+OK"
+        async with Redis.from_url(leader.url, single_connection_client=True) as client, asyncio.timeout(DEADLINE):
+            while True:
+                await client.set("probe", 1)
+                if await client.wait(1, 500):
+                    return
+
+    async def fail_over(self, *, linked: bool = True) -> None:
+        """Promote the new one, demote the old one, and lead new connections to the new one.
+
+        Where they are not `linked` the old one cannot reach its primary: it knows nothing of what comes.
+        """
+        await self.follow(self.old, self.new)
+        assert self.new.ask("REPLICAOF NO ONE") == "+OK"
+        self.proxy.lead_to(self.new.port, cut=False)
+        assert self.old.ask(f"REPLICAOF {HOST} {self.new.port if linked else 1}") == "+OK"
+
+
+@pytest.fixture
+async def pair(make_redis: MakeRedis) -> AsyncIterator[Pair]:
+    """Two servers of one log."""
+    old, new = [await asyncio.to_thread(make_redis, aof=False) for _ in range(2)]
+    async with Proxy(old.url) as proxy:
+        yield Pair(old, new, proxy)
+
+
+@asynccontextmanager
+async def warm(instance: Instance, *, connections: int = 8) -> AsyncIterator[None]:
+    """Have the instance open several connections to its store, which it keeps."""
+    async with AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(Requests(instance)) for _ in range(connections)]
+        await asyncio.gather(*(client.publish(event(f"warm-{number}")) for number, client in enumerate(clients)))
+        yield
+
+
+async def test_acknowledged_events_survive_a_planned_failover(pair: Pair, make_instance: MakeInstance) -> None:
+    """Every publish was 503 READONLY for ever, and a resume was served the old node's heads: three events were gone."""
+    settings = on_redis(pair.old, REDIS_URL=pair.proxy.url)
+    instance = await asyncio.to_thread(make_instance, **settings)
+    async with warm(instance), follow(instance, types="note") as live:
+        await publish_all(instance, ["before"])
+        await live.seen.until(lambda: "before" in live.names)
+        cursor = live.cursor
+        await pair.fail_over(linked=False)
+        there = await asyncio.to_thread(make_instance, **on_redis(pair.new))
+        receipts(await publish(there, event("one"), event("two"), event("three")))
+        async with follow(instance, last_event_id=cursor) as resumed:
+            assert resumed.order == ["one", "two", "three", "ready"]
+        for name in ("four", "five"):
+            receipts(
+                await publish(instance, event(name))
+            )  # the first try: no publisher hears of a failover that is over
+        await live.seen.until(lambda: "five" in live.names)
+        assert live.names[live.names.index("before") :] == ["before", "one", "two", "three", "four", "five"]
+        assert live.seen.gaps == []
+        assert (await get(instance, "/api/health/ready")).status == 200
+
+
+async def test_a_tail_on_the_demoted_node_moves_by_itself(pair: Pair, make_instance: MakeInstance) -> None:
+    """Nobody publishes or subscribes here after the failover: the tail has to notice that its node was demoted."""
+    instance = await asyncio.to_thread(make_instance, **on_redis(pair.old, REDIS_URL=pair.proxy.url))
+    async with follow(instance) as live:
+        await publish_all(instance, ["before"])
+        await live.has("before")
+        await pair.fail_over(linked=False)
+        there = await asyncio.to_thread(make_instance, **on_redis(pair.new))
+        receipts(await publish(there, event("after")))
+        await live.has("before", "after")
+        assert live.seen.gaps == []
+
+
+async def test_a_retry_is_no_duplicate_on_a_demoted_node(pair: Pair, make_instance: MakeInstance) -> None:
+    """The old node answered a known id with its old receipt, though the new primary had never seen the event."""
+    instance = await asyncio.to_thread(make_instance, **on_redis(pair.old, REDIS_URL=pair.proxy.url))
+    await pair.follow(pair.old, pair.new)
+    assert pair.new.ask("REPLICAOF NO ONE") == "+OK"
+    async with warm(instance):
+        await publish_all(instance, ["only-here"])  # the new primary misses it: the link was cut before
+        pair.proxy.lead_to(pair.new.port, cut=False)
+        assert pair.old.ask(f"REPLICAOF {HOST} 1") == "+OK"
+        (receipt,) = receipts(await publish(instance, event("only-here")))
+        assert receipt["duplicate"] is False
+    assert [stored.event["id"] for stored in (await read_log(pair.new))["all"]] == ["only-here"]
+
+
+async def test_a_demoted_node_is_not_ready(make_redis: MakeRedis, make_instance: MakeInstance) -> None:
+    """The address still leads to the old node: appends are refused, heads are not served, and readiness says so."""
+    redis = await asyncio.to_thread(make_redis, aof=False)
+    instance = await asyncio.to_thread(make_instance, **on_redis(redis))
+    async with follow(instance) as live:
+        await publish_all(instance, ["before"])
+        await live.has("before")
+        assert redis.ask(f"REPLICAOF {HOST} 1") == "+OK"
+        (await publish(instance, event("refused"))).assert_unavailable()
+        ready = await get(instance, "/api/health/ready")
+        ready.assert_unavailable()
+        assert "READONLY" in ready.json()["detail"]
+        (await get(instance, "/api/events", {"accept": "text/event-stream"})).assert_unavailable()
+        assert redis.ask("REPLICAOF NO ONE") == "+OK"
+
+        async def accepted() -> bool:
+            return (await publish(instance, event("after"))).status == 202
+
+        await eventually(accepted)
+        await live.has("before", "after")
+        assert live.seen.gaps == []
+
+
+async def test_behind_the_fallback_the_outbox_finds_the_new_one(pair: Pair, make_instance: MakeInstance) -> None:
+    """With a fallback the instance took events, not durable, for ever: its connections stayed with the old node."""
+    settings = on_redis(pair.old, REDIS_URL=pair.proxy.url, REALTIME_FALLBACK="memory")
+    instance = await asyncio.to_thread(make_instance, **settings)
+    async with warm(instance), follow(instance) as live:
+        await publish_all(instance, ["before"])
+        await live.seen.until(lambda: "before" in live.names)
+        await pair.fail_over(linked=False)
+        (receipt,) = receipts(await publish(instance, event("after")))
+        assert receipt.get("durable", True) is True
+        await live.seen.until(lambda: "after" in live.names)
+        assert (await get(instance, "/api/health/ready")).json()["status"] == "ready"
+    assert "after" in [stored.event["id"] for stored in (await read_log(pair.new))["all"]]
+
+
+async def test_pub_sub_publishes_and_hears_on_the_new_primary(pair: Pair, make_instance: MakeInstance) -> None:
+    """A replica takes PUBLISH without a word, and only those who are connected to it hear it."""
+    instance = await asyncio.to_thread(make_instance, **on_pubsub(pair.old, REDIS_URL=pair.proxy.url))
+    async with warm(instance), follow(instance) as live:
+        await pair.fail_over(linked=False)
+        there = await asyncio.to_thread(make_instance, **on_pubsub(pair.new))
+        async with follow(there) as elsewhere:
+            receipts(await publish(instance, event("from-here")))
+            await elsewhere.has("from-here")
+            await live.seen.until(lambda: "no-log" in live.seen.gaps)  # it moved, and says that it may have missed some
+            receipts(await publish(there, event("from-there")))
+            await live.seen.until(lambda: "from-there" in live.names)
+
+
+async def test_over_rest_a_kept_connection_to_the_old_node(pair: Pair, make_instance: MakeInstance) -> None:
+    """Kept HTTP connections lead to an endpoint whose Redis was demoted; new ones to that of the new primary."""
+    with StandIn(pair.old.port) as old, StandIn(pair.new.port) as new:
+        async with Proxy(old.url) as proxy:
+            settings = over_rest(old, **FAST, REDIS_URL=proxy.url)
+            instance = await asyncio.to_thread(make_instance, **settings)
+            async with warm(instance), follow(instance) as live:
+                await publish_all(instance, ["before"])
+                await live.seen.until(lambda: "before" in live.names)
+                cursor = live.cursor
+                await pair.follow(pair.old, pair.new)
+                assert pair.new.ask("REPLICAOF NO ONE") == "+OK"
+                proxy.lead_to(new.port, cut=False)
+                assert pair.old.ask(f"REPLICAOF {HOST} 1") == "+OK"
+                there = await asyncio.to_thread(make_instance, **on_redis(pair.new))
+                receipts(await publish(there, event("one")))
+                async with follow(instance, last_event_id=cursor) as resumed:
+                    assert resumed.order == ["one", "ready"]
+                receipts(await publish(instance, event("two")))
+                await live.seen.until(lambda: "two" in live.names)
+                assert live.names[live.names.index("before") :] == ["before", "one", "two"]
+                assert live.seen.gaps == []
