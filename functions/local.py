@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -54,21 +54,23 @@ def main() -> int:
     try:
         settings = Settings.from_env(Environment(os.environ).read())
         configure(settings.log_level, settings.log_format)
-        asyncio.run(check(settings))
+        warnings = asyncio.run(check(settings))
         hub = make_hub(settings)
         served = app(hub, settings)
     except SettingsError as error:
         print(f"tidemark: {error}", file=sys.stderr)
         return 2
-    _warn(settings)
+    _warn(settings, warnings)
     authentication = "required" if settings.auth_required else "off"
     banner = f"Tidemark on {{url}} (transport: {settings.transport}, authentication: {authentication})"
     serve(served, settings.host, settings.port, hub.drain, hub.aclose, banner, begin=hub.look)
     return 0
 
 
-def _warn(settings: Settings) -> None:
+def _warn(settings: Settings, warnings: Sequence[str]) -> None:
     logger = logging.getLogger("tidemark")
+    for warning in warnings:
+        logger.warning(warning)
     if settings.auth_required:
         if not settings.publish_keys:
             logger.warning("REALTIME_PUBLISH_KEYS is not set: nobody can publish over HTTP")

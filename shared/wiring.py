@@ -1,6 +1,7 @@
 """Settings → transport → hub: the only module that imports adapters, each only where it is used."""
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 from shared.config import Settings
@@ -75,16 +76,27 @@ def _make_own(settings: Settings, *, stateless: bool) -> Transport:
     return RedisStreams(settings.redis_url, settings.prefix, partitions, retention)
 
 
-async def check(settings: Settings) -> None:
-    """See before the start of a server what would fail each of its streams; raises SettingsError.
+async def check(settings: Settings) -> Sequence[str]:
+    """See before the start of a server what would fail each of its streams, and return warnings; raises SettingsError.
 
-    A database that cannot be reached now is not such a thing: it may be there a moment later.
+    A store that cannot be reached now is not such a thing: it may be there a moment later.
     """
     if settings.transport == "postgres":
         from shared.migrations import check_database
 
         assert settings.database_url is not None
         await check_database(settings.database_url, settings.prefix)
+    return await survey(settings)
+
+
+async def survey(settings: Settings) -> Sequence[str]:
+    """Return what the operator should know about the store's own settings. Raises SettingsError as `check` does."""
+    if settings.transport not in ("redis", "redis-pubsub"):
+        return ()
+    from shared.transports import redis_survey
+
+    found = await redis_survey.survey(settings.redis_url, settings.rest_url, settings.rest_token)
+    return () if settings.transport == "redis-pubsub" else found  # which keeps nothing that could be evicted
 
 
 def make_hub(settings: Settings, *, stateless: bool = False) -> Hub:

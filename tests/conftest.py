@@ -1,7 +1,7 @@
 """Fixtures for every test: real servers, started for the first test that asks for one."""
 
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack
 from typing import TypeVar
 
@@ -51,8 +51,8 @@ def make_redis(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     """Starts a Redis for this test alone, to be killed, paused and restarted."""
     with ExitStack() as stack:
 
-        def make(*, aof: bool = True) -> RedisServer:
-            server = RedisServer(tmp_path_factory.mktemp("redis"), aof=aof)
+        def make(*, aof: bool = True, options: Sequence[str] = ()) -> RedisServer:
+            server = RedisServer(tmp_path_factory.mktemp("redis"), aof=aof, options=options)
             return _start(server, stack, request)
 
         yield make

@@ -159,9 +159,10 @@ class RedisServer(ServerProcess):
     Then a restart brings everything back; without, it is a Redis that lost everything.
     """
 
-    def __init__(self, folder: Path, *, aof: bool = False) -> None:
+    def __init__(self, folder: Path, *, aof: bool = False, options: Sequence[str] = ()) -> None:
         super().__init__(folder)
         self._aof = aof
+        self._options = options
 
     @property
     def url(self) -> str:
@@ -175,6 +176,7 @@ class RedisServer(ServerProcess):
             *("--appendonly", "yes" if self._aof else "no"),
             # everysec may put a write off while an fsync takes its time, and answers all the same.
             *("--appendfsync", "always"),
+            *self._options,
         ]
 
     def environment(self) -> Mapping[str, str]:
@@ -235,7 +237,7 @@ class Instance(ServerProcess):
 class MakeRedis(Protocol):
     """The fixture `make_redis`."""
 
-    def __call__(self, *, aof: bool = True) -> RedisServer: ...
+    def __call__(self, *, aof: bool = True, options: Sequence[str] = ()) -> RedisServer: ...
 
 
 class MakeInstance(Protocol):

@@ -14,6 +14,9 @@ from shared.doctor.faults import place
 from shared.doctor.findings import Finding, Measured, Verdict
 from shared.errors import SettingsError
 from shared.parameters import references
+from shared.wiring import survey
+
+_TRANSPORTS = "docs/transports.md says what a store needs"
 
 LEAST_KEY_CHARACTERS = 16  # what is shorter can be tried out
 
@@ -31,6 +34,7 @@ async def settings(deployment: Deployment) -> Finding:
         *_key(deployment),
         *_token(deployment.token),
         *_variables(deployment.environ),
+        *await _store(deployment.environ),
     ]
     if deployment.key is not None and not _is_sendable(deployment.key):
         deployment.key = None
@@ -121,6 +125,21 @@ def _variables(environ: Mapping[str, str]) -> Iterator[_Problem]:
             f"REALTIME_JWT_SECRET is shorter than {MIN_SECRET_BYTES} bytes, and can be guessed from one token",
             "Make one with openssl rand -hex 32",
         )
+
+
+async def _store(environ: Mapping[str, str]) -> list[_Problem]:
+    """Look at the settings of the store, where this shell has its address."""
+    try:
+        if "REALTIME_TRANSPORT" not in environ or references(environ):
+            return []
+        configured = Settings.from_env(environ)
+    except SettingsError:
+        return []  # told by `_variables`
+    try:
+        found = await survey(configured)
+    except SettingsError as error:
+        return [_Problem("fail", f"a deployment with this shell's variables would not start: {error}", _TRANSPORTS)]
+    return [_Problem("warn", warning, _TRANSPORTS) for warning in found]
 
 
 def _is_sendable(credential: str) -> bool:

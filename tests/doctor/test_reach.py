@@ -1,5 +1,6 @@
 """What this shell says, and who answers there: what is wrong with the way is told apart."""
 
+import asyncio
 import json
 import socket
 import ssl
@@ -14,7 +15,7 @@ from tests.certificates import certify
 from tests.doctor import lines
 from tests.doctor.conftest import HEARTBEAT, findings, with_verdict
 from tests.functions.tokens import token, user_token
-from tests.processes import HOST, Instance, free_port
+from tests.processes import HOST, Instance, MakeRedis, free_port
 
 KEY = "a-publish-key-that-is-long-enough"
 LIVE = json.dumps({"status": "live", "info": {"title": "Tidemark", "version": "9.1"}}).encode()
@@ -67,6 +68,25 @@ async def test_settings_are_judged_before_anything_is_sent_and_never_repeated(
     assert said in found.reason
     assert advised in found.advice
     assert "hunter2" not in str(found)
+
+
+@pytest.mark.parametrize(
+    ("options", "verdict", "said"),
+    [
+        (("--maxmemory-policy", "allkeys-lfu"), "warn", "maxmemory-policy is allkeys-lfu"),
+        (("--cluster-enabled", "yes"), "fail", "cluster mode"),
+        ((), "ok", "with a key"),
+    ],
+)
+async def test_the_settings_of_its_redis_are_judged(
+    make_redis: MakeRedis, options: tuple[str, ...], verdict: str, said: str
+) -> None:
+    """An evicting policy has ids appended twice, and cluster mode refuses the reads of the tail."""
+    redis = await asyncio.to_thread(make_redis, aof=False, options=options)
+    environ = {"REALTIME_TRANSPORT": "redis", "REDIS_URL": redis.url, "REALTIME_AUTH": "none"}
+    found = (await findings("https://app.example.com", "settings", key=KEY, environ=environ))["settings"]
+    assert found.verdict == verdict, found
+    assert said in found.reason
 
 
 async def test_an_unreachable_server_ends_it_at_once_and_the_rest_is_skipped_with_the_reason() -> None:

@@ -1,0 +1,188 @@
+"""A Redis that answers and refuses: no place for a lasting lie of `ready`, of silence, or of a log full of warnings."""
+
+import asyncio
+import subprocess
+import sys
+
+import pytest
+
+from tests.faults.clients import (
+    event,
+    eventually,
+    follow,
+    get,
+    metrics,
+    on_redis,
+    publish,
+    publish_all,
+    receipts,
+)
+from tests.functions.tokens import PUBLISH_KEY, SECRET, user_token
+from tests.processes import ROOT, Instance, MakeInstance, MakeRedis, RedisServer, inherited
+
+
+async def reasons(instance: Instance) -> str:
+    """What readiness says is wrong, with 503."""
+    ready = await get(instance, "/api/health/ready")
+    ready.assert_unavailable()
+    return str(ready.json()["detail"])
+
+
+async def is_ready(instance: Instance) -> bool:
+    return (await get(instance, "/api/health/ready")).status == 200
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "code"),
+    [
+        ("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0", "OOM"),
+        ("CONFIG SET min-replicas-to-write 1", "CONFIG SET min-replicas-to-write 0", "NOREPLICAS"),
+        ("ACL SETUSER default -xadd", "ACL SETUSER default +xadd", "NOPERM"),
+        ("ACL SETUSER default resetkeys ~other:*", "ACL SETUSER default allkeys", "NOPERM"),
+    ],
+)
+async def test_a_lasting_refusal_is_named_by_readiness(
+    make_redis: MakeRedis, make_instance: MakeInstance, begin: str, end: str, code: str
+) -> None:
+    """Redis answered PING, so readiness said `ready` while every publication was refused."""
+    redis = await asyncio.to_thread(make_redis, aof=False)
+    instance = await asyncio.to_thread(make_instance, **on_redis(redis))
+    await publish_all(instance, ["before"])
+    assert redis.ask(begin) == "+OK"
+    (await publish(instance, event("refused"))).assert_unavailable()
+    assert code in await reasons(instance)
+    assert (await metrics(instance))["realtime_append_refused"] == 1
+    assert redis.ask(end) == "+OK"
+    receipts(await publish(instance, event("after")))
+    assert (await get(instance, "/api/health/ready")).status == 200
+    assert (await metrics(instance))["realtime_append_refused"] == 0
+
+
+async def test_readiness_sees_a_refusal_before_anybody_publishes(
+    make_redis: MakeRedis, make_instance: MakeInstance
+) -> None:
+    """A function that answers one request has no memory of an append: health asks for what an append would meet."""
+    redis = await asyncio.to_thread(make_redis, aof=False)
+    instance = await asyncio.to_thread(make_instance, **on_redis(redis))
+    assert redis.ask("CONFIG SET maxmemory 1") == "+OK"
+    assert "OOM" in await reasons(instance)
+    assert redis.ask("CONFIG SET maxmemory 0") == "+OK"
+    assert (await get(instance, "/api/health/ready")).status == 200
+    assert redis.ask("EXISTS {rt}:health") == ":0"
+
+
+async def test_behind_the_fallback_a_refusal_is_degraded(make_redis: MakeRedis, make_instance: MakeInstance) -> None:
+    """What waits in the outbox is not durable, whatever the store answers to a PING."""
+    redis = await asyncio.to_thread(make_redis, aof=False)
+    instance = await asyncio.to_thread(make_instance, **on_redis(redis, REALTIME_FALLBACK="memory"))
+    await publish_all(instance, ["before"])
+    assert redis.ask("ACL SETUSER default -xadd") == "+OK"
+    (receipt,) = receipts(await publish(instance, event("kept")))
+    assert receipt["durable"] is False
+    health = (await get(instance, "/api/health/ready")).json()
+    assert (health["status"], health["outbox"]) == ("degraded", 1)
+    assert "events that were accepted are not in the log yet" in health["reasons"]
+    assert redis.ask("ACL SETUSER default +xadd") == "+OK"
+
+    async def is_well() -> bool:
+        return bool((await get(instance, "/api/health/ready")).json()["status"] == "ready")
+
+    await eventually(is_well)
+
+
+async def test_a_tail_that_may_not_read_promises_nothing(make_redis: MakeRedis, make_instance: MakeInstance) -> None:
+    """The stream got `ready`, heartbeats and never an event; the tail reconnected 258 times in 7 s, a warning each."""
+    redis = await asyncio.to_thread(make_redis, aof=False)
+    instance = await asyncio.to_thread(make_instance, **on_redis(redis))
+    assert redis.ask("ACL SETUSER default -xread") == "+OK"
+    for _ in range(3):
+        refused = await get(instance, "/api/events", {"accept": "text/event-stream"})
+        refused.assert_unavailable()
+        assert "NOPERM" in refused.json()["detail"]
+    assert instance.log().count("tail lost") <= 1
+    assert redis.ask("ACL SETUSER default +xread") == "+OK"
+    async with follow(instance) as live:
+        await publish_all(instance, ["after"])
+        await live.has("after")
+
+
+async def test_an_open_stream_whose_tail_is_refused(make_redis: MakeRedis, make_instance: MakeInstance) -> None:
+    """A refusal that comes later: readiness says so, the tries are spaced out, and nothing is lost."""
+    redis = await asyncio.to_thread(make_redis, aof=False)
+    instance = await asyncio.to_thread(make_instance, **on_redis(redis))
+    async with follow(instance) as live:
+        await publish_all(instance, ["before"])
+        await live.has("before")
+        assert redis.ask("ACL SETUSER default -xread") == "+OK"
+        receipts(await publish(instance, event("meanwhile")))  # ends the blocked read
+
+        async def says_so() -> bool:
+            return "the tail is reconnecting" in (await get(instance, "/api/health/ready")).body.decode()
+
+        await eventually(says_so)
+        tries = (await metrics(instance))["realtime_tail_reconnects_total"]
+        assert tries < 20
+        assert redis.ask("ACL SETUSER default +xread") == "+OK"
+        await live.has("before", "meanwhile")
+        assert live.seen.gaps == []
+    assert instance.log().count("tail lost") <= 2
+
+
+def in_cluster_mode(make_redis: MakeRedis) -> RedisServer:
+    """One node that holds all slots."""
+    redis = make_redis(aof=False, options=("--cluster-enabled", "yes"))
+    assert redis.ask("CLUSTER ADDSLOTSRANGE 0 16383") == "+OK"
+    return redis
+
+
+@pytest.mark.parametrize("transport", ["redis", "redis-pubsub"])
+def test_a_redis_in_cluster_mode_is_refused_at_the_start(make_redis: MakeRedis, transport: str) -> None:
+    """One sentence instead of CROSSSLOT for each read: the log's keys lie in several slots."""
+    redis = in_cluster_mode(make_redis)
+    ran = subprocess.run(
+        [sys.executable, "-m", "functions.local"],
+        cwd=ROOT,
+        env={**inherited(), **on_redis(redis, REALTIME_TRANSPORT=transport), "PORT": "0"},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert ran.returncode == 2
+    assert "REDIS_URL: names a Redis in cluster mode" in ran.stderr
+    assert redis.url not in ran.stderr
+
+
+async def test_cluster_mode_that_shows_later_is_told(make_redis: MakeRedis, make_instance: MakeInstance) -> None:
+    """It was away at the start, so nobody could see it: the first stream is refused with the reason."""
+    redis = await asyncio.to_thread(in_cluster_mode, make_redis)
+    await asyncio.to_thread(redis.kill)
+    auth = {"REALTIME_AUTH": "required", "REALTIME_JWT_SECRET": SECRET, "REALTIME_PUBLISH_KEYS": PUBLISH_KEY}
+    instance = await asyncio.to_thread(make_instance, **{**on_redis(redis), **auth})
+    await asyncio.to_thread(redis.start)
+    await eventually(lambda: is_ready(instance))
+    headers = {"accept": "text/event-stream", "authorization": f"Bearer {user_token('ann')}"}
+    refused = await get(instance, "/api/events", headers)
+    refused.assert_unavailable()
+    assert "cluster mode" in refused.json()["detail"]
+    assert instance.log().count("tail lost") <= 1
+
+
+@pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-ttl"])
+async def test_an_evicting_redis_is_warned_of(make_redis: MakeRedis, make_instance: MakeInstance, policy: str) -> None:
+    """An id that is evicted is appended a second time, and nothing said so."""
+    redis = await asyncio.to_thread(make_redis, aof=False, options=("--maxmemory-policy", policy))
+    instance = await asyncio.to_thread(make_instance, **on_redis(redis))
+    assert f"maxmemory-policy is {policy}" in instance.log()
+    quiet = await asyncio.to_thread(make_redis, aof=False)
+    instance = await asyncio.to_thread(make_instance, **on_redis(quiet))
+    assert "maxmemory-policy" not in instance.log()
+
+
+async def test_a_user_who_may_not_ask_for_info_starts(make_redis: MakeRedis, make_instance: MakeInstance) -> None:
+    """The look before the start needs a right that a user of Redis need not have."""
+    redis = await asyncio.to_thread(make_redis, aof=False, options=("--maxmemory-policy", "allkeys-lru"))
+    assert redis.ask("ACL SETUSER default -info") == "+OK"
+    instance = await asyncio.to_thread(make_instance, **on_redis(redis))
+    await publish_all(instance, ["accepted"])
+    assert "maxmemory-policy" not in instance.log()
