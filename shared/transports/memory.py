@@ -102,6 +102,11 @@ class MemoryLog:
         return Receipt(event.id, positions, duplicate)
 
 
+JUMP = 1_000  # ms that the clock may lie behind the last time without being looked at
+PATIENCE = 10_000  # ms that it must stay behind, at most; where less is kept, that
+MARKS = 8  # of one partition; past that the oldest go, and the next one holds for their records
+
+
 class _Partition:
     def __init__(self, name: str, epoch: int) -> None:
         self.name = name
@@ -109,13 +114,16 @@ class _Partition:
         self._records: list[tuple[Position, Record]] = []
         self._trimmed = 0  # entries at the front of the list that are no longer kept
         self._ids: dict[str, Position] = {}  # in order of time, so that the oldest leave first
+        self._behind: int | None = None  # ms: since when the clock has been behind the last time
+        self._marks: list[tuple[int, int]] = []  # (offset, ms): all up to the offset was appended by then
 
     def append(self, event: Event, retention: Retention, now: float) -> tuple[Position, bool]:
         """Append unless its key is known; return its position and whether it was known."""
-        time = max(int(now * 1000), self.last.time)  # never back: seek searches by time
+        clock = int(now * 1000)
+        time = self._next_time(clock, retention)
         while self._ids:
             key, position = next(iter(self._ids.items()))
-            if position.time > time - retention.idempotency_window * 1000:
+            if self._time_of(position) > clock - retention.idempotency_window * 1000:
                 break
             del self._ids[key]
         if (known := self._ids.get(event.key)) is not None:
@@ -124,12 +132,12 @@ class _Partition:
         self.last = Position(self.last.epoch, self.last.offset + 1, check, time)
         self._records.append((self.last, Record(event, self.name, self.last)))
         self._ids[event.key] = self.last
-        self._trim(time - retention.age * 1000, retention.events)
+        self._trim(clock - retention.age * 1000, retention.events)
         return self.last, False
 
     def before(self, time: int | None) -> Position:
         """Return the place before the first record at or after `time` (None: before the oldest kept)."""
-        index = bisect_left(self._records, time or 0, self._trimmed, key=lambda entry: entry[0].time)
+        index = bisect_left(self._records, time or 0, self._trimmed, key=lambda entry: self._time_of(entry[0]))
         if index == len(self._records):
             return self.last
         if index > self._trimmed:
@@ -146,9 +154,34 @@ class _Partition:
         stop = min(until - behind, start + reading.PAGE)
         return [record for _, record in self._records[start:stop]]
 
+    def _next_time(self, now: int, retention: Retention) -> int:
+        """Return the time of the next record: never back, since seek searches by time, unless the clock stays behind.
+
+        One that was far ahead for one append would else stop trimming, and every search by time, until it gets there
+        again. One that stays behind for `PATIENCE` has the last word: see append.lua.
+        """
+        last = self.last.time
+        if last - now <= JUMP:
+            self._behind = None
+        elif self._behind is None or now < self._behind:
+            self._behind = now
+        elif now - self._behind >= min(PATIENCE, retention.age * 1000):
+            earlier = [mark for mark in self._marks if mark[1] < now]  # others say less than the new one
+            self._marks = [*earlier[1 - MARKS :], (self.last.offset, now)]
+            self._behind = None
+            return now
+        return max(last, now)
+
+    def _time_of(self, position: Position) -> int:
+        """Return when a record was appended, as far as is known now; this never goes back along the offsets."""
+        for last, at in self._marks:
+            if position.offset <= last:
+                return min(position.time, at)
+        return position.time
+
     def _trim(self, oldest: float, most: int) -> None:
         surplus = len(self._records) - most if most else 0
-        while self._trimmed < surplus or self._records[self._trimmed][0].time <= oldest:
+        while self._trimmed < surplus or self._time_of(self._records[self._trimmed][0]) <= oldest:
             self._trimmed += 1
             if self._trimmed == len(self._records):
                 break

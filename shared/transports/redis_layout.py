@@ -3,7 +3,7 @@
 Keys of the partition `all` under the prefix `rt`, all in one cluster slot:
 
     rt:all              the stream; an entry's id is <epoch>-<offset>, its field `e` holds check, time and event
-    {rt:all}:meta       the counter: epoch, seq, check, time
+    {rt:all}:meta       the counter: epoch, seq, check, time; and what is known of clocks that jumped
     {rt}:rate:<bucket>  what a publish key may still publish; expires when it is full again
     {rt}:health         never there; see `trial`
     {rt:all}:id:<key>   where the event with this key was appended; expires with the idempotency window

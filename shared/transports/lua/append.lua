@@ -14,14 +14,39 @@ local retention, most, window = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 
-local epoch, seq, check, time, trim_at = unpack(redis.call('HMGET', meta, 'epoch', 'seq', 'check', 'time', 'trim_at'))
+local epoch, seq, check, time, trim_at, behind, marks =
+  unpack(redis.call('HMGET', meta, 'epoch', 'seq', 'check', 'time', 'trim_at', 'behind', 'marks'))
 if not epoch then
   -- A new log, or one whose counter was lost: what the stream still holds belongs to a history that has ended.
   redis.call('UNLINK', stream)
-  epoch, seq, check, time, trim_at = string.format('%.0f', now), 0, '', now, 0
+  epoch, seq, check, time, trim_at, marks = string.format('%.0f', now), 0, '', now, 0, ''
 end
-seq, time, trim_at = tonumber(seq), math.max(tonumber(time), now), tonumber(trim_at)
+seq, time, trim_at, behind, marks = tonumber(seq), tonumber(time), tonumber(trim_at), tonumber(behind), marks or ''
+
+-- Times never go back along the offsets, or no place could be found by its time. So a clock that was far ahead for one
+-- append would stop trimming, and every search by time, until it gets there again. A clock that stays behind the last
+-- time for so long (by itself, for it may be the one that is wrong) has the last word: what was appended up to here has
+-- at most the time of now. A mark <offset>:<time> says so; see `time_of`, which seek.lua has too.
+local jump, patience = 1000, math.min(retention, 10000)
+if time - now <= jump then
+  behind = nil
+elseif not behind or now < behind then
+  behind = now
+elseif now - behind >= patience then
+  marks = string.gsub(marks, '%d+:(%d+);', function(at)
+    if tonumber(at) >= now then return '' end  -- says less than the new one
+  end) .. string.format('%.0f:%.0f;', seq, now)
+  time, behind = now, nil
+end
+time, trim_at = math.max(time, now), math.min(trim_at, now + jump)
 local stamp = string.format('%013.0f', time)
+
+local function time_of(offset, written)
+  for last, at in string.gmatch(marks, '(%d+):(%d+);') do
+    if offset <= tonumber(last) then return math.min(written, tonumber(at)) end
+  end
+  return written
+end
 
 local receipts, appended = {}, false
 for i = 3, #KEYS do
@@ -61,14 +86,20 @@ if now >= trim_at then
     local middle = math.floor((low + high) / 2)
     local id = epoch .. '-' .. string.format('%.0f', middle)
     local entry = redis.call('XRANGE', stream, id, id)[1]
-    if not entry or tonumber(string.sub(entry[2][2], 9, 21)) <= now - retention then
+    if not entry or time_of(middle, tonumber(string.sub(entry[2][2], 9, 21))) <= now - retention then
       low = middle + 1
     else
       high = middle
     end
   end
   if low > first then redis.call('XTRIM', stream, 'MINID', epoch .. '-' .. string.format('%.0f', low)) end
+  -- A mark is needed as long as a record before it is kept. Without the oldest of many the next one holds for its records.
+  local kept = {}
+  for last, at in string.gmatch(marks, '(%d+):(%d+);') do
+    if tonumber(last) >= low then kept[#kept + 1] = last .. ':' .. at .. ';' end
+  end
+  marks = table.concat(kept, '', math.max(1, #kept - 7))
 end
 redis.call('HSET', meta, 'epoch', epoch, 'seq', string.format('%.0f', seq), 'check', check, 'time', stamp,
-  'trim_at', string.format('%.0f', trim_at))
+  'trim_at', string.format('%.0f', trim_at), 'behind', behind and string.format('%.0f', behind) or '', 'marks', marks)
 return receipts

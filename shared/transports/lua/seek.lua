@@ -6,7 +6,7 @@
 -- of the log's start or of its oldest record: what other partitions hold from then on may be unseen.
 
 local function seek(stream, meta)
-  local epoch, seq, check, time = unpack(redis.call('HMGET', meta, 'epoch', 'seq', 'check', 'time'))
+  local epoch, seq, check, time, marks = unpack(redis.call('HMGET', meta, 'epoch', 'seq', 'check', 'time', 'marks'))
   if not epoch then
     -- The reader's cursor needs an identity to hold on to, also while nothing was published yet.
     local clock = redis.call('TIME')
@@ -24,10 +24,16 @@ local function seek(stream, meta)
     local id = epoch .. '-' .. string.format('%.0f', offset)
     return redis.call('XRANGE', stream, id, id)[1]
   end
+  local function time_of(offset, written)  -- see append.lua
+    for last, at in string.gmatch(marks or '', '(%d+):(%d+);') do
+      if offset <= tonumber(last) then return math.min(written, tonumber(at)) end
+    end
+    return written
+  end
   while low < high do
     local middle = math.floor((low + high) / 2)
     local entry = entry_at(middle)
-    if not entry or tonumber(string.sub(entry[2][2], 9, 21)) < wanted then
+    if not entry or time_of(middle, tonumber(string.sub(entry[2][2], 9, 21))) < wanted then
       low = middle + 1
     else
       high = middle

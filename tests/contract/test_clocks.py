@@ -1,0 +1,162 @@
+"""A store's clock that jumps: what one jump can cost is bounded, and events are never out of order by it."""
+
+import asyncio
+import time
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator
+
+import pytest
+
+from shared.transports.base import Log, Receipt, Retention
+from shared.transports.redis_layout import APPEND, Layout
+from tests.contract.acts import at, event, head, place, publish, read, seek, start_of, told
+from tests.contract.stores import NO_SCHEME, MemoryStore, RedisStore
+
+HOUR = 3_600.0
+
+
+class Clocked(ABC):
+    """A log whose store can be asked to be wrong about the time of one append."""
+
+    def __init__(self, retention: Retention) -> None:
+        self.retention = retention
+
+    log: Log
+
+    @abstractmethod
+    async def publish_off(self, data: object, seconds: float) -> Receipt:
+        """Append while the store's clock is so many seconds ahead."""
+
+    @abstractmethod
+    async def pass_time(self, seconds: float) -> None:
+        """Return when so much time has passed for the store."""
+
+    @abstractmethod
+    def now(self) -> int:
+        """The true time in ms."""
+
+
+class InMemory(Clocked):
+    """A clock that the test moves."""
+
+    def __init__(self, retention: Retention) -> None:
+        super().__init__(retention)
+        self._store = MemoryStore()
+        self.log = self._store.open(retention=retention)
+
+    async def publish_off(self, data: object, seconds: float) -> Receipt:
+        self._store.clock.advance(seconds)
+        (receipt,) = await publish(self.log, data)
+        self._store.clock.advance(-seconds)
+        return receipt
+
+    async def pass_time(self, seconds: float) -> None:
+        await self._store.pass_time(seconds)
+
+    def now(self) -> int:
+        return int(self._store.clock() * 1000)
+
+
+class InRedis(Clocked):
+    """A real Redis, to which the script is sent with another answer of TIME in it."""
+
+    def __init__(self, retention: Retention, store: RedisStore) -> None:
+        super().__init__(retention)
+        self._store = store
+        self._layout = Layout("rt", NO_SCHEME, retention)
+        self.log = store.open(retention=retention)
+
+    async def publish_off(self, data: object, seconds: float) -> Receipt:
+        appending = self._layout.append([event(data)])
+        ((keys, arguments),) = appending.calls
+        text = APPEND.text.replace("redis.call('TIME')", f"{{{int(time.time() + seconds)}, 0}}")
+        assert text != APPEND.text
+        (receipt,) = appending.receipts([await self._store.client.eval(text, len(keys), *keys, *arguments)])
+        return receipt
+
+    async def pass_time(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    def now(self) -> int:
+        return int(time.time() * 1000)
+
+
+RETENTION = Retention(age=1.0, idempotency_window=1.0)
+
+
+@pytest.fixture(params=["memory", "redis"])
+async def clocked(request: pytest.FixtureRequest) -> AsyncIterator[Clocked]:
+    """A log that keeps a second."""
+    if request.param == "memory":
+        yield InMemory(RETENTION)
+        return
+    store = RedisStore(request.getfixturevalue("redis_url"))
+    yield InRedis(RETENTION, store)
+    await store.aclose()
+
+
+async def settle(clocked: Clocked) -> None:
+    """Publish until the log has seen that its clock stays behind its last time."""
+    await publish(clocked.log, "sees it")
+    await clocked.pass_time(RETENTION.age + 0.1)
+    await publish(clocked.log, "believes it")
+
+
+async def test_an_hour_ahead_once_does_not_stop_trimming(clocked: Clocked) -> None:
+    """Nothing was trimmed for an hour: every record had the time that the clock had jumped to."""
+    await publish(clocked.log, "before")
+    await clocked.publish_off("jumped", HOUR)
+    await settle(clocked)
+    await clocked.pass_time(RETENTION.age + 0.2)
+    await publish(clocked.log, "after")
+    assert told(await read(clocked.log, at(await seek(clocked.log, None)))) == ["after"]
+
+
+async def test_a_search_by_time_works_after_a_jump(clocked: Clocked) -> None:
+    """`from=<2 s ago>` returned all that was appended since the jump, for an hour."""
+    await clocked.publish_off("jumped", HOUR)
+    await settle(clocked)
+    await clocked.pass_time(0.1)
+    now = clocked.now()
+    await clocked.pass_time(0.01)
+    await publish(clocked.log, "new")
+    assert told(await read(clocked.log, at(await seek(clocked.log, now)))) == ["new"]
+    assert (await seek(clocked.log, clocked.now() + 1_000))[:2] == (await head(clocked.log))[:2]
+
+
+async def test_an_hour_behind_once_costs_nothing(clocked: Clocked) -> None:
+    """One append with a clock that is behind must not make what was appended before it look old."""
+    (first,) = await publish(clocked.log, "before")
+    behind = await clocked.publish_off("behind", -HOUR)
+    (after,) = await publish(clocked.log, "after")
+    assert place(behind).time >= place(first).time
+    assert place(after).time - place(first).time < 1_000
+    assert told(await read(clocked.log, at(start_of(place(first))))) == ["before", "behind", "after"]
+
+
+async def test_several_jumps_leave_every_record_in_order(clocked: Clocked) -> None:
+    """Each jump is remembered for as long as a record from before it is kept."""
+    for number in range(3):
+        await clocked.publish_off(f"jump {number}", HOUR * (3 - number))
+        await publish(clocked.log, f"sees {number}")
+        await clocked.pass_time(0.4)
+        await publish(clocked.log, f"waits {number}")
+    await clocked.pass_time(RETENTION.age + 0.2)
+    await publish(clocked.log, "believes")
+    await clocked.pass_time(RETENTION.age + 0.2)
+    last = (await publish(clocked.log, "last"))[0]
+    assert told(await read(clocked.log, at(await seek(clocked.log, None)))) == ["last"]
+    assert abs(place(last).time - clocked.now()) < 1_000
+
+
+async def test_ids_are_forgotten_after_a_jump_too() -> None:
+    """The ids in memory had the time of the jump, and were kept until the clock got there."""
+    clocked = InMemory(RETENTION)
+    await clocked.publish_off("jumped", HOUR)
+    once = event("once", id="once")
+    await clocked.log.publish([once])
+    await clocked.pass_time(RETENTION.age + 0.1)
+    await publish(clocked.log, "believes it")
+    await clocked.pass_time(RETENTION.age + 0.1)
+    (receipt,) = await clocked.log.publish([once])
+    assert not receipt.duplicate
