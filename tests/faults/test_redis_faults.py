@@ -217,7 +217,7 @@ async def test_a_tail_whose_connection_has_died_silently_notices_and_loses_nothi
         stack.push_async_callback(through.aclose)
         head = await direct.head(["all"])
         tail = await stack.enter_async_context(through.on_message(heard.take))
-        await tail.follow(head.positions)
+        tail.follow(head.positions)
         await direct.publish([Event("before", "note", b"1")])
         await heard.until(lambda: heard.ids == ["before"])
         await proxy.freeze()
