@@ -81,7 +81,7 @@ async def test_publishers_and_subscribers_are_served_while_redis_is_away_and_the
         health = (await get(here, "/api/health/ready")).json()
         assert health["status"] == "degraded"
         assert health["outbox"] == 2
-        assert "Redis cannot be used now" in health["reasons"][-1]
+        assert any("Redis cannot be used now" in reason for reason in health["reasons"])
         counted = await metrics(here)
         assert counted["realtime_transport_away"] == 1
         assert counted["realtime_outbox_events"] == 2
