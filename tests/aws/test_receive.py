@@ -113,6 +113,17 @@ def test_an_event_of_aws_s_own_becomes_one_of_ours_by_the_rules_and_once(
     assert dead_letters.take() == []
 
 
+def test_half_a_character_of_another_source_is_replaced(
+    handle: Handle, payload: LoadPayload, redis_url: str, dead_letters: Queue
+) -> None:
+    created = payload("eventbridge/s3_object_created")
+    created["detail"]["object"]["key"] = "cut \ud83d, whole \U0001f600"
+    handle(created)
+    (event,) = kept(redis_url)
+    assert event.user_ids == ("cut \ufffd, whole \U0001f600",)
+    assert dead_letters.take() == []
+
+
 def _change(**changes: Any) -> Callable[[dict[str, Any]], Any]:
     return lambda own: {**own, "detail": {**own["detail"], **changes}}
 
