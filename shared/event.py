@@ -4,6 +4,7 @@ import os
 import re
 import time
 from collections.abc import Iterator, Mapping
+from sys import getsizeof
 
 import msgspec
 
@@ -13,6 +14,8 @@ RESERVED_TYPES = "realtime."  # control events of the stream; a published one co
 EVENT_SOURCE_TYPES = ("error", "open")
 """What an EventSource dispatches by itself (HTML Living Standard, section 9.2.3). An event of this type would run its
 `onerror` or `onopen`, as if the connection had been lost or opened."""
+
+RECORD_BYTES = 800  # of an event without data: its struct, texts, place and record, by CPython's own count
 
 MAX_USER_IDS = 1_000
 MAX_USER_ID_LENGTH = 256  # characters
@@ -42,6 +45,19 @@ class Event(msgspec.Struct, frozen=True):
         """
         source = self.attributes.get("source")
         return f"{source} {self.id}" if source else self.id
+
+    @property
+    def kept_bytes(self) -> int:
+        """About how many bytes of memory the event takes, with its record and place: what bounds are counted in.
+
+        An audience of 1,000 users takes a hundred times what the data of a small event does.
+        """
+        size = RECORD_BYTES + len(self.data) + len(self.id) + len(self.type)
+        if self.user_ids is not None:
+            size += 8 * len(self.user_ids) + sum(map(getsizeof, self.user_ids))
+        if self.attributes:
+            size += sum(map(getsizeof, self.attributes)) + sum(map(getsizeof, self.attributes.values()))
+        return size
 
 
 def problems(type: str, id: str | None, user_ids: tuple[str, ...] | None) -> Iterator[tuple[str, str]]:

@@ -19,6 +19,8 @@ MAX_EARLY = 50_000
 """Events told early that are remembered: five full outboxes. Past it the oldest is forgotten, and a subscriber who
 reads that far behind has it twice."""
 
+MAX_EARLY_BYTES = 32 * 1024 * 1024  # of them, in memory: their audiences, as they are kept without their data
+
 
 class Early(NamedTuple):
     """An event that was told before the log held it."""
@@ -36,6 +38,7 @@ class Once:
         self.early: OrderedDict[tuple[str, str], Early] = OrderedDict()
         self._window = window
         self._clock = clock
+        self._bytes = 0  # that `early` takes
         self._heard = Seen(window, clock=clock)
 
     def tell(self, record: Record, number: int) -> bool:
@@ -48,10 +51,14 @@ class Once:
         if self._heard.knows((key,)) or (known is not None and known.time > self._clock() - self._window):
             return False
         event = record.event
-        self.early[key] = Early(number, Event(event.id, event.type, b"", event.user_ids), self._clock(), None)
+        if known is not None:
+            self._bytes -= known.event.kept_bytes
+        early = self.early[key] = Early(number, Event(event.id, event.type, b"", event.user_ids), self._clock(), None)
         self.early.move_to_end(key)
-        if len(self.early) > MAX_EARLY:
-            self.early.popitem(last=False)
+        self._bytes += early.event.kept_bytes
+        while len(self.early) > MAX_EARLY or self._bytes > MAX_EARLY_BYTES:
+            _, oldest = self.early.popitem(last=False)
+            self._bytes -= oldest.event.kept_bytes
         return True
 
     def hear(self, record: Record) -> Early | None:

@@ -1,11 +1,12 @@
 """The last records that the tail delivered, kept for subscribers that are a little behind."""
 
+from collections import deque
 from collections.abc import Sequence
 
 from shared.record import Gap, Record
 
 MAX_RECORDS = 4_096
-MAX_BYTES = 16 * 1024 * 1024  # of event data; one burst of the largest events must not take the memory
+MAX_BYTES = 16 * 1024 * 1024  # of memory, audiences included; one burst of the largest events must not take it all
 
 
 class Ring:
@@ -16,6 +17,7 @@ class Ring:
         self.bytes = 0
         self._start = 0
         self._items: dict[int, Record | Gap] = {}
+        self._sizes: deque[int] = deque()  # of the items, in their order
         self._max_records = max_records
         self._max_bytes = max_bytes
 
@@ -24,11 +26,14 @@ class Ring:
 
     def append(self, item: Record | Gap) -> None:
         """Add one item; what no longer fits leaves."""
+        size = item.event.kept_bytes if isinstance(item, Record) else 0
         self._items[self.end] = item
+        self._sizes.append(size)
         self.end += 1
-        self.bytes += _size(item)
+        self.bytes += size
         while self.end - self._start > self._max_records or self.bytes > self._max_bytes:
-            self.bytes -= _size(self._items.pop(self._start))
+            del self._items[self._start]
+            self.bytes -= self._sizes.popleft()
             self._start += 1
 
     def since(self, number: int, most: int) -> Sequence[Record | Gap] | None:
@@ -36,7 +41,3 @@ class Ring:
         if number < self._start:
             return None
         return [self._items[n] for n in range(number, min(self.end, number + most))]
-
-
-def _size(item: Record | Gap) -> int:
-    return len(item.event.data) if isinstance(item, Record) else 0

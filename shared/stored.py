@@ -15,6 +15,7 @@ from shared.filter import Interest
 from shared.record import Record, Stored, read_stored
 
 CHECK, TIME = 8, 21  # where the check ends in an entry, and where the time does; the packed event follows
+ENTRY_BYTES, USER_BYTES = 400, 100  # of an entry's fields, and of one of its users, without what stands in the entry
 _STAMPS = re.compile(rb"(?:[0-9a-f]{8}[0-9]{13})*+")
 
 
@@ -54,6 +55,12 @@ class StoredRecords(Sequence[Record]):
     def size(self) -> int:
         """Bytes of the entries."""
         return sum(map(len, self.values))
+
+    @property
+    def kept_bytes(self) -> int:
+        """About how many bytes of memory the page takes: a user id is a text of its own beside its entry."""
+        users = sum(len(stored.user_ids) for stored in self.stored if stored.user_ids is not None)
+        return self.size + ENTRY_BYTES * len(self.values) + USER_BYTES * users
 
     def matching(self, interest: Interest) -> Sequence[int]:
         """Return the indexes of the records that the interest matches, in order.

@@ -14,6 +14,9 @@ from shared.transports.base import Log, PagedLog
 PAGE = 500  # records a read: past ~100 a larger one saves the store no time, but us what is done once a page
 PAGE_BYTES = 256 * 1024  # of one reader's page: it is held for as long as a slow client takes to read it
 
+FIRST = 32  # records of the first page: 8 MiB of the largest events
+GROWTH = 4
+
 ReadPage = Callable[[str, Position, int], Awaitable[Sequence[Record]]]
 """(partition, after, until offset) → the next records after it in that epoch, at most a page, [] where none is left."""
 
@@ -24,25 +27,24 @@ class PageSize:
     """How many records to ask for, so that a page stays within `PAGE_BYTES` however large the events are.
 
     500 of the largest events are 125 MiB: a few clients that stop reading in the middle of a replay would fill the
-    memory with their pages.
+    memory with their pages. So the first page is a small one, and each may be `GROWTH` times the one before where its
+    records were small; what a log of small events costs for it is a few round trips in a process's life.
     """
 
     __slots__ = ("records",)
 
     def __init__(self) -> None:
-        self.records = PAGE  # to ask for next
+        self.records = FIRST  # to ask for next
 
     def fit(self, sizes: Sequence[int]) -> int:
         """Return how many of the records that came, of so many bytes each, make a page; at least one does."""
         total = sum(sizes)
-        if total * PAGE <= PAGE_BYTES * len(sizes):  # the usual case
-            self.records = PAGE
-        elif sizes:
-            self.records = max(1, PAGE_BYTES * len(sizes) // total)
+        if sizes:
+            fitting = max(1, PAGE_BYTES * len(sizes) // max(total, 1))
+            self.records = min(PAGE, fitting, max(self.records, FIRST) * GROWTH)
         if total <= PAGE_BYTES:
             return len(sizes)
-        fitting = sum(1 for end in accumulate(sizes) if end <= PAGE_BYTES)
-        return max(1, fitting)
+        return max(1, sum(1 for end in accumulate(sizes) if end <= PAGE_BYTES))
 
 
 def chain(check: str, key: str) -> str:

@@ -16,7 +16,7 @@ from shared.stored import StoredRecords
 from shared.transports.reading import ReadPage
 
 KEPT = 2.0  # seconds that a page is kept for those who come a little later
-MAX_BYTES = 8 * 1024 * 1024  # of event data in the pages kept
+MAX_BYTES = 8 * 1024 * 1024  # of memory that the pages kept take
 
 
 class SharedHead:
@@ -134,8 +134,8 @@ _Key = tuple[str, int, int, str]
 
 def _size(records: Sequence[Record]) -> int:
     if isinstance(records, StoredRecords):
-        return records.size
-    return sum(len(record.event.data) for record in records)
+        return records.kept_bytes
+    return sum(record.event.kept_bytes for record in records)
 
 
 def _up_to(until: int, records: Sequence[Record]) -> Sequence[Record]:

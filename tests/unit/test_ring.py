@@ -3,9 +3,13 @@
 import pytest
 
 from shared.cursor import Position
-from shared.record import Gap
+from shared.record import Gap, Record
 from shared.ring import Ring
 from tests.unit.members import record
+
+
+def kept(record: Record) -> int:
+    return record.event.kept_bytes
 
 
 def test_it_keeps_the_newest_and_says_so_when_the_wanted_one_has_left() -> None:
@@ -37,16 +41,24 @@ def test_no_more_is_taken_at_once_than_was_asked_for() -> None:
 
 
 def test_a_burst_of_large_events_is_bounded_by_bytes() -> None:
-    ring = Ring(max_records=1_000, max_bytes=10_000)
+    ring = Ring(max_records=1_000, max_bytes=10 * kept(record(100, "x" * 998)))
     for offset in range(1, 101):
         ring.append(record(offset, "x" * 998))
-    assert ring.bytes <= 10_000
     assert ring.since(90, 20) is not None
     assert ring.since(89, 20) is None
 
 
+def test_an_audience_counts_like_data() -> None:
+    """4,100 events to 1,000 users each took 412 MB in a ring of 16 MiB: only their data was counted."""
+    users = tuple(f"user-{number}" for number in range(1_000))
+    ring = Ring(max_bytes=1024 * 1024)
+    for offset in range(1, 101):
+        ring.append(record(offset, users=tuple(map(str.upper, users))))
+    assert 10 < len(ring) < 20, "each takes 65 KB"
+
+
 def test_an_event_larger_than_the_ring_passes_through_and_empties_it() -> None:
-    ring = Ring(max_bytes=100)
+    ring = Ring(max_bytes=kept(record(1)) + 100)
     ring.append(record(1))
     ring.append(record(2, "x" * 200))
     assert (ring.bytes, ring.end) == (0, 2)
@@ -61,7 +73,7 @@ def test_it_stays_bounded_however_much_passes_through() -> None:
     for offset in range(10_000):
         ring.append(record(offset))
     assert len(ring._items) == 100
-    assert ring.bytes == sum(len(item.event.data) for item in ring._items.values() if not isinstance(item, Gap))
+    assert ring.bytes == sum(kept(item) for item in ring._items.values() if not isinstance(item, Gap))
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
