@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from contextlib import aclosing
 from typing import Protocol
 
 import msgspec
@@ -24,6 +25,7 @@ logger = logging.getLogger(__name__)
 BATCH_BYTES = 64 * 1024  # of replayed frames a write; more would only fill the server's buffer
 BATCH_ITEMS = 200  # records read before others have their turn: a log in memory never waits by itself
 SILENT = 1.0  # seconds in which all that is read may be for others, without a word to the client
+HOLD = 0.5  # seconds for which a page of the log is held for a client that has no room; then it is read again
 STALLED = 60.0  # seconds without room for one byte: the client is gone or frozen
 
 
@@ -131,22 +133,36 @@ class Reader:
                     self._skip()  # before the head is read: what comes later is in the ring
                     self._until = await self._reads.heads(self.partitions)
                 until, self._until = self._until, None
-                await self._replay(self._log, until)
-                return
+                if (room := await self._replay(self._log, until)) is None:
+                    return
+                self._until = until
+                await self._wait(room, STALLED - HOLD)
             except TransportUnavailable as error:
                 logger.warning("replay interrupted, trying again: %s", error.detail)
                 await self._pause(backoff.next())
                 await self._write(self.format.heartbeat(self._cursor()))
 
-    async def _replay(self, log: Log, until: Cursor) -> None:
+    async def _replay(self, log: Log, until: Cursor) -> Awaitable[None] | None:
+        """Write what lies between our place and `until`.
+
+        Where the client stops reading meanwhile, return the room that it waits for, and hold no page of the log for it:
+        a thousand such clients would hold a thousand.
+        """
         self._stats.replays += 1
+        try:
+            async with aclosing(pages_of(log, Cursor(self.positions), until)) as pages:
+                await self._replay_pages(pages, paged=isinstance(log, PagedLog))
+        except _FullError as full:
+            return full.room
+        return None
+
+    async def _replay_pages(self, pages: AsyncIterator[Sequence[Record | Gap]], *, paged: bool) -> None:
         frames: list[bytes] = []
         read = size = 0
-        paged = isinstance(log, PagedLog)
         clock = asyncio.get_running_loop().time
         heard = clock()
         try:
-            async for page in pages_of(log, Cursor(self.positions), until):
+            async for page in pages:
                 written = False
                 if isinstance(page, StoredRecords) and isinstance(self.format, DataFormat) and self._follows(page):
                     written = await self._replay_stored(page, self.format)
@@ -154,7 +170,7 @@ class Reader:
                 else:
                     for item in page:
                         if isinstance(item, Gap):
-                            await self._flush(frames)
+                            await self._flush(frames, held=True)
                             if item.position is not None:
                                 self.positions[item.partition] = item.position
                             await self._announce(item)
@@ -167,7 +183,7 @@ class Reader:
                             written = True
                 is_silent = clock() - heard > SILENT
                 if frames and (paged or is_silent):  # the next page may be long in coming
-                    await self._flush(frames)
+                    await self._flush(frames, held=True)
                     read = size = 0
                     written = True
                 elif is_silent and not written:
@@ -196,7 +212,7 @@ class Reader:
             self.positions[page.partition] = page.position(part[-1])
             self._replayed += len(part)
             self._stats.replayed += len(part)
-            await self._write(b"".join(format.records(page, part)))
+            await self._write(b"".join(format.records(page, part)), held=True)
             await asyncio.sleep(0)
         self.positions[page.partition] = page.position(len(page) - 1)
         return bool(indexes)
@@ -204,7 +220,7 @@ class Reader:
     async def _write_batch(self, frames: list[bytes]) -> None:
         if not frames:  # all filtered out: the cursor moves, and the connection is not silent
             frames.append(self.format.heartbeat(self._cursor()))
-        await self._flush(frames)
+        await self._flush(frames, held=True)
         await asyncio.sleep(0)
 
     async def _pause(self, seconds: float) -> None:
@@ -266,10 +282,10 @@ class Reader:
     def _cursor(self) -> str:
         return cursor_text(self.positions, self.partitions)
 
-    async def _flush(self, frames: list[bytes]) -> None:
+    async def _flush(self, frames: list[bytes], *, held: bool = False) -> None:
         chunk = b"".join(frames)
         frames.clear()
-        await self._write(chunk)
+        await self._write(chunk, held=held)
 
     def _check_open(self) -> None:
         """Go no further once closed: before Python 3.12 a cancellation may be swallowed (python/cpython#86296) by the
@@ -278,14 +294,29 @@ class Reader:
         if self._closed:
             raise asyncio.CancelledError
 
-    async def _write(self, chunk: bytes) -> None:
+    async def _write(self, chunk: bytes, *, held: bool = False) -> None:
+        """Write, and wait for room: where pages of the log are `held`, `HOLD` seconds, and then raise _FullError."""
         self._check_open()
-        if chunk and (room := self.sink.write(chunk)) is not None:
-            await self._wait(room)
+        if not chunk or (room := self.sink.write(chunk)) is None:
+            return
+        if held:
+            room = asyncio.ensure_future(room)
+            await asyncio.wait((room,), timeout=HOLD)
+            if not room.done():
+                raise _FullError(room)
+        await self._wait(room, STALLED)
 
-    async def _wait(self, room: Awaitable[None]) -> None:
+    async def _wait(self, room: Awaitable[None], seconds: float) -> None:
         try:
-            async with asyncio.timeout(STALLED):
+            async with asyncio.timeout(seconds):
                 await room
         except TimeoutError:
             raise StalledError from None
+
+
+class _FullError(Exception):
+    """The client takes no more for now; all that was matched is written."""
+
+    def __init__(self, room: Awaitable[None]) -> None:
+        super().__init__()
+        self.room = room

@@ -199,7 +199,7 @@ class Subscriber(Reader):
         if room is None:
             await self._catch_up(Backoff())
         else:
-            await self._wait(room)
+            await self._wait(room, catching_up.STALLED)
 
     async def _begin(self) -> None:
         if self._waits is not None:

@@ -85,14 +85,19 @@ async def replay(
                 yield item
 
 
-async def pages_of(log: Log, after: Cursor, until: Cursor) -> AsyncIterator[Sequence[Record | Gap]]:
+async def pages_of(log: Log, after: Cursor, until: Cursor) -> AsyncGenerator[Sequence[Record | Gap]]:
     """Yield what `log.replay` does, in its pages where it hands them out, else one by one."""
-    if isinstance(log, PagedLog):
-        async for page in log.replay_pages(after, until):
-            yield page
-    else:
+    if not isinstance(log, PagedLog):
         async for item in log.replay(after, until):
             yield (item,)
+        return
+    found = log.replay_pages(after, until)
+    try:
+        async for page in found:
+            yield page
+    finally:
+        if isinstance(found, AsyncGenerator):  # else what it reads ahead would be held until it is collected
+            await found.aclose()
 
 
 async def pages(
