@@ -152,7 +152,7 @@ class GuardedHub(Hub):
         Beside another look at heads in the same turn of the loop this costs no round trip: they share one.
         """
         if self._log is not None:
-            await self.revocations.catch_up((await self._log.head(PARTITION)).positions[REVOCATIONS])
+            await self.revocations.catch_up((await self.heads(PARTITION)).positions[REVOCATIONS])
 
     async def aclose(self) -> None:
         """End every stream, the tail and the transport."""
