@@ -34,9 +34,10 @@ class Listener:
         self.room: Awaitable[None] | None = None
         self.numbers: set[int] = set()  # of the ring, that it has seen
         self.written = 0
+        self.live = True
 
-    def fall_behind(self, room: Awaitable[None]) -> None:
-        self.room = room
+    def fall_behind(self, room: Awaitable[None] | None) -> None:
+        self.room, self.live = room, False
 
     def had(self, early: Early) -> bool:
         return early.number in self.numbers
@@ -48,7 +49,7 @@ class CountingFormat(DataFormat):
     def __init__(self) -> None:
         self.encoded = 0
 
-    def record(self, cursor: str, record: Record) -> bytes:
+    def record(self, cursor: str | None, record: Record) -> bytes:
         self.encoded += 1
         return super().record(cursor, record)
 

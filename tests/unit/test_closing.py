@@ -189,7 +189,7 @@ async def test_a_stream_that_fails_is_ended_and_the_others_go_on(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     class Broken(DataFormat):
-        def record(self, cursor: str, record: Record) -> bytes:
+        def record(self, cursor: str | None, record: Record) -> bytes:
             raise ValueError("broken")
 
     async with make_hub() as hub, subscribed(hub) as healthy:
