@@ -64,7 +64,7 @@ class Subscription {
   /** @param {ConnectOptions} options */
   constructor(options) {
     this.#options = options;
-    const { url = "", userId = "", types, signal, token } = options;
+    const { url = options.streamUrl ?? "", userId = "", types, signal, token } = options;
     this.#route = Route.of(options);
     this.#every = everyOf(options);
     this.#mode = this.#every > 0 ? "poll" : "stream";

@@ -63,7 +63,7 @@ def has_node() -> bool:
     return version is not None and int(version[1]) >= NODE_AT_LEAST
 
 
-collect_ignore = [] if has_node() else ["test_in_node.py", "test_react.py", "test_types.py", "test_examples.py"]
+collect_ignore = [] if has_node() else ["test_in_node.py"]
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

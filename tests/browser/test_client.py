@@ -133,6 +133,7 @@ async def test_a_token_from_a_stale_cache_is_asked_for_once_more_and_no_oftener(
     stale = user_token("u1", exp=int(time.time()) - 60)
     await connect(page, tokens=[stale, user_token("u1")])
     await is_in_state(page, "live")
+    assert await page.evaluate("failures") == [], "the next token was the cure"
     await page.evaluate("subscription.close()")
 
     await connect(page, tokens=[stale])

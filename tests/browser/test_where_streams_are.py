@@ -248,3 +248,31 @@ async def test_the_console_finds_a_streams_own_host(make_two: MakeTwo, pages: Pa
     await has_streams(streams, 1)
     site.publish({"type": "note", "data": 1, "userIds": ["u1"]})
     await console.shows([1])
+
+
+async def test_a_wrong_address_of_streams_leaves_the_pages(make_two: MakeTwo, pages: Pages) -> None:
+    """As after a typing mistake in REALTIME_STREAM_URL: said in a sentence, and events come all the same."""
+    pages.expect("status of 404")
+    site, streams = make_two()
+    page = await pages.blank(site.instance.url)
+    await page.route(f"{streams.instance.url}/**", lambda route: route.fulfill(status=404, body="Not Found"))
+    await connect(page)
+    await is_in_state(page, "live")
+    assert await page.evaluate("subscription.mode") == "poll"
+    publish(site, 0)
+    await has_seen(page, 1)
+    await has_failed(page, f"{streams.instance.url}{EVENTS} answered 404")
+
+
+async def test_only_the_tab_that_leads_asks_where_streams_are(make_two: MakeTwo, pages: Pages) -> None:
+    site, streams = make_two()
+    tabs = [await pages.blank(site.instance.url) for _ in range(2)]
+    asked = [Asked(tab) for tab in tabs]
+    for tab in tabs:
+        await connect(tab, options={"userId": "u1"})
+        await is_in_state(tab, "live")
+    site.publish({"type": "note", "data": 0, "userIds": ["u1"]})
+    for tab in tabs:
+        await has_seen(tab, 1)
+    assert [len(of_tab.at(site, CONFIG)) for of_tab in asked] == [1, 0]
+    await has_streams(streams, 1)
