@@ -7,12 +7,14 @@ import type { AnyEvents, ConnectOptions, Failure, RealtimeEvent, State } from ".
 export function useRealtime<Events extends object = AnyEvents>(options?: UseRealtimeOptions<Events>): Realtime<Events>;
 
 /** Those of `connect`, and the hook's own. A token function needs `user`: from its code nobody can tell whose it is. */
-export type UseRealtimeOptions<Events extends object = AnyEvents> = Omit<ConnectOptions<Events>, "token"> & HookOptions & (
+export type UseRealtimeOptions<Events extends object = AnyEvents> = Omit<ConnectOptions<Events>, "token" | "types"> & HookOptions & (
   | { token?: string | null | undefined; user?: string | null | undefined }
   | { token: () => string | null | undefined | Promise<string | null | undefined>; user: string | null }
 );
 
 export interface HookOptions {
+  /** As for `connect`, in what can be read at each render. Absent or empty: all that the token allows. */
+  types?: readonly string[] | ReadonlySet<string> | string | undefined;
   /** false: not connected, e.g. before the user has signed in. Default true. */
   enabled?: boolean | undefined;
   /** false: a component that is mounted again starts at `from`. Default true. */

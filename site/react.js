@@ -28,8 +28,9 @@ export function useRealtime(options = {}) {
   if (typeof token === "function" && user === undefined) {
     throw new TypeError("useRealtime: token is a function, so name its user in `user` (null: it never changes). The stream is closed when that changes.");
   }
+  const types = listOf(options.types).split(",").sort().join(",");
   const whose = whoseOf(options);
-  const key = keyOf(options);
+  const key = keyOf(options, types);
   const latest = useRef(options); // new functions at each render must not mean new connections
   const place = useRef({ whose: "", cursor: "" });
   const subscription = useRef(/** @type {import("./realtime.d.ts").Subscription | null} */ (null));
@@ -41,7 +42,7 @@ export function useRealtime(options = {}) {
   useCommitEffect(() => {
     if (!enabled) return undefined;
     const { enabled: _enabled, resume = true, trackLast: _trackLast, user: _user, storage, ...rest } = latest.current;
-    const shelf = `${whose} ${listOf(rest.types)}`;
+    const shelf = `${whose} ${types}`;
     const before = place.current.whose === whose ? place.current.cursor : resume ? (places.get(shelf) ?? "") : "";
     let isActive = true;
     /** @param {(view: View) => Partial<View>} change */
@@ -53,6 +54,7 @@ export function useRealtime(options = {}) {
     const tell = (name, ...args) => /** @type {any} */ (latest.current[name])?.(...args);
     const opened = connect({
       ...rest,
+      types,
       cursor: before || rest.cursor,
       token: typeof rest.token === "function" ? () => tokenOf(latest.current.token) : rest.token,
       storage: storage && {
@@ -86,11 +88,12 @@ export function useRealtime(options = {}) {
       place.current = { whose, cursor: opened.cursor };
       keep(shelf, opened.cursor);
     };
-  }, [enabled, key, signal, whose]);
+  }, [enabled, key, signal, types, whose]);
 
   const retry = useCallback(() => subscription.current?.retry(), []);
   const view = held.whose === whose ? held.view : START; // nothing of the last user is shown to the next one
-  return { ...(enabled ? view : { ...view, state: "closed" }), retry };
+  const isConnected = enabled && !signal?.aborted;
+  return { ...(isConnected ? view : { ...view, state: "closed" }), retry };
 }
 
 /** Of whom a place is: with another one, a stream starts anew. @param {import("./react.d.ts").UseRealtimeOptions} options */
@@ -99,11 +102,11 @@ function whoseOf({ url, streamUrl, user, userId, token, storageKey }) {
   return JSON.stringify([String(url ?? ""), String(streamUrl ?? ""), user ?? null, userId ?? null, bearer, storageKey ?? null]);
 }
 
-/** What a connection depends on. @param {import("./react.d.ts").UseRealtimeOptions} options */
-function keyOf({ url, streamUrl, user, userId, token, types, from, format, mode, every, credentials, heartbeat, share, storageKey }) {
+/** What a connection depends on. @param {import("./react.d.ts").UseRealtimeOptions} options @param {string} types */
+function keyOf({ url, streamUrl, user, userId, token, from, format, mode, every, credentials, heartbeat, share, storageKey }, types) {
   return JSON.stringify([
     String(url ?? ""), String(streamUrl ?? ""), user, userId, typeof token === "function" ? "function" : token,
-    listOf(types).split(",").sort(), startOf(from), format, mode, every, credentials, heartbeat, share, storageKey,
+    types, startOf(from), format, mode, every, credentials, heartbeat, share, storageKey,
   ]);
 }
 

@@ -214,6 +214,23 @@ async def test_all_options_of_connect_reach_it(api: Api, pages: Pages, react: st
     assert await page.evaluate("view().mode") == "poll"
 
 
+async def test_a_signal_and_a_set_of_types_reach_it(make_api: Any, pages: Pages, react: str) -> None:
+    api = make_api()
+    page = await application(api, pages, react)
+    async with page.expect_request(f"**{EVENTS}?types=one%2Ctwo*"):
+        await page.evaluate("showWithSet()")
+    await is_live(page)
+    await page.evaluate("showWithSignal()")
+    await is_live(page)
+    await has_streams(api, 1)
+    await page.evaluate("aborter.abort()")
+    await page.wait_for_function("view().state === 'closed'")
+    await has_streams(api, 0)
+    await page.evaluate("show(null)")
+    await page.evaluate("showWithSignal()")
+    await page.wait_for_function("view()?.state === 'closed'")
+
+
 async def test_a_refusal_is_shown_and_can_be_tried_again(guarded: Api, pages: Pages, react: str) -> None:
     pages.expect(r"status of 401 .*/api/events")
     page = await application(guarded, pages, react, token="not.a.token")

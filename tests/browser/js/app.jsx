@@ -29,3 +29,8 @@ window.show = (props, { strict = true } = {}) => {
   root.render(strict ? <StrictMode>{page}</StrictMode> : page);
 };
 window.view = () => JSON.parse(document.getElementById("view")?.textContent ?? "null");
+
+// What cannot be sent here as JSON.
+window.aborter = new AbortController();
+window.showWithSignal = () => window.show({ name: "page", share: false, signal: window.aborter.signal });
+window.showWithSet = () => window.show({ name: "page", share: false, types: new Set(["one", "two"]) });
