@@ -88,5 +88,5 @@ def previews(package: Package) -> dict[str, dict[str, Any]]:
     """The templates of two pull requests' stages, with all that can be asked for: streams by way of API Gateway, …"""
     stages = [stage({"CONTEXT": "deploy-preview", "REVIEW_ID": number}) for number in ("7", "8")]
     more = ("--param", "streamBy=rest-api", "--param", "alarmTopic=arn:aws:sns:x:1:topic", "--param", f"otlp={OTLP}")
-    more += ("--param", "streams=5", "--param", "publishers=2")
-    return {name: package("--stage", name, *more) for name in stages}
+    reserved = ("--param", "streams=5", "--param", "publishers=2")
+    return {name: package("--stage", name, *more, *reserved) for name in stages}

@@ -98,6 +98,8 @@ class Stack:
                     found[logical, "Ref"] = f"https://sqs.{REGION}.amazonaws.com/{ACCOUNT}/{name}"
                     found[logical, "Arn"] = f"arn:aws:sqs:{REGION}:{ACCOUNT}:{name}"
                     found[logical, "QueueName"] = name
+                case _:
+                    pass  # nothing refers to what AWS would make up for it
         return found
 
     def _read_routes(self) -> "list[Route]":

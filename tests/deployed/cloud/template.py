@@ -62,7 +62,8 @@ class Template:
             case "Fn::If":
                 condition, yes, no = argument
                 return self.resolve(yes if self._holds(self._text["Conditions"][condition]) else no)
-        raise KeyError(name)
+            case _:
+                raise KeyError(name)
 
     def _named(self, name: str) -> str:
         resource, _, attribute = name.partition(".")
@@ -88,4 +89,5 @@ class Template:
             case "Fn::Equals":
                 one, other = map(self.resolve, argument)
                 return bool(one == other)
-        raise KeyError(name)
+            case _:
+                raise KeyError(name)

@@ -48,12 +48,12 @@ async def start(send: Send, status: int, headers: list[tuple[str, str]]) -> None
 
 async def body_of(receive: Receive) -> bytes:
     """The whole body of a request."""
-    body = b""
+    body = bytearray()
     while True:
         message = await receive()
         body += message.get("body", b"")
         if not message.get("more_body"):
-            return body
+            return bytes(body)
 
 
 def headers_of(scope: Scope) -> dict[str, str]:
