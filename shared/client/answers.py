@@ -11,6 +11,7 @@ from shared.client.items import Event
 from shared.client.retrying import retry_after
 from shared.errors import Forbidden, InvalidRequest, SubscriptionStopped, TidemarkError, Unauthorized
 
+NO_STREAM = 406  # the status of an address that gives JSON pages alone
 MAX_DETAIL = 500  # characters of a problem that are told
 
 
@@ -75,6 +76,23 @@ async def detail_of(response: httpx.Response) -> str:
             told = msgspec.json.decode(await response.aread(), type=_Problem)
     text = told.detail or told.title or response.reason_phrase
     return f"{response.status_code}: {text}"[:MAX_DETAIL]
+
+
+class _Config(msgspec.Struct, rename="camel"):
+    stream_url: str = ""
+
+
+async def stream_url(http: httpx.AsyncClient, pages: httpx.URL) -> httpx.URL:
+    """Return where streams are, by GET /api/config beside the address of the pages; that address where it does not say.
+
+    Raises httpx.RequestError. A token goes there: from https:// to nothing else.
+    """
+    response = await http.get(pages.join("config"), headers={"accept": "application/json"})
+    with contextlib.suppress(msgspec.DecodeError, httpx.InvalidURL):
+        found = pages.join(msgspec.json.decode(response.content, type=_Config).stream_url)
+        if response.status_code == 200 and found.host and found.scheme in ("https", pages.scheme):
+            return found
+    return pages
 
 
 class _Told(msgspec.Struct):

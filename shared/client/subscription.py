@@ -12,7 +12,7 @@ from typing import Literal, Self
 import httpx
 import msgspec
 
-from shared.client.answers import End, Page, Refused, check, control, event_of
+from shared.client.answers import NO_STREAM, End, Page, Refused, check, control, event_of, stream_url
 from shared.client.decoder import Decoder, Frame, FrameTooLarge
 from shared.client.items import Gap, Item, State
 from shared.client.renewal import Renewal, Token, fetch
@@ -43,6 +43,7 @@ def subscribe(
 ) -> "Subscription":
     """Return a subscription to `url`, the address of GET /api/events; iterating over it yields events and gaps.
 
+    Where `url` gives JSON pages alone, as on Lambda, the stream is opened where /api/config beside it says.
     It opens at the first item that is asked for, and never ends by itself: it resumes after its last item, with
     jittered backoff, and polls where streams do not come through. It reads only as fast as its caller takes.
 
@@ -77,6 +78,7 @@ class Subscription:
         self._url = httpx.URL(url)
         if self._url.scheme not in ("http", "https") or not self._url.host:
             raise ValueError("url must be an http:// or https:// address")
+        self._streams = self._url  # until the server says that they are elsewhere
         query = {"format": "cloudevents", "types": ",".join(types), "userId": user_id or ""}
         self._query = {name: value for name, value in query.items() if value}
         self._source = token
@@ -180,6 +182,8 @@ class Subscription:
             self._mode, self._unheard = "stream", 0  # the page failed too: the server is away, not only its streams
             return
         nothing = not self._heard and end.kind in ("lost", "silent")
+        if nothing or end.kind == "refused":
+            self._streams = self._url  # they may have moved: the server is asked again
         self._unheard = self._unheard + 1 if nothing or end.kind == "silent" else 0
         buffered = end.kind == "silent" and (nothing or self._unheard > 1)
         if buffered or self._unheard >= BLOCKED_AFTER:
@@ -190,6 +194,10 @@ class Subscription:
     async def _stream(self, http: httpx.AsyncClient) -> AsyncGenerator[Item, None]:
         async with asyncio.timeout(FIRST_BYTE):
             response = await http.send(self._request(http, "text/event-stream"), stream=True)
+            if response.status_code == NO_STREAM and self._streams == self._url:
+                await response.aclose()
+                self._streams = await stream_url(http, self._url)
+                response = await http.send(self._request(http, "text/event-stream"), stream=True)
         async with contextlib.aclosing(response):
             await self._accept(response, "text/event-stream")
             decoder, told = Decoder(self.cursor), False
@@ -294,7 +302,8 @@ class Subscription:
             headers["last-event-id"] = self.cursor
         else:  # a place from elsewhere that no header can carry: the server shall see it, and tell a gap
             query["last_event_id"] = self.cursor
-        return http.build_request("GET", self._url.copy_merge_params(query), headers=headers)
+        address = self._streams if wait is None else self._url
+        return http.build_request("GET", address.copy_merge_params(query), headers=headers)
 
     async def _accept(self, response: httpx.Response, wanted: str) -> None:
         """Go on with an answer of that media type. Raises Refused, and _Ended where another attempt may bring it."""

@@ -86,6 +86,17 @@ def test_no_stage_and_no_preview_has_a_name_a_prefix_or_a_parameter_in_common_wi
         assert {kind: shared for kind in one if (shared := one[kind] & other.get(kind, set()))} == {}
 
 
+def test_clients_are_told_the_address_that_the_template_makes(
+    template: dict[str, Any], previews: dict[str, dict[str, Any]]
+) -> None:
+    """The function URL, or the REST API with its stage: cfn-lint has seen that both are resources of the template."""
+    rest_api = "https://${ApiGatewayRestApi}.execute-api.${AWS::Region}.${AWS::URLSuffix}/pr-7/api/events"
+    ways = ((template, "${StreamLambdaFunctionUrl.FunctionUrl}api/events"), (previews["pr-7"], rest_api))
+    for made, address in ways:
+        for name in ("tokens", "poll"):
+            assert functions(made)[name]["Environment"]["Variables"]["REALTIME_STREAM_URL"] == {"Fn::Sub": address}
+
+
 def test_nothing_is_reserved_unless_it_is_asked_for(
     template: dict[str, Any], previews: dict[str, dict[str, Any]]
 ) -> None:
