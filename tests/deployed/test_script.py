@@ -13,7 +13,11 @@ import pytest
 
 from tests.processes import ROOT, inherited, wait_until
 
-pytestmark = [pytest.mark.xdist_group("deployed"), pytest.mark.timeout(180)]
+pytestmark = [
+    pytest.mark.full,  # it builds once more what the other tests here have built
+    pytest.mark.xdist_group("deployed"),
+    pytest.mark.timeout(180),
+]
 
 SECONDS = 120.0  # of a build, on a machine that others use too
 
