@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from playwright.async_api import Error, Page
 
+from tests.browser.javascript import REACTS, SOURCES, bundle
 from tests.browser.pages import Pages
 from tests.deployed.conftest import Deployment
 from tests.functions.tokens import PUBLISH_KEY
@@ -129,3 +130,22 @@ async def test_a_long_poll_answers_when_an_event_comes(deployed: Deployment, pag
     assert answer["status"] == 200, answer
     assert [event["data"] for event in answer["body"]["events"]] == [{"by": way}]
     assert answer["body"]["gap"] is None
+
+
+@pytest.mark.parametrize("react", REACTS)
+async def test_a_react_application_streams(deployed: Deployment, pages: Pages, react: str) -> None:
+    """A built application of the site, with the hook: it resumes as the client does, which is inside it."""
+    pages.expect(r"net::ERR_")
+    user = f"react-{react}"
+    page = await pages.blank(deployed.site)
+    await page.add_script_tag(content=bundle(SOURCES / "app.jsx", react))
+    await page.evaluate("show", {"name": "page", "share": False, "token": deployed.token(user)})
+    await page.wait_for_function("view()?.state === 'live'")
+    deployed.publish("note", 1, user)
+    await page.wait_for_function("seen.length === 1")
+    for environment in deployed.stack.function("stream").busy():
+        environment.kill()
+    deployed.publish("note", 2, user)
+    await page.wait_for_function("seen.length === 2")
+    assert await page.evaluate("seen") == [["page", 1], ["page", 2]]
+    assert await page.evaluate("gaps") == []
