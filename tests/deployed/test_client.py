@@ -132,6 +132,16 @@ async def test_a_long_poll_answers_when_an_event_comes(deployed: Deployment, pag
     assert answer["body"]["gap"] is None
 
 
+@pytest.mark.full
+async def test_a_long_poll_in_vain_fits_every_time_out(deployed: Deployment, pages: Pages) -> None:
+    """The longest there is, 20 s: the function has 28, Netlify waits for 26, and API Gateway for 30."""
+    page = await pages.blank(deployed.site)
+    cursor = deployed.publish("note", 0, "patient")
+    asked = {"address": f"{deployed.site}/api/events", "token": deployed.token("patient"), "cursor": cursor}
+    answer = await page.evaluate(PAGE, asked)
+    assert (answer["status"], answer["body"]["events"]) == (200, [])
+
+
 @pytest.mark.parametrize("react", REACTS)
 async def test_a_react_application_streams(deployed: Deployment, pages: Pages, react: str) -> None:
     """A built application of the site, with the hook: it resumes as the client does, which is inside it."""
