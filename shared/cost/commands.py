@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from shared.cost.workload import MONTH_SECONDS, Workload
 
 BLOCK = 20.0  # seconds of one blocking read over TCP: three a minute while nothing happens
+LOOK = 60.0  # seconds between two looks at the heads meanwhile
 POLL_MIN, POLL_MAX, SLOWING = (
     0.25,
     5.0,
@@ -73,7 +74,8 @@ def heard_by_one(load: Workload) -> Reading:
 def following(load: Workload, heard: Reading) -> float:
     """Return the commands a second of a tail that has subscribers."""
     if load.transport == "redis-tcp":
-        return blocking_reads(heard.arrivals)
+        reads = blocking_reads(heard.arrivals)
+        return reads + min(1 / LOOK, max(reads - heard.arrivals, 0.0))  # a look follows a read that brought nothing
     return polls(heard.arrivals) if load.transport == "upstash-rest" else 0.0
 
 
@@ -121,7 +123,7 @@ def opening_alone(load: Workload) -> int:
     for what is followed while the tail reads already: twice, or more often on a busy machine, which tries again.
     """
     if load.transport == "upstash-rest":
-        return 3
+        return 4  # the heads twice, and once more with the tail, and the first read of what came second
     return 2 * (partitions(load) + REVOCATIONS) + 3 if load.transport == "redis-tcp" else 0
 
 
@@ -144,7 +146,9 @@ def polling(load: Workload) -> int:
     if load.transport == "upstash-rest":
         return 2 + polls_within(load.poll_wait) if load.poll_wait else 1
     heads = partitions(load) + REVOCATIONS
-    return heads + 5 if load.poll_wait else heads  # three reads (ended, with the event, begun), two CLIENT UNBLOCK
+    return (
+        heads + 6 if load.poll_wait else heads
+    )  # four reads (ended, at once, with the event, begun), two CLIENT UNBLOCK
 
 
 def pages(records: float) -> float:

@@ -43,6 +43,7 @@ from shared.transports.redis_connection import (
     unavailable,
 )
 from shared.transports.redis_layout import CARRY, TAKE, Call, Script, carrying, taking
+from shared.transports.resp import Address
 
 log = logging.getLogger(__name__)
 warnings = Repeated(log)
@@ -72,6 +73,9 @@ class RedisPubSub:
         *,
         ping: float = PING,
     ) -> None:
+        Address.parse(
+            url
+        )  # redis-py would take an option that it does not know for one of its connections, and fail late
         self.name = os.urandom(_NAME // 2).hex().encode()
         self.seen = Seen(retention.idempotency_window)
         self.ping_seconds = ping

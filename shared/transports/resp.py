@@ -7,9 +7,9 @@ The protocol is RESP2 (https://redis.io/docs/latest/develop/reference/protocol-s
 
 import asyncio
 import ssl
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, cast
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 import hiredis
 
@@ -67,10 +67,9 @@ class Address(NamedTuple):
         Options: `db`, `ssl_ca_certs` (a file), `ssl_cert_reqs=none` (any certificate). Raises SettingsError.
         """
         parts = urlsplit(url)
-        options = dict(parse_qsl(parts.query))
-        if unknown := sorted(options.keys() - set(OPTIONS)):
-            known = ", ".join(OPTIONS)
-            raise SettingsError("REDIS_URL", f"has an option that is not known ({unknown[0]}): it takes {known}")
+        given = parse_qsl(parts.query, keep_blank_values=True)
+        options = dict(given)
+        _check(parts, options, len(given))
         tls = None
         if parts.scheme == "rediss":
             verify = options.get("ssl_cert_reqs", "required")
@@ -82,7 +81,7 @@ class Address(NamedTuple):
                 raise SettingsError("REDIS_URL", "ssl_ca_certs names no file with certificates") from None
         local = parts.scheme == "unix"
         db = options.get("db") or ("" if local else parts.path.strip("/")) or "0"
-        if not (db.isascii() and db.isdigit()):
+        if not (db.isascii() and db.isdigit() and len(db) < 6):
             raise SettingsError("REDIS_URL", "the database after the last / must be a number")
         greeting: list[Command] = []
         if parts.password:
@@ -97,6 +96,33 @@ class Address(NamedTuple):
             tls,
             tuple(greeting),
         )
+
+
+def _check(parts: SplitResult, options: Mapping[str, str], given: int) -> None:
+    """Refuse what would be left out in silence. Raises SettingsError."""
+    local, secure = parts.scheme == "unix", parts.scheme == "rediss"
+    path = parts.path.strip("/")
+    problem = None
+    if unknown := sorted(options.keys() - set(OPTIONS)):
+        problem = f"has an option that is not known ({unknown[0]}): it takes {', '.join(OPTIONS)}"
+    elif given > len(options):
+        problem = "has an option twice"
+    elif not secure and (needing := sorted(name for name in options if name.startswith("ssl_"))):
+        problem = f"has the option {needing[0]}, which needs rediss://"
+    elif not local and path and options.get("db", path) != path:
+        problem = "names two databases, after the last / and as db"
+    elif parts.fragment:
+        problem = "has a #: in a password write it %23, and / as %2F, ? as %3F, @ as %40"
+    elif parts.username and not parts.password:
+        problem = "names a user without a password: write redis://user:password@host"
+    elif local and (parts.hostname or not path):
+        problem = "must name the socket with its whole path: unix:///run/redis.sock"
+    elif secure and not parts.hostname:
+        problem = "names no host, whose certificate could be checked"
+    elif parts.port == 0:
+        problem = "has the port 0"
+    if problem is not None:
+        raise SettingsError("REDIS_URL", problem)
 
 
 class Connection(asyncio.Protocol):
@@ -133,9 +159,11 @@ class Connection(asyncio.Protocol):
         except OSError as error:
             raise LostError(type(error).__name__) from error
         if at.greeting:
-            for reply in await self.call(at.greeting, seconds):
+            for command, reply in zip(at.greeting, await self.call(at.greeting, seconds), strict=True):
                 if isinstance(reply, RefusedError):
                     self.close()
+                    if command[0] == "SELECT" and reply.code == "ERR":
+                        raise LostError(f"the server has no database {command[1]}, which REDIS_URL names")
                     raise ElsewhereError(reply.code)  # WRONGPASS, NOAUTH: to be tried again, for it may be mended
 
     async def call(self, commands: Sequence[Command], silence: float, *, first: float | None = None) -> list[Any]:

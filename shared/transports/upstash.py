@@ -266,16 +266,19 @@ class _PollingTail:
             wait = self._min if heard else min(wait * _SLOWING, self._max)
             if await self._is_rung(wait):
                 wait = self._min
-                await asyncio.sleep(began + self._min - clock())  # however often it is rung
+                if not self._unread:  # somebody waits for the first read of what was followed
+                    await asyncio.sleep(began + self._min - clock())  # however often it is rung
 
     async def _poll(self) -> bool:
         """Hand over what is new, and tell whether anything was."""
         clock = asyncio.get_running_loop().time
         heard = False
         if clock() >= self._verify_at:  # instead of a poll: it tells as well whether there is more
+            asked, self._unread = tuple(self._following.at), False
             heard = await self._following.verify(lambda names: self._rest.places(names, "head"))
             self._verify_at = clock() + _VERIFY
             if not heard and not self._unread:
+                self._following.answered(asked)
                 return False
         more = True
         while more and self._following.at:

@@ -242,8 +242,10 @@ async def test_a_tail_reads_once_an_arrival_and_then_at_the_end_of_each_block(re
     assert commands.blocking_reads(0, block) == pytest.approx(1 / block)
 
 
-def test_an_idle_hour_is_180_reads_over_tcp_and_720_polls_over_rest() -> None:
+def test_an_idle_hour_is_240_commands_over_tcp_and_720_over_rest() -> None:
     assert commands.blocking_reads(0) * HOUR == pytest.approx(180)
+    idle = commands.following(Workload(1, 1, transport="redis-tcp"), commands.Reading(0, 0))
+    assert idle * HOUR == pytest.approx(180 + 60)
     assert commands.polls(0) * HOUR == pytest.approx(720)
     assert commands.polls(1e6) * HOUR == pytest.approx(14_400)
 

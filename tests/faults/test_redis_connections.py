@@ -207,6 +207,14 @@ async def test_a_database_and_a_user_of_ones_own_are_asked_for_first(redis_url: 
     await connections.aclose()
 
 
+async def test_a_database_that_the_server_does_not_have_is_named(redis_url: str) -> None:
+    """The server's answer is an ERR without a code of its own."""
+    log = RedisStreams(f"{redis_url}/99")
+    with pytest.raises(TransportUnavailable, match="the server has no database 99, which REDIS_URL names"):
+        await log.publish([Event("id", "t", b"1")])
+    await log.aclose()
+
+
 async def test_a_wrong_password_is_told_by_redis_code_alone(redis_url: str) -> None:
     port = urlsplit(redis_url).port
     log = RedisStreams(f"redis://ann:hunter2@{HOST}:{port}")

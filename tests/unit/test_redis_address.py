@@ -4,8 +4,10 @@ import ssl
 
 import pytest
 
+from shared.config import Settings
 from shared.errors import SettingsError
 from shared.transports.resp import Address
+from shared.wiring import make_transport
 
 AUTH = ("AUTH",)
 
@@ -18,6 +20,8 @@ AUTH = ("AUTH",)
         ("redis://h:1/3", ("h", 1, None), [["SELECT", "3"]]),
         ("redis://h:1?db=4", ("h", 1, None), [["SELECT", "4"]]),
         ("redis://:p%40ss@h:1", ("h", 1, None), [["AUTH", "p@ss"]]),
+        ("redis://a%3Ab:p%2F%23%3F%25%C3%A9@h:1", ("h", 1, None), [["AUTH", "a:b", "p/#?%é"]]),
+        ("redis://h:1/2?db=2", ("h", 1, None), [["SELECT", "2"]]),
         ("redis://default:p@h:1/2", ("h", 1, None), [["AUTH", "default", "p"], ["SELECT", "2"]]),
         ("redis://[::1]:7/", ("::1", 7, None), []),
         ("redis://", ("localhost", 6379, None), []),
@@ -49,10 +53,23 @@ def test_over_tls_the_certificate_is_checked_unless_the_url_says_that_it_is_not_
         ("redis://:hunter2@h/hunter2", "number"),
         ("rediss://:hunter2@h?ssl_cert_reqs=optional", "required or none"),
         ("rediss://:hunter2@h?ssl_ca_certs=/hunter2.pem", "ssl_ca_certs"),
+        ("redis://:hunter2@h?protocol=", "protocol"),
+        ("redis://:hunter2@h?db=1&db=2", "twice"),
+        ("redis://:hunter2@h/1?db=2", "two databases"),
+        ("redis://:hunter2@h/1234567", "number"),
+        ("redis://:hunter2@h?ssl_cert_reqs=required", "rediss://"),
+        ("redis://:x@h#hunter2", "%23"),
+        ("redis://hunter2@h", "without a password"),
+        ("unix://hunter2/redis.sock", "whole path"),
+        ("unix://", "whole path"),
+        ("rediss://:hunter2@:6379", "no host"),
+        ("redis://:hunter2@h:0", "port 0"),
     ],
 )
-def test_what_is_not_known_is_refused_and_the_url_is_not_repeated(url: str, rule: str) -> None:
+@pytest.mark.parametrize("transport", ["redis", "redis-pubsub"])
+def test_what_is_not_known_is_refused_and_the_url_is_not_repeated(url: str, rule: str, transport: str) -> None:
+    """Over Pub/Sub an unknown option reached redis-py, whose connections then failed, each of them."""
     with pytest.raises(SettingsError, match="REDIS_URL") as caught:
-        Address.parse(url)
+        make_transport(Settings(transport=transport, redis_url=url))  # type: ignore[arg-type]
     assert rule in str(caught.value)
     assert "hunter2" not in str(caught.value)
