@@ -51,6 +51,7 @@ class Revocations:
         self._keep = keep
         self._act = act
         self._before: dict[str, float] = {}  # by user; the revocation that was heard of first is first
+        self._since = time.time() - time.monotonic()  # the time without what the clock does meanwhile
         self._at: Position | None = None  # all up to here is known; None: nothing was read yet
         self._until: Position | None = None  # what lies before it is still to be read
         self._reading = asyncio.Lock()
@@ -104,7 +105,7 @@ class Revocations:
             before = max(revocation.before, self._before.pop(revocation.user_id, 0.0))
             self._before[revocation.user_id] = before
             self._act(revocation)
-        oldest = time.time() - self._keep
+        oldest = self._since + time.monotonic() - self._keep  # a clock that jumps ahead would let tokens hold again
         while self._before:
             user_id, before = next(iter(self._before.items()))
             if before > oldest:

@@ -163,7 +163,7 @@ class Connection(asyncio.Protocol):
                 if isinstance(reply, RefusedError):
                     self.close()
                     if command[0] == "SELECT" and reply.code == "ERR":
-                        raise LostError(f"the server has no database {command[1]}, which REDIS_URL names")
+                        raise LostError(f"the server has no database {int(command[1])}, which REDIS_URL names")
                     raise ElsewhereError(reply.code)  # WRONGPASS, NOAUTH: to be tried again, for it may be mended
 
     async def call(self, commands: Sequence[Command], silence: float, *, first: float | None = None) -> list[Any]:

@@ -7,9 +7,10 @@ import pytest
 
 from shared.hub import Hub
 from shared.partitions import Partitions
-from shared.transports.reading import FIRST, GROWTH, PAGE
+from shared.transports.following import TailPage
+from shared.transports.reading import FIRST, GROWTH, PAGE, PAGE_BYTES
 from shared.transports.redis_streams import BLOCK, RedisStreams
-from tests.contract.acts import event, events, publish
+from tests.contract.acts import at, event, events, head, publish, tailing
 from tests.contract.stores import RedisStore
 from tests.contract.watching import watching
 from tests.sinks import RecordingSink, subscribed
@@ -124,6 +125,20 @@ async def test_the_tail_always_names_its_place_and_never_asks_for_what_is_new(
         epoch, _, offset = read[-1].partition("-")
         assert epoch.isdigit()
         assert offset.isdigit()
+
+
+async def test_the_tail_asks_for_few_records_that_are_large(redis_store: RedisStore) -> None:
+    """500 of the largest events are 125 MiB in one answer: what one read may bring follows the size of the last."""
+    log = redis_store.open()
+    start = await head(log)
+    await publish(log, *(f"{number} {'x' * 64_000}" for number in range(120)), batch=10)
+    await publish(log, *range(300))
+    async with watching(redis_store.client) as watch, tailing(log, at(start)) as (heard, _):
+        await heard.has(299)
+        counts = [int(command[2]) for command in await watch.commands() if command[0] == "xread"]
+    assert counts[0] == TailPage.FIRST
+    assert max(counts[1:5]) * 64_000 <= PAGE_BYTES
+    assert max(counts) <= PAGE
 
 
 async def test_a_replay_reads_page_by_page(redis_store: RedisStore) -> None:

@@ -1,8 +1,10 @@
 """Revocations reach every process by way of the log: those that listen now, and those that start later."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,7 +19,7 @@ from shared.sse import DATA
 from shared.subscriber import Start
 from shared.transports.redis_streams import BLOCK, RedisStreams
 from tests.contract.acts import event, publish
-from tests.contract.stores import LogStore, RedisStore, Store
+from tests.contract.stores import LogStore, MemoryStore, RedisStore, Store
 from tests.contract.test_redis_cost import ALLOWED_PER_MINUTE
 from tests.contract.watching import watching
 from tests.sinks import RecordingSink, subscribed
@@ -156,6 +158,22 @@ async def test_what_is_older_than_the_log_keeps_is_forgotten(store: LogStore) ->
         await hub.dispatch([revoke("u1", 200)])  # long ago
         await hub.refresh()
         assert hub.revocations._before == {}, "else every user who was ever revoked would be kept for good"
+
+
+async def test_a_clock_that_jumps_ahead_brings_no_token_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A day ahead, as far as this process is concerned: all that was revoked within it was forgotten."""
+    async with GuardedHub(MemoryStore().open(), keep=60.0) as hub:
+        now = time.time()
+        await hub.dispatch([revoke("u1", now)])
+        await hub.refresh()
+        monkeypatch.setattr(
+            "shared.revocations.time", SimpleNamespace(time=lambda: now + 86_400, monotonic=time.monotonic)
+        )
+        await hub.dispatch([revoke("u2", now + 86_400)])
+        await hub.refresh()
+        for user in ("u1", "u2"):
+            with pytest.raises(Unauthorized):
+                hub.revocations.check(user, now - 1)
 
 
 async def test_following_revocations_costs_an_idle_redis_nothing_more(redis_store: RedisStore) -> None:
