@@ -114,6 +114,28 @@ async def test_a_retry_is_no_duplicate_on_a_demoted_node(pair: Pair, make_instan
     assert [stored.event["id"] for stored in (await read_log(pair.new))["all"]] == ["only-here"]
 
 
+async def test_heads_of_an_old_primary_that_knows_nothing(pair: Pair, make_instance: MakeInstance) -> None:
+    """Not demoted yet, it answers like a primary; but its heads lie behind what the tail has brought."""
+    instance = await asyncio.to_thread(make_instance, **on_redis(pair.old, REDIS_URL=pair.proxy.url))
+    async with warm(instance), follow(instance) as live:
+        await publish_all(instance, ["before"])
+        await live.seen.until(lambda: "before" in live.names)
+        cursor = live.cursor
+        await pair.follow(pair.old, pair.new)
+        assert pair.new.ask("REPLICAOF NO ONE") == "+OK"
+        pair.proxy.lead_to(pair.new.port, cut=False)
+        async with Redis.from_url(pair.old.url) as old:
+            for client in await old.client_list(_type="normal"):
+                if "b" in client["flags"]:  # the tail, which goes to the new one
+                    await old.client_kill_filter(_id=client["id"])
+        there = await asyncio.to_thread(make_instance, **on_redis(pair.new))
+        receipts(await publish(there, event("one"), event("two")))
+        await live.seen.until(lambda: "two" in live.names)
+        async with follow(instance, last_event_id=cursor) as resumed:
+            assert resumed.order == ["one", "two", "ready"]
+        assert live.seen.gaps == []
+
+
 async def test_a_demoted_node_is_not_ready(make_redis: MakeRedis, make_instance: MakeInstance) -> None:
     """The address still leads to the old node: appends are refused, heads are not served, and readiness says so."""
     redis = await asyncio.to_thread(make_redis, aof=False)
