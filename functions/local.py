@@ -57,13 +57,13 @@ def main() -> int:
         warnings = asyncio.run(check(settings))
         hub = make_hub(settings)
         served = app(hub, settings)
+        _warn(settings, warnings)
+        authentication = "required" if settings.auth_required else "off"
+        banner = f"Tidemark on {{url}} (transport: {settings.transport}, authentication: {authentication})"
+        serve(served, settings, hub.drain, hub.aclose, banner, begin=hub.look)
     except SettingsError as error:
         print(f"tidemark: {error}", file=sys.stderr)
         return 2
-    _warn(settings, warnings)
-    authentication = "required" if settings.auth_required else "off"
-    banner = f"Tidemark on {{url}} (transport: {settings.transport}, authentication: {authentication})"
-    serve(served, settings.host, settings.port, hub.drain, hub.aclose, banner, begin=hub.look)
     return 0
 
 

@@ -2,79 +2,22 @@
 
 import asyncio
 import contextlib
-import resource
+import errno
+import functools
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Generator
-from http import HTTPStatus
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
-from shared.problem import problem
+from functions.accepting import Acceptor, OpenFiles, State
+from functions.connection import Connection
+from shared.config import Settings
+from shared.errors import SettingsError
 
-MAX_HEAD_BYTES = 64 * 1024  # of one request, after its first read; proxies seldom pass on more than 16 KiB
 DRAIN_SECONDS = 10  # between SIGTERM and the end, for answers that are under way
-
-
-_HTTP: Any = AutoHTTPProtocol  # h11's or httptools', whichever is installed
-
-
-class _Pipelined(list[Any]):
-    """Requests that came before the last answer was complete: the part of a deque that uvicorn uses."""
-
-    def appendleft(self, request: Any) -> None:
-        """Put one behind all others."""
-        self.insert(0, request)
-
-
-class Protocol(_HTTP):  # type: ignore[misc]
-    """HTTP/1.1 that bounds a request's head, and whose own refusals are problem+json answers too.
-
-    The callbacks are httptools'. h11, where that is installed instead, has the same bound of its own.
-    """
-
-    _in_head = False
-    _head_bytes = 0
-    _messages = 0
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.pipeline = _Pipelined()  # an empty deque has 624 bytes, a twentieth of what a quiet stream takes
-
-    def data_received(self, data: bytes) -> None:
-        """Parse; a head that goes on and on would otherwise be kept in memory, before any credential is looked at."""
-        messages = self._messages
-        super().data_received(data)
-        if self._in_head and self._messages == messages:  # all of this read was one head, and it has not ended
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES:
-                self._refuse(431, f"The path and the headers may have at most {MAX_HEAD_BYTES // 1024} KiB")
-
-    def on_message_begin(self) -> None:
-        """Begin to count, with the next read: what else is in this one may be the end of another request."""
-        self._in_head, self._head_bytes = True, 0
-        self._messages += 1
-        super().on_message_begin()
-
-    def on_headers_complete(self) -> None:
-        """Stop counting: the body has its own bound."""
-        self._in_head = False
-        super().on_headers_complete()
-
-    def send_400_response(self, msg: str) -> None:
-        """Refuse what is not HTTP."""
-        self._in_head = False
-        self._refuse(400, "The request is not valid HTTP")
-
-    def _refuse(self, status: int, detail: str) -> None:
-        """Answer and close: what follows on this connection cannot be told from the rest of the request."""
-        refused = problem(status, detail, headers={"connection": "close"})
-        head = [f"{name}: {value}" for name, value in refused.headers.items()]
-        head = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", *head, f"content-length: {len(refused.body)}"]
-        self.transport.write("\r\n".join([*head, "", ""]).encode() + refused.body)
-        self.transport.close()
+BACKLOG = 4_096  # connections that wait to be accepted
 
 
 class Server(uvicorn.Server):
@@ -83,18 +26,28 @@ class Server(uvicorn.Server):
     uvicorn waits for open answers before it runs the lifespan's shutdown; streams never end by themselves.
     """
 
-    def __init__(self, config: uvicorn.Config, drain: Callable[[], None], banner: str) -> None:
+    def __init__(self, config: uvicorn.Config, state: State, drain: Callable[[], None], banner: str) -> None:
         super().__init__(config)
+        self.server_state: State = state  # type: ignore[mutable-override]
+        self.servers = []  # of the event loop: we accept by ourselves
         self._drain = drain
         self._banner = banner
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Accept connections, and say so."""
-        await super().startup(sockets)
+        assert sockets is not None
+        state, config = self.server_state, self.config
+        make_connection = functools.partial(Connection, config, state, {})
+        acceptors = (Acceptor(one, state, make_connection) for one in sockets)
+        self._accepting = [asyncio.create_task(acceptor.run()) for acceptor in acceptors]
+        self.started = True
         print(self._banner, flush=True)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Send the subscribers away, then wait for what is under way."""
+        for accepting in self._accepting:
+            accepting.cancel()
+        await asyncio.gather(*self._accepting, return_exceptions=True)
         self._drain()
         await super().shutdown(sockets)
 
@@ -115,8 +68,7 @@ class Server(uvicorn.Server):
 
 def serve(
     app: Any,
-    host: str,
-    port: int,
+    settings: Settings,
     drain: Callable[[], None],
     aclose: Callable[[], Awaitable[None]],
     banner: str,
@@ -125,14 +77,14 @@ def serve(
 ) -> None:
     """Serve until SIGINT or SIGTERM; `banner` is printed with the address once connections are accepted.
 
-    `begin` comes before that, in the loop that serves.
+    `begin` comes before that, in the loop that serves. Raises SettingsError where the address cannot be had.
     """
-    _raise_open_files()
+    listener = _listen(settings.host, settings.port, settings.stall_seconds)
+    host, port = settings.host, listener.getsockname()[1]
+    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     config = uvicorn.Config(
         app,
-        host=host,
-        port=port,
-        http=Protocol,
+        http=Connection,
         interface="asgi3",
         ws="none",
         proxy_headers=False,  # nothing here depends on the client's address, which anyone could forge
@@ -141,17 +93,15 @@ def serve(
         log_level="warning",
         log_config=None,  # its lines go where all others go, in the same form
         server_header=False,
-        backlog=4096,
         timeout_graceful_shutdown=DRAIN_SECONDS,
     )
-    listener = config.bind_socket()
-    url = f"http://{host}:{listener.getsockname()[1]}"
+    state = State(settings, OpenFiles())
 
     async def main() -> None:
         try:
             if begin is not None:
                 await begin()
-            await Server(config, drain, banner.format(url=url)).serve(sockets=[listener])
+            await Server(config, state, drain, banner.format(url=url)).serve(sockets=[listener])
         finally:
             await aclose()
 
@@ -159,10 +109,29 @@ def serve(
         runner.run(main())
 
 
-def _raise_open_files() -> None:
-    """Allow as many connections as the system lets us: the usual soft limit of 1,024 is less than a hub holds."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = hard if hard != resource.RLIM_INFINITY else max(soft, 65_536)
-    if soft < wanted:
-        with contextlib.suppress(ValueError, OSError):  # macOS caps below what it reports; the soft limit stands
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+def _listen(host: str, port: int, stall: float) -> socket.socket:
+    """Return a socket that has the address; raises SettingsError."""
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        # Each connection inherits it. The kernel ends one whose peer has taken nothing for so long, whether the
+        # network or the peer has gone or it only does not read (tcp(7)); its buffer hides that from a program.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(stall * 1000))
+    try:
+        listener.bind((host, port))
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # inherited too
+        listener.listen(BACKLOG)  # now: two processes can bind one port with SO_REUSEADDR, and only one can listen
+    except OSError as error:
+        listener.close()
+        raise _address_error(host, port, error) from None
+    return listener
+
+
+def _address_error(host: str, port: int, error: OSError) -> SettingsError:
+    if error.errno == errno.EADDRINUSE:
+        return SettingsError("PORT", f"{port} is in use on {host}: stop what listens there, or choose another port")
+    if error.errno == errno.EACCES:
+        return SettingsError("PORT", f"{port} is for privileged processes: choose one above 1,023")
+    return SettingsError(
+        "HOST", f"this machine cannot listen there ({error.strerror or error}): set HOST to one of its addresses"
+    )

@@ -1,4 +1,4 @@
-"""Where a stream's bytes go: any ASGI server's `send`, or the socket under uvicorn where that is cheaper."""
+"""Where a stream's bytes go: any ASGI server's `send`, or the connection itself where our server holds it."""
 
 import asyncio
 import logging
@@ -7,7 +7,11 @@ import types
 from collections.abc import Awaitable, Coroutine, Generator, Mapping
 from typing import Any, Protocol
 
+from shared.fanout import Sink
+
 logger = logging.getLogger(__name__)
+
+CONNECTION = "tidemark.connection"  # an ASGI extension: the scope's way to its `Connection`, under our own server
 
 Message = Mapping[str, Any]
 
@@ -18,6 +22,45 @@ class Send(Protocol):
     def __call__(self, message: Any, /) -> Coroutine[Any, Any, None]: ...
 
 
+class StreamSink(Sink, Protocol):
+    """A sink that ends an answer, whatever its client does."""
+
+    stuck: bool
+    """The client took nothing when its answer was to end: the app's task was cancelled instead."""
+
+    @property
+    def stalled(self) -> bool:
+        """Whether the server has cut the client off because it took nothing."""
+
+
+class Connection(Protocol):
+    """What our server gives a stream beside `send`."""
+
+    @property
+    def scarce(self) -> bool:
+        """Whether so few files are left that no stream is to be opened."""
+
+    @property
+    def stalled(self) -> bool:
+        """Whether the peer was cut off because it took nothing."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the peer has to read before more is written."""
+
+    def refuse_stream(self) -> None:
+        """Note that a stream was refused because files are scarce."""
+
+    def make_sink(self) -> "ConnectionSink":
+        """Return where the body goes, once the start of the answer was sent."""
+
+    async def drain(self) -> None:
+        """Return once there is room again, or the peer has gone."""
+
+    def end_answer(self) -> None:
+        """End the answer, whose last bytes were written."""
+
+
 class AsgiSink:
     """Writes to one ASGI `send` without a task of its own.
 
@@ -26,6 +69,8 @@ class AsgiSink:
     """
 
     __slots__ = ("_ended", "_owner", "_send", "_waiting", "stuck")
+
+    stalled = False  # what the server does is not shown
 
     def __init__(self, send: Send) -> None:
         self._send = send
@@ -45,12 +90,11 @@ class AsgiSink:
         if self._ended:
             return
         self._ended = True
-        if self._waiting is not None and not self._waiting.done():
+        waits = self._waiting is not None and not self._waiting.done()
+        if waits or self._drive({"type": "http.response.body", "body": chunk, "more_body": False}) is not None:
             self.stuck = True
             if self._owner is not None:
                 self._owner.cancel()
-            return
-        self._drive({"type": "http.response.body", "body": chunk, "more_body": False})
 
     @property
     def buffered(self) -> int:
@@ -71,62 +115,81 @@ class AsgiSink:
         return self._waiting
 
 
-class UvicornSink(AsgiSink):
-    """Writes chunks, framed once for all subscribers, to the socket under uvicorn's HTTP/1.1 protocol.
+class ConnectionSink:
+    """Writes the chunks of one answer, framed once for all subscribers, to the socket of its connection.
 
-    While nothing is buffered, the kernel takes the bytes in one call; everything else goes the server's own way.
-    This uses attributes that uvicorn does not promise, so `sink_for` looks for each of them, and takes `AsgiSink`
-    where one is missing or the connection is encrypted.
+    While nothing is buffered the kernel takes the bytes in one call.
     """
 
-    __slots__ = ("_descriptor", "_transport")
+    __slots__ = ("_chunked", "_connection", "_descriptor", "_ended", "_transport", "_waiting")
 
-    def __init__(self, send: Send, cycle: Any) -> None:
-        super().__init__(send)
-        self._transport = cycle.transport
-        self._descriptor: int = cycle.transport.get_extra_info("socket").fileno()
+    stuck = False  # it never holds up the end of its answer
+
+    def __init__(self, connection: "Connection", transport: asyncio.Transport, *, chunked: bool) -> None:
+        """Write to the socket under `transport`; an HTTP/1.0 client knows no chunks."""
+        self._connection = connection
+        self._transport = transport
+        self._descriptor: int = transport.get_extra_info("socket").fileno()
+        self._chunked = chunked
+        self._ended = False
+        self._waiting: asyncio.Task[None] | None = None
 
     def write(self, chunk: bytes) -> Awaitable[None] | None:
         """Send a chunk; an answer to await means that the client does not keep up."""
         transport = self._transport
         # A closing transport gives its descriptor back, and the next connection gets the same number: without this
         # look, one user's events could be written to another's socket. Both happen on this thread: no race.
-        if self._ended or transport.is_closing() or transport.get_write_buffer_size():
-            return super().write(chunk)
-        framed = _framed(chunk)
+        if self._ended or transport.is_closing():
+            return None
+        framed = _framed(chunk) if self._chunked else chunk
+        if self._connection.is_full:
+            self._waiting = asyncio.get_running_loop().create_task(self._write_later(framed))
+            return self._waiting
+        self._write_now(framed)
+        return None
+
+    def end(self, chunk: bytes) -> None:
+        """Send the last chunk and end the answer; a client that does not take it soon is cut off."""
+        if self._ended:
+            return
+        self._ended = True
+        if self._waiting is not None:
+            self._waiting.cancel()
+        if not self._transport.is_closing():
+            self._write_now(_framed(chunk) + _LAST_CHUNK if self._chunked else chunk)
+        self._connection.end_answer()
+
+    @property
+    def buffered(self) -> int:
+        """What the transport holds for the kernel."""
+        return 0 if self._transport.is_closing() else self._transport.get_write_buffer_size()
+
+    @property
+    def stalled(self) -> bool:
+        """Whether the connection was cut off because its client took nothing."""
+        return self._connection.stalled
+
+    def _write_now(self, framed: bytes) -> None:
+        transport = self._transport
+        if transport.get_write_buffer_size():
+            transport.write(framed)
+            return
         try:
             sent = os.write(self._descriptor, framed)
         except BlockingIOError:
             sent = 0
         except OSError:
-            return None  # the client is gone; the transport hears of it by itself
+            return  # the client is gone; the transport hears of it by itself
         if sent < len(framed):
-            transport.write(framed[sent:])  # now its buffer is not empty, and the next chunk goes the long way
-        return None
+            transport.write(framed[sent:])
 
-    @property
-    def buffered(self) -> int:
-        """What the transport holds for the kernel."""
-        return 0 if self._transport.is_closing() else int(self._transport.get_write_buffer_size())
-
-
-_TRANSPORT = ("write", "is_closing", "get_write_buffer_size", "get_extra_info")
+    async def _write_later(self, framed: bytes) -> None:
+        await self._connection.drain()
+        if not self._transport.is_closing():
+            self._transport.write(framed)
 
 
-def sink_for(send: Send) -> AsgiSink:
-    """Return the cheapest sink for this response; its start must have been sent."""
-    cycle = getattr(send, "__self__", None)
-    transport: Any = getattr(cycle, "transport", None)
-    if (
-        getattr(cycle, "chunked_encoding", None) is True
-        and all(hasattr(transport, name) for name in _TRANSPORT)
-        and transport.get_extra_info("socket") is not None
-        and transport.get_extra_info("sslcontext") is None
-    ):
-        return UvicornSink(send, cycle)
-    return AsgiSink(send)
-
-
+_LAST_CHUNK = b"0\r\n\r\n"
 _last: tuple[bytes, bytes] = (b"", b"")
 
 
@@ -138,7 +201,7 @@ def _framed(chunk: bytes) -> bytes:
     global _last  # noqa: PLW0603 — one entry, replaced whole; a race could only frame twice
     known, framed = _last
     if known is not chunk:
-        framed = b"%x\r\n%b\r\n" % (len(chunk), chunk)
+        framed = b"%x\r\n%b\r\n" % (len(chunk), chunk) if chunk else b""  # an empty chunk would be the end
         _last = (chunk, framed)
     return framed
 

@@ -11,13 +11,13 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from functions.answers import Answer, encode, respond
-from functions.sinks import AsgiSink, Message, Send, sink_for
+from functions.sinks import CONNECTION, Message, Send, StreamSink
 from shared.auth import Identity, Verifier, interest_of, subscriber_token
 from shared.config import Settings
 from shared.cors import cors_headers, preflight_headers
 from shared.errors import TidemarkError, TransportUnavailable, Unavailable
 from shared.filter import Interest
-from shared.headers import SECURITY
+from shared.headers import SECURITY, check_single, combined
 from shared.hub import Hub
 from shared.limits import Connections
 from shared.logs import REQUEST_ID, request_id, streams, told
@@ -36,6 +36,7 @@ EXPIRING_SECONDS = 30.0  # before a token's end its stream is told, so that a cl
 AGAIN_SECONDS = 0.5  # between two tries to tell it
 LAMBDA_CONTEXT = "x-amzn-lambda-context"
 MAX_INVOCATION_SECONDS = 86_400.0  # longer than any; what is beyond was not written by Lambda
+MAX_DEADLINE = 1e14  # ms since 1970: the year 5138
 ENDING_SECONDS = 2.0  # before Lambda's deadline: the last frame has to reach the client, and the invocation to end
 PAGE_SECONDS = 25.0  # how long a page may take, waiting included: proxies give up soon after
 
@@ -68,7 +69,7 @@ class StreamApp:
         self._guard = hub if isinstance(hub, GuardedHub) else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        stream = await self._begin(scope, send)
+        stream = await self._begin_for(scope, receive, send)
         if stream is None:
             return
         # All that a quiet connection keeps of ours is this frame, its subscriber and its sink. A browser's headers
@@ -76,22 +77,47 @@ class StreamApp:
         if isinstance(scope["headers"], list):
             scope["headers"].clear()
         try:
-            while (await receive())["type"] != "http.disconnect":
-                pass
+            await _disconnected(receive)
         except asyncio.CancelledError:
             if not stream.sink.stuck:
                 raise
         finally:
             stream.close()
 
+    async def _begin_for(self, scope: Scope, receive: Receive, send: Send) -> "_OpenStream | None":
+        """Begin, and give up where the client goes meanwhile: what waits for the log holds its place in the limits."""
+        task = asyncio.current_task()
+        assert task is not None
+        gone = False
+
+        async def watch() -> None:
+            nonlocal gone
+            await _disconnected(receive)
+            gone = True
+            task.cancel()
+
+        watching = asyncio.create_task(watch())
+        try:
+            return await self._begin(scope, send)
+        except asyncio.CancelledError:
+            if gone and not task.uncancel():
+                return None
+            raise
+        finally:
+            watching.cancel()
+
     async def _begin(self, scope: Scope, send: Send) -> "_OpenStream | None":
         """Answer the request: with an open stream, which is returned, or with what is sent already."""
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        headers = combined(scope["headers"])
         cors = cors_headers(headers.get("origin"), self._settings.allowed_origins)
-        answer = Answer(send, request_id(headers.get(REQUEST_ID)), scope["method"], PATH)
+        connection = (scope.get("extensions") or {}).get(CONNECTION)
+        answer = Answer(send, request_id(headers.get(REQUEST_ID)), scope["method"], PATH, connection)
         stream = None
         try:
             stream = await self._open_or_refuse(scope, headers, cors, answer)
+        except asyncio.CancelledError:
+            answer.abandon()
+            raise
         finally:
             if stream is None:
                 answer.note()  # a stream is told of when it ends
@@ -103,6 +129,7 @@ class StreamApp:
         try:
             refused = self._refuse(scope["method"], headers) or self._refuse_stream(headers)
             if refused is None:
+                check_single(scope["headers"])
                 return await self._answer(scope["query_string"], headers, cors, answer)
         except TidemarkError as error:
             if isinstance(error, TransportUnavailable):
@@ -162,6 +189,9 @@ class StreamApp:
         send: Answer,
         time_left: float | None,
     ) -> "_OpenStream":
+        if send.connection is not None and send.connection.scarce:
+            send.connection.refuse_stream()
+            raise Unavailable("This instance has no files left for one more stream; another one may have")
         format = CLOUDEVENTS if query.format == "cloudevents" else DATA
         self._connections.enter(interest.user_id)
         try:
@@ -175,7 +205,7 @@ class StreamApp:
             # Clients of one lost instance must not come back at the same moment.
             wait = retry(round(self._settings.retry * 1000 * random.uniform(0.5, 1.5)))  # noqa: S311 — no secret
             await send({"type": "http.response.body", "body": wait, "more_body": True})
-            sink = sink_for(send.send)
+            sink = send.make_sink()
             subscriber.start(sink)
         except BaseException:
             self._hub.remove(subscriber)
@@ -268,18 +298,33 @@ def _time_left(headers: Mapping[str, str]) -> float | None:
     if context is None:
         return None
     try:
-        deadline = float(msgspec.json.decode(context)["deadline"])  # ms since 1970
-    except (msgspec.DecodeError, LookupError, TypeError, ValueError, ArithmeticError, RecursionError):
+        deadline = _lambda_context.decode(context).deadline
+    except (msgspec.DecodeError, RecursionError):  # too deep, or no number: not Lambda's
+        return None
+    if not 0 < deadline < MAX_DEADLINE:
         return None
     left = deadline / 1000 - time.time() - ENDING_SECONDS
     return max(left, 0.0) if left < MAX_INVOCATION_SECONDS else None
+
+
+class _LambdaContext(msgspec.Struct):
+    deadline: int | float  # ms since 1970
+
+
+_lambda_context = msgspec.json.Decoder(_LambdaContext)
+
+
+async def _disconnected(receive: Receive) -> None:
+    """Return once the client has gone, or its answer is complete."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 class _OpenStream(NamedTuple):
     hub: Hub
     connections: Connections
     subscriber: Subscriber
-    sink: AsgiSink
+    sink: StreamSink
     lifetime: "_Lifetime | None"
     id: str
     began: float
@@ -292,7 +337,8 @@ class _OpenStream(NamedTuple):
         self.connections.leave(self.subscriber.interest.user_id)
         if streams.isEnabledFor(logging.INFO):
             seconds = time.time() - self.began
-            reason, events = self.subscriber.ending or "client-gone", self.subscriber.sent
+            reason = self.subscriber.ending or ("slow-consumer" if self.sink.stalled else "client-gone")
+            events = self.subscriber.sent
             fields = {"request_id": self.id, "opened": rfc3339(int(self.began * 1000)), "seconds": round(seconds, 3)}
             streams.info("stream", extra=told(**fields, reason=reason, events=events))
 

@@ -20,7 +20,7 @@ from functions.stream import PATH, StreamApp
 from shared.config import Settings
 from shared.embedded_metrics import EmbeddedMetrics, Sample, write
 from shared.errors import SettingsError
-from shared.headers import SECURITY
+from shared.headers import SECURITY, combined
 from shared.logs import REQUEST_ID, configure, request_id
 from shared.parameters import Environment
 from shared.problem import problem
@@ -121,7 +121,7 @@ class StreamServer:
 
 async def _answer_others(scope: Mapping[str, Any], send: Send) -> None:
     """Answer what is no stream: the adapter asks whether the process lives, and a stranger for what is not here."""
-    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+    headers = combined(scope["headers"])
     live = scope["path"] == LIVE
     answer = Answer(send, request_id(headers.get(REQUEST_ID)), scope["method"], LIVE if live else "-")
     missing = problem(404, "There is nothing at this path")
@@ -143,12 +143,11 @@ def main() -> int:
         server = StreamServer(os.environ)
         configure(server.settings.log_level, server.settings.log_format)
         asyncio.run(check(server.settings))
+        banner = "Tidemark's streams on {url}" + PATH
+        serve(server, server.settings, server.drain, server.aclose, banner, begin=server.hub.look)
     except SettingsError as error:
         print(f"tidemark: {error}", file=sys.stderr)
         return 2
-    host, port = server.settings.host, server.settings.port
-    banner = "Tidemark's streams on {url}" + PATH
-    serve(server, host, port, server.drain, server.aclose, banner, begin=server.hub.look)
     return 0
 
 

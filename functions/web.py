@@ -15,8 +15,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from shared import media_type as media_types
 from shared.config import Settings
 from shared.cors import cors_headers, preflight_headers
-from shared.errors import ContentTooLarge, TidemarkError, Unavailable
-from shared.headers import SECURITY
+from shared.errors import ContentTooLarge, InvalidRequest, TidemarkError, Unavailable, UnsupportedCoding
+from shared.headers import SECURITY, check_single, combined
 from shared.logs import REQUEST_ID, request_id, requests, told
 from shared.netlify import HEADER, is_signed
 from shared.problem import MEDIA_TYPE, Problem, from_error, problem
@@ -76,17 +76,49 @@ def _without_base_path(app: ASGIApp) -> Any:
 
 
 async def read_body(request: Request, most: int) -> bytes:
-    """Return the body of at most `most` bytes; raises ContentTooLarge before more than that is kept."""
-    too_large = ContentTooLarge(f"The body may have at most {most // 1024:,} KiB")
+    """Return the body of at most `most` bytes, decompressed; raises ContentTooLarge before more than that is kept."""
+    return decoded(await read_raw(request, most), request, most)
+
+
+async def read_raw(request: Request, most: int) -> bytes:
+    """Return the body of at most `most` bytes as it was sent; raises ContentTooLarge before more than that is kept."""
     length = request.headers.get("content-length", "0")
     if length.isascii() and length.isdigit() and int(length) > most:
-        raise too_large
+        raise _too_large(most)
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
         if len(body) > most:
-            raise too_large
+            raise _too_large(most)
     return bytes(body)
+
+
+def decoded(body: bytes, request: Request, most: int) -> bytes:
+    """Return the content of a body in the coding that its request names, of at most `most` bytes.
+
+    Raises ContentTooLarge before more than that is made of it, UnsupportedCoding, and InvalidRequest.
+    """
+    coding = request.headers.get("content-encoding", "").strip().lower()
+    if coding in ("", "identity"):
+        return body
+    if coding not in ("gzip", "x-gzip"):  # RFC 9110 section 8.4.1.3: the same
+        raise UnsupportedCoding("Send the body as it is or in gzip: no other Content-Encoding is taken")
+    import zlib
+
+    member = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+    try:
+        content = member.decompress(body, most + 1)
+    except zlib.error:
+        raise InvalidRequest("The body is not the gzip that its Content-Encoding announces") from None
+    if len(content) > most:
+        raise _too_large(most)
+    if not member.eof or member.unused_data:  # of several members each would cost a copy of the rest
+        raise InvalidRequest("The body is not one whole gzip member")
+    return content
+
+
+def _too_large(most: int) -> ContentTooLarge:
+    return ContentTooLarge(f"The body may have at most {most // 1024:,} KiB")
 
 
 def media_type(request: Request) -> str | None:
@@ -147,7 +179,7 @@ class CorsApp:
             await self._app(scope, receive, send)
             return
         began = time.perf_counter()
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        headers = combined(scope["headers"])
         id = scope["request_id"] = request_id(headers.get(REQUEST_ID))
         status = 500  # where it fails before it answers
 
@@ -173,6 +205,12 @@ class CorsApp:
             )
             await answer(scope, receive, send)
             return
+        app = self._app
+        try:
+            if scope["method"] == "POST":
+                check_single(scope["headers"])
+        except InvalidRequest as error:
+            app = to_response(from_error(error))
         origin = headers.get("origin")
         extra = self._without_origin
         if origin is not None:
@@ -187,7 +225,7 @@ class CorsApp:
                 ]
             await send(message)
 
-        await self._app(scope, receive, send_with_headers)
+        await app(scope, receive, send_with_headers)
 
 
 def _note(scope: Scope, id: str, status: int, seconds: float) -> None:

@@ -14,7 +14,7 @@ from functions.handshake import handshake
 from functions.on_lambda import HttpFunction
 from functions.publish import receipts_body
 from functions.traced import traced
-from functions.web import media_type, read_body, to_response
+from functions.web import decoded, media_type, read_raw, to_response
 from shared.config import Settings
 from shared.counters import WEBHOOKS
 from shared.envelope import MAX_BODY_BYTES
@@ -58,7 +58,7 @@ def routes(hub: Hub, settings: Settings, clock: Callable[[], float] = time.time)
         return response
 
     async def _receive(request: Request, receiver: Receiver) -> tuple[str, Response]:
-        body = await read_body(request, MAX_BODY_BYTES)
+        body = await read_raw(request, MAX_BODY_BYTES)
         # RFC 9110 section 5.3: a header that stands twice is a list, and no scheme takes that for a signature.
         headers = {key: ", ".join(request.headers.getlist(key)) for key in request.headers}
         receiver.verify(Delivery(headers, body, clock()))
@@ -67,7 +67,7 @@ def routes(hub: Hub, settings: Settings, clock: Callable[[], float] = time.time)
             accepted = {"accept": f"application/json, {form.MEDIA_TYPE}"}
             detail = f"Let the provider send JSON (application/json), or else a form ({form.MEDIA_TYPE})"
             return "not-json", to_response(problem(415, detail, headers=accepted))
-        payload = Payload(body, headers, is_form=kind == form.MEDIA_TYPE)
+        payload = Payload(decoded(body, request, MAX_BODY_BYTES), headers, is_form=kind == form.MEDIA_TYPE)
         challenge = receiver.source.scheme.challenge(payload)
         if challenge is not None:
             return "challenge", Response(msgspec.json.encode({"challenge": challenge}), 200, _HEADERS)

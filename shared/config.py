@@ -78,6 +78,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     retry: float = 2.0
     stream_url: str = "/api/events"
     publish_rate: Rate | None = None
+    head_seconds: float = 20.0
+    body_seconds: float = 60.0
+    keep_alive: float = 75.0
+    stall_seconds: float = 60.0
     max_connections: int = 0
     max_user_connections: int = 0
     allowed_origins: frozenset[str] = frozenset()
@@ -149,6 +153,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             stream_seconds=lifetime(env, LAMBDA_STREAM_SECONDS if on_lambda else None),
             stream_url=stream_url(env),
             publish_rate=rate(env, "REALTIME_PUBLISH_RATE"),
+            head_seconds=duration(env, "REALTIME_HEAD_SECONDS", 20.0, 0.1, 300.0),
+            body_seconds=duration(env, "REALTIME_BODY_SECONDS", 60.0, 0.1, 3_600.0),
+            keep_alive=duration(env, "REALTIME_KEEP_ALIVE", 75.0, 0.1, 3_600.0),
+            stall_seconds=duration(env, "REALTIME_STALL_SECONDS", 60.0, 1.0, 60.0),
             max_connections=integer(env, "REALTIME_MAX_CONNECTIONS", 0, 1),
             max_user_connections=integer(env, "REALTIME_MAX_USER_CONNECTIONS", 0, 1),
             retry=duration(env, "REALTIME_RETRY", 2.0, 0.0, 300.0),

@@ -4,6 +4,7 @@ TidemarkError
 ├── SettingsError              a variable is missing or wrong: the start stops with this one line
 ├── InvalidRequest             the caller sent something wrong, and can mend it (400)
 │   ├── ContentTooLarge        ... by sending less (413)
+│   ├── UnsupportedCoding      ... by sending the body in another Content-Encoding (415)
 │   └── MappingError           a webhook's payload has not what a rule of realtime.toml looks for (422)
 ├── Unauthorized               no credential, or none that holds (401)
 │   └── BadSignature           ... a webhook that none of its source's secrets has signed in time
@@ -41,6 +42,10 @@ class InvalidRequest(TidemarkError):
 
 class ContentTooLarge(InvalidRequest):
     """The request is well formed but larger than a stated limit."""
+
+
+class UnsupportedCoding(InvalidRequest):
+    """The body is in a Content-Encoding that is not taken."""
 
 
 class MappingError(InvalidRequest):

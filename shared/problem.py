@@ -15,6 +15,7 @@ from shared.errors import (
     TooManyRequests,
     Unauthorized,
     Unavailable,
+    UnsupportedCoding,
 )
 from shared.headers import SECURITY
 
@@ -56,6 +57,8 @@ def from_error(error: TidemarkError) -> Problem:
     match error:
         case ContentTooLarge():
             return problem(413, error.detail, error.errors)
+        case UnsupportedCoding():
+            return problem(415, error.detail, headers={"accept-encoding": "gzip"})
         case MappingError():
             return problem(422, error.detail, error.errors)
         case InvalidRequest():
