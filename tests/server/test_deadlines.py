@@ -120,6 +120,7 @@ def test_what_is_being_answered_has_no_such_deadline(open_instance: Instance) ->
         api.close()
 
 
+@pytest.mark.full
 def test_by_default_a_connection_outlives_those_of_proxies(make_instance: MakeInstance) -> None:
     """Those of nginx and AWS's load balancers live 60 s: who keeps one longer does not close what the other uses."""
     instance = make_instance()

@@ -4,11 +4,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import pytest
 
 from tests.functions.api import Api
 from tests.functions.tokens import PUBLISH_KEY, SECRET, user_token
-from tests.processes import HOST, MakeInstance, wait_until
+from tests.processes import HOST, MakeInstance, MakeRedis, wait_until
 from tests.server.peers import (
     ALIVE,
     EVENTS,
@@ -120,6 +121,7 @@ def test_a_peer_that_reads_nothing_is_cut_off(make_api: MakeApi) -> None:
     opened.close()
 
 
+@pytest.mark.full
 def test_a_peer_that_reads_little_by_little_is_kept(make_api: MakeApi) -> None:
     """It takes several times the bound for what is on its way."""
     api = make_api(REALTIME_STALL_SECONDS="2s", REALTIME_HEARTBEAT="1s")
@@ -132,7 +134,7 @@ def test_a_peer_that_reads_little_by_little_is_kept(make_api: MakeApi) -> None:
     opened.close()
 
 
-@pytest.mark.parametrize("behind", [b"", LIVE, LIVE * 1_000], ids=["nothing", "a request", "many"])
+@pytest.mark.parametrize("behind", [b"", LIVE * 1_000], ids=["nothing", "many requests"])
 def test_sigterm_waits_for_no_peer(make_instance: MakeInstance, behind: bytes) -> None:
     """With requests behind their streams, twenty peers held up the end for 11 s."""
     instance = make_instance()
@@ -172,3 +174,26 @@ def test_a_long_poll_whose_client_left_holds_no_slot(make_api: MakeApi) -> None:
         wait_until(lambda: 'realtime_subscribers{state="live"} 1.0' in api.http.get("/api/metrics").text, SOON)
         waiting.close()
         slot_is_free(api)
+
+
+def test_a_stream_whose_client_left_while_it_opened(make_redis: MakeRedis, make_api: MakeApi) -> None:
+    """Its slot was taken until the log had answered, or had been silent for 5 s."""
+    redis = make_redis()
+    api = make_api(REALTIME_TRANSPORT="redis", REDIS_URL=redis.url, REALTIME_AUTH="none")
+    assert api.get().status_code == 200
+    redis.pause()
+    opening = Peer(api.instance)
+    opening.send(EVENTS)
+    wait_until(lambda: is_taken(api), SOON)
+    opening.close()
+    wait_until(lambda: not is_taken(api), 2.0)
+    redis.resume()
+
+
+def is_taken(api: Api) -> bool:
+    """Whether the only slot is taken: if it is free, a page waits for the log."""
+    try:
+        response = api.http.get("/api/events?wait=1", headers={"accept": "application/json"}, timeout=0.5)
+    except httpx.ReadTimeout:
+        return False
+    return response.status_code == 429
