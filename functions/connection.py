@@ -5,6 +5,7 @@ tests/server/test_uvicorn.py names it all, so that an update that changes it fai
 """
 
 import asyncio
+import weakref
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -70,7 +71,7 @@ class Connection(HttpToolsProtocol):
         self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Let everyone know who works for this peer, also for requests before its last one."""
+        """Let everyone know who works for this peer: uvicorn does only for its last request."""
         self.stalled = isinstance(exc, TimeoutError)  # ETIMEDOUT, by TCP_USER_TIMEOUT
         self._deaf = True
         self._unset_keepalive_if_required()
@@ -83,9 +84,7 @@ class Connection(HttpToolsProtocol):
     def shutdown(self) -> None:
         """Close at once where nothing is being answered, else after that."""
         if self._is_answering:
-            last = self.pipeline[0][0] if self.pipeline else self._answering
-            assert last is not None
-            last.keep_alive = False
+            self._end_with_last()
         else:
             self._close()
 
@@ -95,8 +94,7 @@ class Connection(HttpToolsProtocol):
         """Begin to count."""
         if len(self.pipeline) >= MAX_QUEUED:
             raise _TooManyQueuedError
-        self._messages += 1
-        self._in_message = self._in_head = True
+        self._messages, self._in_message, self._in_head = self._messages + 1, True, True
         self._framing = self._content = self._dropped = 0
         super().on_message_begin()
 
@@ -126,19 +124,18 @@ class Connection(HttpToolsProtocol):
         """The request is whole."""
         if self.parser.should_upgrade():
             return
-        self._in_message = False
-        self._framing = 0
+        self._in_message, self._framing = False, 0
         super().on_message_complete()
 
     # What the app's answer calls
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._answering = cycle
-        cycle.scope["extensions"] = {CONNECTION: self}  # type: ignore[dict-item]
+        cycle.scope["extensions"] = {CONNECTION: weakref.proxy(self)}  # else the collector would have to find us
         super()._start_asgi_task(cycle, app if cycle.scope["http_version"] != "1.0" else _until_close(cycle, app))
 
     def on_response_complete(self) -> None:
-        """Go on with the next request, or wait for it."""
+        """Go on with the next request."""
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             self._watch_closing(self.server_state.settings.stall_seconds)
@@ -247,10 +244,13 @@ class Connection(HttpToolsProtocol):
         if self._in_message and self.pipeline and self.pipeline[0][0] is self.cycle:
             self.pipeline.pop(0)
         self._in_message = self._in_head = False
+        self.cycle = self._end_with_last()
+
+    def _end_with_last(self) -> RequestResponseCycle:
         last = self.pipeline[0][0] if self.pipeline else self._answering
         assert last is not None
-        self.cycle = last
         last.keep_alive = False
+        return last
 
     def _drop(self, count: int) -> None:
         self._dropped += count

@@ -94,6 +94,14 @@ class Peer:
         rest, self.received = self.received, b""
         return rest
 
+    def drain(self) -> None:
+        """Read what is there, and what comes within the socket's time-out."""
+        try:
+            while self.socket.recv(65_536):
+                pass
+        except OSError:
+            return
+
     def reset(self) -> None:
         """Close with a RST: what is on its way is lost."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
