@@ -1,7 +1,7 @@
 """Accepting connections, and what to do before this process has no file left for one more.
 
 At its limit of open files a server cannot even accept a connection to refuse it. uvloop then resets each new one
-without a word, so it is not left to it: connections that ask for nothing are closed before, and the last tenth of the
+without a word, so it is not left to it: connections without a request are closed before, and the last tenth of the
 files is kept for short requests.
 """
 

@@ -239,7 +239,7 @@ class Connection(HttpToolsProtocol):
             self._parse(rest)
 
     def _stop_reading(self) -> None:
-        """Answer the requests that are whole, then close; the peer asks the others again (RFC 9112 section 9.3.2)."""
+        """Answer the requests that are whole, then close; the peer sends the others again (RFC 9112 section 9.3.2)."""
         self._deaf = True
         if self._in_message and self.pipeline and self.pipeline[0][0] is self.cycle:
             self.pipeline.pop(0)
@@ -259,7 +259,7 @@ class Connection(HttpToolsProtocol):
             self.transport.abort()
 
     def _refuse(self, status: int, detail: str) -> None:
-        """Answer and close: what follows on this connection cannot be told from the rest of the request.
+        """Answer and close: what follows on this connection may be the rest of the request.
 
         An answer that has begun is finished before, and is the last one.
         """
@@ -364,7 +364,7 @@ class _TooManyQueuedError(Exception):
 
 
 def _disconnect(cycle: RequestResponseCycle) -> None:
-    """Tell the app that its client has gone."""
+    """Let the app see that its client has gone."""
     cycle.disconnected = True
     cycle.message_event.set()
 

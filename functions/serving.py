@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import errno
 import functools
+import logging
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Generator
@@ -15,6 +16,8 @@ from functions.accepting import Acceptor, OpenFiles, State
 from functions.connection import Connection
 from shared.config import Settings
 from shared.errors import SettingsError
+
+logger = logging.getLogger(__name__)
 
 DRAIN_SECONDS = 10  # between SIGTERM and the end, for answers that are under way
 BACKLOG = 4_096  # connections that wait to be accepted
@@ -40,6 +43,8 @@ class Server(uvicorn.Server):
         make_connection = functools.partial(Connection, config, state, {})
         acceptors = (Acceptor(one, state, make_connection) for one in sockets)
         self._accepting = [asyncio.create_task(acceptor.run()) for acceptor in acceptors]
+        for accepting in self._accepting:
+            accepting.add_done_callback(self._stop_if_failed)
         self.started = True
         print(self._banner, flush=True)
 
@@ -50,6 +55,12 @@ class Server(uvicorn.Server):
         await asyncio.gather(*self._accepting, return_exceptions=True)
         self._drain()
         await super().shutdown(sockets)
+
+    def _stop_if_failed(self, accepting: "asyncio.Task[None]") -> None:
+        """End the process rather than live on without accepting anybody."""
+        if not accepting.cancelled() and (error := accepting.exception()) is not None:
+            logger.critical("cannot accept connections any more", exc_info=error)
+            self.should_exit = True
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:

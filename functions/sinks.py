@@ -126,7 +126,7 @@ class ConnectionSink:
     stuck = False  # it never holds up the end of its answer
 
     def __init__(self, connection: "Connection", transport: asyncio.Transport, *, chunked: bool) -> None:
-        """Write to the socket under `transport`; an HTTP/1.0 client knows no chunks."""
+        """Write to the socket under `transport`; without chunks for an HTTP/1.0 client."""
         self._connection = connection
         self._transport = transport
         self._descriptor: int = transport.get_extra_info("socket").fileno()
@@ -179,7 +179,7 @@ class ConnectionSink:
         except BlockingIOError:
             sent = 0
         except OSError:
-            return  # the client is gone; the transport hears of it by itself
+            return  # the client is gone; the transport notices by itself
         if sent < len(framed):
             transport.write(framed[sent:])
 

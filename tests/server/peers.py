@@ -142,5 +142,5 @@ def slot_is_free(api: Api, seconds: float = SOON) -> None:
 
 def memory(instance: Instance) -> int:
     """What the instance holds in memory now, in KiB."""
-    told = subprocess.run(["ps", "-o", "rss=", "-p", str(instance.pid)], capture_output=True, text=True, check=True)
-    return int(told.stdout)
+    printed = subprocess.run(["ps", "-o", "rss=", "-p", str(instance.pid)], capture_output=True, text=True, check=True)
+    return int(printed.stdout)

@@ -95,7 +95,7 @@ def test_connect_is_refused(instance: Instance) -> None:
 
 
 def test_a_stream_over_http_1_0_has_no_chunks(instance: Instance) -> None:
-    """It ends with the connection: an HTTP/1.0 client knows nothing else (nginx's proxy_pass is one by default)."""
+    """It ends with the connection: HTTP/1.0 has no other way (nginx's proxy_pass is one by default)."""
     with peer(instance) as one:
         one.send(EVENTS.replace(b"HTTP/1.1", b"HTTP/1.0"))
         head, _, body = one.rest().partition(b"\r\n\r\n")
@@ -275,7 +275,7 @@ def test_an_ipv6_address_is_listened_on(tmp_path: "os.PathLike[str]") -> None:
 
 @pytest.mark.parametrize("module", ["functions.local", "functions.stream_server"])
 def test_an_address_that_cannot_be_had_is_one_line(instance: Instance, module: str) -> None:
-    for settings, told in (
+    for settings, line_start in (
         ({"PORT": str(instance.port)}, f"tidemark: PORT: {instance.port} is in use on {HOST}: "),
         ({"HOST": "192.0.2.1", "PORT": "0"}, "tidemark: HOST: this machine cannot listen there"),
         ({"HOST": "no.such.host.invalid", "PORT": "0"}, "tidemark: HOST: this machine cannot listen there"),
@@ -288,7 +288,7 @@ def test_an_address_that_cannot_be_had_is_one_line(instance: Instance, module: s
         assert ended.returncode == 2
         *_, line = ended.stderr.splitlines()
         assert "Traceback" not in ended.stderr
-        assert line.startswith(told)
+        assert line.startswith(line_start)
 
 
 def test_sigterm_refuses_connections_and_answers_what_it_has(make_instance: MakeInstance) -> None:

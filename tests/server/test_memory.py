@@ -15,7 +15,7 @@ MIB = 1024 * 1024
 
 @pytest.fixture
 def instance(make_instance: MakeInstance) -> Instance:
-    """One that asks for a key, and that has answered before: what the first answers need is not growth."""
+    """One that requires a key, and that has answered before: what the first answers need is not growth."""
     instance = make_instance(REALTIME_PUBLISH_KEYS=PUBLISH_KEY, REALTIME_JWT_SECRET=SECRET)
     api = Api(instance)
     for _ in range(20):

@@ -184,6 +184,7 @@ def test_a_stream_whose_client_left_while_it_opened(make_redis: MakeRedis, make_
     redis.pause()
     opening = Peer(api.instance)
     opening.send(EVENTS)
+    assert api.http.get("/api/health/live").status_code == 200, "what was sent has been read"
     wait_until(lambda: is_taken(api), SOON)
     opening.close()
     wait_until(lambda: not is_taken(api), 2.0)

@@ -80,7 +80,7 @@ def test_the_server_has_what_is_overridden() -> None:
 
 
 def test_the_parser_does_what_is_relied_on() -> None:
-    """An error of a callback is the cause of the parser's; what follows an upgrade is told by its place."""
+    """An error of a callback is the cause of the parser's; the error of an upgrade has the place after its head."""
 
     class Refusing:
         def on_message_begin(self) -> None:
