@@ -4,6 +4,7 @@ import os
 import re
 import time
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from sys import getsizeof
 
 import msgspec
@@ -16,7 +17,7 @@ EVENT_SOURCE_TYPES = ("error", "open")
 `onerror` or `onopen`, as if the connection had been lost or opened."""
 
 RECORD_BYTES = 800  # of an event without data: its struct, texts, place and record, by CPython's own count
-
+RECEIVED = "/webhooks/"  # the source of a received webhook begins so: a publisher with it could suppress a delivery
 MAX_USER_IDS = 1_000
 MAX_USER_ID_LENGTH = 256  # characters
 
@@ -39,10 +40,17 @@ class Event(msgspec.Struct, frozen=True):
 
     @property
     def key(self) -> str:
-        """What makes a second publication a duplicate: the id, or source and id where a source was given.
+        """The scope in which an id makes a second publication a duplicate: the type, the id, and the source if given.
 
-        CloudEvents 1.0 promises unique ids only within one source: two sources may both send "1".
+        The type: a key that may publish only `task-*` must not suppress an event of another type by its id. The source:
+        CloudEvents 1.0 promises unique ids within one source only. The publish key is not part of it, so a retry with
+        a rotated key stays a duplicate. Neither type nor id holds a space, so no two scopes are the same text.
         """
+        return f"{self.type} {self.chained}"
+
+    @property
+    def chained(self) -> str:
+        """What the check of a record is computed over (`reading.chain`): source and id, in every log ever written."""
         source = self.attributes.get("source")
         return f"{source} {self.id}" if source else self.id
 
@@ -95,6 +103,27 @@ def reserved(type: str) -> str | None:
 def is_user_id(text: str) -> bool:
     """Tell whether `text` can name a user: 1 to 256 printable characters."""
     return 0 < len(text) <= MAX_USER_ID_LENGTH and not _CONTROL.search(text)
+
+
+def moment(text: str) -> datetime | None:
+    """Return the moment that an RFC 3339 text names, None if it is none.
+
+    Lower case is taken (section 5.6), and the leap second (section 5.7), 23:59:60 in UTC, as the second before it.
+    """
+    match = _TIME.fullmatch(text)
+    if match is None:
+        return None
+    day, clock, fraction, zone = match.groups()
+    leap = clock.endswith(":60")
+    try:
+        found = datetime.fromisoformat(f"{day}T{clock[:-2] + '59' if leap else clock}{fraction or ''}{zone.upper()}")
+        in_utc = found.astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None  # the form is right, but there is no such day or hour
+    return None if leap and (in_utc.hour, in_utc.minute) != (23, 59) else found
+
+
+_TIME = re.compile(r"(\d{4}-\d\d-\d\d)[Tt](\d\d:\d\d:\d\d)(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 
 
 def trace_context(traceparent: object, tracestate: object) -> tuple[str | None, str | None]:

@@ -15,9 +15,10 @@ from shared.errors import TransportRefused, TransportUnavailable, Unavailable
 from shared.event import Event
 from shared.fanout import Fanout, Sink
 from shared.filter import Interest
+from shared.known_schemes import KnownSchemes
 from shared.once import Once
-from shared.partitions import Partitions
-from shared.record import Record
+from shared.partitions import SCHEMES, Partitions
+from shared.record import Gap, Record
 from shared.ring import Ring
 from shared.sse import Format
 from shared.subscriber import Start, Subscriber
@@ -69,6 +70,9 @@ class Hub:
         self._buffers = isinstance(transport, Buffering)
         if self._buffers:
             self.fanout.once = Once(window)
+        self.schemes = KnownSchemes(transport, partitions, self._send_strays_away)
+        self._control = () if self._log is None else (SCHEMES,)
+        self._learning: asyncio.Task[None] | None = None
         self._readers: dict[str, int] = {}
         self._context: AbstractAsyncContextManager[Tail] | None = None
         self._tail: Tail | None = None
@@ -171,8 +175,13 @@ class Hub:
 
         Raises TransportUnavailable.
         """
-        partitions = self.partitions.needed(interest)
-        heads = await self.heads(partitions) if self._log is not None else Cursor({})
+        while True:
+            partitions = self.schemes.needed(interest)
+            heads = Cursor({}) if self._log is None else await self.heads((*self._control, *partitions))
+            await self.schemes.catch_up(heads.positions.get(SCHEMES))
+            self.schemes.check()
+            if self.schemes.needed(interest) == partitions:
+                break
         subscriber = self._make_subscriber(interest, format, partitions)
         await subscriber.prepare(start, heads)
         await subscriber.replay(sink)
@@ -188,6 +197,8 @@ class Hub:
         self.drain()
         if self._timer is not None:
             self._timer.cancel()
+        if self._learning is not None:
+            self._learning.cancel()
         if self._context is not None:
             await self._context.__aexit__(None, None, None)
             self._context = None
@@ -197,22 +208,27 @@ class Hub:
 
     async def add(self, interest: Interest, start: Start, format: Format, *, patient: bool = False) -> Subscriber:
         """Register a subscriber first, then read the head: nothing can fall between the two."""
-        partitions = self.partitions.needed(interest)
-        for name in partitions:
-            self._readers[name] = self._readers.get(name, 0) + 1
-        try:
+        while True:
+            partitions = self.schemes.needed(interest)
+            counted = (*self._control, *partitions)
+            for name in counted:
+                self._readers[name] = self._readers.get(name, 0) + 1
             try:
-                subscriber = await self._place(interest, start, format, partitions)
-            except TransportUnavailable:
-                if not (patient and self._buffers):
-                    raise
-                subscriber = self._make_subscriber(interest, format, partitions)
-                subscriber.wait_for_log(start, self._read_heads)
-            if self.draining:  # since it came: nobody would send it away any more
-                raise Unavailable("This instance is going away; come back, and another one will answer")
-        except BaseException:
-            self._release(partitions)
-            raise
+                try:
+                    subscriber = await self._place(interest, start, format, partitions)
+                except TransportUnavailable:
+                    if not (patient and self._buffers):
+                        raise
+                    subscriber = self._make_subscriber(interest, format, partitions)
+                    subscriber.wait_for_log(start, self._read_heads)
+                if self.draining:  # since it came: nobody would send it away any more
+                    raise Unavailable("This instance is going away; come back, and another one will answer")
+            except BaseException:
+                self._release(counted)
+                raise
+            if self.schemes.needed(interest) == partitions:
+                break
+            self._release(counted)  # another partition scheme was announced meanwhile
         self.subscribers.add(subscriber)
         self._slots[self._slot][subscriber] = None
         if self._timer is None:
@@ -243,7 +259,12 @@ class Hub:
             await asyncio.wait(waiting)
 
     async def _place(self, interest: Interest, start: Start, format: Format, partitions: tuple[str, ...]) -> Subscriber:
-        heads = await self._follow(partitions)
+        heads = await self._follow((*self._control, *partitions))
+        await self.schemes.catch_up(heads.positions.get(SCHEMES))
+        if self._log is not None and start.names_more_than(partitions):
+            # Perhaps of a scheme that the tail has not brought yet: what it reads then must not be left behind.
+            await self.schemes.catch_up((await self.heads(self._control)).positions[SCHEMES])
+        self.schemes.check()
         subscriber = self._make_subscriber(interest, format, partitions)
         known = heads.positions.keys() >= set(partitions)
         if self._log is not None and not (known and not self._lie_behind(heads, self.fanout.positions)):
@@ -253,7 +274,8 @@ class Hub:
 
     async def _read_heads(self, partitions: Sequence[str]) -> Cursor:
         """Return the heads once the tail reads these partitions, for a subscriber who came while the log was away."""
-        await self._follow(partitions)
+        heads = await self._follow((*self._control, *partitions))
+        await self.schemes.catch_up(heads.positions.get(SCHEMES))
         return await self.heads(partitions)
 
     def _lie_behind(self, heads: Cursor, tail: Mapping[str, Position]) -> bool:
@@ -278,16 +300,26 @@ class Hub:
         self.subscribers.discard(subscriber)
         for slot in self._slots:
             slot.pop(subscriber, None)
-        self._release(subscriber.partitions)
+        self._release((*self._control, *subscriber.followed))
 
     def _make_subscriber(self, interest: Interest, format: Format, partitions: tuple[str, ...]) -> Subscriber:
-        return Subscriber(self.transport, self, self.fanout, self.stats, interest, format, partitions, self.heartbeat)
+        return Subscriber(
+            self.transport,
+            self,
+            self.fanout,
+            self.stats,
+            interest,
+            format,
+            partitions,
+            self.heartbeat,
+            self.schemes,
+        )
 
     async def _follow(self, partitions: Sequence[str]) -> Cursor:
         """Make the tail read these partitions; return the heads that were read for the new ones."""
         async with self._opening:
             if self._context is None:
-                self._context = self.transport.on_message(self._deliver)
+                self._context = self.transport.on_message(self._receive)
                 self._tail = await self._context.__aenter__()
         assert self._tail is not None
         new = [name for name in partitions if name not in self.fanout.positions]
@@ -311,6 +343,33 @@ class Hub:
         for name in partitions:
             if self._unread.get(name) is unread:
                 del self._unread[name]
+
+    def _receive(self, item: Record | Gap) -> None:
+        """Take what the tail brings."""
+        if item.partition != SCHEMES:
+            self._deliver(item)
+            return
+        if item.position is not None and SCHEMES in self.fanout.positions:
+            self.fanout.positions[SCHEMES] = item.position
+        if not self.schemes.hear(item) and (self._learning is None or self._learning.done()):
+            self._learning = asyncio.create_task(self._learn())
+
+    async def _learn(self) -> None:
+        """Read the schemes again after something of them was lost."""
+        backoff = Backoff()
+        while SCHEMES in self._readers:
+            try:
+                await self.schemes.catch_up()
+                return
+            except TransportUnavailable as error:
+                logger.warning("the partition schemes cannot be read, trying again: %s", error.detail)
+                await asyncio.sleep(backoff.next())
+
+    def _send_strays_away(self) -> None:
+        """End the streams that do not read all that the schemes in use need; they resume, and read it then."""
+        for subscriber in tuple(self.subscribers):
+            if not set(self.schemes.needed(subscriber.interest)) <= set(subscriber.followed):
+                subscriber.close("draining")
 
     def _release(self, partitions: Sequence[str]) -> None:
         for name in partitions:

@@ -18,6 +18,7 @@ from shared.errors import TransportUnavailable, Unauthorized
 from shared.event import Event, new_id
 from shared.filter import Interest
 from shared.hub import Hub
+from shared.partitions import SCHEMES
 from shared.record import Gap, Record
 from shared.rights import REVOCATIONS
 from shared.sse import Format
@@ -124,7 +125,9 @@ class GuardedHub(Hub):
 
     async def add(self, interest: Interest, start: Start, format: Format, **options: Any) -> Subscriber:
         """Register a subscriber, once all revocations are known; `admit` comes next."""
-        self._readers[REVOCATIONS] = self._readers.get(REVOCATIONS, 0) + 1
+        watched = (*PARTITION, *self._control)
+        for name in watched:
+            self._readers[name] = self._readers.get(name, 0) + 1
         try:
             try:
                 await self._watch()
@@ -134,7 +137,7 @@ class GuardedHub(Hub):
                 self._try_again()  # who waits for the log is let in now, and sent away when it is back if need be
             return await super().add(interest, start, format, **options)
         except BaseException:
-            self._release(PARTITION)
+            self._release(watched)
             raise
 
     def admit(self, subscriber: Subscriber, issued_at: float) -> None:
@@ -145,7 +148,7 @@ class GuardedHub(Hub):
     def remove(self, subscriber: Subscriber) -> None:
         """Forget a subscriber; after the last one, revocations are no longer followed."""
         super().remove(subscriber)
-        self._release(PARTITION)
+        self._release((*PARTITION, *self._control))
 
     async def refresh(self) -> None:
         """Know all revocations up to now without following them. Raises TransportUnavailable.
@@ -169,9 +172,12 @@ class GuardedHub(Hub):
         return await super()._read_heads(partitions)
 
     async def _watch(self) -> None:
-        heads = await self._follow(PARTITION)
+        watched = (*PARTITION, *self._control)  # together: both look at heads
+        heads = await self._follow(watched)
         if REVOCATIONS not in self._readers:  # the last one left meanwhile
-            self._unfollow(REVOCATIONS)
+            for name in watched:
+                self._unfollow(name)
+        await self.schemes.catch_up(heads.positions.get(SCHEMES))
         await self.revocations.catch_up(heads.positions.get(REVOCATIONS))
 
     def _hear(self, item: Record | Gap) -> None:

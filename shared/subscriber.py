@@ -13,10 +13,11 @@ import msgspec
 from shared import catching_up
 from shared.backoff import Backoff
 from shared.catching_up import Reader, Reads, StalledError, Stats
-from shared.cursor import Cursor
+from shared.cursor import Cursor, Position
 from shared.errors import TransportUnavailable
 from shared.fanout import Fanout, Sink
 from shared.filter import Interest
+from shared.known_schemes import KnownSchemes
 from shared.record import Gap, Record
 from shared.sse import ClosingReason, Format
 from shared.transports.base import Transport
@@ -32,6 +33,11 @@ class Start(msgspec.Struct, frozen=True):
     cursor: str | None = None
     since: Literal["now", "earliest"] | int = "now"
 
+    def names_more_than(self, partitions: Sequence[str]) -> bool:
+        """Tell whether the cursor names a partition besides these."""
+        cursor = None if self.cursor is None else Cursor.parse(self.cursor)
+        return cursor is not None and not cursor.positions.keys() <= set(partitions)
+
 
 class Subscriber(Reader):
     """Reads the log from its own place until it meets the tail, then is a member of the fan-out."""
@@ -40,10 +46,12 @@ class Subscriber(Reader):
         "_farewell",
         "_gaps",
         "_heartbeat",
+        "_schemes",
         "_started",
         "_task",
         "_waits",
         "ending",
+        "followed",
         "issued_at",
         "written",
     )
@@ -58,8 +66,11 @@ class Subscriber(Reader):
         format: Format,
         partitions: tuple[str, ...],
         heartbeat: float,
+        schemes: KnownSchemes,
     ) -> None:
         super().__init__(transport, reads, fanout, stats, interest, format, partitions)
+        self.followed = partitions  # by the tail, for this subscriber; `partitions` has more until the replay ends
+        self._schemes = schemes
         self.issued_at = math.inf  # when the token was, in s since 1970: earlier ones of its user may be revoked
         self.ending: str | None = None  # why it was closed; None: it was not, or without a word
         self.written = 0  # events while it was live
@@ -76,6 +87,7 @@ class Subscriber(Reader):
         Raises TransportUnavailable.
         """
         self._until = heads
+        self.partitions = self.followed
         if self._log is None:
             if start.cursor is not None or start.since != "now":
                 self._gaps = [Gap("no-log", self.partitions[0], None)]
@@ -89,15 +101,30 @@ class Subscriber(Reader):
             else:
                 missing = [name for name in self.partitions if name not in cursor.positions]
                 if missing and cursor.time:  # another scheme wrote it: what came since then may be unseen
-                    places.update((await self._log.seek(missing, cursor.time)).positions)
+                    for begin, names in self._schemes.starts(self.interest, missing, cursor.time).items():
+                        places.update((await self._log.seek(names, begin)).positions)
                 places.update(cursor.positions)
+                await self._read_out(cursor, places)
         elif start.since != "now":
             since = None if start.since == "earliest" else start.since
             places = dict((await self._log.seek(self.partitions, since)).positions)
         self.positions = {name: places[name] for name in self.partitions}
-        if any(place[:2] > heads.positions[name][:2] for name, place in self.positions.items()):
+        until = self._until.positions
+        if any(place[:2] > until[name][:2] for name, place in self.positions.items()):
             # The log moved on while the place was searched in it: past the old head, it would look like a lost log.
             self._until = await self._reads.heads(self.partitions)
+
+    async def _read_out(self, cursor: Cursor, places: dict[str, Position]) -> None:
+        """Read to their heads, and then no more, partitions that the cursor names and no scheme in use needs."""
+        assert self._log is not None
+        assert self._until is not None
+        readable, lost = self._schemes.left_over(self.interest, cursor)
+        if lost:
+            self._gaps = [Gap("trimmed", self.partitions[0], places[self.partitions[0]])]
+        if readable:
+            heads = await self._reads.heads(readable)
+            self._until = Cursor({**self._until.positions, **heads.positions})
+            self.partitions = (*self.followed, *readable)
 
     def wait_for_log(self, start: Start, read_heads: Callable[[Sequence[str]], Awaitable[Cursor]]) -> None:
         """Find the place to begin at when the log is back, instead of `prepare`; until then, write what is told early.
@@ -209,6 +236,9 @@ class Subscriber(Reader):
             await self._announce(gap)
         self._gaps = []
         await self._catch_up(Backoff())
+        if self.partitions is not self.followed:
+            self.partitions = self.followed
+            self.positions = {name: at for name, at in self.positions.items() if name in self.followed}
         if self._started:
             await self._tail_follows()
         await self._write(self.format.ready(self._cursor(), self._recovered, self._replayed))

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 from shared.cursor import Cursor, Position
+from shared.event import RESERVED_TYPES
 from shared.record import Gap, Record
 from shared.transports import reading
 from shared.transports.base import Handler
@@ -41,6 +42,15 @@ class TailPage:
         most = min(reading.PAGE, self.records * 2) if full else self.FIRST
         fitting = reading.PAGE_BYTES * len(sizes) // max(sum(sizes), 1) if sizes else most
         self.records = max(1, min(most, fitting))
+
+
+def control_first(partitions: Iterable[str]) -> list[str]:
+    """Return partitions in the order in which one read of them is handed over: the control partitions first.
+
+    A partition scheme is announced before the first append under it. A stream that does not read it yet must end before
+    its cursor passes the announcement, or what the new partitions hold from then on would be left out.
+    """
+    return sorted(partitions, key=lambda name: not name.startswith(RESERVED_TYPES))
 
 
 ReadHeads = Callable[[Sequence[str]], Awaitable[Cursor]]

@@ -8,10 +8,13 @@ from contextlib import asynccontextmanager
 
 from shared.cursor import Cursor, Position
 from shared.event import Event
-from shared.partitions import Partitions
+from shared.partitions import SCHEMES, Partitions
 from shared.record import Gap, Record
+from shared.schemes import Registry, read_announcement
 from shared.transports import reading
+from shared.transports.appending import FOREVER, Answer, Part, Placed, Writer
 from shared.transports.base import Handler, Receipt, Retention
+from shared.transports.following import control_first
 
 
 async def _no_pause() -> None:
@@ -29,7 +32,7 @@ class MemoryLog:
         clock: Callable[[], float] = time.time,
         pause: Callable[[], Awaitable[None]] = _no_pause,
     ) -> None:
-        self._scheme = partitions
+        self._writer = Writer(partitions, retention, self._append, clock)
         self._retention = retention
         self._clock = clock
         self._pause = pause
@@ -39,7 +42,7 @@ class MemoryLog:
     async def publish(self, events: Sequence[Event]) -> list[Receipt]:
         """Append all events at once; see `Transport.publish`."""
         await self._pause()
-        receipts = [self._append(event) for event in events]
+        receipts = await self._writer.publish(events)
         for tail in self._tails:
             tail.ring()
         await self._pause()
@@ -92,14 +95,21 @@ class MemoryLog:
             self._partitions[name] = _Partition(name, epoch=int(self._clock() * 1000))
         return self._partitions[name]
 
-    def _append(self, event: Event) -> Receipt:
-        positions = {}
-        duplicate = True
-        for name, stored in self._scheme.route(event):
-            position, known = self._partition(name).append(stored, self._retention, self._clock())
-            positions[name] = position
-            duplicate = duplicate and known
-        return Receipt(event.id, positions, duplicate)
+    async def _append(self, expected: str, parts: Sequence[Part]) -> tuple[list[Answer], Registry | None]:
+        schemes = self._partition(SCHEMES)
+        if schemes.last.check != expected:
+            return [None] * len(parts), schemes.registry()
+        return [self._append_part(part) for part in parts], None
+
+    def _append_part(self, part: Part) -> Answer:
+        partition, now = self._partition(part.partition), self._clock()
+        retention = FOREVER if part.partition == SCHEMES else self._retention
+        window = int(retention.idempotency_window * 1000)
+        if part.others and partition.known(part.scope, now, window) is None:
+            found = {other: self._partition(other[0]).known(other[1], now, window) for other in part.others}
+            if elsewhere := {other: position for other, position in found.items() if position is not None}:
+                return elsewhere
+        return partition.append(part.event, part.scope, retention, now)
 
 
 JUMP = 1_000  # ms that the clock may lie behind the last time without being looked at
@@ -117,23 +127,33 @@ class _Partition:
         self._behind: int | None = None  # ms: since when the clock has been behind the last time
         self._marks: list[tuple[int, int]] = []  # (offset, ms): all up to the offset was appended by then
 
-    def append(self, event: Event, retention: Retention, now: float) -> tuple[Position, bool]:
-        """Append unless its key is known; return its position and whether it was known."""
+    def known(self, scope: str, now: float, window: int) -> Position | None:
+        """Return where the event of this scope was appended within the window (ms), None if it was not."""
+        oldest = int(now * 1000) - window
+        while self._ids:
+            first, position = next(iter(self._ids.items()))
+            if self._time_of(position) > oldest:
+                break
+            del self._ids[first]
+        return self._ids.get(scope)
+
+    def registry(self) -> Registry:
+        """Return what this partition says, which is the control partition."""
+        announced = [(read_announcement(record.event), position.time) for position, record in self._records]
+        return Registry(self.last.check, [(one, time) for one, time in announced if one is not None])
+
+    def append(self, event: Event, scope: str, retention: Retention, now: float) -> Placed:
+        """Append unless its scope is known; return its position and whether it was known."""
         clock = int(now * 1000)
         time = self._next_time(clock, retention)
-        while self._ids:
-            key, position = next(iter(self._ids.items()))
-            if self._time_of(position) > clock - retention.idempotency_window * 1000:
-                break
-            del self._ids[key]
-        if (known := self._ids.get(event.key)) is not None:
-            return known, True
-        check = reading.chain(self.last.check, event.key)
+        if (known := self.known(scope, now, int(retention.idempotency_window * 1000))) is not None:
+            return Placed(known, True)
+        check = reading.chain(self.last.check, event.chained)
         self.last = Position(self.last.epoch, self.last.offset + 1, check, time)
         self._records.append((self.last, Record(event, self.name, self.last)))
-        self._ids[event.key] = self.last
+        self._ids[scope] = self.last
         self._trim(clock - retention.age * 1000, retention.events)
-        return self.last, False
+        return Placed(self.last, False)
 
     def before(self, time: int | None) -> Position:
         """Return the place before the first record at or after `time` (None: before the oldest kept)."""
@@ -213,8 +233,7 @@ class _MemoryTail:
 
     async def verify(self) -> None:
         """Look at once whether the log is the one that was read; see `Verifying`."""
-        for name in list(self._at):
-            await self._deliver(name)
+        await self._deliver_moved()
 
     def ring(self) -> None:
         self._doorbell.set()
@@ -223,18 +242,30 @@ class _MemoryTail:
         while True:
             await self._doorbell.wait()
             self._doorbell.clear()
-            for name in list(self._at):
-                await self._deliver(name)
+            await self._deliver_moved()
 
-    async def _deliver(self, name: str) -> None:
-        while name in self._at:
-            at = self._at[name]
-            head = (await self._log.head((name,))).positions[name]
-            if head[:2] == at[:2] and (not at.check or head.check == at.check):
-                return
-            async for item in self._log.replay(Cursor({name: at}), Cursor({name: head})):
-                if self._at.get(name) != at:
-                    break  # left meanwhile, and perhaps followed again further on: read on from there
-                assert item.position is not None
-                at = self._at[name] = item.position
-                self._handler(item)
+    async def _deliver_moved(self) -> None:
+        while moved := await self._moved():
+            for name in control_first(moved):
+                await self._deliver(name, moved[name])
+
+    async def _moved(self) -> dict[str, Position]:
+        heads = (await self._log.head(tuple(self._at))).positions
+        return {
+            name: head for name, head in heads.items() if (at := self._at.get(name)) is not None and _differ(head, at)
+        }
+
+    async def _deliver(self, name: str, head: Position) -> None:
+        at = self._at.get(name)
+        if at is None:
+            return
+        async for item in self._log.replay(Cursor({name: at}), Cursor({name: head})):
+            if self._at.get(name) != at:
+                return  # left meanwhile, and perhaps followed again further on: read on from there
+            assert item.position is not None
+            at = self._at[name] = item.position
+            self._handler(item)
+
+
+def _differ(head: Position, at: Position) -> bool:
+    return head[:2] != at[:2] or (bool(at.check) and head.check != at.check)

@@ -5,6 +5,7 @@
 """
 
 import asyncio
+import hashlib
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -13,9 +14,11 @@ from itertools import groupby
 from shared.cursor import Cursor, Position
 from shared.errors import TransportUnavailable
 from shared.event import Event
-from shared.partitions import Partitions
+from shared.partitions import SCHEMES, Partitions
 from shared.record import Gap, Record, pack, unpack
+from shared.schemes import Registry, read_announcement
 from shared.transports import reading
+from shared.transports.appending import FOREVER, Answer, Part, Placed, Writer
 from shared.transports.base import Handler, Receipt, Retention
 from shared.transports.following import Following, stop
 from shared.transports.postgres_appends import Appends, Call, Entry
@@ -25,14 +28,17 @@ from shared.transports.sharing import SharedHead, SharedPages
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """The number of the last migration that this code needs."""
 
 NEWS_BYTES = 4 * 1024 * 1024
 """Of one partition that the tail reads at once: the largest events must fit through a slow line within the time-out."""
 
-_CONFIGURE = "select version, changed from {}.configure($1, $2, $3, $4, $5)"
-_APPEND = 'select epoch, "offset", "check", time, duplicate from {}.append($1, $2, $3, $4, $5, $6, $7)'
+_CONFIGURE = "select version, changed, schemes, began from {}.configure($1, $2, $3, $4, $5)"
+_APPEND = (
+    'select epoch, "offset", "check", time, duplicate, elsewhere'
+    " from {}.append_scoped($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"
+)
 _PLACES = 'select partition, epoch, "offset", "check", time from {}.places($1, $2)'
 _PAGE = 'select partition, epoch, "offset", "check", time, event from {}.page($1, $2, $3, $4, {}, {})'
 _NEWS = 'select partition, epoch, "offset", "check", time, event from {}.news($1, $2, $3, {}, {})'
@@ -55,11 +61,8 @@ class PostgresLog:
         self._listen_url = listen_url or url
         self._channel = f"tidemark:{prefix}"
         self._scheme = partitions
-        self._limits = (
-            int(retention.age * 1000),
-            retention.events,
-            int(retention.idempotency_window * 1000),
-        )
+        self._writer = Writer(partitions, retention, self._append_parts)
+        self._limits = _limits(retention)
         self._check = check
         self._pool = Pool(url)
         self._heads = SharedHead(lambda names: self.places(self.fetch, names))
@@ -77,18 +80,8 @@ class PostgresLog:
 
     async def publish(self, events: Sequence[Event]) -> list[Receipt]:
         """Append all events or none, in one round trip, together with what others publish at the same moment."""
-        parts = [
-            (index, partition, stored)
-            for index, event in enumerate(events)
-            for partition, stored in self._scheme.route(event)
-        ]
-        entries = [Entry(partition, stored.key, pack(stored).decode()) for _, partition, stored in parts]
-        positions: list[dict[str, Position]] = [{} for _ in events]
-        duplicate = [True] * len(events)
-        for (index, partition, _), row in zip(parts, await self._appends.add(entries), strict=True):
-            positions[index][partition] = Position(*row[:4])
-            duplicate[index] = duplicate[index] and row[4]
-        return [Receipt(e.id, p, d) for e, p, d in zip(events, positions, duplicate, strict=True)]
+        await self._prepare()
+        return await self._writer.publish(events)
 
     @asynccontextmanager
     async def on_message(self, handler: Handler) -> AsyncIterator[PostgresTail]:
@@ -157,33 +150,70 @@ class PostgresLog:
     async def sweep(self, fetch: Fetch) -> None:
         """Drop what is too old from partitions that nobody publishes to."""
         await fetch(self._sweep_sql, *self._limits)
+        await self._writer.announce()  # where only realtime_publish appends, nobody else would renew the scheme
 
     async def fetch(self, sql: str, *arguments: object) -> list[Row]:
         """Run a statement on a connection of the pool; raises TransportUnavailable."""
+        await self._prepare()
+        return await self._pool.fetch(sql, *arguments)
+
+    async def _prepare(self) -> None:
         if not self._configured:
             if self._configuring is None:
                 self._configuring = asyncio.create_task(self._configure())
             await asyncio.shield(self._configuring)
-        return await self._pool.fetch(sql, *arguments)
+
+    async def _append_parts(self, expected: str, parts: Sequence[Part]) -> tuple[list[Answer], Registry | None]:
+        entries = [Entry(p.partition, p.scope, p.event.chained, pack(p.event).decode(), _join(p.others)) for p in parts]
+        rows = await self._appends.add(expected, entries)
+        if not rows:
+            return [None] * len(parts), await self._read_registry()
+        return [_answer(part, row) for part, row in zip(parts, rows, strict=True)], None
 
     async def _append(self, call: Call) -> list[Row]:
-        return await self.fetch(self._append_sql, *call, *self._limits)
+        limits = _limits(FOREVER) if call.partitions == [SCHEMES] else self._limits
+        return await self._pool.fetch(self._append_sql, *call, *limits)
+
+    async def _read_registry(self) -> Registry:
+        head = (await self.places(self._pool.fetch, (SCHEMES,))).positions[SCHEMES]
+        rows = await self._pool.fetch(self._page_sql, SCHEMES, head.epoch, 0, head.offset)
+        announced = [(read_announcement(event), at) for event, _, at in parse_rows(rows)]
+        return Registry(head.check, [(one, at.time) for one, at in announced if one and at])
 
     async def _read_page(self, partition: str, after: Position, until: int) -> list[Record]:
         return parse_rows(await self.fetch(self._page_sql, partition, after.epoch, after.offset, until))
 
     async def _configure(self) -> None:
-        """Check the schema, and tell it what SQL publishers must go by: once a process."""
+        """Check the schema, tell it what SQL publishers must go by, and announce that: once a process."""
         scheme = [sorted(self._scheme.types), self._scheme.user_shards]
         try:
-            ((version, changed),) = await self._pool.fetch(self._configure_sql, *scheme, *self._limits)
+            ((version, changed, schemes, began),) = await self._pool.fetch(self._configure_sql, *scheme, *self._limits)
+            if version < SCHEMA_VERSION:
+                raise TransportUnavailable(f"The database's schema is older than this code needs; {MIGRATE}")
+            if schemes:
+                self._writer.registry = await self._read_registry()
+            await self._writer.announce(began)
         finally:
             self._configuring = None
-        if version < SCHEMA_VERSION:
-            raise TransportUnavailable(f"The database's schema is older than this code needs; {MIGRATE}")
         if changed:
             log.info("realtime_publish goes by this process's partitions and retention from now on")
         self._configured = True
+
+
+def _limits(retention: Retention) -> tuple[int, int, int]:
+    return int(retention.age * 1000), retention.events, int(retention.idempotency_window * 1000)
+
+
+def _join(others: Sequence[tuple[str, str]]) -> str:
+    """Return each as the partition, a space and SHA-256 of the scope, which may be longer than an index entry."""
+    return ",".join(f"{name} {hashlib.sha256(scope.encode()).hexdigest()}" for name, scope in others)
+
+
+def _answer(part: Part, row: Row) -> Answer:
+    if row[5] is None:
+        return Placed(Position(*row[:4]), row[4])
+    found = (place.split(" ") for place in row[5].split(","))  # each as `n epoch offset check time`, n from 1
+    return {part.others[int(n) - 1]: Position(int(epoch), int(at), check, int(t)) for n, epoch, at, check, t in found}
 
 
 def parse_rows(rows: Sequence[Row]) -> list[Record]:

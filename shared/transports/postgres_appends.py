@@ -7,6 +7,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 from shared.errors import TransportUnavailable
+from shared.partitions import SCHEMES
 from shared.transports.postgres_connection import TIMEOUT, Row
 
 TOGETHER = 500
@@ -19,20 +20,35 @@ class Entry(NamedTuple):
     """An event on its way into a partition."""
 
     partition: str
-    key: str
+    scope: str
+    """What makes it a duplicate."""
+    chained: str
     stored: str
+    others: str
+    """The partitions that other schemes have for it, with commas between them."""
 
 
 class Call(NamedTuple):
-    """The arguments of the SQL function `append`: `counts` says how many keys and events are for each partition."""
+    """The arguments of the SQL function `append_scoped`: `counts` says how many events are for each partition."""
 
     partitions: list[str]
     counts: list[int]
-    keys: list[str]
+    scopes: list[str]
+    chained: list[str]
     events: list[str]
+    others: list[str]
+    expected: str
 
 
-_Waiting = tuple[Sequence[Entry], asyncio.Future[list[Row]]]
+class _Waiting(NamedTuple):
+    expected: str
+    entries: Sequence[Entry]
+    answer: asyncio.Future[list[Row]]
+
+    def goes_with(self, other: "_Waiting") -> bool:
+        """Tell whether both can be in one call: its limits and the expected check hold for all of it."""
+        ours, theirs = self.entries[0].partition == SCHEMES, other.entries[0].partition == SCHEMES
+        return self.expected == other.expected and ours == theirs
 
 
 class Appends:
@@ -43,10 +59,13 @@ class Appends:
         self._waiting: deque[_Waiting] = deque()
         self._task: asyncio.Task[None] | None = None
 
-    async def add(self, entries: Sequence[Entry]) -> list[Row]:
-        """Return the append's row for each entry, in order; raises TransportUnavailable."""
+    async def add(self, expected: str, entries: Sequence[Entry]) -> list[Row]:
+        """Return the append's row for each entry, in order, or none if refused: the registry has another check.
+
+        Raises TransportUnavailable.
+        """
         answer: asyncio.Future[list[Row]] = asyncio.get_running_loop().create_future()
-        self._waiting.append((entries, answer))
+        self._waiting.append(_Waiting(expected, entries, answer))
         if self._task is None:
             self._task = asyncio.create_task(self._run())
         try:
@@ -72,37 +91,40 @@ class Appends:
         taken: list[_Waiting] = []
         events = size = 0
         while self._waiting:
-            entries, answer = self._waiting[0]
-            events += len(entries)
-            size += sum(len(entry.stored) for entry in entries)
-            if taken and (events > TOGETHER or size > BYTES_TOGETHER):
+            waiting = self._waiting[0]
+            events += len(waiting.entries)
+            size += sum(len(entry.stored) for entry in waiting.entries)
+            if taken and (events > TOGETHER or size > BYTES_TOGETHER or not waiting.goes_with(taken[0])):
                 break
             self._waiting.popleft()
-            if not answer.done():
-                taken.append((entries, answer))
+            if not waiting.answer.done():
+                taken.append(waiting)
         return taken
 
     async def _append_together(self, taken: list[_Waiting]) -> None:
+        if not taken:
+            return
         try:
-            rows = await self._append_in_order([entry for entries, _ in taken for entry in entries])
+            rows = await self._append_in_order(taken[0].expected, [entry for one in taken for entry in one.entries])
         except TransportUnavailable as error:
-            for _, answer in taken:
-                if not answer.done():
-                    answer.set_exception(TransportUnavailable(error.detail))
+            for one in taken:
+                if not one.answer.done():
+                    one.answer.set_exception(TransportUnavailable(error.detail))
             return
         start = 0
-        for entries, answer in taken:
-            if not answer.done():
-                answer.set_result(rows[start : start + len(entries)])
-            start += len(entries)
+        for one in taken:
+            if not one.answer.done():
+                one.answer.set_result(rows[start : start + len(one.entries)])
+            start += len(one.entries)
 
-    async def _append_in_order(self, entries: Sequence[Entry]) -> list[Row]:
-        """Append grouped by partition; return the rows in the order of the entries."""
+    async def _append_in_order(self, expected: str, entries: Sequence[Entry]) -> list[Row]:
+        """Append grouped by partition; return the rows in the order of the entries, or none."""
         order = sorted(range(len(entries)), key=lambda index: entries[index].partition)
         grouped = [entries[index] for index in order]
         counts = {name: len(list(group)) for name, group in groupby(grouped, key=lambda entry: entry.partition)}
-        call = Call(
-            list(counts), list(counts.values()), [entry.key for entry in grouped], [entry.stored for entry in grouped]
-        )
-        placed = dict(zip(order, await self._append(call), strict=True))
+        _, scopes, chained, stored, others = map(list, zip(*grouped, strict=True))
+        rows = await self._append(Call(list(counts), list(counts.values()), scopes, chained, stored, others, expected))
+        if not rows:
+            return []
+        placed = dict(zip(order, rows, strict=True))
         return [placed[index] for index in range(len(entries))]

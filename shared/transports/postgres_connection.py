@@ -38,6 +38,7 @@ with a RuntimeError."""
 _CONFLICTS = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
 _NO_SCHEMA = (
     asyncpg.InvalidSchemaNameError,
+    asyncpg.UndefinedColumnError,
     asyncpg.UndefinedFunctionError,
     asyncpg.UndefinedObjectError,
     asyncpg.UndefinedTableError,

@@ -10,7 +10,7 @@ from shared.counters import RECONNECTS
 from shared.cursor import Cursor, Position
 from shared.errors import TransportUnavailable
 from shared.record import Record
-from shared.transports.following import Following
+from shared.transports.following import Following, control_first
 from shared.transports.postgres_connection import Fetch, Row, listen
 
 log = logging.getLogger(__name__)
@@ -158,7 +158,8 @@ class PostgresTail:
         async with self._turn:
             while asked := {name: at for name, at in self._following.at.items() if name in self._due}:
                 self._due.clear()
-                for news in await self._source.news(fetch, Cursor(asked)):
+                found = {news.partition: news for news in await self._source.news(fetch, Cursor(asked))}
+                for news in map(found.__getitem__, control_first(found)):
                     if self._following.at.get(news.partition) is not asked[news.partition]:
                         self._due.add(news.partition)  # left meanwhile, and perhaps followed again from elsewhere
                         continue

@@ -63,7 +63,7 @@ def follows(last: Position, record: Record) -> bool:
     return (
         position.epoch == last.epoch
         and position.offset == last.offset + 1
-        and (not last.check or position.check == chain(last.check, record.event.key))
+        and (not last.check or position.check == chain(last.check, record.event.chained))
     )
 
 

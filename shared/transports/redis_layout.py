@@ -6,7 +6,9 @@ Keys of the partition `all` under the prefix `rt`, all in one cluster slot:
     {rt:all}:meta       the counter: epoch, seq, check, time; and what is known of clocks that jumped
     {rt}:rate:<bucket>  what a publish key may still publish; expires when it is full again
     {rt}:health         never there; see `trial`
-    {rt:all}:id:<key>   where the event with this key was appended; expires with the idempotency window
+    {rt:all}:id:<scope> where the event of this scope was appended; expires with the idempotency window
+
+The partition `realtime.schemes` lies there as any other; each append reads its counter, too.
 """
 
 import hashlib
@@ -18,11 +20,12 @@ from typing import Any
 import msgspec
 
 from shared.cursor import Position
-from shared.event import Event
-from shared.partitions import Partitions
+from shared.partitions import SCHEMES
 from shared.record import Record, pack, unpack
+from shared.schemes import Registry, read_announcement
 from shared.stored import StoredRecords
-from shared.transports.base import Receipt, Retention
+from shared.transports.appending import FOREVER, Answer, Part, Placed
+from shared.transports.base import Retention
 
 logger = logging.getLogger(__name__)
 
@@ -97,14 +100,10 @@ def trial(prefix: str) -> Arguments:
 class Layout:
     """The keys of one prefix, and the arguments and answers of the scripts."""
 
-    def __init__(self, prefix: str, partitions: Partitions, retention: Retention) -> None:
+    def __init__(self, prefix: str, retention: Retention) -> None:
         self.prefix = prefix
-        self._scheme = partitions
-        self._limits: Arguments = [
-            int(retention.age * 1000),
-            retention.events,
-            int(retention.idempotency_window * 1000),
-        ]
+        self._limits = _limits(retention)
+        self._forever = _limits(FOREVER)
 
     def stream(self, partition: str) -> str:
         """Return the key of a partition's stream."""
@@ -118,38 +117,69 @@ class Layout:
         stream = self.stream(partition)
         return [stream, f"{{{stream}}}:meta"]
 
-    def append(self, events: Sequence[Event]) -> "Appending":
-        """Return the runs of `APPEND` that these events need, one a partition."""
-        batches: dict[str, list[tuple[int, Event]]] = {}
-        for index, event in enumerate(events):
-            for partition, stored in self._scheme.route(event):
-                batches.setdefault(partition, []).append((index, stored))
+    def append(self, expected: str, parts: Sequence[Part]) -> "Appending":
+        """Return the runs of `APPEND` that these parts need, one a partition; see `Append`."""
+        batches: dict[str, list[tuple[int, Part]]] = {}
+        for index, part in enumerate(parts):
+            batches.setdefault(part.partition, []).append((index, part))
         calls = []
         for partition, batch in batches.items():
-            keys, arguments = self.keys(partition), [*self._limits]
-            for _, event in batch:
-                keys.append(f"{{{self.stream(partition)}}}:id:{event.key}")
-                arguments += (event.key, pack(event))
+            keys = [*self.keys(partition), *self.keys(SCHEMES)]
+            arguments = [*(self._forever if partition == SCHEMES else self._limits), expected]
+            for _, part in batch:
+                keys.append(self._id(partition, part.scope))
+                for other, scope in part.others:
+                    keys += (self._id(other, scope), self.keys(other)[1])
+                arguments += (part.event.chained, pack(part.event), len(part.others))
             calls.append((keys, arguments))
-        return Appending(events, batches, calls)
+        return Appending(len(parts), list(batches.values()), calls)
+
+    def _id(self, partition: str, scope: str) -> str:
+        return f"{{{self.stream(partition)}}}:id:{scope}"
+
+
+def _limits(retention: Retention) -> Arguments:
+    return [int(retention.age * 1000), retention.events, int(retention.idempotency_window * 1000)]
 
 
 class Appending(msgspec.Struct, frozen=True):
-    """Events on their way into the log."""
+    """Parts on their way into the log: those of each partition, with their places among all, and its call."""
 
-    events: Sequence[Event]
-    batches: dict[str, list[tuple[int, Event]]]
+    count: int
+    batches: list[list[tuple[int, Part]]]
     calls: list[Call]
 
-    def receipts(self, replies: Sequence[Sequence[Sequence[Any]]]) -> list[Receipt]:
-        """Return the receipts, in the order of the events, from the replies to `calls`."""
-        positions: list[dict[str, Position]] = [{} for _ in self.events]
-        duplicate = [True] * len(self.events)
-        for (partition, batch), reply in zip(self.batches.items(), replies, strict=True):
-            for (index, _), answer in zip(batch, reply, strict=True):
-                positions[index][partition] = parse_position(answer)
-                duplicate[index] = duplicate[index] and int(answer[4]) == 1
-        return [Receipt(e.id, p, d) for e, p, d in zip(self.events, positions, duplicate, strict=True)]
+    def answers(self, replies: Sequence[Sequence[Any]]) -> tuple[list[Answer], Registry | None]:
+        """Return what `Append` does, from the replies to `calls`."""
+        answers: list[Answer] = [None] * self.count
+        registry = None
+        for batch, reply in zip(self.batches, replies, strict=True):
+            if _text(reply[0]) == "schemes":
+                registry = _parse_registry(reply)
+                continue
+            for (index, part), answer in zip(batch, reply, strict=True):
+                if _text(answer[0]) == "known":
+                    found = zip(part.others, answer[1:], strict=True)
+                    answers[index] = {other: parse_position(place) for other, place in found if place}
+                else:
+                    answers[index] = Placed(parse_position(answer), int(answer[4]) == 1)
+        return answers, registry
+
+
+def _text(value: Any) -> str | None:
+    """Return a text that came as bytes over TCP, or as text over REST; None for anything else."""
+    return value.decode() if isinstance(value, bytes) else value if isinstance(value, str) else None
+
+
+def _parse_registry(reply: Sequence[Any]) -> Registry:
+    entries = [(_bytes(id), [_bytes(field) for field in fields]) for id, fields in reply[2]]
+    records = parse_entries(SCHEMES, entries)
+    announced = [(read_announcement(event), position) for event, _, position in records]
+    return Registry(_text(reply[1]) or "", [(one, at.time) for one, at in announced if one and at])
+
+
+def _bytes(value: bytes | str) -> bytes:
+    return value.encode() if isinstance(value, str) else value
 
 
 def parse_position(answer: Sequence[bytes | str]) -> Position:

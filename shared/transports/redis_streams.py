@@ -10,13 +10,15 @@ from shared.backoff import Backoff
 from shared.counters import RECONNECTS
 from shared.cursor import Cursor, Position
 from shared.errors import TransportUnavailable
-from shared.event import Event
+from shared.event import RESERVED_TYPES, Event
 from shared.partitions import Partitions
 from shared.record import Gap, Record
 from shared.repeated import Repeated
+from shared.schemes import Registry
 from shared.transports import reading, redis_pool
+from shared.transports.appending import Answer, Part, Writer
 from shared.transports.base import Handler, Receipt, Retention
-from shared.transports.following import Following, TailPage, stop
+from shared.transports.following import Following, TailPage, control_first, stop
 from shared.transports.redis_layout import (
     APPEND,
     RANGE,
@@ -60,7 +62,8 @@ class RedisStreams:
         self._heads = SharedHead(lambda names: self._places(names, "head"))
         self._pages = SharedPages(self._read_page, CONNECTIONS // 2)
         self._page_size = reading.PageSize()
-        self.layout = Layout(prefix, partitions, retention)
+        self.layout = Layout(prefix, retention)
+        self._writer = Writer(partitions, retention, self._append)
         self._block = block
         self.timeout = redis_pool.TIMEOUT  # of an answer that nothing is waited for
         self.address = Address.parse(url)
@@ -70,8 +73,7 @@ class RedisStreams:
 
     async def publish(self, events: Sequence[Event]) -> list[Receipt]:
         """Append all events, each partition's in one atomic script, all scripts in one round trip."""
-        appending = self.layout.append(events)
-        return appending.receipts(await self._run(APPEND, appending.calls))
+        return await self._writer.publish(events)
 
     @asynccontextmanager
     async def on_message(self, handler: Handler) -> AsyncIterator["_RedisTail"]:
@@ -150,10 +152,26 @@ class RedisStreams:
         for tail in self._tails:
             tail.reconnect()
 
+    async def _append(self, expected: str, parts: Sequence[Part]) -> tuple[list[Answer], Registry | None]:
+        appending = self.layout.append(expected, parts)
+        return appending.answers(await self._run(APPEND, appending.calls))
+
     async def _places(self, partitions: Sequence[str], where: str) -> Cursor:
-        calls: list[Call] = [(self.layout.keys(partition), [where]) for partition in partitions]
-        replies = await self._run(SEEK, calls)  # one for each: in a cluster they may be on several nodes
-        return Cursor({name: parse_position(place) for name, (place,) in zip(partitions, replies, strict=True)})
+        # One for each partition: in a cluster they may be on several nodes. Control partitions go together.
+        groups: dict[str, list[str]] = {}
+        for name in partitions:
+            groups.setdefault("" if name.startswith(RESERVED_TYPES) else name, []).append(name)
+        calls: list[Call] = [
+            ([key for name in group for key in self.layout.keys(name)], [where]) for group in groups.values()
+        ]
+        replies = await self._run(SEEK, calls)
+        return Cursor(
+            {
+                name: parse_position(place)
+                for group, reply in zip(groups.values(), replies, strict=True)
+                for name, place in zip(group, reply, strict=True)
+            }
+        )
 
     async def _read_page(self, partition: str, after: Position, until: int) -> Sequence[Record]:
         start, end = f"{after.epoch}-{after.offset + 1}", f"{after.epoch}-{until}"
@@ -284,13 +302,13 @@ class _RedisTail:
             limits += ["BLOCK", int(wait * 1000)]
         reply = await _ask(connection, wait + self._redis.timeout, "XREAD", *limits, "STREAMS", *names, *places)
         self._reading = self._wanted
-        found = [entries for _, entries in reply or ()]
-        sizes = [len(fields[1]) for entries in found for _, fields in entries]
-        self._page.note(sizes, full=any(len(entries) >= count for entries in found))
-        for stream, entries in reply or ():
-            self._following.deliver(names[stream], parse_entries(names[stream], entries))
-            epoch, _, offset = entries[-1][0].partition(b"-")
-            self._following.step_over(names[stream], int(epoch), int(offset))
+        found = {names[stream]: entries for stream, entries in reply or ()}
+        sizes = [len(fields[1]) for entries in found.values() for _, fields in entries]
+        self._page.note(sizes, full=any(len(entries) >= count for entries in found.values()))
+        for name in control_first(found):
+            self._following.deliver(name, parse_entries(name, found[name]))
+            epoch, _, offset = found[name][-1][0].partition(b"-")
+            self._following.step_over(name, int(epoch), int(offset))
         self._following.answered(names.values())
         if not reply and asyncio.get_running_loop().time() >= self._look_at:
             await self._look(connection)

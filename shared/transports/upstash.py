@@ -24,9 +24,11 @@ from shared.event import Event
 from shared.partitions import Partitions
 from shared.record import Gap, Record
 from shared.repeated import Repeated
+from shared.schemes import Registry
 from shared.transports import reading
+from shared.transports.appending import Answer, Part, Writer
 from shared.transports.base import Handler, Receipt, Retention
-from shared.transports.following import Following, TailPage, stop
+from shared.transports.following import Following, TailPage, control_first, stop
 from shared.transports.redis_layout import (
     APPEND,
     RANGE,
@@ -72,7 +74,8 @@ class UpstashRest:
         poll_min: float = POLL_MIN,
         poll_max: float = POLL_MAX,
     ) -> None:
-        self.layout = Layout(prefix, partitions, retention)
+        self.layout = Layout(prefix, retention)
+        self._writer = Writer(partitions, retention, self._append)
         self.session = Session(url, token)
         self._heads = SharedHead(self._read_heads)
         self._pages = SharedPages(self._read_page, CONNECTIONS // 2)
@@ -83,11 +86,10 @@ class UpstashRest:
 
     async def publish(self, events: Sequence[Event]) -> list[Receipt]:
         """Append all events, each partition's in one atomic script, all scripts in one request."""
-        appending = self.layout.append(events)
-        replies = await self._run(APPEND, appending.calls, cold=True)
+        receipts = await self._writer.publish(events)
         for tail in self._tails:
             tail.ring()
-        return appending.receipts(replies)
+        return receipts
 
     @asynccontextmanager
     async def on_message(self, handler: Handler) -> AsyncIterator["_PollingTail"]:
@@ -156,6 +158,10 @@ class UpstashRest:
         full = any(len(read) >= asked for read in entries.values())
         page.note([len(fields[1]) for read in entries.values() for _, fields in read], full=full)
         return entries, full
+
+    async def _append(self, expected: str, parts: Sequence[Part]) -> tuple[list[Answer], Registry | None]:
+        appending = self.layout.append(expected, parts)
+        return appending.answers(await self._run(APPEND, appending.calls, cold=True))
 
     async def _read_heads(self, partitions: Sequence[str]) -> Cursor:
         heads = await self.places(partitions, "head")
@@ -285,10 +291,10 @@ class _PollingTail:
             self._unread, asked = False, tuple(self._following.at)
             found, more = await self._rest.read_after(self._following.at, self._page)
             self._following.answered(asked)
-            for name, entries in found.items():
+            for name in control_first(found):
                 heard = True
-                self._following.deliver(name, _parse(name, entries))
-                epoch, _, offset = entries[-1][0].partition("-")
+                self._following.deliver(name, _parse(name, found[name]))
+                epoch, _, offset = found[name][-1][0].partition("-")
                 self._following.step_over(name, int(epoch), int(offset))
         return heard
 

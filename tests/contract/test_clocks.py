@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from shared.transports.appending import Part, Placed
 from shared.transports.base import Log, Receipt, Retention
 from shared.transports.redis_layout import APPEND, Layout
 from tests.contract.acts import at, event, head, place, publish, read, seek, start_of, told
-from tests.contract.stores import NO_SCHEME, MemoryStore, RedisStore
+from tests.contract.stores import ALL, MemoryStore, RedisStore
 
 HOUR = 3_600.0
 
@@ -63,16 +64,18 @@ class InRedis(Clocked):
     def __init__(self, retention: Retention, store: RedisStore) -> None:
         super().__init__(retention)
         self._store = store
-        self._layout = Layout("rt", NO_SCHEME, retention)
+        self._layout = Layout("rt", retention)
         self.log = store.open(retention=retention)
 
     async def publish_off(self, data: object, seconds: float) -> Receipt:
-        appending = self._layout.append([event(data)])
+        one = event(data)
+        appending = self._layout.append("", [Part(0, ALL, one, one.key)])
         ((keys, arguments),) = appending.calls
         text = APPEND.text.replace("redis.call('TIME')", f"{{{int(time.time() + seconds)}, 0}}")
         assert text != APPEND.text
-        (receipt,) = appending.receipts([await self._store.client.eval(text, len(keys), *keys, *arguments)])
-        return receipt
+        (answer,), _ = appending.answers([await self._store.client.eval(text, len(keys), *keys, *arguments)])
+        assert isinstance(answer, Placed)
+        return Receipt(one.id, {ALL: answer.position}, answer.duplicate)
 
     async def pass_time(self, seconds: float) -> None:
         await asyncio.sleep(seconds)

@@ -9,15 +9,16 @@ from shared.cursor import Position
 from shared.errors import TransportUnavailable
 from shared.filter import Interest
 from shared.hub import Hub
-from shared.partitions import Partitions
+from shared.partitions import ALL, Partitions
 from shared.sse import DATA
 from shared.subscriber import Start
+from shared.transports.appending import Part
 from shared.transports.base import Log, Receipt, Retention, Transport
 from shared.transports.reading import PAGE
 from shared.transports.redis_layout import APPEND, Layout
 from shared.transports.redis_streams import RedisStreams
 from tests.contract.acts import at, event, head, place, publish, read, seek, start_of, tailing, told
-from tests.contract.stores import KEEP_ALL, NO_SCHEME, Backup, RedisStore
+from tests.contract.stores import KEEP_ALL, Backup, RedisStore
 from tests.processes import MakeRedis, RedisServer
 from tests.sinks import RecordingSink, subscribed
 
@@ -304,7 +305,8 @@ async def test_a_follow_that_meets_the_interruption_for_another_one_is_not_forgo
 async def _fall_back(store: RedisStore, backup: Backup, counted_again: int) -> None:
     """Bring back the older state, count on from it, and cut the tail: all at once, so that nobody looks in between."""
     lost = [event(f"other {number}") for number in range(4, 4 + counted_again)]
-    commands = [APPEND.whole(*call) for call in Layout("rt", NO_SCHEME, KEEP_ALL).append(lost).calls]
+    parts = [Part(number, ALL, one, one.key) for number, one in enumerate(lost)]
+    commands = [APPEND.whole(*call) for call in Layout("rt", KEEP_ALL).append("", parts).calls]
     connected = await store.client.client_list(_type="normal")
     commands += [["CLIENT", "KILL", "ID", client["id"]] for client in connected if "b" in client["flags"]]
     await backup(*commands)

@@ -23,12 +23,14 @@ class Stored:
 
 
 async def read_log(redis: RedisServer) -> dict[str, list[Stored]]:
-    """Every record of every partition, in the order of the partition."""
+    """Every published record of every partition, in the order of the partition."""
     log: dict[str, list[Stored]] = {}
     client: Any = Redis.from_url(redis.url, decode_responses=True)
     async with client:
         for key in await client.keys("rt:*"):
             partition = key.removeprefix("rt:")
+            if partition.startswith("realtime."):
+                continue  # a control partition
             for entry_id, fields in await client.xrange(key):
                 epoch, offset = map(int, entry_id.split("-"))
                 event = json.loads(fields["e"][CHECK_AND_TIME:])

@@ -150,7 +150,7 @@ def test_each_rule_that_counts_makes_an_event_with_an_id_of_its_own_that_a_retry
     for _ in range(2):
         made = map_payload(rules(SEVERAL), Payload(b'{"n": 1}'), "d", {"source": "/webhooks/x"})
         assert [(event.id, event.type) for event in made] == [("d", "all"), ("1", "named"), ("d~3", "third")]
-        assert {event.key for event in made} == {"/webhooks/x d", "/webhooks/x 1", "/webhooks/x d~3"}
+        assert {event.key for event in made} == {"all /webhooks/x d", "named /webhooks/x 1", "third /webhooks/x d~3"}
 
 
 def test_two_events_of_one_delivery_under_one_id_are_refused_because_the_second_would_be_lost() -> None:

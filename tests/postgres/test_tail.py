@@ -66,7 +66,7 @@ async def test_a_doorbell_that_nobody_heard_is_made_up_for_at_the_next_look(
     store: PostgresStore, postgres_server: PostgresServer
 ) -> None:
     log = PostgresLog(store.url, check=0.1)
-    ring = postgres_server.ask("select pg_get_functiondef('rt.append_to'::regproc)")[0][0]
+    ring = postgres_server.ask("select pg_get_functiondef('rt.append_scoped_to'::regproc)")[0][0]
     async with tailing(log, await log.head((ALL,))) as (heard, _):
         await publish(log, 1)
         await heard.has(1)

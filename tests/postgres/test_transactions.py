@@ -160,7 +160,7 @@ async def test_a_publisher_who_waits_for_an_endless_transaction_is_told_so_and_n
     store: PostgresStore, application: Connect, postgres_server: PostgresServer
 ) -> None:
     log, connection = store.open(), await application()
-    limit = "alter function rt.append set lock_timeout = '{}'; select 1"
+    limit = "alter function rt.append_scoped set lock_timeout = '{}'; select 1"
     postgres_server.ask(limit.format("50ms"))
     try:
         async with connection.transaction():

@@ -24,16 +24,16 @@ FLOORS: list[set[str]] = [
     {"record", "filter", "mapping.expression", "webhooks.scheme"},
     {"stored", "mapping.rules"} | SCHEMES,
     {"partitions", "sse", "webhooks.sources"},
-    {"awaited", "ring", "once", "transports.base", "webhooks.trial"},
-    {"tracer"},
-    {"transports.reading", "fanout"},
+    {"awaited", "ring", "once", "schemes", "transports.base", "webhooks.trial"},
+    {"tracer", "known_schemes"},
+    {"transports.reading", "transports.appending", "fanout"},
     {"catching_up"},
     {"transports.memory", "transports.redis_layout", "subscriber"},
     {"transports.redis_streams", "hub"},
     {"wiring"},
 ]
 CHOOSERS = {"wiring", "migrations"}  # the second brings one adapter's database up to date
-BELOW_ADAPTERS = {"transports.base", "transports.reading"}
+BELOW_ADAPTERS = {"transports.appending", "transports.base", "transports.reading"}
 BACKENDS = {
     "redis",
     "hiredis",

@@ -181,6 +181,7 @@ async def test_after_a_restart_the_scripts_are_sent_whole_once_and_no_event_pass
     store: UpstashStore, upstash: StandIn
 ) -> None:
     log = store.open(Partitions(frozenset({"a", "b"})))
+    await log.publish([event("announces the scheme")])
     await store.client.script_flush()
     for expected in ({"EVALSHA": 3, "EVAL": 3}, {"EVALSHA": 3}):
         upstash.requests.clear()

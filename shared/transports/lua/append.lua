@@ -1,9 +1,14 @@
 -- Append events to one partition: all or none, each at most once, with contiguous offsets.
 --
--- KEYS  1 the stream, 2 its meta hash, 3… one idempotency key an event
--- ARGV  1 retention in ms, 2 most records kept (0: no limit), 3 idempotency window in ms,
---       then for each event: its key (what the check is chained over), its JSON
--- Returns for each event {epoch, offset, check, time in ms, 1 where it was known}.
+-- KEYS  1 the stream, 2 its meta hash, 3 the stream of the control partition `realtime.schemes`, 4 its meta hash,
+--       then for each event its idempotency key, and of each partition that other schemes have for it the
+--       idempotency key and the meta hash
+-- ARGV  1 retention in ms, 2 maximum number of records kept (0: no limit), 3 idempotency window in ms, 4 the check of
+--       the control partition's last record that the writer knows ('' for none),
+--       then for each event: what the check is chained over, its JSON, the number of other partitions
+-- Returns for each event {epoch, offset, check, time in ms, 1 if it was known}; if only other partitions know it,
+-- {'known', and for each of them where it is there, or ''}: then that event is not appended. If the control partition
+-- has another check, returns {'schemes', its check, its entries}, and nothing is appended.
 --
 -- The offset comes from a counter and not from the clock, so that a reader can prove that nothing is missing. The
 -- counter is in a key of its own: it outlives trimmed and expired records. An entry's id is <epoch>-<offset>; its
@@ -11,6 +16,14 @@
 
 local stream, meta = KEYS[1], KEYS[2]
 local retention, most, window = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
+
+-- A writer that does not know all partition schemes in use would append an event again that another scheme has already.
+local schemes = redis.call('HGET', KEYS[4], 'check') or ''
+if schemes ~= ARGV[4] then
+  redis.call('PERSIST', KEYS[4])  -- changes nothing; a replica, which may be behind, refuses it
+  return {'schemes', schemes, redis.call('XRANGE', KEYS[3], '-', '+')}
+end
+
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 
@@ -48,25 +61,40 @@ local function time_of(offset, written)
   return written
 end
 
+-- Where an id key says that the event is; nil if it does not, or says so of a history that has ended.
+local function place(key, of_epoch)
+  local known = redis.call('GET', key)
+  if not known then return nil end
+  local known_epoch, known_seq, known_check, known_time = string.match(known, '^(%d+)-(%d+)-(%x+)-(%d+)$')
+  if known_epoch ~= of_epoch then return nil end
+  return {known_epoch, known_seq, known_check, known_time, 1}
+end
+
 local receipts, appended = {}, false
-for i = 3, #KEYS do
-  local key, event = ARGV[i * 2 - 2], ARGV[i * 2 - 1]
-  local known = redis.call('GET', KEYS[i])
-  local known_epoch, known_seq, known_check, known_time
-  if known then
-    known_epoch, known_seq, known_check, known_time = string.match(known, '^(%d+)-(%d+)-(%x+)-(%d+)$')
+local at = 5
+for i = 5, #ARGV, 3 do
+  local chained, event, others = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2])
+  local receipt = place(KEYS[at], epoch)
+  if not receipt and others > 0 then
+    local elsewhere, found = {'known'}, false
+    for other = at + 1, at + others * 2, 2 do
+      local there = place(KEYS[other], redis.call('HGET', KEYS[other + 1], 'epoch'))
+      found = found or there
+      elsewhere[#elsewhere + 1] = there or ''
+    end
+    if found then receipt = elsewhere end
   end
-  if known_epoch == epoch then
-    receipts[#receipts + 1] = {known_epoch, known_seq, known_check, known_time, 1}
-  else
+  if not receipt then
     seq, appended = seq + 1, true
-    check = string.sub(redis.sha1hex(check .. key), 1, 8)
+    check = string.sub(redis.sha1hex(check .. chained), 1, 8)
     if check == '00000000' then check = '00000001' end
     local offset = string.format('%.0f', seq)
     redis.call('XADD', stream, epoch .. '-' .. offset, 'e', check .. stamp .. event)
-    redis.call('SET', KEYS[i], epoch .. '-' .. offset .. '-' .. check .. '-' .. stamp, 'PX', window)
-    receipts[#receipts + 1] = {epoch, offset, check, stamp, 0}
+    redis.call('SET', KEYS[at], epoch .. '-' .. offset .. '-' .. check .. '-' .. stamp, 'PX', window)
+    receipt = {epoch, offset, check, stamp, 0}
   end
+  receipts[#receipts + 1] = receipt
+  at = at + 1 + others * 2
 end
 if not appended then
   redis.call('PERSIST', meta)  -- changes nothing; a replica, which may know an id that its primary has lost, refuses it

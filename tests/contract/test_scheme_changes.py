@@ -1,0 +1,330 @@
+"""The partition scheme changes, at rest and while processes with different ones run: nothing is lost or sent twice."""
+
+import asyncio
+import random
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+
+import msgspec
+import pytest
+
+from shared.cursor import Cursor, Position
+from shared.errors import TransportUnavailable
+from shared.event import Event
+from shared.filter import Interest
+from shared.hub import Hub
+from shared.partitions import ALL, SCHEMES, Partitions
+from shared.sse import DATA
+from shared.subscriber import Start
+from shared.transports.base import Log, Retention
+from tests.contract.acts import event, publish, tailing
+from tests.contract.stores import LogStore, MemoryStore, RedisStore
+from tests.sinks import RecordingSink, subscribed
+
+NONE = Partitions()
+EIGHT = Partitions(user_shards=8)
+SIXTEEN = Partitions(user_shards=16)
+TYPE_A = Partitions(frozenset({"a"}))
+BOTH = Partitions(frozenset({"a"}), user_shards=3)
+
+changes = pytest.mark.parametrize(
+    ("old", "new"),
+    [(NONE, EIGHT), (EIGHT, NONE), (EIGHT, SIXTEEN), (NONE, TYPE_A), (TYPE_A, NONE), (BOTH, SIXTEEN)],
+    ids=["to-shards", "from-shards", "more-shards", "to-type", "from-type", "both-to-shards"],
+)
+
+
+USER = "u3"  # has another shard of 16 than of 8
+
+
+def home(scheme: Partitions, user: str) -> str:
+    """The partition of this user's events."""
+    ((name, _),) = scheme.route(event(users=[user]))
+    return name
+
+
+def apart_then_together(old: Partitions, new: Partitions) -> tuple[str, str]:
+    """Two users in two shards of the old scheme and in one of the new."""
+    users = [f"u{n}" for n in range(300)]
+    return next(
+        (one, two)
+        for one in users
+        for two in users
+        if home(old, one) != home(old, two) and home(new, one) == home(new, two)
+    )
+
+
+@changes
+async def test_what_was_missed_under_the_old_scheme_is_read(store: LogStore, old: Partitions, new: Partitions) -> None:
+    """An event appended under 8 shards, and resumed by an older cursor on 16: `recovered: true`, and it was gone."""
+    async with Hub(store.open(old), old) as before:
+        async with subscribed(before, USER) as sink:
+            await sink.ready()
+            await before.dispatch([event("seen", users=[USER])])
+            await sink.has("seen")
+        missed = [event(f"{type} {users}", type=type, users=users) for type in "ab" for users in (None, [USER])]
+        await before.dispatch(missed)
+    await store.pass_time(0.005)
+    async with Hub(store.open(new), new) as after:
+        async with subscribed(after, USER, cursor=sink.cursor) as again:
+            assert (await again.ready())["recovered"] is True
+            await after.dispatch([event("live", users=[USER])])
+            await again.has("live")
+        await after.dispatch([event("later", users=[USER])])
+        async with subscribed(after, USER, cursor=again.cursor) as third:
+            assert await third.ready() == {"recovered": True, "replayed": 1}
+    assert sorted(again.data) == sorted(["live", *(f"{type} {u}" for type in "ab" for u in (None, [USER]))])
+    assert third.data == ["later"]
+
+
+@changes
+async def test_an_old_log_is_read_from_its_beginning(store: LogStore, old: Partitions, new: Partitions) -> None:
+    await store.open(old).publish([event("old", type="a", users=[USER]), event("all", type="a")])
+    async with Hub(store.open(new), new) as hub, subscribed(hub, USER, {"a"}, since="earliest") as sink:
+        await sink.ready()
+    assert sorted(sink.data) == ["all", "old"]
+
+
+@changes
+async def test_a_retry_across_the_change_is_a_duplicate(store: LogStore, old: Partitions, new: Partitions) -> None:
+    batch = [
+        event("one", id="1", type="a", users=[USER]),
+        event("some", id="2", users=[USER, "u1", "u2"]),
+        event("all", id="3", type="a"),
+    ]
+    first = await store.open(old).publish(batch)
+    after = store.open(new)
+    await publish(after, "something else")
+    again = await after.publish(batch)
+    assert [receipt.duplicate for receipt in again] == [True] * 3
+    assert [receipt.positions for receipt in again] == [receipt.positions for receipt in first]
+    back = await store.open(old).publish(batch)
+    assert [receipt.positions for receipt in back] == [receipt.positions for receipt in first]
+
+
+async def test_a_half_made_append_is_completed_once(store: LogStore) -> None:
+    """A process dies when one of two shards has the event; the retry meets a scheme in which they are one."""
+    one, two = apart_then_together(SIXTEEN, EIGHT)
+    before, after = store.open(SIXTEEN), store.open(EIGHT)
+    await before.publish([event("x", id="x", users=[two])])
+    (receipt,) = await after.publish([event("x", id="x", users=[one, two])])
+    assert not receipt.duplicate
+    (again,) = await after.publish([event("x", id="x", users=[one, two])])
+    assert again.duplicate
+    async with Hub(store.open(EIGHT), EIGHT) as hub:
+        for user in (one, two):
+            async with subscribed(hub, user, since="earliest") as sink:
+                await sink.ready()
+            assert sink.data == ["x"]
+
+
+async def test_an_open_stream_of_the_old_scheme_resumes_onto_the_new(store: LogStore) -> None:
+    async with Hub(store.open(EIGHT), EIGHT) as before, subscribed(before, USER) as sink:
+        await sink.ready()
+        await before.dispatch([event("one", users=[USER])])
+        await sink.has("one")
+        new = store.open(SIXTEEN)
+        await new.publish([event("two", users=[USER])])
+        await sink.until(lambda: sink.ended)
+        assert sink.closing == "draining"
+        await new.publish([event("three", users=[USER])])
+        await before.dispatch([event("four", users=[USER])])
+        async with subscribed(before, USER, cursor=sink.cursor) as again:
+            assert (await again.ready())["recovered"] is True
+            await new.publish([event("five", users=[USER])])
+            await before.dispatch([event("six", users=[USER])])
+            await again.received(5)
+    assert sink.data == ["one"]
+    assert sorted(again.data) == sorted(["two", "three", "four", "five", "six"])
+
+
+async def test_a_page_reads_what_a_scheme_unknown_to_it_holds(store: LogStore) -> None:
+    async with Hub(store.open(EIGHT), EIGHT) as hub:
+        sink = RecordingSink()
+        await hub.replay(Interest(USER), Start(), DATA, sink)
+        await store.open(SIXTEEN).publish([event("new", users=[USER])])
+        again = RecordingSink()
+        await hub.replay(Interest(USER), Start(sink.cursor), DATA, again)
+    assert again.data == ["new"]
+
+
+async def test_a_cursor_of_an_instance_that_knows_more_loses_nothing(store: LogStore) -> None:
+    """The other instance has learned of a scheme already; what its cursor names must not be read out and left."""
+    old, new = store.open(EIGHT), store.open(SIXTEEN)
+    async with Hub(old, EIGHT) as before, Hub(new, SIXTEEN) as after, subscribed(before, "u2") as keeps_it_open:
+        await keeps_it_open.ready()
+        async with subscribed(after, USER) as sink:
+            await sink.ready()
+            await after.dispatch([event("one", users=[USER])])
+            await sink.has("one")
+        async with subscribed(before, USER, cursor=sink.cursor) as there:
+            await there.ready()
+            await after.dispatch([event("two", users=[USER])])
+            await there.has("two")
+        async with subscribed(after, USER, cursor=there.cursor) as back:
+            assert await back.ready() == {"recovered": True, "replayed": 0}
+    assert there.data == ["two"]
+
+
+async def test_an_announcement_is_brought_before_later_events(store: LogStore) -> None:
+    """A tail that was away finds both in one read: a stream must end before its cursor passes the announcement."""
+    log = store.open()
+    names = (ALL, "all:u2", SCHEMES)
+    before = await log.head(names)
+    await store.open(EIGHT).publish([event("all"), event("mine", users=[USER])])
+    async with tailing(log, before) as (heard, _):
+        await heard.has("all")
+        await heard.has("mine")
+    assert [item.partition for item in heard.items[:2]] == [SCHEMES] * 2
+
+
+async def test_nobody_is_sent_the_announcements(store: LogStore) -> None:
+    async with Hub(store.open(EIGHT), EIGHT) as hub, subscribed(hub, since="earliest") as sink:
+        await sink.ready()
+        await store.open(SIXTEEN).publish([event("end")])
+        control = (await store.open().head((SCHEMES,))).positions
+        cursor = Cursor({SCHEMES: control[SCHEMES]._replace(offset=0, check="")}).encode()
+        await sink.has("end")
+        async with subscribed(hub, cursor=cursor) as forged:
+            await forged.ready()
+    assert sink.data == ["end"]
+    assert [one for one in forged.data if one != "end"] == []
+
+
+async def test_more_schemes_than_a_cursor_can_name_are_refused(store: LogStore) -> None:
+    schemes = [Partitions(frozenset(f"{n}-{letter * 45}" for letter in "abcdefghijklmnop"), 8) for n in range(3)]
+    await store.open(schemes[0]).publish([event("first")])
+    refused = ""
+    for scheme in schemes[1:]:
+        try:
+            (receipt,) = await store.open(scheme).publish([event("one too many")])
+        except TransportUnavailable as error:
+            refused = error.detail
+        else:
+            refused = refused if receipt.durable else "REALTIME_PARTITIONS"  # a fallback keeps it, and says so
+    assert "REALTIME_PARTITIONS" in refused
+    await store.open(schemes[0]).publish([event("still")])
+
+
+async def test_a_wiped_log_has_no_schemes_and_gets_them_again(store: LogStore) -> None:
+    log = store.open(EIGHT)
+    await log.publish([event("before", users=[USER])])
+    await store.wipe()
+    await log.publish([event("after", users=[USER])])
+    async with Hub(store.open(NONE)) as hub, subscribed(hub, USER, since="earliest") as sink:
+        await sink.ready()
+    assert sink.data == ["after"]
+
+
+async def test_a_scheme_that_was_never_announced_is_read_out(redis_store: RedisStore) -> None:
+    """A log of a release that announced nothing: its cursor's partitions are read, those of others are not started."""
+    async with Hub(redis_store.open(EIGHT), EIGHT) as before:
+        async with subscribed(before, USER) as sink:
+            await sink.ready()
+            await before.dispatch([event("one", users=[USER])])
+            await sink.has("one")
+        await before.dispatch([event("two", users=[USER])])
+    await redis_store.client.delete(f"rt:{SCHEMES}", f"{{rt:{SCHEMES}}}:meta")
+    async with Hub(redis_store.open(SIXTEEN), SIXTEEN) as after:
+        async with subscribed(after, USER, cursor=sink.cursor) as again:
+            assert await again.ready() == {"recovered": True, "replayed": 1}
+        assert again.data == ["two"]
+        async with subscribed(after, USER, cursor=again.cursor) as third:
+            assert await third.ready() == {"recovered": True, "replayed": 0}
+        keys = set(await redis_store.client.keys())
+        at = Cursor.parse(sink.cursor)
+        assert at is not None
+        made_up = {**at.positions, "never-heard-of": Position(1, 1, "", at.time)}
+        async with subscribed(after, USER, cursor=Cursor(made_up).encode()) as gap:
+            assert (await gap.ready())["recovered"] is False
+        assert gap.gaps == ["trimmed"]
+        assert set(await redis_store.client.keys()) == keys
+
+
+async def test_a_scheme_that_others_outlived_is_read_no_longer() -> None:
+    """Announcements are renewed while a scheme is in use; one that is not is over when its events and ids are."""
+    store = MemoryStore()
+    retention = Retention(3_600, 0, 3_600)
+    old, new = store.open(TYPE_A, retention), store.open(NONE, retention)
+    await old.publish([event("old", type="a")])
+    for _ in range(5):
+        await store.pass_time(2_000)
+        await new.publish([event("new")])
+    async with Hub(new) as hub, subscribed(hub, types={"a"}) as sink:
+        await sink.ready()
+        assert set(hub.fanout.positions) == {ALL, SCHEMES}
+        await old.publish([event("again", type="a")])
+        await sink.until(lambda: sink.ended)
+        async with subscribed(hub, types={"a"}, cursor=sink.cursor) as back:
+            await back.ready()
+    assert back.data == ["again"]
+    await store.aclose()
+
+
+class Follower:
+    """Somebody who goes from instance to instance with the last cursor, and must have each event of theirs once."""
+
+    def __init__(self, user: str | None, types: set[str] | None) -> None:
+        self.user, self.types = user, types
+        self.data: list[object] = []
+        self.cursor: str | None = None
+
+    def wants(self, one: Event) -> bool:
+        return Interest(self.user, None if self.types is None else frozenset(self.types)).matches(one)
+
+    async def visit(self, hub: Hub, during: Sequence[tuple[Log, list[Event]]] = ()) -> None:
+        async with subscribed(hub, self.user, self.types, cursor=self.cursor) as sink:
+            ready = await sink.ready()
+            assert ready["recovered"] is True
+            for log, batch in during:
+                await log.publish(batch)
+        self.data += sink.data
+        self.cursor = sink.cursor
+
+
+@pytest.mark.parametrize("seed", range(40))
+async def test_any_sequence_of_changes_loses_and_repeats_nothing(seed: int) -> None:
+    """Random schemes, publications, retries of any age under any scheme, and resumes on any instance."""
+    rng = random.Random(seed)
+    schemes = rng.sample([NONE, EIGHT, SIXTEEN, TYPE_A, BOTH, Partitions(frozenset({"a", "b"}), 5)], 4)
+    store = MemoryStore()
+    followers = [Follower(user, types) for user in (None, "u1", "u2", USER) for types in (None, {"a"}, {"b", "c"})]
+    published: list[Event] = []
+    async with AsyncExitStack() as stack:
+        hubs: list[Hub] = []
+
+        async def new_instance() -> None:
+            scheme = rng.choice(schemes)
+            hubs.append(await stack.enter_async_context(Hub(store.open(scheme), scheme)))
+
+        def batch() -> list[Event]:
+            made = []
+            for _ in range(rng.randint(1, 4)):
+                users = rng.choice([None, [USER], ["u1", "u2"], [USER, "u1", "u2", "u4"]])
+                number = len(published)
+                published.append(event(number, id=str(number), type=rng.choice("abc"), users=users))
+                made.append(published[-1])
+            return [*made, *rng.sample(published, min(len(published), rng.randint(0, 3)))]
+
+        await new_instance()
+        for follower in followers:
+            await follower.visit(hubs[0])
+        for _ in range(30):
+            await store.pass_time(rng.choice([0, 0.001, 1, 100]))
+            act = rng.random()
+            if act < 0.15:
+                await new_instance()
+            elif act < 0.5:
+                await rng.choice(hubs).dispatch(batch())
+            elif act < 0.6:
+                await asyncio.gather(*(rng.choice(hubs).dispatch(batch()) for _ in range(4)))
+            else:
+                during = [(rng.choice(hubs).transport, batch()) for _ in range(rng.randint(0, 2))]
+                await rng.choice(followers).visit(rng.choice(hubs), during)  # type: ignore[arg-type]
+        for follower in followers:
+            await follower.visit(rng.choice(hubs))
+            await follower.visit(rng.choice(hubs))
+    for follower in followers:
+        owed = [msgspec.json.decode(one.data) for one in published if follower.wants(one)]
+        assert sorted(follower.data) == owed, f"{follower.user} {follower.types}"  # type: ignore[type-var]
+    await store.aclose()

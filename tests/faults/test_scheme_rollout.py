@@ -1,0 +1,119 @@
+"""The partition scheme is changed under load: old and new instances publish and serve, then the old ones leave."""
+
+import asyncio
+import random
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from tests.faults.clients import Requests, on_redis, receipts
+from tests.faults.stored import read_log
+from tests.faults.test_two_instances import (
+    USERS,
+    Progress,
+    Subscriber,
+    _assert_has_its_own,
+    _make_events,
+    _make_marks,
+)
+from tests.processes import Instance, MakeInstance, MakeRedis
+
+OLD = {"REALTIME_USER_SHARDS": "8"}
+NEW = {"REALTIME_USER_SHARDS": "16", "REALTIME_PARTITIONS": "metric"}
+EVENTS = 600
+PUBLISHERS = 3
+RETRIED = 0.3  # of the batches are sent once more, to any instance
+AWAY = 0.05  # seconds before a publisher that was turned away tries another instance
+
+
+async def _publish(
+    instances: Sequence[Instance], batch: Sequence[Mapping[str, Any]], rng: random.Random
+) -> Sequence[Mapping[str, Any]]:
+    """The receipts of a batch from whichever instance takes it."""
+    while True:
+        async with Requests(rng.choice(instances)) as requests:
+            try:
+                answer = await requests.publish(*batch)
+            except (OSError, EOFError):
+                await asyncio.sleep(AWAY)
+                continue
+            if answer.status != 503:
+                return receipts(answer)
+            await asyncio.sleep(AWAY)
+
+
+async def _publish_all(
+    instances: Sequence[Instance], events: Sequence[Mapping[str, Any]], progress: Progress, rng: random.Random
+) -> None:
+    sent: list[Sequence[Mapping[str, Any]]] = []
+    while events:
+        await progress.may_go_on()
+        size = rng.choice([1, 1, 2, 5])
+        batch, events = events[:size], events[size:]
+        progress.keep(await _publish(instances, batch, rng))
+        sent.append(batch)
+        if rng.random() < RETRIED:
+            again = await _publish(instances, rng.choice(sent), rng)
+            assert all(receipt["duplicate"] for receipt in again), again
+
+
+@pytest.mark.xdist_group("heavy")
+@pytest.mark.timeout(150)
+async def test_a_rolling_change_of_scheme_loses_and_repeats_nothing(
+    make_redis: MakeRedis, make_instance: MakeInstance
+) -> None:
+    """127 of 183 events arrived, in silence, when instances of 8 shards were replaced by instances of 16 under load."""
+    rng = random.Random(12)
+    redis = await asyncio.to_thread(make_redis)
+    old = [await asyncio.to_thread(make_instance, **on_redis(redis, **OLD)) for _ in range(2)]
+    instances = list(old)
+    events, marks = _make_events(EVENTS, rng), _make_marks()
+    subscribers = [
+        Subscriber(
+            name=f"subscriber {number}",
+            user=rng.choice(USERS) if number % 5 else None,
+            types=frozenset(rng.sample(["order", "chat", "metric", "note"], 2)) if number % 3 else None,
+            since="now",
+            steady=number % 2 == 0,  # these leave only when they are sent away
+            rng=random.Random(number),
+            instances=instances,
+            turn=number,
+        )
+        for number in range(20)
+    ]
+    for subscriber in subscribers:
+        subscriber.owed = {sent["id"] for sent in [*events, *marks] if subscriber.matches(sent)}
+        subscriber.marks = sum(subscriber.matches(mark) for mark in marks)
+    progress = Progress(EVENTS)
+    async with asyncio.timeout(120), asyncio.TaskGroup() as following:
+        for subscriber in subscribers:
+            following.create_task(subscriber.run())
+        for subscriber in subscribers:
+            await subscriber.primed.wait()
+        async with asyncio.TaskGroup() as publishing:
+            for number in range(PUBLISHERS):
+                mine = events[number::PUBLISHERS]
+                publishing.create_task(_publish_all(instances, mine, progress, random.Random(number)))
+            progress.allow(0.4)
+            await progress.reaches(0.3)
+            instances.append(await asyncio.to_thread(make_instance, **on_redis(redis, **NEW)))
+            for share, leaving in zip((0.6, 0.8), old, strict=True):
+                progress.allow(share + 0.1)
+                await progress.reaches(share)
+                leaving.terminate()
+                assert await asyncio.to_thread(leaving.wait) == 0
+                instances.remove(leaving)
+            progress.allow(2.0)
+        progress.keep(await _publish(instances, marks, rng))
+
+    log = await read_log(redis)
+    shards = {name for name in log if ":u" in name}
+    assert shards - {f"all:u{n}" for n in range(8)}, "nothing was written under the new scheme"
+    for subscriber in subscribers:
+        assert set(subscriber.control) <= {"realtime.ready", "realtime.closing"}, subscriber.control
+        assert set(subscriber.closings) <= {"draining"}
+        _assert_has_its_own(subscriber, log)
+    for instance in (*old, *instances):
+        assert not re.search("Traceback|never awaited", instance.log_file.read_text())
