@@ -16,7 +16,7 @@ from functions.web import media_type, read_body, to_response
 from shared import cloudevents, envelope
 from shared.auth import PublishKeys, bearer, check_types
 from shared.config import Settings
-from shared.cursor import Cursor
+from shared.cursor import MAX_LENGTH, Cursor
 from shared.event import Event
 from shared.hub import Hub
 from shared.limits import PublishRate
@@ -40,7 +40,7 @@ def routes(hub: Hub, settings: Settings) -> list[BaseRoute]:
             return to_response(problem(415, detail, headers={"accept": accepted}))
         if key is not None:
             check_types(key, events)
-        await rate.take(key, len(events))
+        await rate.take(key, hub.partitions.copies(events))
         receipts = await hub.dispatch(events)
         return Response(receipts_body(receipts), 202, _HEADERS)
 
@@ -65,6 +65,7 @@ async def _events(request: Request) -> list[Event] | None:
     """Return the events of the request by its content type, None where that is not one of ours."""
     kind, is_binary = media_type(request), "ce-specversion" in request.headers
     if kind in (cloudevents.STRUCTURED, cloudevents.BATCHED):
+        cloudevents.check_headers(request.headers)
         return cloudevents.parse_structured(await _read(request), kind == cloudevents.BATCHED)
     if is_binary and kind is not None and kind.endswith(("/json", "+json")):
         return cloudevents.parse_binary(request.headers, await _read(request))
@@ -72,6 +73,7 @@ async def _events(request: Request) -> list[Event] | None:
         return cloudevents.parse_binary(request.headers, b"null")  # an event without data
     if kind != "application/json":
         return None
+    cloudevents.check_headers(request.headers)
     body = await _read(request)
     return envelope.parse_events(body, envelope.idempotency_key(request.headers.get("idempotency-key")))
 
@@ -88,5 +90,7 @@ def receipts_body(receipts: Sequence[Receipt]) -> bytes:
 def _receipt(receipt: Receipt) -> dict[str, Any]:
     # Without times: a partition that the cursor does not name starts at its head.
     cursor = None if receipt.positions is None else Cursor(receipt.positions).encode(time=0)
+    if cursor is not None and len(cursor) > MAX_LENGTH:  # appended half under each of several partition schemes
+        cursor = None
     told: dict[str, Any] = {"id": receipt.id, "cursor": cursor, "duplicate": receipt.duplicate}
     return told if receipt.durable else {**told, "durable": False}

@@ -18,13 +18,14 @@ from typing import Any
 import msgspec
 
 from shared import event as rules
-from shared.cloudevents import attribute_problems
+from shared.cloudevents import AUDIENCE, attribute_problems
 from shared.envelope import MAX_EVENT_BYTES, STRING, check_all, check_json
 from shared.errors import ContentTooLarge, InvalidRequest
 from shared.event import Event
 
 MATCHABLE_BYTES = 32 * 1024  # data up to this size travels as JSON too: AWS bills each 64 KB as an event of its own
 
+_MISPLACED = "is no attribute here: write userIds beside attributes"
 _UNUSUAL = re.compile(rb"[0-9]{19}|[0-9][.eE]")  # 18 digits fit 64 bits
 
 
@@ -84,6 +85,10 @@ def from_payload(payload: Mapping[str, Any]) -> Event:
         [
             ("/detail", rules.problems(type, id, detail.user_ids)),
             ("/detail/attributes", attribute_problems(detail.attributes)),
+            (
+                "/detail/attributes",
+                [(f"/{AUDIENCE}", "is userIds, beside attributes")] * (AUDIENCE in detail.attributes),
+            ),
         ]
     )
     users = None if detail.user_ids is None else tuple(dict.fromkeys(detail.user_ids))

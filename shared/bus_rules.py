@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from shared.bus import dump
 from shared.errors import InvalidRequest
-from shared.event import Event
+from shared.event import RECEIVED, Event
 from shared.mapping.document import open_document
 from shared.mapping.payload import Payload
 from shared.mapping.rules import Rule, map_payload, read_rules
@@ -39,6 +39,8 @@ class BusRules:
         section = document.section(SECTION)
         for source, table in () if section is None else section.members():
             rules[source] = read_rules(table.tables("events"))
+            if source.startswith(RECEIVED):
+                table.problem(None, f"is not a source of a bus: {RECEIVED}… are those of received webhooks")
             if not rules[source]:
                 table.problem(None, f'needs at least one rule: [[{SECTION}."{source}".events]]')
             table.finish()

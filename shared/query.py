@@ -3,14 +3,13 @@
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
 from typing import Literal
 from urllib.parse import parse_qsl
 
 import msgspec
 
 from shared.errors import InvalidRequest
-from shared.event import TYPE_PATTERN, is_user_id
+from shared.event import TYPE_PATTERN, is_user_id, moment
 from shared.subscriber import Start
 
 MAX_TYPES = 100
@@ -85,24 +84,20 @@ def _types(types: Sequence[str]) -> frozenset[str] | None:
     return frozenset(types)
 
 
-_RFC3339 = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d(?:\.\d{1,9})?)([Zz]|[+\- ]\d\d:\d\d)", re.ASCII)
-
-
 def _since(text: str) -> Literal["now", "earliest"] | int:
     if text == "now":
         return "now"
     if text == "earliest":
         return "earliest"
+    # RFC 3339 allows a space between day and hour (section 5.6); a "+" that was not percent-encoded arrives as one.
+    spaced = text[:10] + text[10:11].replace(" ", "T") + text[11:].replace(" ", "+")
+    found = moment(spaced)
     try:
-        match = _RFC3339.fullmatch(text)
-        if match is None:
-            raise ValueError
-        day, clock, zone = match.groups()
-        # A "+" that was not percent-encoded arrives as a space.
-        moment = datetime.fromisoformat(f"{day}T{clock}{zone.replace(' ', '+').upper()}")
-        return max(0, min(int(moment.timestamp() * 1000), int(time.time() * 1000) + 86_400_000))
-    except (ValueError, OverflowError):
-        raise InvalidRequest("from: must be now, earliest, or an RFC 3339 time such as 2026-11-23T10:00:00Z") from None
+        if found is not None:
+            return max(0, min(int(found.timestamp() * 1000), int(time.time() * 1000) + 86_400_000))
+    except OverflowError:
+        pass
+    raise InvalidRequest("from: must be now, earliest, or an RFC 3339 time such as 2026-11-23T10:00:00Z")
 
 
 def _format(text: str) -> Literal["data", "cloudevents"]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from shared.errors import SettingsError
-from shared.event import ID_PATTERN, Event
+from shared.event import ID_PATTERN, RECEIVED, Event
 from shared.mapping.document import Table, open_document
 from shared.mapping.payload import Payload
 from shared.mapping.rules import Rule, map_payload, read_rules
@@ -59,7 +59,7 @@ class Source(NamedTuple):
 
         `source` tells deliveries of two providers apart that happen to have the same id.
         """
-        return map_payload(self.rules, payload, self.delivery_id(payload), {"source": f"/webhooks/{self.name}"})
+        return map_payload(self.rules, payload, self.delivery_id(payload), {"source": f"{RECEIVED}{self.name}"})
 
     def delivery_id(self, payload: Payload) -> str:
         """Return the delivery's own id, or the hash of its body where it has none: a retry has the same."""

@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 import pytest
 
+from shared.cloudevents import AUDIENCE
 from tests.functions.api import Api, check, pointers_of, problem_of, receipts_of, unique
 from tests.processes import MakeInstance
 
@@ -167,6 +168,85 @@ WRONG: dict[str, tuple[dict[str, Any], list[str]]] = {
     "an audience that is true": ({"userids": True}, ["/userids"]),
     "an audience too large": ({"userids": ",".join(map(str, range(1_001)))}, ["/userids"]),
 }
+
+
+NEARLY = [
+    *(
+        "userid",
+        "usersids",
+        "useids",
+        "userdis",
+        "usserids",
+        "users",
+        "user",
+        "userIds",
+        "user_ids",
+        "user-ids",
+        "UserIDs",
+    ),
+    *("useridlist", "recipients", "audience", "topic", "topics", "Topics"),
+]
+
+
+@pytest.mark.parametrize("name", NEARLY)
+def test_nearly_the_audience_is_refused_and_the_right_name_told(api: Api, name: str) -> None:
+    """With `userid`, one letter short of `userids`, the event was public."""
+    before = api.head()
+    structured = api.post(json.dumps(attributes(**{name: "u1"})).encode(), STRUCTURED)
+    responses = [structured]
+    if name.lower() != AUDIENCE:  # the name of a header has no case
+        responses.append(api.post(b"1", headers={**headers_of(attributes()), f"ce-{name}": "u1"}))
+    for response in responses:
+        problem = problem_of(response, 400)
+        assert [pointer.lower() for pointer in pointers_of(problem)] == [f"/{name.lower()}"]
+        assert AUDIENCE in problem["detail"]
+    plain = problem_of(api.post(json.dumps({"type": "t", "data": 1, name: "u1"}).encode()), 400)
+    assert pointers_of(plain) == [f"/{name}"]
+    assert api.head() == before
+
+
+@pytest.mark.parametrize("name", ["userids", "topics", "userid", "Users"])
+def test_an_audience_in_headers_without_binary_mode_is_refused(api: Api, name: str) -> None:
+    before = api.head()
+    for body, kind in (
+        ({"type": "t", "data": 1}, "application/json"),
+        (attributes(), STRUCTURED),
+        ([attributes()], BATCHED),
+    ):
+        response = api.post(json.dumps(body).encode(), kind, {f"ce-{name}": "u1"})
+        assert pointers_of(problem_of(response, 400)) == [f"/{name.lower()}"]
+        assert "ce-specversion" in response.text
+    assert api.head() == before
+
+
+@pytest.mark.parametrize("name", ["userkind", "useragent", "subject", "partitionkey", "traceparent", "authid", "optic"])
+def test_an_attribute_that_is_not_near_the_audience_is_taken(api: Api, name: str) -> None:
+    receipts_of(api.post(json.dumps(attributes(**{name: "x"})).encode(), STRUCTURED))
+
+
+TIMES = [
+    "2026-11-23t10:00:00z",
+    "2026-11-23T10:00:00.123456789z",
+    "2016-12-31T23:59:60Z",
+    "2017-01-01t00:59:60.5+01:00",
+]
+
+
+@pytest.mark.parametrize("time", TIMES)
+def test_every_form_of_an_rfc_3339_time_is_taken(api: Api, time: str) -> None:
+    event = attributes(time=time)
+    receipts_of(api.post(json.dumps(event).encode(), STRUCTURED))
+    [arrived] = api.get(params={"types": event["type"], "from": "earliest", "format": "cloudevents"}).json()["events"]
+    assert arrived["time"] == time
+    assert api.page(types=event["type"], from_=time)["events"]
+
+
+@pytest.mark.parametrize(
+    "time", ["2016-12-31T23:58:60Z", "2016-12-31T23:59:61Z", "2016-12-31T23:59:60+01:00", "24:00:00Z"]
+)
+def test_a_second_that_never_was_is_refused(api: Api, time: str) -> None:
+    problem_of(api.post(json.dumps(attributes(time=time)).encode(), STRUCTURED), 400)
+    problem_of(api.get(params={"from": time}), 400)
 
 
 @pytest.mark.parametrize(("change", "pointers"), WRONG.values(), ids=WRONG.keys())
