@@ -36,7 +36,7 @@ TRANSPORTS: tuple[TransportName, ...] = ("memory", "redis", "redis-pubsub", "pos
 
 MEMORY_MAX_EVENTS = 100_000  # a partition, where nothing is set: a forgotten local process must not fill the memory
 LAMBDA_STREAM_SECONDS = 300.0  # Lambda does not see a client leave: the lifetime bounds what that costs
-MAX_USER_SHARDS = 4_096
+MAX_USER_SHARDS = 256  # each is a stream of its own, and a process with many users follows them all
 MAX_PARTITION_TYPES = 16
 MAX_PARTITION_NAMES = 800  # characters of all types together: a cursor names each partition, and has 4,096 in all
 

@@ -20,10 +20,10 @@ class PublishRate:
         self._buckets: Buckets = transport if isinstance(transport, Buckets) else LocalBuckets()
 
     async def take(self, key: PublishKey | None, events: int) -> None:
-        """Count so many events; raises TooManyRequests, and TransportUnavailable. Without a limit this costs nothing.
+        """Count so many events, a copy for a user shard as one; raises TooManyRequests, and TransportUnavailable.
 
-        With one it costs a round trip before the append's: appends are in the slots of their partitions, and a bucket
-        cannot be in all of them.
+        Without a limit this costs nothing. With one it costs a round trip before the append's: appends are in the slots
+        of their partitions, and a bucket cannot be in all of them.
         """
         if self._rate is None:
             return
@@ -33,7 +33,8 @@ class PublishRate:
         if wait > 0:
             most, seconds = self._rate
             raise TooManyRequests(
-                f"More than {most:,} events in {seconds:g} s with this key (REALTIME_PUBLISH_RATE)",
+                f"More than {most:,} events, or copies for user shards, in {seconds:g} s with this key"
+                " (REALTIME_PUBLISH_RATE)",
                 "publish-rate",
                 math.ceil(wait),
             )

@@ -12,6 +12,7 @@ from shared.cost.workload import MONTH_SECONDS, Workload
 
 BLOCK = 20.0  # seconds of one blocking read over TCP: three a minute while nothing happens
 LOOK = 60.0  # seconds between two looks at the heads meanwhile
+MAX_COPIES = 16  # of one event
 POLL_MIN, POLL_MAX, SLOWING = (
     0.25,
     5.0,
@@ -19,7 +20,7 @@ POLL_MIN, POLL_MAX, SLOWING = (
 )  # seconds between two polls over REST, and the growth while none brings any
 PAGE = 500  # records of one command that replays
 RECONNECT_SECONDS = 2.0  # without a stream, between two: what is missed meanwhile is replayed
-REVOCATIONS = 1  # the partition that every process with streams follows besides its subscribers'
+CONTROL = 1  # the heads of the partitions that every process with streams follows besides its subscribers'
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +39,11 @@ def partitions(load: Workload) -> int:
 
 
 def copies(load: Workload, audience: float) -> float:
-    """Return how many partitions so many users' events are stored in: with shards, one for each that they hit."""
-    return max(1.0, min(audience, load.shards))
+    """Return how many partitions so many users' events are stored in: with shards, one for each that they hit, but one
+    in all if these are more than `MAX_COPIES`.
+    """
+    hit = max(1.0, min(audience, load.shards))
+    return hit if hit <= MAX_COPIES else 1.0
 
 
 def publishing(load: Workload) -> float:
@@ -50,7 +54,8 @@ def publishing(load: Workload) -> float:
     """
     batch = 1 if load.bus else load.batch
     bases = min(batch, 1 + load.partitions)
-    scripts = max(bases, min(load.audience * batch, load.shards * bases))
+    sharded = load.shards and copies(load, load.audience) == min(load.audience, load.shards)
+    scripts = max(bases, min(load.audience * batch, load.shards * bases) if sharded else 0.0)
     limit = load.requests if load.rate_limited else 0.0
     return load.events / batch * scripts + (0.0 if load.bus else limit)
 
@@ -120,11 +125,13 @@ def opening_alone(load: Workload) -> int:
     """Return the commands that open the only stream of a process, as on Lambda; its reads come on top.
 
     TCP: the heads of all that it follows, twice (for the subscriber and for the tail), CLIENT ID, and CLIENT UNBLOCK
-    for what is followed while the tail reads already: twice, or more often on a busy machine, which tries again.
+    for what is followed while the tail reads already: twice, or more often on a busy machine, which tries again. With
+    own types or user shards, one that reads which partition schemes are in use.
     """
+    schemes = 1 if load.partitions or load.shards else 0
     if load.transport == "upstash-rest":
-        return 4  # the heads twice, and once more with the tail, and the first read of what came second
-    return 2 * (partitions(load) + REVOCATIONS) + 3 if load.transport == "redis-tcp" else 0
+        return 4 + schemes  # the heads twice, and once more with the tail, and the first read of what came second
+    return 2 * (partitions(load) + CONTROL) + 3 + schemes if load.transport == "redis-tcp" else 0
 
 
 def opening_among_others(load: Workload) -> int:
@@ -145,10 +152,9 @@ def polling(load: Workload) -> int:
         return 0
     if load.transport == "upstash-rest":
         return 2 + polls_within(load.poll_wait) if load.poll_wait else 1
-    heads = partitions(load) + REVOCATIONS
-    return (
-        heads + 6 if load.poll_wait else heads
-    )  # four reads (ended, at once, with the event, begun), two CLIENT UNBLOCK
+    heads = partitions(load) + CONTROL
+    # Four reads (ended, at once, with the event, begun), two CLIENT UNBLOCK.
+    return heads + 6 if load.poll_wait else heads
 
 
 def pages(records: float) -> float:

@@ -29,7 +29,7 @@ LIMITS: Mapping[str, tuple[float, float]] = {
     "processes": (1, 1_000),
     "streams": (1, 60_000),
     "partitions": (0, 16),
-    "shards": (0, 4_096),
+    "shards": (0, 256),
     "retention_hours": (1, 8_760),
 }
 """The least and the most that each number may be."""

@@ -145,7 +145,7 @@ async def test_streams_open_with_the_commands_that_are_reckoned(redis: RedisStor
     assert unblocked > 0 or not scheme.user_shards
     reads_and_sentinel = 2 + 1  # one ends with the sentinel, one begins after it; the sentinel's publication
     assert alone.total() - reads_and_sentinel <= commands.opening_alone(load) - 2
-    followed = commands.partitions(load) + commands.REVOCATIONS
+    followed = commands.partitions(load) + commands.CONTROL
     assert followed < alone["evalsha"] - 1 <= 2 * followed, "the tail verifies what it follows when it connects"
     assert among.total() - reads_and_sentinel <= commands.opening_among_others(load) - bool(scheme.user_shards)
     assert among["evalsha"] - 1 >= commands.partitions(load)
@@ -207,7 +207,7 @@ async def test_a_poll_that_waits_costs_no_more_than_is_reckoned(redis: RedisStor
             counted = await asked(redis, watch)
             counted.pop("unblock")
             most = max(most, counted.total() - 1) if number else 0  # the first one opens the connection
-    heads = commands.partitions(load) + commands.REVOCATIONS
+    heads = commands.partitions(load) + commands.CONTROL
     assert heads + 1 <= most <= commands.polling(load) - 2
 
 

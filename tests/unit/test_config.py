@@ -10,7 +10,7 @@ import pytest
 import shared.config
 import shared.endpoints
 import shared.variables
-from shared.config import MAX_PARTITION_NAMES, MAX_PARTITION_TYPES, Settings
+from shared.config import MAX_PARTITION_NAMES, MAX_PARTITION_TYPES, MAX_USER_SHARDS, Settings
 from shared.cursor import MAX_LENGTH, MAX_OFFSET, Cursor, Position
 from shared.errors import SettingsError
 from shared.filter import Interest
@@ -328,7 +328,7 @@ def test_no_secret_is_in_the_text_of_settings() -> None:
 def test_the_longest_cursor_that_settings_allow_can_be_read_again() -> None:
     length = MAX_PARTITION_NAMES // MAX_PARTITION_TYPES
     names = [f"{n:02}" + "x" * (length - 2) for n in range(MAX_PARTITION_TYPES)]
-    settings = Settings.from_env({"REALTIME_PARTITIONS": ",".join(names), "REALTIME_USER_SHARDS": "4096"})
+    settings = Settings.from_env({"REALTIME_PARTITIONS": ",".join(names), "REALTIME_USER_SHARDS": str(MAX_USER_SHARDS)})
     needed = make_partitions(settings).needed(Interest("u1"))
     assert len(needed) == 2 * (MAX_PARTITION_TYPES + 1)
     place = Position(2**48 - 1, MAX_OFFSET, "ffffffff", 2**48 - 1)
