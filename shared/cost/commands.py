@@ -126,12 +126,12 @@ def opening_alone(load: Workload) -> int:
 
     TCP: the heads of all that it follows, twice (for the subscriber and for the tail), CLIENT ID, and CLIENT UNBLOCK
     for what is followed while the tail reads already: twice, or more often on a busy machine, which tries again. With
-    own types or user shards, one that reads which partition schemes are in use.
+    own types or user shards, one that reads which partition schemes are in use, and over TCP a read begun meanwhile.
     """
     schemes = 1 if load.partitions or load.shards else 0
     if load.transport == "upstash-rest":
         return 4 + schemes  # the heads twice, and once more with the tail, and the first read of what came second
-    return 2 * (partitions(load) + CONTROL) + 3 + schemes if load.transport == "redis-tcp" else 0
+    return 2 * (partitions(load) + CONTROL) + 3 + 2 * schemes if load.transport == "redis-tcp" else 0
 
 
 def opening_among_others(load: Workload) -> int:
