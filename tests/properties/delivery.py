@@ -316,7 +316,9 @@ class Story:
         digest = hashlib.sha256()
         repeated = self.repeated if self.early else None
         for client in self.clients:
-            judge = Judge(self.verdict, client.interest, self.scheme.needed(client.interest), records, repeated)
+            # While nobody has announced a scheme, a subscriber reads what the default one needs as well.
+            needed = {*self.scheme.needed(client.interest), *Partitions().needed(client.interest)}
+            judge = Judge(self.verdict, client.interest, sorted(needed), records, repeated)
             judge.judge([Received(each.cursor, each.received, each.sink.faults) for each in client.past])
             for connection in client.past:
                 digest.update(connection.received)
