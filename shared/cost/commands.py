@@ -153,8 +153,8 @@ def polling(load: Workload) -> int:
     if load.transport == "upstash-rest":
         return 2 + polls_within(load.poll_wait) if load.poll_wait else 1
     heads = partitions(load) + CONTROL
-    # Four reads (ended, at once, with the event, begun), two CLIENT UNBLOCK.
-    return heads + 6 if load.poll_wait else heads
+    # Five reads (two at once, for what is followed first and second, ended, with the event, begun), two CLIENT UNBLOCK.
+    return heads + 7 if load.poll_wait else heads
 
 
 def pages(records: float) -> float:

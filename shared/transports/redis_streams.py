@@ -220,6 +220,7 @@ class _RedisTail:
         self._look_at = 0.0  # on the loop's clock
         self._wanted = 0  # counts changes of what is followed; a read that began before the last one is stale
         self._reading = 0
+        self._covered = -1  # the count that the last answered read of this connection began with
         self._connection: Connection | None = None  # while it is blocked or soon will be
         self._client_id: int | None = None
         self._interrupting: asyncio.Task[None] | None = None
@@ -258,13 +259,13 @@ class _RedisTail:
                 await connection.connect(self._redis.timeout)
                 self._client_id = int(await _ask(connection, self._redis.timeout, "CLIENT", "ID"))
                 await self._look(connection)
-                covered = await self._read(connection, block=False)
+                await self._read(connection)
                 self._connection = connection
                 self._redis.circuit.close()  # nobody need wait until it lets one call through
                 self.running = True
                 backoff.reset()
                 while True:
-                    covered = await self._read(connection, block=covered >= self._following.at.keys())
+                    await self._read(connection)
             except (RedisFailure, TransportUnavailable) as error:
                 told = error if isinstance(error, TransportUnavailable) else unavailable(error)
                 warnings.warn(f"tail lost, reconnecting: {told.detail}")
@@ -273,6 +274,7 @@ class _RedisTail:
             finally:
                 self.running = False
                 self._client_id = self._connection = None
+                self._covered = -1
                 connection.close()
             RECONNECTS.add()
             await asyncio.sleep(backoff.next())
@@ -289,15 +291,15 @@ class _RedisTail:
         await self._following.verify(heads)
         self._look_at = asyncio.get_running_loop().time() + LOOK
 
-    async def _read(self, connection: Connection, *, block: bool) -> frozenset[str]:
-        """Read once, and return the partitions that it was for."""
+    async def _read(self, connection: Connection) -> None:
+        """Read once: blocked where what is followed was read before, or the first answer could be long in coming."""
         await self._following.wanted()
-        self._reading = self._wanted
+        began = self._reading = self._wanted
         names = {self._redis.layout.stream(name).encode(): name for name in self._following.at}
         places = [f"{at.epoch}-{at.offset}" for at in self._following.at.values()]
         wait, count = 0.0, self._page.records
         limits: list[str | int] = ["COUNT", count]
-        if block:
+        if self._covered == began:
             wait = self._redis.block
             limits += ["BLOCK", int(wait * 1000)]
         reply = await _ask(connection, wait + self._redis.timeout, "XREAD", *limits, "STREAMS", *names, *places)
@@ -309,10 +311,10 @@ class _RedisTail:
             self._following.deliver(name, parse_entries(name, found[name]))
             epoch, _, offset = found[name][-1][0].partition(b"-")
             self._following.step_over(name, int(epoch), int(offset))
+        self._covered = began
         self._following.answered(names.values())
         if not reply and asyncio.get_running_loop().time() >= self._look_at:
             await self._look(connection)
-        return frozenset(names.values())
 
     async def aclose(self) -> None:
         """End what `run` leaves behind."""

@@ -127,6 +127,18 @@ async def test_the_tail_always_names_its_place_and_never_asks_for_what_is_new(
         assert offset.isdigit()
 
 
+async def test_a_partition_that_was_left_is_read_at_once_again(redis_store: RedisStore) -> None:
+    """A read that blocks is no answer: whoever comes back would wait for the end of it, without `ready`."""
+    redis_store.BLOCK = 3_600.0
+    async with Hub(redis_store.open()) as hub:
+        for _ in range(3):
+            async with subscribed(hub) as sink:
+                await sink.ready()
+            await publish(hub.transport, "ends the read")
+            while any("b" in client["flags"] for client in await redis_store.client.client_list()):
+                pass
+
+
 async def test_the_tail_asks_for_few_records_that_are_large(redis_store: RedisStore) -> None:
     """500 of the largest events are 125 MiB in one answer: what one read may bring follows the size of the last."""
     log = redis_store.open()
