@@ -116,7 +116,8 @@ class Acceptor:
                 connecting.add_done_callback(self._connecting.discard)
                 if self._state.files.is_full(self._state.count() + len(self._connecting)):
                     await asyncio.wait(self._connecting)
-                    self._make_room(1, "closing the connections that are silent for longest")
+                    if self._state.files.is_full(self._state.count()):  # nobody has left meanwhile
+                        self._make_room(1, "closing the connections that are silent for longest")
                     break
             await asyncio.sleep(0)  # a connection that was closed gives its file back
 

@@ -11,13 +11,14 @@ from tests.faults.clients import Answer, parse_head
 from tests.functions.api import Api
 from tests.processes import HOST, Instance, wait_until
 
-SOON = 5.0  # seconds in which a slot is free: one is promised, the rest is for a machine that others use too
+SOON = 10.0  # seconds in which a slot is free: one is promised, the rest is for a machine that others use too
 RECEIVE_BUFFER = 4096  # bytes; the kernel doubles it
 SECONDS = 20.0  # for an answer
 
 EVENTS = f"GET /api/events HTTP/1.1\r\nhost: {HOST}\r\naccept: text/event-stream\r\n\r\n".encode()
 LIVE = f"GET /api/health/live HTTP/1.1\r\nhost: {HOST}\r\n\r\n".encode()
 ALIVE = b'{"status":"live"}'
+opened: "list[Peer]" = []  # by the test that runs
 READY = b"event: realtime.ready\n"
 
 
@@ -26,6 +27,7 @@ class Peer:
 
     def __init__(self, instance: Instance, *, receive_buffer: int | None = None) -> None:
         self.socket = socket.socket()
+        opened.append(self)
         if receive_buffer is not None:  # set before it connects: later the kernel has promised more already
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.socket.settimeout(SECONDS)
