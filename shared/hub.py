@@ -72,7 +72,6 @@ class Hub:
             self.fanout.once = Once(window)
         self.schemes = KnownSchemes(transport, partitions, self._send_strays_away)
         self._control = () if self._log is None else (SCHEMES,)
-        self._learning: asyncio.Task[None] | None = None
         self._readers: dict[str, int] = {}
         self._context: AbstractAsyncContextManager[Tail] | None = None
         self._tail: Tail | None = None
@@ -197,8 +196,7 @@ class Hub:
         self.drain()
         if self._timer is not None:
             self._timer.cancel()
-        if self._learning is not None:
-            self._learning.cancel()
+        self.schemes.close()
         if self._context is not None:
             await self._context.__aexit__(None, None, None)
             self._context = None
@@ -303,17 +301,8 @@ class Hub:
         self._release((*self._control, *subscriber.followed))
 
     def _make_subscriber(self, interest: Interest, format: Format, partitions: tuple[str, ...]) -> Subscriber:
-        return Subscriber(
-            self.transport,
-            self,
-            self.fanout,
-            self.stats,
-            interest,
-            format,
-            partitions,
-            self.heartbeat,
-            self.schemes,
-        )
+        ours = (self.transport, self, self.fanout, self.stats)
+        return Subscriber(*ours, interest, format, partitions, self.heartbeat, self.schemes)
 
     async def _follow(self, partitions: Sequence[str]) -> Cursor:
         """Make the tail read these partitions; return the heads that were read for the new ones."""
@@ -345,25 +334,12 @@ class Hub:
                 del self._unread[name]
 
     def _receive(self, item: Record | Gap) -> None:
-        """Take what the tail brings."""
         if item.partition != SCHEMES:
             self._deliver(item)
             return
         if item.position is not None and SCHEMES in self.fanout.positions:
             self.fanout.positions[SCHEMES] = item.position
-        if not self.schemes.hear(item) and (self._learning is None or self._learning.done()):
-            self._learning = asyncio.create_task(self._learn())
-
-    async def _learn(self) -> None:
-        """Read the schemes again after something of them was lost."""
-        backoff = Backoff()
-        while SCHEMES in self._readers:
-            try:
-                await self.schemes.catch_up()
-                return
-            except TransportUnavailable as error:
-                logger.warning("the partition schemes cannot be read, trying again: %s", error.detail)
-                await asyncio.sleep(backoff.next())
+        self.schemes.hear(item)
 
     def _send_strays_away(self) -> None:
         """End the streams that do not read all that the schemes in use need; they resume, and read it then."""

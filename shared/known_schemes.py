@@ -1,15 +1,19 @@
 """The partition schemes in use, as a process with subscribers follows them in the log."""
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable, Mapping
 
+from shared.backoff import Backoff
 from shared.cursor import Cursor, Position
-from shared.errors import TransportRefused
+from shared.errors import TransportRefused, TransportUnavailable
 from shared.filter import Interest
 from shared.partitions import ALL, SCHEMES, Partitions
 from shared.record import Gap, Record
 from shared.schemes import LEARNED, MAX_ANNOUNCEMENTS, TOO_MANY, Announcement, Registry, fit_cursor, read_announcement
 from shared.transports.base import Log, Transport
+
+logger = logging.getLogger(__name__)
 
 
 class KnownSchemes:
@@ -23,6 +27,7 @@ class KnownSchemes:
         self._at: Position | None = None  # all up to here is known; None: nothing was read yet
         self._until: Position | None = None  # what lies before it is still to be read
         self._reading = asyncio.Lock()
+        self._learning: asyncio.Task[None] | None = None
 
     def needed(self, interest: Interest) -> tuple[str, ...]:
         """Return the partitions that can hold an event matching `interest`."""
@@ -62,17 +67,33 @@ class KnownSchemes:
                 lost.append(name)
         return readable, lost
 
-    def hear(self, item: Record | Gap) -> bool:
-        """Take what the tail brings of the control partition; False if it has to be read: then `catch_up` does."""
+    def hear(self, item: Record | Gap) -> None:
+        """Take what the tail brings of the control partition; if something of it was lost, all is read again."""
         if isinstance(item, Record) and item.position is not None and self._until is None:
             epoch, offset, check, time = item.position
             if self._at is not None and self._at[:2] == (epoch, offset - 1):
                 self._at = item.position
                 announcement = read_announcement(item.event)
                 self._set(self._registry.extended([(announcement, time)] if announcement else [], check))
-                return True
+                return
         self._until = item.position
-        return self._log is None
+        if self._learning is None or self._learning.done():
+            self._learning = asyncio.create_task(self._learn())
+
+    def close(self) -> None:
+        """Read no further."""
+        if self._learning is not None:
+            self._learning.cancel()
+
+    async def _learn(self) -> None:
+        backoff = Backoff()
+        while True:
+            try:
+                await self.catch_up()
+                return
+            except TransportUnavailable as error:
+                logger.warning("the partition schemes cannot be read, trying again: %s", error.detail)
+                await asyncio.sleep(backoff.next())
 
     async def catch_up(self, head: Position | None = None) -> None:
         """Know the schemes up to `head`, or up to where a read before has failed. Raises TransportUnavailable."""

@@ -30,7 +30,7 @@ def test_a_retry_with_a_rotated_key_is_a_duplicate(guarded: Api) -> None:
     assert again["cursor"] == first["cursor"]
 
 
-def test_an_id_twice_in_a_batch_is_two_events_only_with_two_types(any_api: Api) -> None:
+def test_an_id_twice_in_a_batch_is_two_events_with_two_types(any_api: Api) -> None:
     one, two, id = unique(), unique(), unique()
     receipts = any_api.publish(*({"type": type, "id": id, "data": n} for n, type in enumerate((one, two, one))))
     assert [receipt["duplicate"] for receipt in receipts] == [False, False, True]
