@@ -35,6 +35,7 @@ LogFormat = Literal["auto", "json", "text"]
 TRANSPORTS: tuple[TransportName, ...] = ("memory", "redis", "redis-pubsub", "postgres", "eventbridge")
 
 MEMORY_MAX_EVENTS = 100_000  # a partition, where nothing is set: a forgotten local process must not fill the memory
+MEMORY_MIB = 128  # of what the memory log keeps: half of the smallest instances on offer
 LAMBDA_STREAM_SECONDS = 300.0  # Lambda does not see a client leave: the lifetime bounds what that costs
 MAX_USER_SHARDS = 256  # each is a stream of its own, and a process with many users follows them all
 MAX_PARTITION_TYPES = 16
@@ -72,6 +73,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     jwt_leeway: float = 5.0
     retention: float = 86_400.0
     max_events: int = MEMORY_MAX_EVENTS
+    memory_mib: int = MEMORY_MIB
     idempotency_window: float = 86_400.0
     heartbeat: float = 15.0
     stream_seconds: float | None = None
@@ -148,6 +150,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             jwt_leeway=duration(env, "REALTIME_JWT_LEEWAY", 5.0, 0.0, 300.0),
             retention=duration(env, "REALTIME_RETENTION", 86_400.0, 0.1),
             max_events=integer(env, "REALTIME_MAX_EVENTS", MEMORY_MAX_EVENTS if transport == "memory" else 0, 1),
+            memory_mib=integer(env, "REALTIME_MEMORY_MIB", MEMORY_MIB, 1),
             idempotency_window=duration(env, "REALTIME_IDEMPOTENCY_WINDOW", 86_400.0, 0.1),
             heartbeat=duration(env, "REALTIME_HEARTBEAT", 15.0, 0.1, 60.0),
             stream_seconds=lifetime(env, LAMBDA_STREAM_SECONDS if on_lambda else None),

@@ -5,7 +5,6 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from sys import getsizeof
 
 import msgspec
 
@@ -18,6 +17,7 @@ EVENT_SOURCE_TYPES = ("error", "open")
 
 RECORD_BYTES = 800  # of an event without data: its struct, texts, place and record, by CPython's own count
 RECEIVED = "/webhooks/"  # the source of a received webhook begins so: a publisher with it could suppress a delivery
+
 MAX_USER_IDS = 1_000
 MAX_USER_ID_LENGTH = 256  # characters
 
@@ -58,14 +58,20 @@ class Event(msgspec.Struct, frozen=True):
     def kept_bytes(self) -> int:
         """About how many bytes of memory the event takes, with its record and place: what bounds are counted in.
 
-        An audience of 1,000 users takes a hundred times what the data of a small event does.
+        An audience of 1,000 users takes a hundred times what the data of a small event does. It is the same whenever it
+        is asked for: what was added to a sum is what is taken off it.
         """
         size = RECORD_BYTES + len(self.data) + len(self.id) + len(self.type)
         if self.user_ids is not None:
-            size += 8 * len(self.user_ids) + sum(map(getsizeof, self.user_ids))
-        if self.attributes:
-            size += sum(map(getsizeof, self.attributes)) + sum(map(getsizeof, self.attributes.values()))
+            size += sum(8 + text_bytes(user_id) for user_id in self.user_ids)
+        for name, value in self.attributes.items():
+            size += 100 + text_bytes(name) + text_bytes(value)
         return size
+
+
+def text_bytes(text: str) -> int:
+    """How much memory a text takes in CPython: at most 4 bytes a character, and its UTF-8 once it was encoded."""
+    return 60 + len(text) if text.isascii() else 90 + 6 * len(text)
 
 
 def problems(type: str, id: str | None, user_ids: tuple[str, ...] | None) -> Iterator[tuple[str, str]]:

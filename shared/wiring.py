@@ -39,7 +39,7 @@ def _make_own(settings: Settings, *, stateless: bool) -> Transport:
     if settings.transport == "memory":
         from shared.transports.memory import MemoryLog
 
-        return MemoryLog(partitions, retention)
+        return MemoryLog(partitions, retention, max_bytes=settings.memory_mib * 2**20)
     if settings.transport == "redis-pubsub":
         from shared.transports.redis_pubsub import RedisPubSub
 

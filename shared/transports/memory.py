@@ -1,13 +1,16 @@
 """The log in this process's memory: the local default, and the model that the other logs are tested against."""
 
 import asyncio
+import math
 import time
 from bisect import bisect_left
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from heapq import heapify, heapreplace
 
 from shared.cursor import Cursor, Position
-from shared.event import Event
+from shared.event import Event, text_bytes
 from shared.partitions import SCHEMES, Partitions
 from shared.record import Gap, Record
 from shared.schemes import Registry, read_announcement
@@ -15,6 +18,11 @@ from shared.transports import reading
 from shared.transports.appending import FOREVER, Answer, Part, Placed, Writer
 from shared.transports.base import Handler, Receipt, Retention
 from shared.transports.following import control_first
+
+MAX_BYTES = 128 * 1024 * 1024
+ID_BYTES = 200  # an id's slot; its position is the record's
+COMPACT_BYTES = 1024 * 1024
+FORGET_AT_ONCE = 64  # of one partition, before the others are looked at again
 
 
 async def _no_pause() -> None:
@@ -29,11 +37,14 @@ class MemoryLog:
         partitions: Partitions = Partitions(),
         retention: Retention = Retention(),
         *,
+        max_bytes: int = MAX_BYTES,
         clock: Callable[[], float] = time.time,
         pause: Callable[[], Awaitable[None]] = _no_pause,
     ) -> None:
         self._writer = Writer(partitions, retention, self._append, clock)
         self._retention = retention
+        self._max_bytes = max_bytes
+        self._appended = 0  # bytes since the room was looked at the last time
         self._clock = clock
         self._pause = pause
         self._partitions: dict[str, _Partition] = {}
@@ -43,6 +54,9 @@ class MemoryLog:
         """Append all events at once; see `Transport.publish`."""
         await self._pause()
         receipts = await self._writer.publish(events)
+        if self._appended * 64 > self._max_bytes:
+            self._appended = 0
+            self._make_room()
         for tail in self._tails:
             tail.ring()
         await self._pause()
@@ -95,6 +109,21 @@ class MemoryLog:
             self._partitions[name] = _Partition(name, epoch=int(self._clock() * 1000))
         return self._partitions[name]
 
+    def _make_room(self) -> None:
+        """Forget the oldest records and ids of all partitions, a little more than is necessary; none of our own."""
+        surplus = sum(partition.bytes for partition in self._partitions.values()) - self._max_bytes
+        if surplus <= 0:
+            return
+        surplus += self._max_bytes // 16
+        oldest = [
+            (partition.oldest, name) for name, partition in self._partitions.items() if not name.startswith("realtime.")
+        ]
+        heapify(oldest)
+        while surplus > 0 and oldest and oldest[0][0] < math.inf:
+            partition = self._partitions[oldest[0][1]]
+            surplus -= partition.forget(FORGET_AT_ONCE)
+            heapreplace(oldest, (partition.oldest, partition.name))
+
     async def _append(self, expected: str, parts: Sequence[Part]) -> tuple[list[Answer], Registry | None]:
         schemes = self._partition(SCHEMES)
         if schemes.last.check != expected:
@@ -109,7 +138,10 @@ class MemoryLog:
             found = {other: self._partition(other[0]).known(other[1], now, window) for other in part.others}
             if elsewhere := {other: position for other, position in found.items() if position is not None}:
                 return elsewhere
-        return partition.append(part.event, part.scope, retention, now)
+        before = partition.bytes
+        placed = partition.append(part.event, part.scope, retention, now)
+        self._appended += max(partition.bytes - before, 0)
+        return placed
 
 
 JUMP = 1_000  # ms that the clock may lie behind the last time without being looked at
@@ -123,18 +155,17 @@ class _Partition:
         self.last = Position(epoch, 0, "", epoch)  # the log's start is the oldest time that its readers may have missed
         self._records: list[tuple[Position, Record]] = []
         self._trimmed = 0  # entries at the front of the list that are no longer kept
-        self._ids: dict[str, Position] = {}  # in order of time, so that the oldest leave first
+        self._trimmed_bytes = 0
+        self._ids: OrderedDict[str, Position] = OrderedDict()  # in order of time, so that the oldest leave first
+        self.bytes = 0  # of memory, records and ids
         self._behind: int | None = None  # ms: since when the clock has been behind the last time
         self._marks: list[tuple[int, int]] = []  # (offset, ms): all up to the offset was appended by then
 
     def known(self, scope: str, now: float, window: int) -> Position | None:
         """Return where the event of this scope was appended within the window (ms), None if it was not."""
         oldest = int(now * 1000) - window
-        while self._ids:
-            first, position = next(iter(self._ids.items()))
-            if self._time_of(position) > oldest:
-                break
-            del self._ids[first]
+        while self._oldest_id() <= oldest:
+            self._forget_id()
         return self._ids.get(scope)
 
     def registry(self) -> Registry:
@@ -152,8 +183,27 @@ class _Partition:
         self.last = Position(self.last.epoch, self.last.offset + 1, check, time)
         self._records.append((self.last, Record(event, self.name, self.last)))
         self._ids[scope] = self.last
+        self.bytes += event.kept_bytes + ID_BYTES + text_bytes(scope)
         self._trim(clock - retention.age * 1000, retention.events)
         return Placed(self.last, False)
+
+    @property
+    def oldest(self) -> float:
+        """The time of the oldest that is kept, an id or a record; infinity where nothing is."""
+        return min(self._oldest_id(), self._oldest_record())
+
+    def forget(self, most: int) -> int:
+        """Forget the oldest ids and records, `most` of them at most; return their bytes."""
+        before = self.bytes
+        for _ in range(most):
+            if self._ids and self._oldest_id() <= self._oldest_record():
+                self._forget_id()
+            elif self._trimmed < len(self._records):
+                self._forget_record()
+            else:
+                break
+        self._compact()
+        return before - self.bytes
 
     def before(self, time: int | None) -> Position:
         """Return the place before the first record at or after `time` (None: before the oldest kept)."""
@@ -201,13 +251,31 @@ class _Partition:
 
     def _trim(self, oldest: float, most: int) -> None:
         surplus = len(self._records) - most if most else 0
-        while self._trimmed < surplus or self._time_of(self._records[self._trimmed][0]) <= oldest:
-            self._trimmed += 1
-            if self._trimmed == len(self._records):
-                break
-        if self._trimmed > 1_000 and self._trimmed * 2 > len(self._records):
-            del self._records[: self._trimmed]  # seldom, so that trimming costs O(1) a record
-            self._trimmed = 0
+        while self._trimmed < surplus or self._oldest_record() <= oldest:
+            self._forget_record()
+        self._compact()
+
+    def _oldest_record(self) -> float:
+        return self._time_of(self._records[self._trimmed][0]) if self._trimmed < len(self._records) else math.inf
+
+    def _oldest_id(self) -> float:
+        return self._time_of(next(iter(self._ids.values()))) if self._ids else math.inf
+
+    def _forget_record(self) -> None:
+        size = self._records[self._trimmed][1].event.kept_bytes
+        self.bytes -= size
+        self._trimmed_bytes += size
+        self._trimmed += 1
+
+    def _forget_id(self) -> None:
+        key, _ = self._ids.popitem(last=False)
+        self.bytes -= ID_BYTES + text_bytes(key)
+
+    def _compact(self) -> None:
+        """Let go of trimmed records; seldom, so that trimming costs O(1) a record, and before they take much memory."""
+        if self._trimmed_bytes > COMPACT_BYTES or (self._trimmed > 1_000 and self._trimmed * 2 > len(self._records)):
+            del self._records[: self._trimmed]
+            self._trimmed = self._trimmed_bytes = 0
 
 
 class _MemoryTail:

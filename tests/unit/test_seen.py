@@ -26,3 +26,15 @@ def test_keys_are_added_together_or_not_at_all() -> None:
     assert seen.add_all(["a", "b"])
     assert not seen.add_all(["b", "c"])
     assert not seen.knows(["c"])
+
+
+def test_long_keys_take_no_more_memory_than_short_ones() -> None:
+    """A source of CloudEvents is part of a key, and may be as long as a request: 10,000 of them were gigabytes."""
+    seen = Seen(60.0, max_bytes=1_000_000)
+    for number in range(100):
+        assert seen.add(("all", f"{number} " + "x" * 100_000))
+    known = [seen.knows([("all", f"{number} " + "x" * 100_000)]) for number in range(100)]
+    assert known == [False] * 91 + [True] * 9
+    for number in range(4_000):
+        seen.add(("all", str(number)))
+    assert seen.knows([("all", "3000")])
