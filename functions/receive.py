@@ -24,7 +24,7 @@ from shared.bus_rules import BusRules
 from shared.config import Settings
 from shared.dead_letters import DeadLetters
 from shared.embedded_metrics import EmbeddedMetrics
-from shared.errors import ContentTooLarge, InvalidRequest, SettingsError, Unavailable
+from shared.errors import ContentTooLarge, EventRefused, InvalidRequest, SettingsError, Unavailable
 from shared.event import Event
 from shared.hub import Hub
 from shared.logs import request_id, requests, told
@@ -84,13 +84,13 @@ class Receiver:
     async def _receive(self, payload: Any) -> tuple[str, list[Receipt]]:
         try:
             events = self._events(payload)
+            return ("appended", await self.hub.dispatch(events)) if events else ("ignored", [])
         except InvalidRequest as error:
             if self._dead_letters is None:
                 raise
-            code = "TooLarge" if isinstance(error, ContentTooLarge) else "Invalid"
-            await asyncio.to_thread(self._dead_letters.put, payload, code, str(error))
+            kinds = {ContentTooLarge: "TooLarge", EventRefused: "Refused"}
+            await asyncio.to_thread(self._dead_letters.put, payload, kinds.get(type(error), "Invalid"), str(error))
             return "dead-letter", []
-        return ("appended", await self.hub.dispatch(events)) if events else ("ignored", [])
 
     def _events(self, payload: Any) -> list[Event]:
         if not isinstance(payload, Mapping) or not isinstance(payload.get("source"), str):

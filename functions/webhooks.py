@@ -18,7 +18,7 @@ from functions.web import decoded, media_type, read_raw, to_response
 from shared.config import Settings
 from shared.counters import WEBHOOKS
 from shared.envelope import MAX_BODY_BYTES
-from shared.errors import BadSignature, ContentTooLarge, InvalidRequest, MappingError, Unavailable
+from shared.errors import BadSignature, ContentTooLarge, EventRefused, InvalidRequest, MappingError, Unavailable
 from shared.hub import Hub
 from shared.mapping import form
 from shared.mapping.payload import Payload
@@ -32,6 +32,7 @@ _VERDICTS: Mapping[type[Exception], str] = {
     BadSignature: "bad-signature",
     MappingError: "does-not-fit",
     ContentTooLarge: "too-large",
+    EventRefused: "refused",
     InvalidRequest: "not-json",
     Unavailable: "unavailable",
 }

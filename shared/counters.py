@@ -85,7 +85,13 @@ CIRCUIT_OPENED = Counter("realtime_circuit_opened", "Times the transport was fou
 CIRCUIT_REFUSED = Counter("realtime_circuit_refused", "Calls that failed at once, because the transport is away")
 OUTBOX_TAKEN = Counter("realtime_outbox_taken", "Events taken into the outbox, because the log is away or was")
 OUTBOX_APPENDED = Counter("realtime_outbox_appended", "Events that went from the outbox into the log")
+OUTBOX_SET_ASIDE = Counter(
+    "realtime_outbox_set_aside", "Events that were accepted as not durable, and that the log then refused for good"
+)
 OUTBOX_REFUSED = Counter("realtime_outbox_refused", "Events refused because the outbox had no room")
 
-ALL = (WEBHOOKS, RECONNECTS, CIRCUIT_OPENED, CIRCUIT_REFUSED, OUTBOX_TAKEN, OUTBOX_APPENDED, OUTBOX_REFUSED)
+ALL = (
+    *(WEBHOOKS, RECONNECTS, CIRCUIT_OPENED, CIRCUIT_REFUSED),
+    *(OUTBOX_TAKEN, OUTBOX_APPENDED, OUTBOX_REFUSED, OUTBOX_SET_ASIDE),
+)
 """Every counter that /api/metrics tells; one that is missing here is told to nobody."""

@@ -5,6 +5,7 @@ TidemarkError
 ├── InvalidRequest             the caller sent something wrong, and can mend it (400)
 │   ├── ContentTooLarge        ... by sending less (413)
 │   ├── UnsupportedCoding      ... by sending the body in another Content-Encoding (415)
+│   ├── EventRefused           ... by sending another event: the log refuses this one for good (422)
 │   └── MappingError           a webhook's payload has not what a rule of realtime.toml looks for (422)
 ├── Unauthorized               no credential, or none that holds (401)
 │   └── BadSignature           ... a webhook that none of its source's secrets has signed in time
@@ -14,6 +15,7 @@ TidemarkError
 └── Unavailable                something that we need does not answer now (503)
 └── TransportUnavailable   ... the log: what was published is not known to be kept
     └── TransportRefused   ... and it answers: it refuses whatever is appended, until somebody mends it
+        └── AppendRefused  ... or perhaps this append alone
 """
 
 from collections.abc import Sequence
@@ -46,6 +48,10 @@ class ContentTooLarge(InvalidRequest):
 
 class UnsupportedCoding(InvalidRequest):
     """The body is in a Content-Encoding that is not taken."""
+
+
+class EventRefused(InvalidRequest):
+    """The log answers, and refuses this event for good: sent again as it is, it is refused again."""
 
 
 class MappingError(InvalidRequest):
@@ -115,4 +121,11 @@ class TransportRefused(TransportUnavailable):
     """The transport answers, and refuses appends until somebody mends it: no right, no memory, read-only.
 
     Not for a refusal of one event (too large for the store): the next event may be accepted.
+    """
+
+
+class AppendRefused(TransportRefused):
+    """The same, where the answer does not say whether another append would be accepted.
+
+    A right that is missing for one partition looks like one that is missing for all of them.
     """

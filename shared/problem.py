@@ -8,6 +8,7 @@ import msgspec
 from shared.errors import (
     BadSignature,
     ContentTooLarge,
+    EventRefused,
     Forbidden,
     InvalidRequest,
     MappingError,
@@ -59,7 +60,7 @@ def from_error(error: TidemarkError) -> Problem:
             return problem(413, error.detail, error.errors)
         case UnsupportedCoding():
             return problem(415, error.detail, headers={"accept-encoding": "gzip"})
-        case MappingError():
+        case MappingError() | EventRefused():
             return problem(422, error.detail, error.errors)
         case InvalidRequest():
             return problem(400, error.detail, error.errors)

@@ -85,7 +85,7 @@ def _gauges(hub: Hub) -> Iterator[Reading]:
     yield _gauge("realtime_socket_buffer_bytes", "Bytes written to streams that the kernel has not taken", buffered)
     backlog = hub.transport.backlog if isinstance(hub.transport, Buffering) else Backlog(0, 0)
     yield _gauge("realtime_outbox_events", "Events that wait for the log in this process's memory", backlog.events)
-    yield _gauge("realtime_outbox_bytes", "Event data that waits for the log in this process's memory", backlog.bytes)
+    yield _gauge("realtime_outbox_bytes", "Memory of the events that wait for the log", backlog.bytes)
 
 
 def _counters(hub: Hub) -> Iterator[Reading]:

@@ -44,7 +44,7 @@ class Receipt(msgspec.Struct, frozen=True):
 
 
 class Backlog(msgspec.Struct, frozen=True):
-    """What a process has taken and the log does not hold yet; `bytes` of event data."""
+    """What a process has taken and the log does not hold yet; `bytes` of memory."""
 
     events: int
     bytes: int
@@ -94,6 +94,15 @@ class Verifying(Tail, Protocol):
         places with heads that were read by such a new connection, and give the handler a Gap. Raises
         TransportUnavailable.
         """
+
+
+@runtime_checkable
+class Advising(Protocol):
+    """A tail that knows when it has to work in a slower way than it should."""
+
+    @property
+    def advice(self) -> str | None:
+        """What is wrong, and what to do; None where nothing is."""
 
 
 class Transport(Protocol):

@@ -12,9 +12,9 @@ from contextlib import AbstractAsyncContextManager, suppress
 
 from shared.backoff import Backoff
 from shared.buckets import LocalBuckets
-from shared.counters import OUTBOX_APPENDED, OUTBOX_REFUSED, OUTBOX_TAKEN
+from shared.counters import OUTBOX_APPENDED, OUTBOX_REFUSED, OUTBOX_SET_ASIDE, OUTBOX_TAKEN
 from shared.cursor import Cursor
-from shared.errors import TransportUnavailable
+from shared.errors import AppendRefused, EventRefused, TransportUnavailable
 from shared.event import Event
 from shared.partitions import Partitions
 from shared.record import Gap, Record
@@ -26,12 +26,13 @@ from shared.transports.outbox import Entry, Key, Outbox
 log = logging.getLogger(__name__)
 
 MAX_EVENTS = 10_000  # ten minutes at 1,000 events a minute
-MAX_BYTES = 16 * 1024 * 1024  # of event data, as much as the ring keeps: an outage must not take the memory
+MAX_BYTES = 16 * 1024 * 1024  # of memory, audience and ids included: an outage must not take more
 BATCH_EVENTS = 100  # appended at once: what one request may hold, and within its bytes
 BATCH_BYTES = 1024 * 1024
 GROWTH = (
     4  # each batch may be so many times the one before; the first is one event, for a store that has just come back
 )
+PROBES = 16  # events that are tried behind a refused one, before the next pause
 CAP = 1.0  # seconds at most between two tries, with full jitter: the longer, the fuller the outbox
 LAST_FLUSH = 5.0  # seconds that the end of the process waits for the log; most platforms kill it 10 s after SIGTERM
 HURRY = 0.1  # seconds between two tries then
@@ -53,6 +54,8 @@ class Fallback:
         self._buckets = LocalBuckets()
         self._outbox = Outbox(self._keys, max_events, max_bytes)
         self._is_away = False  # the last append was lost: who publishes now does not wait for the next one
+        self._suspects: dict[Entry, str] = {}  # refused while nothing else went in: they are why, or the log is
+        self._refusing: dict[str, str] = {}  # partitions of events that were refused alone; nothing went in since
         self._flushing: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
 
@@ -60,15 +63,18 @@ class Fallback:
         """Append, or keep in the outbox where the log is away: then the receipts are not durable.
 
         While the outbox is being emptied, what is published waits for its turn behind it. Raises TransportUnavailable
-        where the outbox has no room; then none of the events was kept, and the log may have taken some, as ever.
+        where the outbox has no room; then none of the events was kept, and the log may have taken some, as ever. Raises
+        EventRefused where the log refuses one of them for good.
         """
         if not self._outbox:
             try:
                 receipts = await self._log.publish(events)
             except TransportUnavailable as error:
+                if isinstance(error, AppendRefused) and self._are_refused(events):
+                    raise _for_good(error.detail) from error
                 self._note_away(error.detail)
             else:
-                self._note_back()
+                self._note_taken(events)
                 return receipts
         taken = self._take(events)
         if self._is_away:
@@ -134,7 +140,7 @@ class Fallback:
             log.error(
                 "LOST: %d events (%d bytes of data), accepted as not durable while the log was away; it is away still",
                 len(self._outbox),
-                self._outbox.bytes,
+                sum(len(entry.event.data) for entry in self._outbox),
             )
             self._outbox = Outbox(self._keys, 0, 0)
         await self._log.aclose()
@@ -159,25 +165,103 @@ class Fallback:
         most = 1
         try:
             while batch := self._outbox.first(most, BATCH_BYTES):
-                try:
-                    receipts = await self._log.publish([entry.event for entry in batch])
-                except TransportUnavailable as error:
-                    self._note_away(error.detail)
-                except Exception:
-                    log.exception("the outbox cannot be appended, trying again")
-                    self._note_away("an append failed")
-                else:
-                    self._note_back()
-                    self._outbox.drop(receipts)
-                    OUTBOX_APPENDED.add(by=len(receipts))
+                error = await self._append(batch)
+                if error is None:
+                    self._suspects.clear()
                     most = min(most * GROWTH, BATCH_EVENTS)
                     backoff.reset()
                     continue
                 most = 1
+                if len(batch) > 1 and isinstance(error, EventRefused | AppendRefused):
+                    continue  # one by one, to find which of them is refused
+                if isinstance(error, EventRefused):
+                    self._set_aside(batch[0], error)
+                    continue
+                if isinstance(error, AppendRefused) and await self._step_over(batch[0], error):
+                    continue
+                self._note_away(error.detail)
                 await self._pause(backoff.next())
             log.info("the outbox is empty: the log holds all that was kept")
         finally:
             self._flushing = None
+
+    async def _append(self, batch: Sequence[Entry]) -> EventRefused | TransportUnavailable | None:
+        """Append entries; return why they were not."""
+        events = [entry.event for entry in batch]
+        try:
+            receipts = await self._log.publish(events)
+        except (EventRefused, TransportUnavailable) as error:
+            return error
+        except Exception:
+            log.exception("the outbox cannot be appended, trying again")
+            return AppendRefused("an append failed")
+        self._note_taken(events)
+        for entry, receipt in zip(batch, receipts, strict=True):
+            self._outbox.remove(entry, receipt)
+        OUTBOX_APPENDED.add(by=len(receipts))
+        return None
+
+    async def _step_over(self, oldest: Entry, why: AppendRefused) -> bool:
+        """Find out whether the log refuses the oldest entry alone; return whether it did, and was set aside.
+
+        If an entry behind it goes in, it is tried once more, for the refusal may have ended in between: then it is in
+        the log, if behind that one. If none goes in, the log refuses everything, and the outbox keeps everything.
+        """
+        self._suspects.setdefault(oldest, why.detail)
+        for _ in range(PROBES):
+            entry, is_safe = self._probe()
+            if entry is None:
+                return False
+            error = await self._append([entry])
+            if error is None:
+                return await self._try_suspects()
+            if isinstance(error, EventRefused):
+                self._set_aside(entry, error)
+                continue
+            if not isinstance(error, AppendRefused):
+                return False
+            self._suspects[entry] = error.detail
+            if not is_safe:
+                return False
+        return False
+
+    def _probe(self) -> tuple[Entry | None, bool]:
+        """Return an entry to try behind those that are suspected, and whether others may be tried at once after it.
+
+        One in another partition changes no order there. One in the same partition does, should the refusal end just
+        before it is tried: so that is done once a round, until the log has proven to take some and to refuse others.
+        """
+        suspected = {partition for entry in self._suspects for partition, _ in entry.keys}
+        apart = (entry for entry in self._outbox if all(partition not in suspected for partition, _ in entry.keys))
+        if not self._refusing and (entry := next(apart, None)) is not None:
+            return entry, True
+        return next((entry for entry in self._outbox if entry not in self._suspects), None), bool(self._refusing)
+
+    async def _try_suspects(self) -> bool:
+        for entry in list(self._suspects):
+            error = await self._append([entry])
+            if isinstance(error, AppendRefused):
+                self._refusing.update((partition, error.detail) for partition, _ in entry.keys)
+                error = _for_good(error.detail)
+            if isinstance(error, TransportUnavailable):
+                return False  # away: they stay suspected until the next append
+            if error is not None:
+                self._set_aside(entry, error)
+            del self._suspects[entry]
+        return True
+
+    def _set_aside(self, entry: Entry, error: EventRefused) -> None:
+        """Take an entry out of the way of those behind it."""
+        if not self._outbox.remove(entry, error):  # nobody waits: whoever published it was answered 202
+            OUTBOX_SET_ASIDE.add()
+            log.error(
+                "SET ASIDE: the event %s was accepted as not durable, and will never be in the log: %s",
+                entry.event.id,
+                error.detail,
+            )
+
+    def _are_refused(self, events: Sequence[Event]) -> bool:
+        return any(partition in self._refusing for event in events for partition, _ in self._keys(event))
 
     async def _pause(self, seconds: float) -> None:
         if self._closing.is_set():
@@ -195,7 +279,11 @@ class Fallback:
                 "the log is away: what is published is kept in memory and not durable until it is back: %s", why
             )
 
-    def _note_back(self) -> None:
+    def _note_taken(self, events: Sequence[Event]) -> None:
+        if self._refusing:
+            for event in events:
+                for partition, _ in self._keys(event):
+                    self._refusing.pop(partition, None)
         if self._is_away:
             self._is_away = False
             log.warning("the log is back: %d events that were kept in memory go into it", len(self._outbox))
@@ -206,3 +294,9 @@ def _receipt(event: Event, appended: Receipt | None, known: bool) -> Receipt:
     if appended is None:
         return Receipt(event.id, None, known, durable=False)
     return Receipt(event.id, appended.positions, appended.duplicate or known)
+
+
+def _for_good(why: str) -> EventRefused:
+    return EventRefused(
+        f"The log takes other events and refuses this one; sent again as it is, it is refused again: {why}"
+    )

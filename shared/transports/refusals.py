@@ -2,7 +2,7 @@
 
 import re
 
-from shared.errors import TransportRefused, TransportUnavailable
+from shared.errors import AppendRefused, TransportRefused, TransportUnavailable
 
 ELSEWHERE = frozenset({"READONLY", "MASTERDOWN", "UNBLOCKED", "NOAUTH", "LOADING", "MOVED"})
 """Codes of a server that does not do its work now, or not any more. After a failover the address leads to another
@@ -12,6 +12,10 @@ CLUSTER = frozenset({"MOVED", "ASK", "CROSSSLOT", "CLUSTERDOWN"})
 
 LASTING = {"OOM", "NOPERM", "MISCONF", "READONLY", "NOREPLICAS", "NOAUTH", "WRONGPASS", *CLUSTER}
 """Codes that every append gets until somebody mends something."""
+
+PERHAPS_ONE = frozenset({"NOPERM", "WRONGTYPE", "ERR"})
+"""Codes that may be about the keys or the values of one append alone: a right that is missing for one partition, a key
+of somebody else's, a limit. They may as well be about all of them."""
 
 _INSIDE = re.compile(rf"\b({'|'.join(sorted(LASTING | ELSEWHERE))})\b")
 _NOT_ALLOWED = "The user executing the script can't"  # Redis 7.0's words for NOPERM inside a script
@@ -35,6 +39,7 @@ def code_of(text: str) -> str:
 
 def unavailable(store: str, reason: str, code: str | None, retry_after: int = 1) -> TransportUnavailable:
     """Return the error for the caller. `reason` is ours or a code; `code` is that of a refusal, None without one."""
-    kind = TransportRefused if code in LASTING else TransportUnavailable
+    kind: type[TransportUnavailable] = TransportRefused if code in LASTING else TransportUnavailable
+    kind = AppendRefused if code in PERHAPS_ONE else kind
     hint = ": it runs in cluster mode, which is not supported; use a server without it" if code in CLUSTER else ""
     return kind(f"{store} cannot be used now ({reason}){hint}", retry_after)

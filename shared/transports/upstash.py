@@ -19,7 +19,7 @@ from typing import Any
 from shared.backoff import Backoff
 from shared.counters import RECONNECTS
 from shared.cursor import Cursor, Position
-from shared.errors import TransportUnavailable
+from shared.errors import EventRefused, TransportUnavailable
 from shared.event import Event
 from shared.partitions import Partitions
 from shared.record import Gap, Record
@@ -44,7 +44,7 @@ from shared.transports.redis_layout import (
     trial,
 )
 from shared.transports.sharing import SharedHead, SharedPages
-from shared.transports.upstash_session import CONNECTIONS, CommandError, Session, unavailable
+from shared.transports.upstash_session import CONNECTIONS, TOO_LARGE, CommandError, Session, unavailable
 
 log = logging.getLogger(__name__)
 warnings = Repeated(log)
@@ -55,7 +55,10 @@ POLL_MAX = 5.0  # seconds: the first event after a silence is 2.5 s late on aver
 _SLOWING = 1.5  # each poll that brings nothing waits so much longer: 12 s from the fastest to the slowest
 _VERIFY = 60.0  # seconds; polls do not notice a store that fell back to an older state, and no connection breaks
 
-_TOO_LARGE = "max request size exceeded"  # what Upstash says of an answer, too
+_LARGE = (
+    "The request is larger than Upstash takes: it refuses this again, but perhaps not its events one by one, or each to"
+    " fewer users"
+)
 
 Entries = Sequence[tuple[str, Sequence[str]]]
 
@@ -161,7 +164,12 @@ class UpstashRest:
 
     async def _append(self, expected: str, parts: Sequence[Part]) -> tuple[list[Answer], Registry | None]:
         appending = self.layout.append(expected, parts)
-        return appending.answers(await self._run(APPEND, appending.calls, cold=True))
+        try:
+            return appending.answers(await self._run(APPEND, appending.calls, cold=True))
+        except TransportUnavailable as error:
+            if isinstance(error.__cause__, CommandError) and error.__cause__.code == TOO_LARGE:
+                raise EventRefused(_LARGE) from error
+            raise
 
     async def _read_heads(self, partitions: Sequence[str]) -> Cursor:
         heads = await self.places(partitions, "head")
@@ -194,7 +202,7 @@ class UpstashRest:
             (reply,) = await self.session.send([command(page)], in_turn=in_turn)
             if not isinstance(reply, CommandError):
                 return reply, page
-            if page == 1 or reply.code != _TOO_LARGE:
+            if page == 1 or reply.code != TOO_LARGE:
                 raise unavailable(reply.code)
             self._most = page // 2
 
@@ -203,7 +211,7 @@ class UpstashRest:
         replies = await script.run(calls, functools.partial(self.session.send, cold=cold), _is_unknown)
         for reply in replies:
             if isinstance(reply, CommandError):
-                raise unavailable(reply.code)
+                raise unavailable(reply.code) from reply
         return replies
 
 

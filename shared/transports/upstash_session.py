@@ -34,6 +34,7 @@ EXCHANGE_SECONDS = 20.0  # for all of it: a crowd before us, a page of large eve
 CONNECTIONS = 16  # a crowd waits for its turn; the tail does not, it has a connection of its own
 TRIES = 3  # after a lost connection: a frozen function comes back with connections that have died meanwhile
 IDLE_SECONDS = 60.0  # that a connection is kept: longer than the slowest usual poll, or each would shake hands anew
+TOO_LARGE = "max request size exceeded"  # what Upstash says of a request, and of an answer
 HOLD_SECONDS = 30.0  # the longest that a refusal keeps us away, whatever it asks for
 
 _RETRY_AFTER = {401: 30, 403: 30, 429: 5}  # seconds where the answer names none: no client can mend a wrong token
@@ -165,6 +166,8 @@ class Session:
         try:
             if answer.status == HTTPStatus.OK:
                 replies = _replies.decode(answer.content)
+            elif answer.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+                replies = [_Reply(error=f"ERR {TOO_LARGE}")] * len(commands)  # by a proxy in front of it
             elif answer.status == HTTPStatus.BAD_REQUEST:
                 replies = [_reply.decode(answer.content)] * len(commands)  # refused as a whole
             else:

@@ -6,7 +6,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Self
 
 from shared.cursor import Cursor, Position
-from shared.errors import TransportUnavailable
+from shared.errors import AppendRefused, EventRefused, TransportUnavailable
 from shared.event import Event
 from shared.filter import Interest
 from shared.hub import Hub
@@ -31,6 +31,9 @@ class AwayLog(StagedLog):
         self.seconds = 0.0  # that an append takes
         self.answers_lost = 0  # how many of the next appends are made, and not answered
         self.batches: list[list[str]] = []  # ids of each append that was tried
+        self.poison: set[str] = set()  # ids of events that are refused for good, and the answer says so
+        self.barred: set[str] = set()  # ids that are refused with an answer that could be meant for all events
+        self.bars_all = False
 
     def leave(self) -> None:
         """Be away from now on."""
@@ -48,6 +51,11 @@ class AwayLog(StagedLog):
         if self.seconds:
             await asyncio.sleep(self.seconds)
             self._look()
+        ids = {event.id for event in events}
+        if ids & self.poison:
+            raise EventRefused("poison")
+        if ids & self.barred or self.bars_all:
+            raise AppendRefused("barred")
         receipts = await super().publish(events)
         if self.answers_lost:
             self.answers_lost -= 1

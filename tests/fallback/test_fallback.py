@@ -10,6 +10,7 @@ from shared.partitions import Partitions
 from shared.record import Record
 from shared.ring import Ring
 from shared.transports import fallback
+from shared.transports.outbox import Entry
 from tests.clocks import virtual_time
 from tests.contract.acts import at, event, place, publish, read, start_of
 from tests.contract.stores import MemoryStore
@@ -228,7 +229,7 @@ async def test_the_outbox_goes_into_the_log_in_its_order_first_one_event_then_mo
 @pytest.mark.parametrize("bound", ["events", "bytes"])
 @virtual_time
 async def test_a_full_outbox_is_an_error_to_the_publisher_and_keeps_nothing_of_the_request(bound: str) -> None:
-    limits = {"max_events": 5} if bound == "events" else {"max_bytes": 5}
+    limits = {"max_events": 5} if bound == "events" else {"max_bytes": 5 * Entry(event(0), [("all", "0")]).size}
     async with Instance(MemoryStore(), **limits) as here, subscribed(here.hub) as sink:  # type: ignore[arg-type]
         await sink.ready()
         here.log.leave()

@@ -3,6 +3,8 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Self
 
 import pytest
 
@@ -36,12 +38,19 @@ class Refusing:
         self.connections += 1
         writer.transport.abort()
 
+    @classmethod
+    @asynccontextmanager
+    async def start(cls) -> AsyncIterator[Self]:
+        """Listen until the context ends."""
+        server = cls()
+        async with await asyncio.start_server(server.take, HOST, 0) as listening:
+            server.port = listening.sockets[0].getsockname()[1]
+            yield server
+
 
 @pytest.fixture
 async def refusing() -> AsyncIterator[Refusing]:
-    server = Refusing()
-    async with await asyncio.start_server(server.take, HOST, 0) as listening:
-        server.port = listening.sockets[0].getsockname()[1]
+    async with Refusing.start() as server:
         yield server
 
 

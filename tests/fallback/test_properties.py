@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.cursor import Cursor
-from shared.errors import TransportUnavailable
+from shared.errors import EventRefused, TransportUnavailable
 from shared.event import Event
 from shared.filter import Interest
 from shared.partitions import Partitions
@@ -41,6 +41,9 @@ actions = st.one_of(
     st.tuples(st.just("publish_new"), instances, st.integers(1, 4)),
     st.tuples(st.just("publish_new"), instances, st.integers(1, 4)),
     st.tuples(st.just("publish_again"), instances, st.integers(1, 30)),
+    st.tuples(st.just("publish_refused"), instances, st.sampled_from(["poison", "barred"]), st.integers(0, 2)),
+    st.tuples(st.just("refuse_all"), instances),
+    st.tuples(st.just("take_again"), instances),
     st.tuples(st.just("connect"), clients, instances),
     st.tuples(st.just("disconnect"), clients),
     st.tuples(st.just("stall"), clients),
@@ -100,6 +103,7 @@ class World:
         self.clients = [Client() for _ in range(CLIENTS)]
         self.published: list[Event] = []  # all that was tried
         self.taken: set[str] = set()
+        self.refused: set[str] = set()  # what the log never takes
         self.durable: set[str] = set()
         self.early: list[list[str]] = [[] for _ in range(INSTANCES)]  # in the order of the publishers' answers
         self.tries: Counter[str] = Counter()
@@ -127,6 +131,27 @@ class World:
         if self.published:
             await self.publish(number, [self.published[-min(back, len(self.published))]])
 
+    async def publish_refused(self, number: int, kind: str, good: int) -> None:
+        """Publish an event that the log refuses for good, and good ones in the same request."""
+        bad_id = f"{kind} {len(self.refused)}"
+        bad = event(bad_id, id=bad_id, type="a", users=["u1"])
+        self.refused.add(bad.id)
+        for instance in self.instances:
+            getattr(instance.log, kind).add(bad.id)
+        start = len(self.published)
+        others = [event(n, id=f"{n}", type="b", users=["u1"]) for n in range(start, start + good)]
+        self.published += others
+        await self.publish(number, [bad, *others])
+
+    async def refuse_all(self, number: int) -> None:
+        """From now on, and for longer than it takes to try an event, another one and the first again."""
+        self.instances[number].log.bars_all = True
+        await asyncio.sleep(0.01)
+
+    async def take_again(self, number: int) -> None:
+        self.instances[number].log.bars_all = False
+        await asyncio.sleep(0.01)
+
     async def connect(self, number: int, at: int) -> None:
         await self.clients[number].connect(self.instances[at])
 
@@ -148,7 +173,7 @@ class World:
         self.tries.update(event.id for event in events)
         try:
             receipts = await self.instances[number].hub.dispatch(events)
-        except TransportUnavailable:
+        except (EventRefused, TransportUnavailable):
             return
         for receipt in receipts:
             self.taken.add(receipt.id)
@@ -161,7 +186,10 @@ class World:
         """Everyone is back, and everything has arrived."""
         for instance in self.instances:
             instance.log.answers_lost = 0
+            instance.log.bars_all = False
             instance.log.come_back()
+        for number in range(INSTANCES):  # what is refused alone is known by what goes in behind it
+            await self.take_one(number)
         await eventually(lambda: all(i.fallback.backlog.events == 0 for i in self.instances), 120.0)
         for client in self.clients:
             if (sink := client.sink) is not None:
@@ -177,6 +205,13 @@ class World:
             assert client.sink is not None
             sink = client.sink
             await sink.until(lambda sink=sink: sink.data.count("end") == 2)  # type: ignore[misc]
+
+    async def take_one(self, number: int) -> None:
+        """Return once an instance has taken one more event."""
+        fresh = [event(f"settled {number}", id=f"settled {number}", type="b", users=["u1"])]
+        while f"settled {number}" not in self.taken:
+            await self.publish(number, fresh)
+            await asyncio.sleep(0.1)
 
     async def logged(self) -> list[Record]:
         """All records."""
@@ -228,9 +263,10 @@ async def run(story: list[tuple[object, ...]], scheme: Partitions, ring: int) ->
         logged = await world.logged()
         ids = {record.event.id for record in logged}
         assert world.durable <= ids, "a durable event is lost"
-        assert world.taken <= ids, "an event that was taken is not in the log, although its process lives"
+        assert world.taken - world.refused <= ids, "a taken event is not in the log, although its process lives"
+        assert not world.refused & ids
         assert len(logged) == len({(record.partition, record.event.id) for record in logged}), "twice in the log"
-        assert world.in_order(logged) or ("lose_an_answer", 0) in story or ("lose_an_answer", 1) in story
+        assert world.in_order(logged) or any(action in ("lose_an_answer", "refuse_all") for action, *_ in story)
         for client in world.clients:
             for sink in client.connections:
                 told = [data for data in sink.data if data != "end"]

@@ -57,6 +57,7 @@ class StandIn:
         self.faults: deque[Fault] = deque()  # one for each request, from the next one on
         self.replica_offset: int | None = None  # plain reads see no entry after it: a replica that is behind
         self.most_bytes: int | None = None  # of one command's reply
+        self.most_request_bytes: int | None = None  # of a request
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"stand-in-{self.port}", daemon=True)
         self._server: asyncio.Server | None = None
@@ -127,6 +128,8 @@ class StandIn:
             await asyncio.Event().wait()
         if fault is not None and not fault.run:
             status, extra, answer = fault.status, fault.headers, fault.body
+        elif self.most_request_bytes is not None and len(body) > self.most_request_bytes:
+            status, extra, answer = 400, {}, b'{"error":"ERR max request size exceeded"}'
         else:
             status, extra, answer = await self._answer(method, path, headers, commands)
         lines = [f"HTTP/1.1 {status} {REASONS.get(status, 'Other')}", f"content-length: {len(answer)}"]

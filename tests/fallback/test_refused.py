@@ -1,0 +1,203 @@
+"""Events that the log refuses while it takes others: set aside, counted, and never in the way of those behind."""
+
+import asyncio
+
+import pytest
+
+from shared.errors import EventRefused
+from shared.transports.fallback import Fallback
+from shared.transports.upstash import UpstashRest
+from tests.clocks import virtual_time
+from tests.contract.acts import event as draft
+from tests.contract.acts import publish as publish_to
+from tests.contract.stores import MemoryStore
+from tests.fallback.away import Instance
+from tests.fallback.test_over_http import FALLBACK, back, early
+from tests.faults.clients import event, eventually, follow, get, metrics, on_redis, publish, receipts
+from tests.faults.stored import read_log
+from tests.postgres.test_instances import on_postgres
+from tests.postgres_server import MakePostgres, PostgresServer
+from tests.processes import Instance as Process
+from tests.processes import MakeInstance, MakeRedis
+from tests.upstash.stand_in import StandIn
+from tests.waiting import eventually as soon
+
+CONSTRAINT = "alter table rt.records add constraint clean check (event not like '%poison%')"
+_RAISE = """
+    create function rt.refuse() returns trigger language plpgsql as $$begin raise {}; end$$;
+    create trigger clean before insert on rt.records for each row when (new.event like '%poison%')
+    execute function rt.refuse()
+"""
+TRIGGER, NO_RIGHT = _RAISE.format("'no'"), _RAISE.format("insufficient_privilege")
+SET_ASIDE = "realtime_outbox_set_aside_total"
+
+
+def names_in(server: PostgresServer) -> list[str]:
+    """The ids that the log holds, in its order."""
+    rows = server.ask('select event::json ->> $1 from rt.records order by epoch, "offset"', "id")
+    return [name for (name,) in rows]
+
+
+async def set_aside(instance: Process) -> float:
+    """How many events the instance has set aside."""
+    return (await metrics(instance))[SET_ASIDE]
+
+
+async def has_set_aside(instance: Process, count: int) -> bool:
+    """Whether the instance has set aside so many events."""
+    return await set_aside(instance) == count
+
+
+@pytest.mark.parametrize("rule", [CONSTRAINT, TRIGGER, NO_RIGHT], ids=["constraint", "trigger", "no-right"])
+async def test_what_waits_behind_a_refused_event_arrives(
+    make_postgres: MakePostgres, make_instance: MakeInstance, rule: str
+) -> None:
+    """The outbox stood still behind an event that the log refused; all after it was lost at the end of the process."""
+    server = await asyncio.to_thread(make_postgres)
+    await asyncio.to_thread(server.ask, f"{rule}; select 1")
+    instance = await asyncio.to_thread(make_instance, **on_postgres(server.url, **FALLBACK))
+    async with follow(instance) as follower:
+        await asyncio.to_thread(server.kill)
+        for name in ("one", "poison-hunter2", "two"):
+            await early(instance, name)
+        await follower.has("one", "poison-hunter2", "two")
+        await asyncio.to_thread(server.start)
+        await back(instance)
+        assert await set_aside(instance) == 1
+        answer = await publish(instance, event("end"))
+        assert "durable" not in answer.json()["events"][0]
+        await follower.has("one", "poison-hunter2", "two", "end")
+        assert (await get(instance, "/api/health/ready")).json()["status"] == "ready"
+        refused = await publish(instance, event("poison-direct"))
+        if refused.status == 202:  # the answer does not say that it is this event alone, until others go in
+            assert refused.json()["events"][0]["durable"] is False
+            await publish(instance, event("behind"))
+            await eventually(lambda: has_set_aside(instance, 2))
+            refused = await publish(instance, event("poison-again"))
+        assert refused.status == 422, refused
+        assert "sent again as it is" in refused.json()["detail"]
+    assert [name for name in names_in(server) if name != "behind"] == ["one", "two", "end"]
+    lines = [line for line in instance.log().splitlines() if "SET ASIDE" in line]
+    assert "poison-hunter2" in lines[0]
+    assert '"name"' not in instance.log()
+
+
+async def test_a_log_that_refuses_everything_loses_nothing(
+    make_postgres: MakePostgres, make_instance: MakeInstance
+) -> None:
+    """A right that was taken from all events must not pass for events that are refused."""
+    server = await asyncio.to_thread(make_postgres)
+
+    async def ask(sql: str) -> None:
+        await asyncio.to_thread(server.ask, f"{sql}; select 1")
+
+    await ask("create role app login; grant usage on schema rt to app; grant all on all tables in schema rt to app")
+    url = server.url.replace("tidemark@", "app@")
+    instance = await asyncio.to_thread(make_instance, **on_postgres(url, **FALLBACK))
+    await ask("revoke insert on rt.records from app")
+    names = [f"event-{number}" for number in range(60)]
+    for name in names:
+        await early(instance, name)
+    health = (await get(instance, "/api/health/ready")).json()
+    assert health["status"] == "degraded"
+    assert any("42501" in reason for reason in health["reasons"])
+    await ask("grant insert on rt.records to app")
+    await back(instance)
+    assert names_in(server) == names
+    assert await set_aside(instance) == 0
+
+
+async def test_a_partition_that_redis_refuses_holds_up_no_other(
+    make_redis: MakeRedis, make_instance: MakeInstance
+) -> None:
+    """A user of Redis that lacks the right to one partition's keys: the outbox stood still behind its first event."""
+    redis = await asyncio.to_thread(make_redis)
+    limited = "ACL SETUSER default resetkeys ~rt:all ~{rt:all}* ~{rt}* ~rt:realtime.* ~{rt:realtime.*"
+    settings = {**on_redis(redis, **FALLBACK), "REALTIME_PARTITIONS": "secret"}
+    instance = await asyncio.to_thread(make_instance, **settings)
+    redis.kill()
+    for number in range(20):
+        answer = await publish(instance, event(f"secret-{number}", type="secret"))
+        assert answer.json()["events"][0]["durable"] is False
+        await early(instance, f"open-{number}")
+    redis.start()
+    assert redis.ask(limited) == "+OK"
+    await back(instance)
+    assert await set_aside(instance) == 20
+    for name in ("open-now", "open-too"):
+        assert "durable" not in receipts(await publish(instance, event(name)))[0]
+    refused = await publish(instance, event("secret-now", type="secret"))
+    assert refused.status == 422, refused
+    assert "NOPERM" in refused.json()["detail"]
+    assert redis.ask("ACL SETUSER default allkeys") == "+OK"
+    assert "durable" not in receipts(await publish(instance, event("secret-after", type="secret")))[0]
+    logged = await read_log(redis)
+    names = [f"open-{number}" for number in range(20)]
+    assert [stored.event["id"] for stored in logged["all"]] == [*names, "open-now", "open-too"]
+    assert [stored.event["id"] for stored in logged["secret"]] == ["secret-after"]
+
+
+async def test_an_event_that_is_too_large_for_the_store(upstash: StandIn) -> None:
+    """A plan takes requests up to a size: one that is larger stays so, alone or in the outbox."""
+    rest = UpstashRest(upstash.url, upstash.token, poll_min=0.01, poll_max=0.1)
+    fallback = Fallback(rest)
+    await publish_to(fallback, "first")
+    await asyncio.to_thread(upstash.stop)
+    large = "x" * 100_000
+    for data in ("before", large, *range(30)):
+        (receipt,) = await publish_to(fallback, data)
+        assert not receipt.durable
+    upstash.most_request_bytes = 50_000
+    await asyncio.to_thread(upstash.resume)
+    await soon(lambda: fallback.backlog.events == 0)
+    (receipt,) = await publish_to(fallback, "after")
+    assert receipt.positions is not None
+    assert receipt.positions["all"].offset == 33
+    for transport in (fallback, rest):
+        with pytest.raises(EventRefused, match="larger than Upstash takes"):
+            await publish_to(transport, large)
+    await fallback.aclose()
+
+
+async def test_nobody_is_refused_for_an_event_of_another_request(
+    make_postgres: MakePostgres, make_instance: MakeInstance
+) -> None:
+    """What is published at the same moment goes into one append, which one refused event failed for all."""
+    server = await asyncio.to_thread(make_postgres)
+    await asyncio.to_thread(server.ask, f"{CONSTRAINT}; select 1")
+    instance = await asyncio.to_thread(make_instance, **on_postgres(server.url))
+    await publish(instance, event("first"))
+    names = ["poison" if number % 5 == 2 else f"event-{number}" for number in range(20)]
+    answers = await asyncio.gather(*(publish(instance, event(name)) for name in names))
+    for name, answer in zip(names, answers, strict=True):
+        assert answer.status == (422 if name == "poison" else 202), answer
+    assert (await get(instance, "/api/health/ready")).status == 200
+
+
+@virtual_time
+async def test_who_waits_for_a_refused_event_gets_the_error() -> None:
+    """While the outbox empties a publisher waits for its turn, and learns what becomes of the event."""
+    async with Instance(MemoryStore()) as here:
+        here.log.poison.add("bad")
+        here.log.leave()
+        await publish_to(here.fallback, *range(40))
+        here.log.seconds = 0.1
+        here.log.is_away = False
+        await soon(lambda: not here.fallback.is_away)
+        waiting = asyncio.create_task(here.fallback.publish([draft("bad", id="bad")]))
+        with pytest.raises(EventRefused, match="poison"):
+            await waiting
+        assert here.fallback.backlog.events == 0
+
+
+@virtual_time
+async def test_a_partition_that_is_refused_is_an_error_at_once() -> None:
+    """After one event was refused alone, the next of its kind is not answered with a 202 that nobody keeps."""
+    async with Instance(MemoryStore()) as here:
+        here.log.barred |= {"first", "second"}
+        (kept,) = await here.fallback.publish([draft(1, id="first")])
+        assert not kept.durable
+        await publish_to(here.fallback, "good")
+        await soon(lambda: here.fallback.backlog.events == 0)
+        with pytest.raises(EventRefused):
+            await here.fallback.publish([draft(2, id="second")])
