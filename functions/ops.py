@@ -37,7 +37,8 @@ def routes(hub: Hub, settings: Settings) -> list[BaseRoute]:
             return JSONResponse({**degraded, "outbox": hub.transport.backlog.events}, headers=_HEADERS)
         if reasons:
             return to_response(problem(503, "Not ready: " + "; ".join(reasons), headers={"retry-after": "1"}))
-        return JSONResponse({"status": "ready", "transport": settings.transport}, headers=_HEADERS)
+        warnings = {} if hub.advice is None else {"warnings": [hub.advice]}
+        return JSONResponse({"status": "ready", "transport": settings.transport, **warnings}, headers=_HEADERS)
 
     async def metrics(request: Request) -> Response:
         from shared.metrics import CONTENT_TYPE, exposition  # prometheus-client only where it is asked for

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Literal
 
+from shared.database import check_url
 from shared.errors import SettingsError
 from shared.variables import choice, defined, items, matching, split_url
 
@@ -79,8 +80,7 @@ def database_urls(environ: Mapping[str, str]) -> tuple[str, str | None]:
     direct, pooled = "NETLIFY_DATABASE_URL_UNPOOLED", "NETLIFY_DATABASE_URL"
     names = ["DATABASE_URL"] if "DATABASE_URL" in env else [name for name in (direct, pooled) if name in env]
     for name in names:
-        if split_url(env, name).scheme not in ("postgres", "postgresql"):
-            raise SettingsError(name, "must begin with postgres:// or postgresql://")
+        check_url(name, env[name])
     if not names:
         raise SettingsError(
             "DATABASE_URL",

@@ -23,7 +23,7 @@ from shared.ring import Ring
 from shared.sse import Format
 from shared.subscriber import Start, Subscriber
 from shared.tracer import Tracer
-from shared.transports.base import Buffering, Handler, Log, Receipt, Retention, Tail, Transport, Verifying
+from shared.transports.base import Advising, Buffering, Handler, Log, Receipt, Retention, Tail, Transport, Verifying
 
 logger = logging.getLogger(__name__)
 
@@ -142,6 +142,12 @@ class Hub:
         if self._tail is None or not self.subscribers:
             return True
         return self._tail.running and not any(unread.is_late for unread in self._unread.values())
+
+    @property
+    def advice(self) -> str | None:
+        """Why the tail is slower than it should be, and what to do; None where it is not."""
+        tail: object = self._tail
+        return tail.advice if isinstance(tail, Advising) else None
 
     @property
     def refusal(self) -> str | None:

@@ -12,9 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from shared.database import is_pooled
 from shared.endpoints import database_urls, schema_name
 from shared.errors import SettingsError, TransportUnavailable
-from shared.transports.postgres_connection import MIGRATE, POOLED_HOST, is_pooled, session
+from shared.transports.postgres_connection import POOLED_HOST, session
+from shared.transports.postgres_errors import MIGRATE
 
 log = logging.getLogger(__name__)
 

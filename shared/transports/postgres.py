@@ -7,11 +7,12 @@
 import asyncio
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from itertools import groupby
 
 from shared.cursor import Cursor, Position
+from shared.database import is_pooled
 from shared.errors import TransportUnavailable
 from shared.event import Event
 from shared.partitions import SCHEMES, Partitions
@@ -22,13 +23,14 @@ from shared.transports.appending import FOREVER, Answer, Part, Placed, Writer
 from shared.transports.base import Handler, Receipt, Retention
 from shared.transports.following import Following, stop
 from shared.transports.postgres_appends import Appends, Call, Entry
-from shared.transports.postgres_connection import CONNECTIONS, MIGRATE, POOLED_HOST, Fetch, Pool, Row, is_pooled
+from shared.transports.postgres_connection import CONNECTIONS, POOLED_HOST, Fetch, Pool, Row, Server
+from shared.transports.postgres_errors import MIGRATE, event_refused
 from shared.transports.postgres_tail import CHECK, News, PostgresTail
 from shared.transports.sharing import SharedHead, SharedPages
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """The number of the last migration that this code needs."""
 
 NEWS_BYTES = 4 * 1024 * 1024
@@ -43,6 +45,8 @@ _PLACES = 'select partition, epoch, "offset", "check", time from {}.places($1, $
 _PAGE = 'select partition, epoch, "offset", "check", time, event from {}.page($1, $2, $3, $4, {}, {})'
 _NEWS = 'select partition, epoch, "offset", "check", time, event from {}.news($1, $2, $3, {}, {})'
 _SWEEP = "select {}.sweep($1, $2, $3)"
+_CHECK_WRITABLE = "select {}.check_writable()"
+_NOTIFY = "select pg_notify($1, $2)"
 
 
 class PostgresLog:
@@ -58,14 +62,17 @@ class PostgresLog:
         listen_url: str | None = None,
         check: float = CHECK,
     ) -> None:
-        self._listen_url = listen_url or url
+        self._server = Server(url)
+        self._listen_server = self._server if listen_url in (None, url) else Server(listen_url)
+        self._listens_pooled = is_pooled(listen_url or url)
         self._channel = f"tidemark:{prefix}"
         self._scheme = partitions
         self._writer = Writer(partitions, retention, self._append_parts)
         self._limits = _limits(retention)
         self._check = check
-        self._pool = Pool(url)
-        self._heads = SharedHead(lambda names: self.places(self.fetch, names))
+        self._tails: set[PostgresTail] = set()
+        self._pool = Pool(self._server, on_silence=self._doubt_tails)
+        self._heads = SharedHead(self._read_heads)
         self._pages = SharedPages(self._read_page, CONNECTIONS // 2)
         self._appends = Appends(self._append)
         self._configured = False
@@ -77,6 +84,7 @@ class PostgresLog:
         self._page_sql = _PAGE.format(schema, reading.PAGE, reading.PAGE_BYTES)
         self._news_sql = _NEWS.format(schema, reading.PAGE, NEWS_BYTES)
         self._sweep_sql = _SWEEP.format(schema)
+        self._check_sql = _CHECK_WRITABLE.format(schema)
 
     async def publish(self, events: Sequence[Event]) -> list[Receipt]:
         """Append all events or none, in one round trip, together with what others publish at the same moment."""
@@ -89,13 +97,15 @@ class PostgresLog:
 
         Raises TransportUnavailable where the host is a pooler's.
         """
-        if is_pooled(self._listen_url):
+        if self._listens_pooled:
             raise TransportUnavailable(f"DATABASE_URL: {POOLED_HOST}")
-        tail = PostgresTail(self, self._listen_url, self._channel, Following(handler), self._check)
+        tail = PostgresTail(self, self._listen_server, self._channel, Following(handler), self._check)
+        self._tails.add(tail)
         task = asyncio.create_task(tail.run())
         try:
             yield tail
         finally:
+            self._tails.discard(tail)
             await stop(task)
 
     async def head(self, partitions: Sequence[str]) -> Cursor:
@@ -115,8 +125,8 @@ class PostgresLog:
         return reading.pages(after, until, read_page=self._pages, seek=self.seek, forget=self._pages.forget)
 
     async def ping(self) -> None:
-        """Return if Postgres answers and has what we need."""
-        await self.fetch("select 1")
+        """Return if Postgres answers, has what we need and takes writes, or raise TransportUnavailable."""
+        await self.fetch(self._check_sql)
 
     @property
     def is_away(self) -> bool:
@@ -147,6 +157,14 @@ class PostgresLog:
             news.append(News(partition, parse_rows(page), (page[-1][1], page[-1][2]), more))
         return news
 
+    def condemn(self) -> None:
+        """Use no connection of the pool again that is idle now."""
+        self._pool.condemn()
+
+    async def notify(self, payload: str) -> None:
+        """Ring the doorbell, on a connection of the pool."""
+        await self.fetch(_NOTIFY, self._channel, payload)
+
     async def sweep(self, fetch: Fetch) -> None:
         """Drop what is too old from partitions that nobody publishes to."""
         await fetch(self._sweep_sql, *self._limits)
@@ -168,11 +186,33 @@ class PostgresLog:
         rows = await self._appends.add(expected, entries)
         if not rows:
             return [None] * len(parts), await self._read_registry()
-        return [_answer(part, row) for part, row in zip(parts, rows, strict=True)], None
+        answers = [_answer(part, row) for part, row in zip(parts, rows, strict=True)]
+        placed = zip(parts, answers, strict=True)
+        self._expect({part.partition: answer.position for part, answer in placed if isinstance(answer, Placed)})
+        return answers, None
 
     async def _append(self, call: Call) -> list[Row]:
         limits = _limits(FOREVER) if call.partitions == [SCHEMES] else self._limits
-        return await self._pool.fetch(self._append_sql, *call, *limits)
+        try:
+            return await self._pool.fetch(self._append_sql, *call, *limits)
+        except TransportUnavailable as error:
+            refused = event_refused(error.__cause__)
+            if refused is None:
+                raise
+            raise refused from error
+
+    async def _read_heads(self, partitions: Sequence[str]) -> Cursor:
+        heads = await self.places(self.fetch, partitions)
+        self._expect(heads.positions)
+        return heads
+
+    def _expect(self, heads: Mapping[str, Position]) -> None:
+        for tail in self._tails:
+            tail.expect(heads)
+
+    def _doubt_tails(self) -> None:
+        for tail in self._tails:
+            tail.doubt()
 
     async def _read_registry(self) -> Registry:
         head = (await self.places(self._pool.fetch, (SCHEMES,))).positions[SCHEMES]

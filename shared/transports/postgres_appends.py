@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
-from shared.errors import TransportUnavailable
+from shared.errors import AppendRefused, EventRefused, TransportUnavailable
 from shared.partitions import SCHEMES
 from shared.transports.postgres_connection import TIMEOUT, Row
 
@@ -62,7 +62,7 @@ class Appends:
     async def add(self, expected: str, entries: Sequence[Entry]) -> list[Row]:
         """Return the append's row for each entry, in order, or none if refused: the registry has another check.
 
-        Raises TransportUnavailable.
+        Raises TransportUnavailable and EventRefused.
         """
         answer: asyncio.Future[list[Row]] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Waiting(expected, entries, answer))
@@ -106,10 +106,15 @@ class Appends:
             return
         try:
             rows = await self._append_in_order(taken[0].expected, [entry for one in taken for entry in one.entries])
-        except TransportUnavailable as error:
+        except (EventRefused, TransportUnavailable) as error:
+            if len(taken) > 1 and isinstance(error, EventRefused | AppendRefused):
+                for one in taken:  # nobody is refused for what somebody else published at the same moment
+                    if not one.answer.done():
+                        await self._append_together([one])
+                return
             for one in taken:
                 if not one.answer.done():
-                    one.answer.set_exception(TransportUnavailable(error.detail))
+                    one.answer.set_exception(type(error)(error.detail))
             return
         start = 0
         for one in taken:

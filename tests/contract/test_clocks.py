@@ -11,7 +11,7 @@ from shared.transports.appending import Part, Placed
 from shared.transports.base import Log, Receipt, Retention
 from shared.transports.redis_layout import APPEND, Layout
 from tests.contract.acts import at, event, head, place, publish, read, seek, start_of, told
-from tests.contract.stores import ALL, MemoryStore, RedisStore
+from tests.contract.stores import ALL, MemoryStore, PostgresStore, RedisStore
 
 HOUR = 3_600.0
 
@@ -84,18 +84,50 @@ class InRedis(Clocked):
         return int(time.time() * 1000)
 
 
+class InPostgres(Clocked):
+    """A real Postgres, whose `now_ms` is another function for one append."""
+
+    def __init__(self, retention: Retention, store: PostgresStore) -> None:
+        super().__init__(retention)
+        self._store = store
+        self.log = store.open(retention=retention)
+
+    async def publish_off(self, data: object, seconds: float) -> Receipt:
+        clock = (
+            "create or replace function rt.now_ms() returns bigint language sql volatile as"
+            " $$select floor(extract(epoch from clock_timestamp()) * 1000)::bigint + {}$$"
+        )
+        await self._store.execute(clock.format(int(seconds * 1000)))
+        try:
+            (receipt,) = await publish(self.log, data)
+        finally:
+            await self._store.execute(clock.format(0))
+        return receipt
+
+    async def pass_time(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    def now(self) -> int:
+        return int(time.time() * 1000)
+
+
 RETENTION = Retention(age=1.0, idempotency_window=1.0)
 
 
-@pytest.fixture(params=["memory", "redis"])
+@pytest.fixture(params=["memory", "redis", "postgres"])
 async def clocked(request: pytest.FixtureRequest) -> AsyncIterator[Clocked]:
     """A log that keeps a second."""
     if request.param == "memory":
         yield InMemory(RETENTION)
         return
-    store = RedisStore(request.getfixturevalue("redis_url"))
-    yield InRedis(RETENTION, store)
-    await store.aclose()
+    if request.param == "redis":
+        store = RedisStore(request.getfixturevalue("redis_url"))
+        yield InRedis(RETENTION, store)
+        await store.aclose()
+        return
+    in_postgres = PostgresStore(request.getfixturevalue("postgres_url"))
+    yield InPostgres(RETENTION, in_postgres)
+    await in_postgres.aclose()
 
 
 async def settle(clocked: Clocked) -> None:

@@ -1,15 +1,23 @@
 """Which database is meant, by which of its hosts, and that no text tells more than it should."""
 
+import asyncio
+import contextlib
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 from shared.config import Settings
+from shared.database import is_pooled, parse_address
 from shared.endpoints import MAX_SCHEMA_NAME, database_urls
-from shared.errors import SettingsError
+from shared.errors import SettingsError, TransportUnavailable
 from shared.transports.postgres import PostgresLog
-from shared.transports.postgres_connection import is_pooled
 from shared.wiring import make_transport
+from tests.contract.acts import publish, tailing
+from tests.fallback.test_hammering import Refusing
+from tests.processes import HOST
 
 BASE = {"REALTIME_TRANSPORT": "postgres", "REALTIME_AUTH": "none"}
 DIRECT = "postgresql://u:hunter2@ep-a-1.neon.tech/d?sslmode=require"
@@ -45,6 +53,13 @@ def test_the_direct_host_is_preferred_and_the_poolers_is_known_where_there_are_b
         ({"DATABASE_URL": "postgres://[hunter2/d"}, "DATABASE_URL"),
         ({**NETLIFY, "NETLIFY_DATABASE_URL": "https://hunter2"}, "NETLIFY_DATABASE_URL"),
         ({**NETLIFY, "NETLIFY_DATABASE_URL_UNPOOLED": "hunter2"}, "NETLIFY_DATABASE_URL_UNPOOLED"),
+        ({"DATABASE_URL": "postgres://a:5432,b:hunter2/d"}, "DATABASE_URL"),
+        ({"DATABASE_URL": "postgres://a,b/d?port=1,2,3"}, "DATABASE_URL"),
+        ({"DATABASE_URL": "postgres://[::1/d"}, "DATABASE_URL"),
+        ({"DATABASE_URL": "postgres://h/d?sslmode=hunter2"}, "DATABASE_URL"),
+        ({"DATABASE_URL": "postgres://h/d?target_session_attrs=standby"}, "DATABASE_URL"),
+        ({"DATABASE_URL": "postgres://h/d?pool_size=hunter2"}, "DATABASE_URL"),
+        ({**NETLIFY, "NETLIFY_DATABASE_URL": f"{POOLED}&sslmod=hunter2"}, "NETLIFY_DATABASE_URL"),
         ({"DATABASE_URL": DIRECT, "REALTIME_PREFIX": "x" * (MAX_SCHEMA_NAME + 1)}, "REALTIME_PREFIX"),
         ({"DATABASE_URL": DIRECT, "REALTIME_PREFIX": "public"}, "REALTIME_PREFIX"),
         ({"DATABASE_URL": DIRECT, "REALTIME_PREFIX": "pg_rt"}, "REALTIME_PREFIX"),
@@ -59,6 +74,75 @@ def test_a_wrong_value_stops_the_start_with_one_line_that_names_the_variable_and
     assert caught.value.variable == name
     assert "\n" not in str(caught.value)
     assert "hunter2" not in str(caught.value)
+
+
+def test_a_setting_that_is_not_known_is_named() -> None:
+    """A misspelt sslmode, or a driver's own setting, would not be heeded: the start says which it is."""
+    with pytest.raises(SettingsError, match="settings that are not known: pool_size, sslmod;"):
+        database_urls({"DATABASE_URL": "postgres://h/d?sslmod=require&application_name=a&pool_size=3"})
+
+
+@pytest.mark.parametrize(
+    ("url", "hosts"),
+    [
+        ("postgres://u:p@h/d", [("h", None)]),
+        ("postgres://u:p@a,b:6000,c/d", [("a", None), ("b", 6000), ("c", None)]),
+        ("postgres://a:1,[::1]:2/d?target_session_attrs=primary", [("a", 1), ("::1", 2)]),
+        ("postgres://u@[fe80::1]/d", [("fe80::1", None)]),
+        ("postgres:///d?host=/run/postgresql", [("/run/postgresql", None)]),
+        ("postgres://%2Frun%2Fpg:5433/d", [("/run/pg", 5433)]),
+        ("postgres:///d?host=a,b&port=5433", [("a", 5433), ("b", 5433)]),
+        ("postgres:///d", [(None, None)]),
+    ],
+)
+def test_hosts_of_a_url(url: str, hosts: list[tuple[str | None, int | None]]) -> None:
+    database_urls({"DATABASE_URL": url})
+    assert list(parse_address(url).hosts) == hosts
+
+
+@pytest.mark.parametrize("kind", ["ipv6", "socket", "second host"])
+async def test_events_over_each_kind_of_address(postgres_url: str, tmp_path: Path, kind: str) -> None:
+    """IPv6 in brackets, a Unix socket's folder, and a host that stands behind one that is silent."""
+    port = urlsplit(postgres_url).port
+    async with AsyncExitStack() as stack:
+
+        async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            there = await asyncio.open_connection(HOST, port)
+            stack.callback(there[1].transport.abort)
+            stack.callback(writer.transport.abort)
+            await asyncio.gather(_pump(reader, there[1]), _pump(there[0], writer))
+
+        async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            stack.callback(writer.transport.abort)
+            await reader.read()
+
+        if kind == "ipv6":
+            try:
+                server = await asyncio.start_server(forward, "::1", 0)
+            except OSError:
+                pytest.skip("this machine has no IPv6")
+            url = f"postgres://tidemark@[::1]:{server.sockets[0].getsockname()[1]}/postgres?sslmode=disable"
+        elif kind == "socket":
+            server = await asyncio.start_unix_server(forward, tmp_path / ".s.PGSQL.5432")
+            url = f"postgres://tidemark@/postgres?host={tmp_path}"
+        else:
+            server = await asyncio.start_server(hang, HOST, 0)
+            silent = server.sockets[0].getsockname()[1]
+            url = f"postgres://tidemark@{HOST}:{silent},{HOST}:{port}/postgres?sslmode=disable"
+        await stack.enter_async_context(server)
+        database_urls({"DATABASE_URL": url})
+        log = PostgresLog(url)
+        stack.push_async_callback(log.aclose)
+        async with tailing(log, await log.head(("all",))) as (heard, _):
+            await publish(log, 1)
+            await heard.has(1)
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError):
+        while data := await reader.read(65_536):
+            writer.write(data)
+    writer.close()
 
 
 def test_no_database_is_asked_for_where_another_transport_is_chosen() -> None:
@@ -81,14 +165,20 @@ def test_a_pooler_is_known_by_its_host_and_by_nothing_else_that_looks_like_it(ur
     assert is_pooled(url) is pooled
 
 
-def test_functions_that_come_and_go_take_the_pooler_and_streams_never_listen_behind_it() -> None:
-    settings = Settings.from_env({**BASE, **NETLIFY})
-    stateless, lasting = make_transport(settings, stateless=True), make_transport(settings)
-    assert isinstance(stateless, PostgresLog)
-    assert isinstance(lasting, PostgresLog)
-    assert stateless._pool._url == POOLED
-    assert lasting._pool._url == DIRECT
-    assert stateless._listen_url == lasting._listen_url == DIRECT
+async def test_functions_take_the_pooler_and_streams_never() -> None:
+    """Functions that come and go in crowds publish through the pooler; what listens behind it hears nothing."""
+    async with Refusing.start() as direct, Refusing.start() as pooler:
+        urls = [f"postgres://u@{HOST}:{server.port}/d?sslmode=disable" for server in (pooler, direct)]
+        names = ("NETLIFY_DATABASE_URL", "NETLIFY_DATABASE_URL_UNPOOLED")
+        settings = Settings.from_env({**BASE, **dict(zip(names, urls, strict=True))})
+        for stateless, asked, other in ((True, pooler, direct), (False, direct, pooler)):
+            transport = make_transport(settings, stateless=stateless)
+            with pytest.raises(TransportUnavailable):
+                await publish(transport, 1)
+            assert asked.connections > 0
+            assert other.connections == 0
+            asked.connections = 0
+            await transport.aclose()
 
 
 def test_the_environment_alone_decides() -> None:

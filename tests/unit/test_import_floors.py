@@ -18,7 +18,7 @@ SCHEMES = {
 
 FLOORS: list[set[str]] = [
     {"errors", "backoff", "counters", "seen", "buckets", "mapping.lines", "media_type"},
-    {"event", "cursor", "variables", "mapping.document", "mapping.form", "webhooks.json_web_token"},
+    {"event", "cursor", "variables", "database", "mapping.document", "mapping.form", "webhooks.json_web_token"},
     {"endpoints", "rights", "envelope"},
     {"config", "mapping.payload"},
     {"record", "filter", "mapping.expression", "webhooks.scheme"},
