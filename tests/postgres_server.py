@@ -118,6 +118,25 @@ class PostgresServer(ServerProcess):
         super().stop()
         self.start()
 
+    def follow(self, primary: "PostgresServer") -> None:
+        """Become a standby of another server, which is restarted for it; not started yet, and empty by now."""
+        ServerProcess.stop(primary)
+        shutil.rmtree(self.data)
+        subprocess.run(["cp", "-a", str(primary.data), str(self.data)], check=True)
+        primary.start()
+        settings = self.data / "postgresql.auto.conf"
+        settings.write_text(f"primary_conninfo = 'host={HOST} port={primary.port} user={SUPERUSER}'\n")
+        (self.data / "standby.signal").touch()
+        if (user := _somebody_else()) is not None:
+            os.chown(settings, user.pw_uid, user.pw_gid)
+            os.chown(self.data / "standby.signal", user.pw_uid, user.pw_gid)
+
+    def set_read_only(self, value: bool) -> None:
+        """Refuse writes from now on, on open connections too, or take them again."""
+        self.ask(f"alter system set default_transaction_read_only = {'on' if value else 'off'}")
+        self.ask("select pg_reload_conf()")
+        wait_until(lambda: self.ask("show default_transaction_read_only")[0][0] == ("on" if value else "off"), 5.0)
+
     def backends(self, where: str) -> list[int]:
         """The process ids of the sessions that fulfil a condition on pg_stat_activity."""
         return [pid for (pid,) in self.ask(_BACKENDS.format(where))]

@@ -43,6 +43,7 @@ SERVERS = {
             f"{sys.prefix}/postgres/*/pginstall/bin/postgres",
         ),
     ),
+    "pgbouncer": Server("TIDEMARK_PGBOUNCER", ("pgbouncer",), (1, 16), elsewhere=("/usr/sbin/pgbouncer",)),
     "nginx": Server("TIDEMARK_NGINX", ("nginx",), (1, 18), elsewhere=("/usr/sbin/nginx",), version_option="-v"),
     "promtool": Server("TIDEMARK_PROMTOOL", ("promtool",), (2, 40)),
     "chromium": Server(
