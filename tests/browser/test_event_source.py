@@ -49,12 +49,16 @@ async def test_a_heartbeat_moves_the_place_past_filtered_events_and_dispatches_n
             api.publish({"type": "other", "data": number})
         head = api.head()
         await line.until(lambda: line.heartbeat_id == head)
+        # Chromium may drop what it has not read when a response breaks off: a later heartbeat says that it read this.
+        api.publish({"type": "other", "data": 3})
+        later = api.head()
+        await line.until(lambda: line.heartbeat_id == later)
 
         line.hang_up()
         await page.wait_for_function("opened === 2")
         sent = await requests[1].header_value("last-event-id")
         [(_, _, before), *_] = await told(page)
-        assert sent == head, "what the heartbeat said is not what the browser came back with"
+        assert sent in (head, later), "what the heartbeat said is not what the browser came back with"
         assert sent != before
 
         api.publish({"type": "wanted", "data": 7})

@@ -106,7 +106,7 @@ def test_without_the_free_tier_nothing_is_free() -> None:
         ((*MANY, "--poll-every", "inf"), "'--poll-every': must be a number from 0 to 3,600"),
         ((*MANY, "--sessions", "0"), "'--sessions': must be a whole number from 1 to 10,000"),
         ((*MANY, "--stream-seconds", "901"), "'--stream-seconds': must be a number from 10 to 900"),
-        ((*MANY, "--shards", "4097"), "'--shards': must be a whole number from 0 to 4,096"),
+        ((*MANY, "--shards", "4097"), "'--shards': must be a whole number from 0 to 256"),
         ((*MANY, "--delivered", "1000001"), "--delivered: must be at most --events, 1,000,000"),
         ((*MANY, "--poll-every", "0.5"), "--poll-every: must be 1 or more together with --poll-wait"),
         (

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import random
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -97,13 +98,14 @@ class BufferingLine(Line):
 
     async def down(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Carry answers with a length; keep all others."""
-        kept = b""
-        while data := await reader.read(64 * 1024):
-            kept += data
-            if b"content-length" in kept.partition(b"\r\n\r\n")[0]:
-                writer.write(kept)
-                kept = b""
-        writer.write(kept)
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
+                if length is None:
+                    writer.write(head + await reader.read())
+                    break
+                writer.write(head + await reader.readexactly(int(length[1])))
         await writer.drain()
 
 

@@ -232,6 +232,7 @@ async def test_while_a_refusal_lasts_the_tail_does_not_ask_either(log: UpstashRe
         asked = len(upstash.requests)
         await eventually(lambda: log.session.held == 0)
         assert len(upstash.requests) == asked
+        await eventually(lambda: tail.running)  # whoever asks while it finds out is refused at once
         await publish(log, 2)
         await heard.has(2)
     assert heard.told == [1, 2]

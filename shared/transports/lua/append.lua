@@ -18,7 +18,7 @@ local stream, meta = KEYS[1], KEYS[2]
 local retention, most, window = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
 
 -- A writer that does not know all partition schemes in use would append an event again that another scheme has already.
-local schemes = redis.call('HGET', KEYS[4], 'check') or ''
+local schemes = redis.call('HMGET', KEYS[4], 'check')[1] or ''
 if schemes ~= ARGV[4] then
   redis.call('PERSIST', KEYS[4])  -- changes nothing; a replica, which may be behind, refuses it
   return {'schemes', schemes, redis.call('XRANGE', KEYS[3], '-', '+')}
@@ -78,7 +78,7 @@ for i = 5, #ARGV, 3 do
   if not receipt and others > 0 then
     local elsewhere, found = {'known'}, false
     for other = at + 1, at + others * 2, 2 do
-      local there = place(KEYS[other], redis.call('HGET', KEYS[other + 1], 'epoch'))
+      local there = place(KEYS[other], redis.call('HMGET', KEYS[other + 1], 'epoch')[1])
       found = found or there
       elsewhere[#elsewhere + 1] = there or ''
     end
