@@ -271,8 +271,9 @@ class Reader:
         early = once.find(record)
         if early is None:
             return False
-        place = early.position  # in the ring it is before the record; but the replay may have brought that
-        return place is not None and self.positions[record.partition][:2] >= place[:2]
+        # In the ring it is before the record; but the replay may have brought that.
+        place, ours = early.position, self.positions.get(record.partition)
+        return place is not None and ours is not None and ours[:2] >= place[:2]
 
     async def _announce(self, gap: Gap) -> None:
         self._recovered = False

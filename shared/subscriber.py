@@ -291,7 +291,7 @@ class Subscriber(Reader):
                 self._seen += 1
                 if isinstance(item, Gap) or item.position is not None or item.partition not in self.partitions:
                     continue
-                if self.interest.matches(item.event):
+                if self.interest.matches(item.event) and not self._is_second(item):
                     frames.append(self.format.record(cursor, item))
                     self._replayed += 1
             await self._flush(frames)
