@@ -193,10 +193,15 @@ class Stream:
         return None if self._dechunker.ended and not body else body
 
     async def events(self) -> AsyncIterator[list[SseEvent]]:
-        """What the browser dispatches, as it comes, until the connection ends. Raises OSError."""
+        """What the browser dispatches, as it comes, until the connection ends. Raises OSError.
+
+        A refusal has nothing to dispatch, and its connection stays open for the next request: it ends here.
+        """
         while (chunk := await self.read()) is not None:
             if self.status == 200:
                 yield self.decoder.feed(chunk)
+            elif self.status is not None:
+                return
 
 
 @asynccontextmanager
