@@ -30,8 +30,8 @@ UPGRADES = {
 
 @pytest.fixture(scope="module")
 def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
-    """One in memory, with sources of webhooks, whose streams end after a second."""
-    settings = {**example.SETTINGS, "REALTIME_STREAM_SECONDS": "1s"}
+    """One in memory, with sources of webhooks, whose streams end after half a second."""
+    settings = {**example.SETTINGS, "REALTIME_STREAM_SECONDS": "500ms"}
     instance = Instance(tmp_path_factory.mktemp("instance"), settings)
     yield instance.start()
     instance.stop()
