@@ -6,6 +6,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+import pytest
+
 from tests.processes import ROOT, inherited
 
 HOME = ROOT / ".venv" / "js"
@@ -14,6 +16,7 @@ SOURCES = ROOT / "tests" / "browser" / "js"
 SITE = ROOT / "site"
 SECONDS = 120  # only a failing test waits so long
 REACTS = {"18": "-18", "19": ""}  # what a version's packages are called in package.json
+EACH_REACT = [pytest.param("18", marks=pytest.mark.full), "19"]
 
 
 def run(program: str, *arguments: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:

@@ -9,7 +9,7 @@ from playwright.async_api import BrowserContext, Page, Route, expect
 
 from tests.browser.conftest import MakeTwo
 from tests.browser.connections import has_streams
-from tests.browser.javascript import REACTS, bundle
+from tests.browser.javascript import EACH_REACT, bundle
 from tests.browser.pages import Pages
 from tests.browser.two_hosts import GUARDED
 from tests.functions.api import Api
@@ -91,7 +91,7 @@ async def test_the_plain_page_resumes_with_another_ticket(
     await expect(page.locator("li")).to_have_text(["1", "2"])
 
 
-@pytest.mark.parametrize("react", REACTS)
+@pytest.mark.parametrize("react", EACH_REACT)
 async def test_the_component_shows_the_list_and_what_comes(
     guarded: Api, pages: Pages, tmp_path: Path, react: str
 ) -> None:

@@ -9,7 +9,7 @@ import pytest
 from playwright.async_api import Page
 
 from tests.browser.connections import has_streams
-from tests.browser.javascript import REACTS, SITE, SOURCES, bundle, modules_in, run
+from tests.browser.javascript import EACH_REACT, SITE, SOURCES, bundle, modules_in, run
 from tests.browser.pages import EVENTS, Pages
 from tests.functions.api import Api
 from tests.functions.tokens import user_token
@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group
 MANY = 40  # events, each of which would be a render
 
 
-@pytest.fixture(params=REACTS)
+@pytest.fixture(params=EACH_REACT)
 def react(request: pytest.FixtureRequest) -> str:
     version: str = request.param
     return version

@@ -31,7 +31,7 @@ RESOLUTIONS = {
 }
 
 
-@pytest.fixture(params=RESOLUTIONS)
+@pytest.fixture(params=["bundler", pytest.param("nodenext", marks=pytest.mark.full)])
 def project(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A folder with a copy of the client, and a way to find modules."""
     shutil.copytree(SITE, tmp_path / "site")

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from playwright.async_api import Error, Page
 
-from tests.browser.javascript import REACTS, SOURCES, bundle
+from tests.browser.javascript import EACH_REACT, SOURCES, bundle
 from tests.browser.pages import Pages
 from tests.deployed.conftest import Deployment
 from tests.functions.tokens import PUBLISH_KEY
@@ -142,7 +142,7 @@ async def test_a_long_poll_in_vain_fits_every_time_out(deployed: Deployment, pag
     assert (answer["status"], answer["body"]["events"]) == (200, [])
 
 
-@pytest.mark.parametrize("react", REACTS)
+@pytest.mark.parametrize("react", EACH_REACT)
 async def test_a_react_application_streams(deployed: Deployment, pages: Pages, react: str) -> None:
     """A built application of the site, with the hook: it resumes as the client does, which is inside it."""
     pages.expect(r"net::ERR_")

@@ -21,7 +21,14 @@ UNHEARD = "does not reach its own LISTEN"
 __all__ = ["make_pooler"]
 
 
-@pytest.fixture(params=[(mode, lenient) for mode in MODES for lenient in (False, True)], ids=str)
+@pytest.fixture(
+    params=[
+        pytest.param((mode, lenient), marks=[] if lenient == (mode == "transaction") else [pytest.mark.full])
+        for mode in MODES
+        for lenient in (False, True)
+    ],
+    ids=str,
+)
 async def pooler(
     request: pytest.FixtureRequest, make_pooler: MakePooler, postgres_server: PostgresServer, postgres_url: str
 ) -> tuple[str, PgBouncer]:
