@@ -8,6 +8,7 @@ import pytest
 from tests.processes import ROOT
 
 
+@pytest.mark.full  # test_two_instances.py holds the same of faults of its own choice
 @pytest.mark.skipif(sys.platform != "linux", reason="the load client uses epoll")
 @pytest.mark.timeout(180)
 def test_half_a_minute_of_random_faults_under_load_loses_repeats_and_misdelivers_nothing() -> None:
