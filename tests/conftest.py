@@ -62,11 +62,15 @@ def make_redis(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 def make_instance(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeInstance]:
     """Starts a Tidemark with these settings: `make_instance(REALTIME_RETENTION="1s")`."""
     with ExitStack() as stack:
+        started: list[Instance] = []
 
         def make(**settings: str) -> Instance:
-            return _start(Instance(tmp_path_factory.mktemp("instance"), settings), stack, request)
+            started.append(Instance(tmp_path_factory.mktemp("instance"), settings))
+            return _start(started[-1], stack, request)
 
         yield make
+        for instance in started:
+            instance.terminate()  # all at once; each is waited for when its turn comes
 
 
 def _start(server: Server, stack: ExitStack, request: pytest.FixtureRequest) -> Server:
