@@ -63,7 +63,8 @@ def test_streams_from_memory_keep_their_promises() -> None:
 
 
 @pytest.mark.timeout(120)
-def test_streams_from_redis_keep_their_promises(redis_server: RedisServer) -> None:
+@pytest.mark.parametrize("examples", [8, pytest.param(25, marks=pytest.mark.full)])
+def test_streams_from_redis_keep_their_promises(redis_server: RedisServer, examples: int) -> None:
     run_state_machine_as_test(
-        redis_machine(redis_server.url), settings=settings(max_examples=25, stateful_step_count=25)
+        redis_machine(redis_server.url), settings=settings(max_examples=examples, stateful_step_count=25)
     )
