@@ -78,9 +78,15 @@ def package(project: Path) -> Package:
 
 
 @pytest.fixture(scope="session")
-def template(package: Package) -> dict[str, Any]:
+def template(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The template of a stage, with the stream on a function URL."""
-    return package("--stage", "prod")
+
+    def make(folder: Path) -> None:
+        package: Package = request.getfixturevalue("package")
+        (folder / "template.json").write_text(json.dumps(package("--stage", "prod")))
+
+    made: dict[str, Any] = json.loads((once(tmp_path_factory, "template", make) / "template.json").read_text())
+    return made
 
 
 @pytest.fixture(scope="session")
