@@ -36,6 +36,7 @@ async def test_the_guide_leads_to_a_live_event(
     told = await asyncio.to_thread(reader.run, next(steps))  # 2: secrets, and the stack
     [api] = re.findall(r"https://\w+\.execute-api\.eu-central-1\.amazonaws\.com", told)
     reader.know("https://….execute-api.eu-central-1.amazonaws.com", api)
+    reader.stack.function("stream").variables["REALTIME_HEARTBEAT"] = "2s"  # the doctor waits for one: 15 s by default
     await asyncio.to_thread(reader.run, next(steps))  # more concurrency
     inline = {block.text.split("/")[-1]: block for block in commands_in_text() if block.document == GUIDE}
     assert json.loads(await asyncio.to_thread(reader.run, inline["ready"])) == {"status": "ready", "transport": "redis"}
