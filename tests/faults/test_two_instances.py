@@ -282,7 +282,7 @@ SEVERAL = {"REALTIME_PARTITIONS": "metric", "REALTIME_USER_SHARDS": "3"}
 @pytest.mark.parametrize(
     ("scheme", "count"),
     [
-        pytest.param(ONE_PARTITION, 10_000, id="one-partition"),
+        pytest.param(ONE_PARTITION, 10_000, id="one-partition", marks=pytest.mark.full),
         pytest.param(SEVERAL, 3_000, id="partitions-and-user-shards"),
     ],
 )
