@@ -5,6 +5,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from itertools import count
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,7 +22,6 @@ from tests.contract.acts import event, read
 from tests.contract.stores import MemoryStore
 from tests.fallback.away import Instance, patient
 from tests.sinks import RecordingSink
-from tests.waiting import eventually
 
 INSTANCES = 2
 CLIENTS = 3
@@ -107,6 +107,7 @@ class World:
         self.durable: set[str] = set()
         self.early: list[list[str]] = [[] for _ in range(INSTANCES)]  # in the order of the publishers' answers
         self.tries: Counter[str] = Counter()
+        self.numbers = count()
 
     async def leave(self, number: int) -> None:
         self.instances[number].log.leave()
@@ -188,9 +189,11 @@ class World:
             instance.log.answers_lost = 0
             instance.log.bars_all = False
             instance.log.come_back()
-        for number in range(INSTANCES):  # what is refused alone is known by what goes in behind it
-            await self.take_one(number)
-        await eventually(lambda: all(i.fallback.backlog.events == 0 for i in self.instances), 120.0)
+        async with asyncio.timeout(120.0):
+            for number, instance in enumerate(self.instances):
+                await self.take_one(number)
+                while instance.fallback.backlog.events:  # what is refused alone is known by what goes in behind it
+                    await self.take_one(number)
         for client in self.clients:
             if (sink := client.sink) is not None:
                 sink.release()
@@ -208,8 +211,9 @@ class World:
 
     async def take_one(self, number: int) -> None:
         """Return once an instance has taken one more event."""
-        fresh = [event(f"settled {number}", id=f"settled {number}", type="b", users=["u1"])]
-        while f"settled {number}" not in self.taken:
+        name = f"settled {next(self.numbers)}"
+        fresh = [event(name, id=name, type="b", users=["u1"])]
+        while name not in self.taken:
             await self.publish(number, fresh)
             await asyncio.sleep(0.1)
 
