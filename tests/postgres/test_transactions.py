@@ -294,6 +294,8 @@ async def test_an_event_larger_than_http_would_take_is_refused_and_the_transacti
         (("t\n", "1", None, None), "type must be 1 to 128"),
         (("x" * 129, "1", None, None), "type must be 1 to 128"),
         (("realtime.gap", "1", None, None), "reserved"),
+        (("error", "1", None, None), 'type must not be "error"'),
+        (("open", "1", None, None), 'type must not be "open"'),
         ((None, "1", None, None), "type must be 1 to 128"),
         (("t", None, None, None), "data must be JSON"),
         (("t", '"\\ud800"', None, None), "half of a surrogate pair"),

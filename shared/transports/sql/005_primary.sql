@@ -155,3 +155,24 @@ begin
   end if;
   return p;
 end $$;
+
+-- An EventSource takes `error` and `open` for its own events: a subscriber could not tell them apart. The same rules as
+-- in shared/event.py.
+create or replace function problem(type text, data json, user_ids text[], id text) returns text language sql immutable
+set search_path from current as $$
+  select case
+    when type is null or type !~ '^[A-Za-z0-9._-]{1,128}$' then 'type must be 1 to 128 characters of A-Z a-z 0-9 . _ -'
+    when starts_with(type, 'realtime.') then 'type must not start with "realtime.": these names are reserved'
+    when type in ('error', 'open')
+      then 'type must not be "' || type || '": an EventSource takes it for its own event; call it by what happened'
+    when data is null then 'data must be JSON, not NULL: write ''null''::json'
+    when data_problem(data::text) is not null then data_problem(data::text)
+    when id !~ '^[!-~]+$' or length(id) > 256 then 'id must be 1 to 256 visible ASCII characters (no spaces)'
+    when cardinality(user_ids) = 0 then 'user_ids must not be empty: leave it out, or NULL, to reach everyone'
+    when cardinality(user_ids) > 1000 then 'user_ids must name at most 1,000 users'
+    when exists (
+      select from unnest(user_ids) as u
+      where u is null or length(u) not between 1 and 256 or u ~ '[\u0001-\u001f\u007f-\u009f\u2028\u2029]'
+    ) then 'each of user_ids must be 1 to 256 characters without control characters'
+  end
+$$;
