@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from shared.cost.workload import MONTH_SECONDS, Workload
 
-BLOCK = 20.0  # seconds of one blocking read over TCP: three a minute while nothing happens
+BLOCK = 30.0  # seconds of one blocking read over TCP: two a minute while nothing happens
 LOOK = 60.0  # seconds between two looks at the heads meanwhile
 MAX_COPIES = 16  # of one event
 POLL_MIN, POLL_MAX, SLOWING = (

@@ -41,8 +41,8 @@ from shared.transports.sharing import SharedHead, SharedPages
 log = logging.getLogger(__name__)
 warnings = Repeated(log)
 
-BLOCK = 20.0
-"""Seconds that one XREAD waits: three commands a minute while idle, and a dead connection is noticed."""
+BLOCK = 30.0
+"""Seconds that one XREAD waits: two commands a minute while idle. TCP keepalives notice a dead connection as early."""
 
 LOOK = 60.0  # seconds between two looks of a silent tail at the heads; a demoted node may keep it without a word
 

@@ -16,7 +16,7 @@ from tests.contract.watching import watching
 from tests.sinks import RecordingSink, subscribed
 from tests.waiting import eventually
 
-ALLOWED_PER_MINUTE = 12  # commands of an idle instance
+ALLOWED_PER_MINUTE = 3  # commands of an idle instance
 
 
 @pytest.mark.parametrize("size", [1, 100])

@@ -38,7 +38,7 @@ def test_the_table_of_commands_is_the_model_s() -> None:
             f"{commands.polling(tcp_waits) - commands.polling(tcp)} more",
             f"{commands.polling(rest_waits) - commands.polling(rest)} in",
         ),
-        "a process with subscribers": ("240 an hour", "720 an hour"),
+        "a process with subscribers": ("180 an hour", "720 an hour"),
         "a replay": (f"1 a page of {commands.PAGE} records", "the same"),
     }
     for name, cells in rows.items():

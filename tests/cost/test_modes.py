@@ -38,9 +38,9 @@ def test_on_lambda_each_stream_is_an_invocation_and_its_memory_is_paid_until_its
 
 
 def test_on_lambda_each_stream_reads_the_log_for_itself() -> None:
-    # 1,500 s of streams: 75 blocking reads of 20 s, and 25 looks; 5 openings of 7 commands; 10 publications; next to no
+    # 1,500 s of streams: 50 blocking reads of 30 s, and 25 looks; 5 openings of 7 commands; 10 publications; next to no
     # arrivals.
-    assert counted("lambda", SMALL)["redis-commands"] == pytest.approx(75 + 25 + 5 * 7 + 10, abs=0.1)
+    assert counted("lambda", SMALL)["redis-commands"] == pytest.approx(50 + 25 + 5 * 7 + 10, abs=0.1)
     rest = replace(SMALL, transport="upstash-rest")
     assert counted("lambda", rest)["redis-commands"] == pytest.approx(1_500 / 5 + 5 * 4 + 10, abs=0.1)
 
@@ -96,10 +96,10 @@ def test_a_container_takes_publications_itself_behind_a_balancer() -> None:
 
 
 def test_containers_share_their_reads_and_read_nothing_while_nobody_is_there() -> None:
-    # All users all month: two processes, 180 reads and 60 looks an hour each, whatever the number of streams.
+    # All users all month: two processes, 120 reads and 60 looks an hour each, whatever the number of streams.
     load = Workload(5_000, 0, hours=730, sessions=1, peak=1)
     reads = counted("container", load)["redis-commands"] - 5_000 * 1
-    assert reads == pytest.approx(2 * (180 + 60) * 730, rel=1e-6)
+    assert reads == pytest.approx(2 * (120 + 60) * 730, rel=1e-6)
     assert "redis-commands" not in counted("container", Workload(5_000, 0, hours=0))
 
 

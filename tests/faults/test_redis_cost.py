@@ -7,21 +7,21 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
-from shared.transports.redis_streams import BLOCK
 from tests.faults.clients import event, follow, on_redis, publish, receipts
 from tests.processes import HOST, MakeInstance, MakeRedis, RedisServer
 
 CONNECTIONS = 100
-COMMANDS_A_MINUTE = 12
-WINDOW = BLOCK + 1.0  # seconds: longer than one blocking read, so that at least one ends in it
+MINUTE = 60.0
+COMMANDS_A_MINUTE = 3  # two blocking reads, and a look at the heads
 DONE = "the-end-of-this-watch"
 
 
 @pytest.mark.full  # tests/contract/test_redis_cost.py holds it of a hub, whose blocking read is shorter
-@pytest.mark.timeout(90)
-async def test_an_idle_instance_with_100_connections_asks_redis_at_most_12_commands_a_minute(
+@pytest.mark.timeout(150)
+async def test_an_idle_instance_sends_redis_three_commands_a_minute(
     make_redis: MakeRedis, make_instance: MakeInstance
 ) -> None:
+    """With 100 connections; with one blocking read of 20 s and a look each minute they were four."""
     redis = await asyncio.to_thread(make_redis)
     instance = await asyncio.to_thread(make_instance, **on_redis(redis, REALTIME_HEARTBEAT="5s"))
     async with AsyncExitStack() as stack:
@@ -32,9 +32,9 @@ async def test_an_idle_instance_with_100_connections_asks_redis_at_most_12_comma
             await follower.has("warm")
         heartbeats = [len(follower.seen.chunks) for follower in followers]
         async with watch(redis) as commands:
-            await asyncio.sleep(WINDOW)  # what is measured is a time, not an absence
+            await asyncio.sleep(MINUTE)  # what is measured is a time, not an absence
         assert commands["XREAD"] >= 1, "no tail was reading"
-        assert commands.total() <= COMMANDS_A_MINUTE * WINDOW / 60, commands
+        assert commands.total() <= COMMANDS_A_MINUTE, commands
         for follower, before in zip(followers, heartbeats, strict=True):
             assert len(follower.seen.chunks) > before, "a connection had no heartbeat"
 
