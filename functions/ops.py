@@ -70,17 +70,23 @@ async def _reasons(hub: Hub) -> list[str]:
     reasons = []
     if hub.draining:
         reasons.append("the instance is draining")
-    if not hub.tail_running:
-        reasons.append("the tail is reconnecting")
+    if (trouble := hub.tail_trouble) is not None:
+        reasons.append(trouble)
     try:
         async with asyncio.timeout(PING_SECONDS):
             await hub.transport.ping()
     except TimeoutError:
         reasons.append(f"the transport did not answer within {PING_SECONDS:g} s")
     except Unavailable as error:
-        reasons.append(error.detail)
-    if hub.refusal is not None and hub.refusal not in reasons:
-        reasons.append(hub.refusal)
+        _add(reasons, error.detail)
+    if hub.refusal is not None:
+        _add(reasons, hub.refusal)
     if isinstance(hub.transport, Buffering) and hub.transport.backlog.events:
         reasons.append("events that were accepted are not in the log yet")
     return reasons
+
+
+def _add(reasons: list[str], reason: str) -> None:
+    """Name a reason once: the tail's may be the same as that of an append."""
+    if not any(named.endswith(reason) for named in reasons):
+        reasons.append(reason)

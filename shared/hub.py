@@ -3,9 +3,9 @@
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import NamedTuple, Self
+from typing import Self
 
 from shared.backoff import Backoff
 from shared.catching_up import Stats
@@ -23,7 +23,8 @@ from shared.ring import Ring
 from shared.sse import Format
 from shared.subscriber import Start, Subscriber
 from shared.tracer import Tracer
-from shared.transports.base import Advising, Buffering, Handler, Log, Receipt, Retention, Tail, Transport, Verifying
+from shared.transports.base import Advising, Buffering, Explaining, Log, Receipt, Retention, Tail, Transport, Verifying
+from shared.unread import Unread
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ class Hub:
         self.refused = 0  # events that were answered with 503
         self._refusal: tuple[str, float] | None = None  # why the last append was refused, and until when that counts
         self.publish_seconds = Histogram()
-        self._deliver: Handler = self.fanout.broadcast  # where the tail's items go
+        self._deliver = self.fanout.broadcast  # where the tail's items go
         self._buffers = isinstance(transport, Buffering)
         if self._buffers:
             self.fanout.once = Once(window)
@@ -76,7 +77,7 @@ class Hub:
         self._context: AbstractAsyncContextManager[Tail] | None = None
         self._tail: Tail | None = None
         self._opening = asyncio.Lock()
-        self._unread: dict[str, _Unread] = {}  # partitions that the tail was given, and has not read yet
+        self._unread = Unread(LOOK_SECONDS)
         self._verifying: asyncio.Task[None] | None = None
         self._slots: list[dict[Subscriber, None]] = [{} for _ in range(HEARTBEAT_SLOTS)]
         self._slot = 0
@@ -139,9 +140,17 @@ class Hub:
     @property
     def tail_running(self) -> bool:
         """Whether the tail reads all that somebody is subscribed to, as far as its last answers say."""
+        return self.tail_trouble is None
+
+    @property
+    def tail_trouble(self) -> str | None:
+        """Why the tail does not read all that somebody is subscribed to; None where it does."""
         if self._tail is None or not self.subscribers:
-            return True
-        return self._tail.running and not any(unread.is_late for unread in self._unread.values())
+            return None
+        if not self._tail.running:
+            why = self._tail.failure if isinstance(self._tail, Explaining) else None
+            return "the tail is reconnecting" if why is None else f"the tail is reconnecting: {why}"
+        return "the tail waits for the answer to its first read of a partition" if self._unread.is_late else None
 
     @property
     def advice(self) -> str | None:
@@ -259,8 +268,7 @@ class Hub:
 
     async def followed(self, partitions: Sequence[str]) -> None:
         """Return once the tail's read of these partitions was answered."""
-        if waiting := {unread.read for name in partitions if (unread := self._unread.get(name)) is not None}:
-            await asyncio.wait(waiting)
+        await self._unread.wait(partitions)
 
     async def _place(self, interest: Interest, start: Start, format: Format, partitions: tuple[str, ...]) -> Subscriber:
         heads = await self._follow((*self._control, *partitions))
@@ -329,15 +337,8 @@ class Hub:
         added = {name: head for name, head in heads.positions.items() if name not in self.fanout.positions}
         self.fanout.positions.update(added)
         if (answered := self._tail.follow(added)) is not None:
-            unread = _Unread(asyncio.ensure_future(answered), asyncio.get_running_loop().time())
-            self._unread.update(dict.fromkeys(added, unread))
-            unread.read.add_done_callback(lambda _: self._note_read(added, unread))
+            self._unread.add(added, answered)
         return heads
-
-    def _note_read(self, partitions: Iterable[str], unread: "_Unread") -> None:
-        for name in partitions:
-            if self._unread.get(name) is unread:
-                del self._unread[name]
 
     def _receive(self, item: Record | Gap) -> None:
         if item.partition != SCHEMES:
@@ -362,7 +363,7 @@ class Hub:
 
     def _unfollow(self, name: str) -> None:
         self.fanout.positions.pop(name, None)
-        self._unread.pop(name, None)
+        self._unread.forget(name)
         if self._tail is not None:
             self._tail.unfollow((name,))
 
@@ -376,16 +377,6 @@ class Hub:
                 beating.setdefault((subscriber.format, subscriber.partitions), []).append(subscriber)
         for (format, partitions), subscribers in beating.items():
             self.fanout.write(subscribers, format.heartbeat(self.fanout.cursor(partitions)))
-
-
-class _Unread(NamedTuple):
-    read: asyncio.Future[None]  # done with the first answered read
-    since: float  # on the loop's clock
-
-    @property
-    def is_late(self) -> bool:
-        """Whether an answer should have come by now."""
-        return self.read.get_loop().time() - self.since > LOOK_SECONDS
 
 
 class Subscription:

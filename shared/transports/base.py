@@ -97,6 +97,15 @@ class Verifying(Tail, Protocol):
 
 
 @runtime_checkable
+class Explaining(Protocol):
+    """A tail that knows why it does not run: each one whose store can be away, or refuse it."""
+
+    @property
+    def failure(self) -> str | None:
+        """Why its last try to read failed, in words that anybody may read; None where none has failed."""
+
+
+@runtime_checkable
 class Advising(Protocol):
     """A tail that knows when it has to work in a slower way than it should."""
 

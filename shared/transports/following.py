@@ -9,6 +9,8 @@ from shared.record import Gap, Record
 from shared.transports import reading
 from shared.transports.base import Handler
 
+BROKE = "it failed, and the log of the server says why"  # of a tail whose failure has no words of its own
+
 
 async def stop(tail: asyncio.Task[None]) -> None:
     """End a tail's task, and return when it has ended.

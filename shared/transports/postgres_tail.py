@@ -13,7 +13,7 @@ from shared.errors import TransportUnavailable
 from shared.record import Record
 from shared.repeated import Repeated
 from shared.transports import postgres_connection
-from shared.transports.following import Following, control_first
+from shared.transports.following import BROKE, Following, control_first
 from shared.transports.postgres_connection import Fetch, Row, Server, listen
 
 log = logging.getLogger(__name__)
@@ -93,6 +93,7 @@ class PostgresTail:
         self._own = f"heard {secrets.token_hex(8)}"  # what we send to ourselves
         self._heard = asyncio.Event()
         self.advice: str | None = None
+        self.failure: str | None = None
         self._warnings = Repeated(log)
 
     @property
@@ -161,11 +162,11 @@ class PostgresTail:
                     self.advice = UNHEARD
                     log.warning(UNHEARD)
             except TransportUnavailable as error:
-                self._answered = False
+                self._fail(error.detail)
                 self._warnings.warn(f"tail lost, reconnecting: {error.detail}")
-            except Exception:
-                self._answered = False
-                log.exception("tail failed, reconnecting")
+            except Exception:  # noqa: BLE001 - `exception` logs it
+                self._fail(BROKE)
+                self._warnings.exception("tail failed, reconnecting")
             finally:
                 self._away.set()
             RECONNECTS.add()
@@ -234,11 +235,16 @@ class PostgresTail:
                 await self._look(self._source.fetch)
                 await self._read(self._source.fetch)
                 self._answered = True
-            except TransportUnavailable:
-                self._answered = False  # `_listen` says why
-            except Exception:
-                log.exception("a poll failed")
+            except TransportUnavailable as error:
+                self._fail(error.detail)  # `_listen` logs why
+            except Exception:  # noqa: BLE001 - `exception` logs it
+                self._fail(BROKE)
+                self._warnings.exception("a poll failed")
             pause = POLL_FAST if self._following.at != before else min(pause * 2, POLL_SLOW)
+
+    def _fail(self, why: str) -> None:
+        self._answered = False
+        self.failure = why
 
     async def _look(self, fetch: Fetch) -> None:
         """Compare our places with the heads: the log may be another one now, or hold what did not ring for us."""

@@ -31,7 +31,7 @@ from shared.record import Gap, Record, pack, unpack
 from shared.repeated import Repeated
 from shared.seen import Seen
 from shared.transports.base import Handler, Receipt, Retention
-from shared.transports.following import stop
+from shared.transports.following import BROKE, stop
 from shared.transports.redis_connection import (
     ELSEWHERE,
     FAILURES,
@@ -185,6 +185,7 @@ class _PubSubTail:
 
     def __init__(self, transport: RedisPubSub, handler: Handler) -> None:
         self.running = False
+        self.failure: str | None = None
         self._transport = transport
         self._handler = handler
         self._followed: set[str] = set()
@@ -238,9 +239,11 @@ class _PubSubTail:
                 await self._listen(connection, backoff)
                 continue
             except FAILURES as error:
+                self.failure = unavailable(error).detail
                 warnings.warn(f"tail lost, reconnecting: {safe(error)}")
-            except Exception:
-                log.exception("tail failed, reconnecting")
+            except Exception:  # noqa: BLE001 - `exception` logs it
+                self.failure = BROKE
+                warnings.exception("tail failed, reconnecting")
             finally:
                 self.running = False
                 self._lost |= self._live & self._followed

@@ -18,7 +18,7 @@ from shared.schemes import Registry
 from shared.transports import reading, redis_pool
 from shared.transports.appending import Answer, Part, Writer
 from shared.transports.base import Handler, Receipt, Retention
-from shared.transports.following import Following, TailPage, control_first, stop
+from shared.transports.following import BROKE, Following, TailPage, control_first, stop
 from shared.transports.redis_layout import (
     APPEND,
     RANGE,
@@ -214,6 +214,7 @@ class _RedisTail:
 
     def __init__(self, redis: RedisStreams, handler: Handler) -> None:
         self.running = False
+        self.failure: str | None = None
         self._following = Following(handler)
         self._redis = redis
         self._page = TailPage()
@@ -268,9 +269,11 @@ class _RedisTail:
                     await self._read(connection)
             except (RedisFailure, TransportUnavailable) as error:
                 told = error if isinstance(error, TransportUnavailable) else unavailable(error)
+                self.failure = told.detail
                 warnings.warn(f"tail lost, reconnecting: {told.detail}")
-            except Exception:
-                log.exception("tail failed, reconnecting")
+            except Exception:  # noqa: BLE001 - `exception` logs it
+                self.failure = BROKE
+                warnings.exception("tail failed, reconnecting")
             finally:
                 self.running = False
                 self._client_id = self._connection = None

@@ -28,7 +28,7 @@ from shared.schemes import Registry
 from shared.transports import reading
 from shared.transports.appending import Answer, Part, Writer
 from shared.transports.base import Handler, Receipt, Retention
-from shared.transports.following import Following, TailPage, control_first, stop
+from shared.transports.following import BROKE, Following, TailPage, control_first, stop
 from shared.transports.redis_layout import (
     APPEND,
     RANGE,
@@ -220,6 +220,7 @@ class _PollingTail:
 
     def __init__(self, rest: UpstashRest, handler: Handler, poll_min: float, poll_max: float) -> None:
         self.running = False
+        self.failure: str | None = None
         self._rest = rest
         self._following = Following(handler)
         self._page = TailPage()
@@ -270,11 +271,13 @@ class _PollingTail:
                 self.running = True
                 backoff.reset()
             except TransportUnavailable as error:
+                self.failure = error.detail
                 warnings.warn(f"tail lost, trying again: {error.detail}")
                 await self._stay_away(backoff)
                 continue
-            except Exception:
-                log.exception("tail failed, trying again")
+            except Exception:  # noqa: BLE001 - `exception` logs it
+                self.failure = BROKE
+                warnings.exception("tail failed, trying again")
                 await self._stay_away(backoff)
                 continue
             wait = self._min if heard else min(wait * _SLOWING, self._max)

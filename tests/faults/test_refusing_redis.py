@@ -104,11 +104,13 @@ async def opened(instance: Instance, **query: str) -> AsyncIterator[Follower]:
             await follower.stop()
 
 
-async def until_told(instance: Instance) -> None:
-    """Return once readiness says that the tail does not read."""
+async def until_told(instance: Instance, why: str) -> None:
+    """Return once readiness says that the tail does not read, and why."""
 
     async def is_told() -> bool:
-        return "the tail is reconnecting" in (await get(instance, "/api/health/ready")).body.decode()
+        ready = await get(instance, "/api/health/ready")
+        reasons = ready.json()["detail"].split("; ") if ready.status == 503 else []
+        return any("the tail is reconnecting: " in reason and why in reason for reason in reasons)
 
     await eventually(is_told)
 
@@ -119,7 +121,7 @@ async def test_a_tail_that_may_not_read_promises_nothing(make_redis: MakeRedis, 
     instance = await asyncio.to_thread(make_instance, **on_redis(redis))
     assert redis.ask("ACL SETUSER default -xread") == "+OK"
     async with opened(instance) as stream:
-        await until_told(instance)
+        await until_told(instance, "NOPERM")
         await publish_all(instance, ["meanwhile"])
         assert stream.order == []
         assert (await metrics(instance))["realtime_tail_reconnects_total"] < 20
@@ -140,7 +142,7 @@ async def test_an_open_stream_whose_tail_is_refused(make_redis: MakeRedis, make_
         assert redis.ask("ACL SETUSER default -xread") == "+OK"
         receipts(await publish(instance, event("meanwhile")))  # ends the blocked read
 
-        await until_told(instance)
+        await until_told(instance, "NOPERM")
         tries = (await metrics(instance))["realtime_tail_reconnects_total"]
         assert tries < 20
         assert redis.ask("ACL SETUSER default +xread") == "+OK"
@@ -182,7 +184,7 @@ async def test_cluster_mode_that_shows_later_is_told(make_redis: MakeRedis, make
     await asyncio.to_thread(redis.start)
     await eventually(lambda: is_ready(instance))
     async with opened(instance, userId="ann") as stream:
-        await until_told(instance)
+        await until_told(instance, "cluster mode")
         assert stream.order == []
     assert instance.log().count("cluster mode, which is not supported") == 1
 

@@ -23,6 +23,27 @@ def test_a_warning_that_repeats_is_one_line_a_minute(caplog: pytest.LogCaptureFi
     ]
 
 
+def test_an_exception_that_repeats_is_one_traceback_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+    """A loop that fails at each try wrote a traceback each time; a failure of another kind is one more line."""
+    clock = Clock()
+    repeated = Repeated(logging.getLogger("shared.trial"), clock)
+
+    def fail(error: Exception) -> None:
+        try:
+            raise error
+        except Exception:  # noqa: BLE001 - `exception` logs it
+            repeated.exception("tail failed")
+
+    for _ in range(300):
+        fail(ValueError("a"))
+    fail(KeyError("b"))
+    clock.advance(SECONDS)
+    fail(ValueError("c"))
+    assert caplog.messages == ["tail failed", "tail failed", "tail failed (299 times more since the last such line)"]
+    assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [ValueError, KeyError, ValueError]
+    assert {record.levelname for record in caplog.records} == {"ERROR"}
+
+
 def test_many_different_warnings_take_bounded_memory(caplog: pytest.LogCaptureFixture) -> None:
     repeated = Repeated(logging.getLogger("shared.trial"), Clock())
     for number in range(KINDS + 1):
