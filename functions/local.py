@@ -1,10 +1,9 @@
 """All functions and the console page in one process: `python -m functions.local`, `netlify dev`, containers."""
 
-import asyncio
 import logging
 import os
 import sys
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,9 +18,8 @@ from functions.web import create_app
 from shared.config import Settings
 from shared.errors import SettingsError
 from shared.hub import Hub
-from shared.logs import configure
 from shared.parameters import Environment
-from shared.wiring import check, make_hub
+from shared.wiring import make_hub, prepare
 
 SITE = Path(__file__).parent.parent / "site"
 
@@ -53,11 +51,10 @@ def main() -> int:
     """Serve what the environment says until SIGINT or SIGTERM."""
     try:
         settings = Settings.from_env(Environment(os.environ).read())
-        configure(settings.log_level, settings.log_format)
-        warnings = asyncio.run(check(settings))
+        prepare(settings)
         hub = make_hub(settings)
         served = app(hub, settings)
-        _warn(settings, warnings)
+        _warn(settings)
         authentication = "required" if settings.auth_required else "off"
         banner = f"Tidemark on {{url}} (transport: {settings.transport}, authentication: {authentication})"
         serve(served, settings, hub.drain, hub.aclose, banner, begin=hub.look)
@@ -67,19 +64,14 @@ def main() -> int:
     return 0
 
 
-def _warn(settings: Settings, warnings: Sequence[str]) -> None:
+def _warn(settings: Settings) -> None:
     logger = logging.getLogger("tidemark")
-    for warning in warnings:
-        logger.warning(warning)
     if settings.auth_required:
         if not settings.publish_keys:
             logger.warning("REALTIME_PUBLISH_KEYS is not set: nobody can publish over HTTP")
         if settings.jwt_secret is None and settings.jwks_url is None:
             logger.warning("neither REALTIME_JWT_SECRET nor REALTIME_JWKS_URL is set: nobody can subscribe")
-        return
-    if settings.publish_keys:
-        logger.warning("REALTIME_AUTH=none: whoever has no key of REALTIME_PUBLISH_KEYS can publish too")
-    if settings.host not in ("127.0.0.1", "::1", "localhost"):
+    elif settings.host not in ("127.0.0.1", "::1", "localhost"):
         logger.warning("authentication is off and HOST is not local: everyone who reaches this port reads every event")
 
 

@@ -21,10 +21,10 @@ from shared.config import Settings
 from shared.embedded_metrics import EmbeddedMetrics, Sample, write
 from shared.errors import SettingsError
 from shared.headers import SECURITY, combined
-from shared.logs import REQUEST_ID, configure, request_id
+from shared.logs import REQUEST_ID, request_id
 from shared.parameters import Environment
 from shared.problem import problem
-from shared.wiring import check, make_hub
+from shared.wiring import make_hub, prepare
 
 logger = logging.getLogger(__name__)
 
@@ -38,11 +38,19 @@ LAG_NAMESPACE = "Tidemark"  # in which deploy/alarms.yml looks for TailLag
 class StreamServer:
     """Serves streams on one hub at a time: a new one where a secret was rotated, and the old one is drained."""
 
-    def __init__(self, environ: Mapping[str, str], clock: Callable[[], float] = time.time) -> None:
-        """Read the settings; raises SettingsError."""
+    def __init__(
+        self,
+        environ: Mapping[str, str],
+        clock: Callable[[], float] = time.time,
+        begin: Callable[[Settings], None] | None = None,
+    ) -> None:
+        """Read the settings, call `begin` with them, and make the first hub. Raises SettingsError, as `begin` may."""
         self._environment = Environment(environ, clock)
         self._known = self._environment.read()
-        self._use(Settings.from_env(self._known))
+        settings = Settings.from_env(self._known)
+        if begin is not None:
+            begin(settings)
+        self._use(settings)
         self._reading = asyncio.Lock()
         self._retiring: set[asyncio.Task[None]] = set()
         self._watching: asyncio.Task[None] | None = None
@@ -140,9 +148,7 @@ _LIVE_HEADERS = {"content-type": "application/json", "cache-control": "no-store"
 def main() -> int:
     """Serve what the environment says until SIGTERM."""
     try:
-        server = StreamServer(os.environ)
-        configure(server.settings.log_level, server.settings.log_format)
-        asyncio.run(check(server.settings))
+        server = StreamServer(os.environ, begin=prepare)
         banner = "Tidemark's streams on {url}" + PATH
         serve(server, server.settings, server.drain, server.aclose, banner, begin=server.hub.look)
     except SettingsError as error:

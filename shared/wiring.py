@@ -1,5 +1,7 @@
 """Settings → transport → hub: the only module that imports adapters, each only where it is used."""
 
+import asyncio
+import functools
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -8,6 +10,7 @@ from shared.config import Settings
 from shared.endpoints import TRACE_VARIABLES
 from shared.errors import SettingsError
 from shared.hub import Hub
+from shared.logs import configure
 from shared.partitions import Partitions
 from shared.tracer import Tracer
 from shared.transports.base import Log, Retention, Transport
@@ -76,11 +79,18 @@ def _make_own(settings: Settings, *, stateless: bool) -> Transport:
     return RedisStreams(settings.redis_url, settings.prefix, partitions, retention)
 
 
-async def check(settings: Settings) -> Sequence[str]:
-    """See before the start of a server what would fail each of its streams, and return warnings; raises SettingsError.
+def prepare(settings: Settings) -> None:
+    """Do what each process with streams does before it makes its hub: give its log a form, and look at its store.
 
-    A store that cannot be reached now is not such a thing: it may be there a moment later.
+    What would fail each of its streams raises SettingsError, and what the operator should know is logged. A store that
+    cannot be reached now is no such thing: it may be there a moment later.
     """
+    configure(settings.log_level, settings.log_format)
+    for warning in asyncio.run(_check(settings)):
+        logger.warning(warning)
+
+
+async def _check(settings: Settings) -> Sequence[str]:
     if settings.transport == "postgres":
         from shared.migrations import check_database
 
@@ -90,7 +100,7 @@ async def check(settings: Settings) -> Sequence[str]:
 
 
 async def survey(settings: Settings) -> Sequence[str]:
-    """Return what the operator should know about the store's own settings. Raises SettingsError as `check` does."""
+    """Return what the operator should know about the store's own settings. Raises SettingsError as `prepare` does."""
     if settings.transport not in ("redis", "redis-pubsub"):
         return ()
     from shared.transports import redis_survey
@@ -100,12 +110,14 @@ async def survey(settings: Settings) -> Sequence[str]:
 
 
 def make_hub(settings: Settings, *, stateless: bool = False) -> Hub:
-    """Return a hub over that transport, which heeds revocations where it asks for tokens; warns of unknown settings.
+    """Return a hub over that transport, which heeds revocations where it asks for tokens. Raises SettingsError.
 
-    Raises SettingsError.
+    It warns of unknown settings and of keys that protect nothing, in every role, and of each only once.
     """
     for sentence in unknown_variables(settings.variables):
-        logger.warning(sentence)
+        _warn_once(sentence)
+    if settings.publish_keys and not settings.auth_required:
+        _warn_once("REALTIME_AUTH=none: whoever has no key of REALTIME_PUBLISH_KEYS can publish too")
     arguments = make_transport(settings, stateless=stateless), make_partitions(settings)
     options: dict[str, Any] = {"heartbeat": settings.heartbeat, "window": settings.idempotency_window}
     if settings.trace_exporters:
@@ -115,6 +127,12 @@ def make_hub(settings: Settings, *, stateless: bool = False) -> Hub:
 
         return GuardedHub(*arguments, **options, keep=settings.retention)
     return Hub(*arguments, **options)
+
+
+@functools.cache
+def _warn_once(sentence: str) -> None:
+    """Log a warning; not again where a rotated secret makes another hub of the same settings."""
+    logger.warning(sentence)
 
 
 def _make_tracer(settings: Settings) -> Tracer:

@@ -1,10 +1,12 @@
 """A Redis that answers and refuses: no place for a lasting lie of `ready`, of silence, or of a log full of warnings."""
 
 import asyncio
+import json
 import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 
@@ -158,12 +160,16 @@ def in_cluster_mode(make_redis: MakeRedis) -> RedisServer:
     return redis
 
 
+MODULES = ["functions.local", "functions.stream_server"]
+
+
+@pytest.mark.parametrize("module", MODULES)
 @pytest.mark.parametrize("transport", ["redis", "redis-pubsub"])
-def test_a_redis_in_cluster_mode_is_refused_at_the_start(make_redis: MakeRedis, transport: str) -> None:
+def test_a_redis_in_cluster_mode_is_refused_at_the_start(make_redis: MakeRedis, transport: str, module: str) -> None:
     """One sentence instead of CROSSSLOT for each read: the log's keys lie in several slots."""
     redis = in_cluster_mode(make_redis)
     ran = subprocess.run(
-        [sys.executable, "-m", "functions.local"],
+        [sys.executable, "-m", module],
         cwd=ROOT,
         env={**inherited(), **on_redis(redis, REALTIME_TRANSPORT=transport), "PORT": "0"},
         capture_output=True,
@@ -198,6 +204,23 @@ async def test_an_evicting_redis_is_warned_of(make_redis: MakeRedis, make_instan
     quiet = await asyncio.to_thread(make_redis, aof=False)
     instance = await asyncio.to_thread(make_instance, **on_redis(quiet))
     assert "maxmemory-policy" not in instance.log()
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_each_process_with_streams_warns_at_its_start(make_redis: MakeRedis, tmp_path: Path, module: str) -> None:
+    """The stream's process did not say what it had seen of the store, and said the rest before its log had a form."""
+    redis = make_redis(aof=False, options=("--maxmemory-policy", "allkeys-lru"))
+    settings = on_redis(redis, REALTIME_AUTH="none", REALTIME_PUBLISH_KEYS="hunter2", REALTIME_HEARTBEATS="1s")
+    instance = Instance(tmp_path, {**settings, "REALTIME_LOG_FORMAT": "json"}, command=[sys.executable, "-m", module])
+    try:
+        instance.start()
+    finally:
+        instance.stop()
+    lines = [line for line in instance.log().splitlines() if line.startswith("{")]
+    warnings = [line["message"] for line in map(json.loads, lines) if line["level"] == "warning"]
+    for text in ("maxmemory-policy is allkeys-lru", "REALTIME_HEARTBEATS is no setting", "REALTIME_AUTH=none"):
+        assert len([warning for warning in warnings if text in warning]) == 1, instance.log()
+    assert "hunter2" not in instance.log()
 
 
 async def test_a_user_who_may_not_ask_for_info_starts(make_redis: MakeRedis, make_instance: MakeInstance) -> None:

@@ -347,6 +347,15 @@ def test_the_known_variables_are_those_of_the_document() -> None:
     assert NAMES == documented == read
 
 
+def test_keys_that_nobody_needs_are_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Each role says it, a function that only publishes too, and none says it again where a secret was rotated."""
+    for key in ("hunter2", "hunter3"):
+        settings = {"REALTIME_AUTH": "none", "REALTIME_PUBLISH_KEYS": key}
+        make_hub(Settings.from_env(settings), stateless=True)
+    [message] = caplog.messages
+    assert message.startswith("REALTIME_AUTH=none: whoever has no key of REALTIME_PUBLISH_KEYS can publish too")
+
+
 @pytest.mark.parametrize(
     ("name", "hint"), [("REALTIME_HEARTBEATS", "REALTIME_HEARTBEAT?"), ("REALTIME_ZZZ", "docs/configuration.md")]
 )
