@@ -1,5 +1,6 @@
 """What the Starlette functions share: errors as problem details, CORS, a bounded body."""
 
+import functools
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ from shared.headers import SECURITY, check_single, combined
 from shared.logs import REQUEST_ID, request_id, requests, told
 from shared.netlify import HEADER, is_signed
 from shared.problem import MEDIA_TYPE, Problem, from_error, problem
+from shared.repeated import Repeated
 
 logger = logging.getLogger(__name__)
 
@@ -34,11 +36,12 @@ def create_app(routes: Sequence[BaseRoute], settings: Settings) -> "CorsApp":
 
     With `settings.netlify_secret` it takes only what came through the site's signed rewrite, and asks for health.
     """
+    on_error = functools.partial(_on_error, Repeated(logger))
     app = Starlette(
         routes=routes,
         exception_handlers={
-            TidemarkError: _on_error,
-            HTTPException: _on_error,
+            TidemarkError: on_error,
+            HTTPException: on_error,
             ClientDisconnect: _on_disconnect,
             Exception: _on_failure,
         },
@@ -131,10 +134,9 @@ def to_response(answer: Problem) -> Response:
     return Response(answer.body, answer.status, dict(answer.headers))
 
 
-async def _on_error(request: Request, error: Exception) -> Response:
+async def _on_error(warnings: Repeated, request: Request, error: Exception) -> Response:
     if isinstance(error, Unavailable):
-        fields = told(request_id=request.scope.get("request_id"))
-        logger.warning("answered 503: %s", error.detail, extra=fields)
+        warnings.warn(f"answered 503: {error.detail}", told(request_id=request.scope.get("request_id")))
     if isinstance(error, TidemarkError):
         return to_response(from_error(error))
     assert isinstance(error, HTTPException)

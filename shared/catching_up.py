@@ -15,12 +15,14 @@ from shared.fanout import Fanout, Sink, cursor_text
 from shared.filter import Interest
 from shared.once import Early
 from shared.record import Gap, GapReason, Record
+from shared.repeated import Repeated
 from shared.sse import DataFormat, Format
 from shared.stored import StoredRecords
 from shared.transports.base import Log, PagedLog, Transport
 from shared.transports.reading import pages_of
 
 logger = logging.getLogger(__name__)
+warnings = Repeated(logger)
 
 BATCH_BYTES = 64 * 1024  # of replayed frames a write; more would only fill the server's buffer
 BATCH_ITEMS = 200  # records read before others have their turn: a log in memory never waits by itself
@@ -138,7 +140,7 @@ class Reader:
                 self._until = until
                 await self._wait(room, STALLED - HOLD)
             except TransportUnavailable as error:
-                logger.warning("replay interrupted, trying again: %s", error.detail)
+                warnings.warn(f"replay interrupted, trying again: {error.detail}")
                 await self._pause(backoff.next())
                 await self._write(self.format.heartbeat(self._cursor()))
 

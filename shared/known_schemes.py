@@ -10,10 +10,12 @@ from shared.errors import TransportRefused, TransportUnavailable
 from shared.filter import Interest
 from shared.partitions import ALL, SCHEMES, Partitions
 from shared.record import Gap, Record
+from shared.repeated import Repeated
 from shared.schemes import LEARNED, MAX_ANNOUNCEMENTS, TOO_MANY, Announcement, Registry, fit_cursor, read_announcement
 from shared.transports.base import Log, Transport
 
 logger = logging.getLogger(__name__)
+warnings = Repeated(logger)
 
 
 class KnownSchemes:
@@ -92,7 +94,7 @@ class KnownSchemes:
                 await self.catch_up()
                 return
             except TransportUnavailable as error:
-                logger.warning("the partition schemes cannot be read, trying again: %s", error.detail)
+                warnings.warn(f"the partition schemes cannot be read, trying again: {error.detail}")
                 await asyncio.sleep(backoff.next())
 
     async def catch_up(self, head: Position | None = None) -> None:

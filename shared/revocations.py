@@ -20,12 +20,14 @@ from shared.filter import Interest
 from shared.hub import Hub
 from shared.partitions import SCHEMES
 from shared.record import Gap, Record
+from shared.repeated import Repeated
 from shared.rights import REVOCATIONS
 from shared.sse import Format
 from shared.subscriber import Start, Subscriber
 from shared.transports.base import Log, Transport
 
 logger = logging.getLogger(__name__)
+warnings = Repeated(logger)
 
 PARTITION = (REVOCATIONS,)
 
@@ -200,7 +202,7 @@ class GuardedHub(Hub):
                 await self._watch()
                 return
             except TransportUnavailable as error:
-                logger.warning("revocations cannot be read, trying again: %s", error.detail)
+                warnings.warn(f"revocations cannot be read, trying again: {error.detail}")
                 await asyncio.sleep(backoff.next())
 
     def _send_away(self, revocation: Revocation) -> None:

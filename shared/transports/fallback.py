@@ -18,6 +18,7 @@ from shared.errors import AppendRefused, EventRefused, TransportUnavailable
 from shared.event import Event
 from shared.partitions import Partitions
 from shared.record import Gap, Record
+from shared.repeated import Repeated
 from shared.transports import reading
 from shared.transports.base import Backlog, Buckets, Fallible, Handler, Log, Receipt, Tail
 from shared.transports.following import stop
@@ -53,6 +54,7 @@ class Fallback:
         self._scheme = partitions
         self._buckets = LocalBuckets()
         self._outbox = Outbox(self._keys, max_events, max_bytes)
+        self._warnings = Repeated(log)
         self._is_away = False  # the last append was lost: who publishes now does not wait for the next one
         self._suspects: dict[Entry, str] = {}  # refused while nothing else went in: they are why, or the log is
         self._refusing: dict[str, str] = {}  # partitions of events that were refused alone; nothing went in since
@@ -192,8 +194,8 @@ class Fallback:
             receipts = await self._log.publish(events)
         except (EventRefused, TransportUnavailable) as error:
             return error
-        except Exception:
-            log.exception("the outbox cannot be appended, trying again")
+        except Exception:  # noqa: BLE001 - `exception` logs it
+            self._warnings.exception("the outbox cannot be appended, trying again")
             return AppendRefused("an append failed")
         self._note_taken(events)
         for entry, receipt in zip(batch, receipts, strict=True):

@@ -34,6 +34,7 @@ class AwayLog(StagedLog):
         self.poison: set[str] = set()  # ids of events that are refused for good, and the answer says so
         self.barred: set[str] = set()  # ids that are refused with an answer that could be meant for all events
         self.bars_all = False
+        self.is_broken = False  # an append raises what no transport should
 
     def leave(self) -> None:
         """Be away from now on."""
@@ -48,6 +49,8 @@ class AwayLog(StagedLog):
     async def publish(self, events: Sequence[Event]) -> list[Receipt]:
         self.batches.append([event.id for event in events])
         self._look()
+        if self.is_broken:
+            raise ValueError("broken")
         if self.seconds:
             await asyncio.sleep(self.seconds)
             self._look()

@@ -383,3 +383,17 @@ async def test_going_away_and_coming_back_are_told_once_each(caplog: pytest.LogC
         "the log is back",
         "the outbox is empty",
     ]
+
+
+@virtual_time
+async def test_an_append_that_fails_on_and_on_is_one_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    """Each try wrote one, up to many a second, for as long as the outbox could not be emptied."""
+    async with Instance(MemoryStore()) as here:
+        here.log.leave()
+        await here.hub.dispatch([event("kept")])
+        here.log.is_broken = True
+        here.log.come_back()
+        await eventually(lambda: len(here.log.batches) >= 20)
+        here.log.is_broken = False
+        await eventually(lambda: here.fallback.backlog.events == 0)
+    assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [ValueError]

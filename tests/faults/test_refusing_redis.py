@@ -63,6 +63,19 @@ async def test_a_lasting_refusal_is_named_by_readiness(
     assert (await metrics(instance))["realtime_append_refused"] == 0
 
 
+async def test_answers_of_503_are_logged_at_a_bounded_rate(make_redis: MakeRedis, make_instance: MakeInstance) -> None:
+    """Each answer was a line: publishers that try again while the store is away filled the disk."""
+    redis = await asyncio.to_thread(make_redis, aof=False)
+    instance = await asyncio.to_thread(make_instance, **on_redis(redis))
+    await publish_all(instance, ["before"])
+    assert redis.ask("CONFIG SET maxmemory 1") == "+OK"
+    for number in range(30):
+        (await publish(instance, event(f"refused-{number}"))).assert_unavailable()
+    warnings = [line for line in instance.log().splitlines() if "answered 503" in line]
+    assert len(warnings) <= 3, "one of each reason"
+    assert any("OOM" in line for line in warnings)
+
+
 async def test_readiness_sees_a_refusal_before_anybody_publishes(
     make_redis: MakeRedis, make_instance: MakeInstance
 ) -> None:

@@ -17,7 +17,7 @@ SCHEMES = {
 }
 
 FLOORS: list[set[str]] = [
-    {"errors", "backoff", "counters", "seen", "buckets", "mapping.lines", "media_type", "unread"},
+    {"errors", "backoff", "counters", "seen", "buckets", "mapping.lines", "media_type", "repeated", "unread"},
     {"event", "cursor", "variables", "database", "mapping.document", "mapping.form", "webhooks.json_web_token"},
     {"endpoints", "rights", "envelope"},
     {"config", "mapping.payload"},
