@@ -106,6 +106,33 @@ async def test_a_backlog_is_not_kept_for_each_stream(make_redis: MakeRedis, make
         assert readers[0].names == names
 
 
+async def test_a_stream_that_does_not_read_costs_little(make_redis: MakeRedis, make_instance: MakeInstance) -> None:
+    """100 MB published in its own process to one stream whose client does not read took 412 MB."""
+    async with instance_on(make_redis, make_instance) as instance:
+        await warm(instance)
+        async with opened(instance, RECEIVE_BUFFER) as reader:
+            peak = Peak(instance)
+            names = list(await publish_large(instance, 1_000, 100_000, 10))
+            assert peak.growth < 80 * MIB, f"{peak.growth:,} KiB"
+            await reader.read_until(lambda: names[-1] in reader.names[-1:])
+            assert reader.names == names
+
+
+async def test_a_read_of_the_tail_is_bounded_in_bytes(make_redis: MakeRedis, make_instance: MakeInstance) -> None:
+    """What was published while the process stood still came in one read of up to 500 records, 120 MB of these."""
+    redis = await asyncio.to_thread(make_redis, aof=False)
+    publisher, instance = [await asyncio.to_thread(make_instance, **on_redis(redis)) for _ in range(2)]
+    await warm(instance)
+    async with opened(instance) as reader:
+        peak = Peak(instance)
+        instance.pause()
+        names = list(await publish_large(publisher, 500, 240_000, 4))
+        instance.resume()
+        await reader.read_until(lambda: names[-1] in reader.names[-1:])
+        assert reader.names == names
+        assert peak.growth < 120 * MIB, f"{peak.growth:,} KiB"
+
+
 async def test_replays_that_stop_hold_no_pages(make_redis: MakeRedis, make_instance: MakeInstance) -> None:
     """150 of them kept 212 MB: each its page and the next one, for as long as its client did not read."""
     streams = 150
