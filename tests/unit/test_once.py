@@ -3,6 +3,7 @@
 import pytest
 
 from shared import once as module
+from shared.event import Event
 from shared.once import Once
 from shared.record import Record
 from tests.clocks import Clock
@@ -50,3 +51,16 @@ def test_what_is_remembered_is_bounded_and_holds_no_data(monkeypatch: pytest.Mon
     assert [known.number for known in once.early.values()] == [2, 3, 4]
     assert once.oldest == 2
     assert {known.event.data for known in once.early.values()} == {b""}
+
+
+def test_audiences_that_are_remembered_are_bounded_in_bytes() -> None:
+    """50,000 events of a thousand users each would be gigabytes."""
+    once = Once(60.0)
+    users = tuple(f"user-{number:0250}" for number in range(1_000))
+    for number in range(200):
+        event = Event(str(number), "t", b"1", tuple(user + str(number) for user in users))
+        assert once.tell(Record(event, "all", None), number)
+    kept = [known.event for known in once.early.values()]
+    assert kept[-1].id == "199"
+    text = sum(len(user) for event in kept for user in event.user_ids)
+    assert 16 * 1024 * 1024 < text <= 32 * 1024 * 1024
