@@ -23,7 +23,7 @@ from tests.faults.clients import (
     publish_all,
     receipts,
 )
-from tests.processes import ROOT, Instance, MakeInstance, MakeRedis, RedisServer, inherited
+from tests.processes import ROOT, Instance, MakeInstance, MakeRedis, RedisServer, free_port, inherited
 
 
 async def reasons(instance: Instance) -> str:
@@ -167,8 +167,8 @@ async def test_an_open_stream_whose_tail_is_refused(make_redis: MakeRedis, make_
 
 
 def in_cluster_mode(make_redis: MakeRedis) -> RedisServer:
-    """One node that holds all slots."""
-    redis = make_redis(aof=False, options=("--cluster-enabled", "yes"))
+    """One node that holds all slots; its other port would be 10,000 above the first, where connections have theirs."""
+    redis = make_redis(aof=False, options=("--cluster-enabled", "yes", "--cluster-port", str(free_port())))
     assert redis.ask("CLUSTER ADDSLOTSRANGE 0 16383") == "+OK"
     return redis
 

@@ -62,5 +62,5 @@ def test_audiences_that_are_remembered_are_bounded_in_bytes() -> None:
         assert once.tell(Record(event, "all", None), number)
     kept = [known.event for known in once.early.values()]
     assert kept[-1].id == "199"
-    text = sum(len(user) for event in kept for user in event.user_ids)
+    text = sum(len(user) for event in kept for user in event.user_ids or ())
     assert 16 * 1024 * 1024 < text <= 32 * 1024 * 1024
