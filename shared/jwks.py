@@ -107,7 +107,7 @@ class KeySet:
             self._keys = _parse(body)
             self._fetched = self._clock()
             self._failing = False
-        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, OSError, ValueError) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, OSError, ValueError, RecursionError) as error:
             # The keys that we have stay good: an issuer that is down must not log everyone out. On Lambda a fetch may
             # be frozen with the process, and time out when it thaws: that tells nothing about the issuer.
             self._failing = self._clock() - began < 2 * TIMEOUT

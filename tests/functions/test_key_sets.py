@@ -284,6 +284,7 @@ BROKEN_ANSWERS: dict[str, tuple[int, bytes]] = {
     "no keys": (200, b"{}"),
     "keys that are no list": (200, b'{"keys": {}}'),
     "too much": (200, b" " * 300_000 + b'{"keys": []}'),
+    "nested too deep": (200, b"[" * 100_000),
 }
 
 
