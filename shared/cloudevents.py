@@ -139,7 +139,18 @@ def names_audience(attribute: str) -> bool:
     return name in _AUDIENCES or _is_near(name, AUDIENCE) or _is_near(name, "topics")
 
 
-_AUDIENCES = {"user", "users", "userlist", "useridlist", "usersids", "audience", "recipient", "recipients", "topic"}
+_AUDIENCES = {
+    "user",
+    "users",
+    "userlist",
+    "useridlist",
+    "usersid",
+    "uids",
+    "audience",
+    "recipient",
+    "recipients",
+    "topic",
+}
 
 
 def _is_near(name: str, wanted: str) -> bool:

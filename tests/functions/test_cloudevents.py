@@ -184,7 +184,7 @@ NEARLY = [
         "user-ids",
         "UserIDs",
     ),
-    *("useridlist", "recipients", "audience", "topic", "topics", "Topics"),
+    *("usersid", "uids", "useridlist", "recipients", "audience", "topic", "topics", "Topics"),
 ]
 
 
