@@ -18,12 +18,12 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from shared.config import Settings
+from shared.repeated import Repeated
 
 logger = logging.getLogger(__name__)
 
 WARN_SHARE = 0.8  # of the limit, from which a warning says that it comes near
 FULL_SHARE = 0.9  # of the limit, from which silent connections are closed, and no stream is opened
-LINE_SECONDS = 60.0  # between two lines of one kind
 STORE_FILES = 16  # connections to the store, which are opened later
 AT_ONCE = 64  # connections accepted before others have their turn
 AGAIN_SECONDS = 0.2  # until the next try, once the system had no file
@@ -41,8 +41,7 @@ class OpenFiles:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
         self.limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._others = len(list(Path("/dev/fd").iterdir())) + STORE_FILES
-        self._clock = clock
-        self._next_line: dict[str, float] = {}
+        self._warnings = Repeated(logger, clock)
 
     def is_full(self, connections: int) -> bool:
         """Whether so few files are left that they are kept for short requests; warns before."""
@@ -54,10 +53,7 @@ class OpenFiles:
 
     def warn(self, message: str, connections: int) -> None:
         """Log at most one line of a kind each minute: a flood of connections is no flood of lines."""
-        now = self._clock()
-        if now >= self._next_line.get(message, now):
-            self._next_line[message] = now + LINE_SECONDS
-            logger.warning(message, connections + self._others, self.limit)
+        self._warnings.warn(message, connections + self._others, self.limit)
 
 
 class State(ServerState):

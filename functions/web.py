@@ -23,7 +23,7 @@ from shared.netlify import HEADER, is_signed
 from shared.problem import MEDIA_TYPE, Problem, from_error, problem
 from shared.repeated import Repeated
 
-logger = logging.getLogger(__name__)
+warnings = Repeated(logging.getLogger(__name__))
 
 
 ROOT = "/api/"  # what the path of every function begins with
@@ -136,7 +136,8 @@ def to_response(answer: Problem) -> Response:
 
 async def _on_error(warnings: Repeated, request: Request, error: Exception) -> Response:
     if isinstance(error, Unavailable):
-        warnings.warn(f"answered 503: {error.detail}", told(request_id=request.scope.get("request_id")))
+        fields = told(request_id=request.scope.get("request_id"))
+        warnings.warn(f"answered 503: {error.detail}", extra=fields)
     if isinstance(error, TidemarkError):
         return to_response(from_error(error))
     assert isinstance(error, HTTPException)

@@ -22,7 +22,7 @@ from shared.transports.base import Log, PagedLog, Transport
 from shared.transports.reading import pages_of
 
 logger = logging.getLogger(__name__)
-warnings = Repeated(logger)
+warnings = Repeated(logger)  # of all streams: each tries again by itself
 
 BATCH_BYTES = 64 * 1024  # of replayed frames a write; more would only fill the server's buffer
 BATCH_ITEMS = 200  # records read before others have their turn: a log in memory never waits by itself

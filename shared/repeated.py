@@ -1,4 +1,4 @@
-"""Warnings of retry loops, which may come many times a second: the first at once, then at most one a minute."""
+"""Warnings of what may come many times a second, such as retries: the first at once, then at most one a minute."""
 
 import logging
 import sys
@@ -17,10 +17,11 @@ class Repeated:
         self._clock = clock
         self._kinds: dict[str, tuple[float, int]] = {}  # text: (when it may be logged again, how often it was not)
 
-    def warn(self, text: str, extra: Mapping[str, object] | None = None) -> None:
-        """Log `text` with the fields of `extra`, or count it."""
+    def warn(self, text: str, *values: object, extra: Mapping[str, object] | None = None) -> None:
+        """Log `text`, or count it; `values` are put into it as logging does, and make it no other text."""
         if (suffix := self._turn(text)) is not None:
-            self._logger.warning("%s%s", text, suffix, extra=extra)
+            line = text + suffix
+            self._logger.warning(line, *values, extra=extra)
 
     def exception(self, text: str) -> None:
         """Log `text` as an error with the traceback of the exception that is handled, or count it."""

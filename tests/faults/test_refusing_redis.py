@@ -2,16 +2,18 @@
 
 import asyncio
 import json
+import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.faults.clients import (
     Follower,
+    Stream,
     event,
     eventually,
     follow,
@@ -164,6 +166,37 @@ async def test_an_open_stream_whose_tail_is_refused(make_redis: MakeRedis, make_
         await live.has("before", "meanwhile")
         assert live.seen.gaps == []
     assert instance.log().count("tail lost") <= 2
+
+
+async def test_many_streams_that_wait_for_redis_are_one_warning(
+    make_redis: MakeRedis, make_instance: MakeInstance
+) -> None:
+    """Each stream that was reading the log warned at each of its tries: 100 of them wrote 1,145 lines in 10 s."""
+    redis = await asyncio.to_thread(make_redis, aof=False)
+    instance = await asyncio.to_thread(make_instance, **on_redis(redis))
+    for batch in range(20):  # together more than sockets and one page of the log hold
+        receipts(await publish(instance, *[event(f"old-{batch}-{n}") | {"data": "x" * 30_000} for n in range(30)]))
+    async with AsyncExitStack() as stack:
+        streams = [
+            await stack.enter_async_context(open_stream(instance.port, {"from": "earliest"}, receive_buffer=4_096))
+            for _ in range(8)
+        ]
+        for stream in streams:
+            assert await stream.read() is not None
+        await asyncio.to_thread(redis.kill)
+
+        async def until_tried_twice(stream: Stream) -> None:
+            body = b""
+            while len(re.findall(rb"id: [^\n]+\n\n", body)) < 2:  # heartbeats: one behind each try
+                chunk = await stream.read()
+                assert chunk is not None
+                body = body[-1_000:] + chunk
+
+        await asyncio.gather(*map(until_tried_twice, streams))
+        for _ in range(5):
+            (await publish(instance, event("refused"))).assert_unavailable()
+    assert instance.log().count("replay interrupted") <= 3  # the reason may change: reset, refused
+    assert instance.log().count("answered 503") <= 3
 
 
 def in_cluster_mode(make_redis: MakeRedis) -> RedisServer:
