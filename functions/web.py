@@ -23,7 +23,7 @@ from shared.netlify import HEADER, is_signed
 from shared.problem import MEDIA_TYPE, Problem, from_error, problem
 from shared.repeated import Repeated
 
-warnings = Repeated(logging.getLogger(__name__))
+logger = logging.getLogger(__name__)
 
 
 ROOT = "/api/"  # what the path of every function begins with
