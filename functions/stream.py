@@ -253,6 +253,8 @@ class StreamApp:
             if not page.cut_off():  # else what was read is answered, and the next request goes on from there
                 raise Unavailable("The log did not answer in time") from None
         if page.cursor is None:  # sent away while it was reading; a page without a cursor would lose the client's place
+            if self._guard is not None:
+                self._guard.revocations.check(interest.user_id, identity.issued_at)
             raise Unavailable("This instance is going away; come back, and another one will answer")
         await respond(send, 200, {**_PAGE_HEADERS, **cors}, page.body())
 
