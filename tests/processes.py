@@ -162,7 +162,10 @@ class RedisServer(ServerProcess):
     def __init__(self, folder: Path, *, aof: bool = False, options: Sequence[str] = ()) -> None:
         super().__init__(folder)
         self._aof = aof
-        self._options = options
+        self._options = list(options)
+        if "--cluster-enabled" in options:
+            # Its bus listens on the port + 10,000 otherwise, which an outgoing connection may have.
+            self._options += ["--cluster-port", str(free_port())]
 
     @property
     def url(self) -> str:

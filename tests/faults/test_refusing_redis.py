@@ -25,7 +25,7 @@ from tests.faults.clients import (
     publish_all,
     receipts,
 )
-from tests.processes import ROOT, Instance, MakeInstance, MakeRedis, RedisServer, free_port, inherited
+from tests.processes import ROOT, Instance, MakeInstance, MakeRedis, RedisServer, inherited
 
 
 async def reasons(instance: Instance) -> str:
@@ -201,7 +201,7 @@ async def test_many_streams_that_wait_for_redis_are_one_warning(
 
 def in_cluster_mode(make_redis: MakeRedis) -> RedisServer:
     """One node that holds all slots; its other port would be 10,000 above the first, where connections have theirs."""
-    redis = make_redis(aof=False, options=("--cluster-enabled", "yes", "--cluster-port", str(free_port())))
+    redis = make_redis(aof=False, options=("--cluster-enabled", "yes"))
     assert redis.ask("CLUSTER ADDSLOTSRANGE 0 16383") == "+OK"
     return redis
 
