@@ -1,1 +1,1 @@
-"""Measures Tidemark against its yardsticks: `scripts/bench`, or `python -m bench`."""
+"""Measures Tidewire against its yardsticks: `scripts/bench`, or `python -m bench`."""

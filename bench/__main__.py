@@ -69,7 +69,7 @@ def _measure(name: str, module: ModuleType, chosen: argparse.Namespace, folder: 
     only = frozenset(part for part in chosen.who.split(",") if part)
     profiles = RESULTS if chosen.profile else None
     if profiles:
-        runs, only = 1, frozenset(["tidemark"])
+        runs, only = 1, frozenset(["tidewire"])
     with session(name, runs=runs, quick=chosen.quick, only=only, profiles=profiles) as current:
         module.measure(current)
     print(f"bench: {current.results.save(folder)}", file=sys.stderr)

@@ -38,12 +38,12 @@ class Goal:
 def _fanout(n: str, mode: str, theirs: str, goal: float, stretch: float) -> Goal:
     case = f"N = {n}, {mode}"
     text = f"deliveries a CPU second, {case}, to {theirs}"
-    return Goal(text, "fanout", "per_cpu_s", (case, "tidemark"), (case, theirs), goal, stretch, at_least=True)
+    return Goal(text, "fanout", "per_cpu_s", (case, "tidewire"), (case, theirs), goal, stretch, at_least=True)
 
 
 def _end_to_end(rate: str) -> Goal:
     ours, theirs, text = (
-        (rate, "tidemark"),
+        (rate, "tidewire"),
         (rate, "C pair + hello"),
         f"publish → SSE, p50 at {rate}, to C pair + hello",
     )
@@ -52,16 +52,16 @@ def _end_to_end(rate: str) -> Goal:
 
 def _cold(case: str, goal: float, stretch: float) -> Goal:
     text = f"first invocation, {case}, CPU to the bare hello"
-    return Goal(text, "coldstart", "cpu_ms", (case, "tidemark"), (case, "hello"), goal, stretch)
+    return Goal(text, "coldstart", "cpu_ms", (case, "tidewire"), (case, "hello"), goal, stretch)
 
 
 def _redis(text: str, metric: str, case: str, goal: float, stretch: float) -> Goal:
-    return Goal(text, "rediscost", metric, (case, "tidemark"), None, goal, stretch)
+    return Goal(text, "rediscost", metric, (case, "tidewire"), None, goal, stretch)
 
 
 RATE, TAIL, IDLE = "10/s to 1,000", "500/s", "4,000"
 FEW, MANY, SHARDED = "1 of 100", "1 of 10,000", "one of 1,000 users, 1,024 shards"
-US, NCHAN, PAIR = "tidemark", "nchan", "C pair"
+US, NCHAN, PAIR = "tidewire", "nchan", "C pair"
 
 GOALS = [
     _fanout("1,000", "one at a time", NCHAN, 1.0, 1.3),

@@ -22,7 +22,7 @@ VERDICTS = {
 
 def check_client() -> None:
     """Raise BenchError where a verdict is wrong."""
-    with tempfile.TemporaryDirectory(prefix="tidemark-bench-") as folder:
+    with tempfile.TemporaryDirectory(prefix="tidewire-bench-") as folder:
         tmp, port = Path(folder), free_port()
         argv = [sys.executable, str(YARDSTICKS / "faulty.py"), str(port)]
         with Child(argv, log=tmp / "faulty.log") as child:

@@ -19,8 +19,8 @@ NOTHING: Mapping[str, str] = MappingProxyType({})
 MEMORY = MappingProxyType({"REALTIME_TRANSPORT": "memory", "REALTIME_MAX_EVENTS": str(KEPT_EVENTS)})
 
 # Everybody publishes the same data, {d}; what surrounds it is the server's own way. {u} is the number modulo users.
-TIDEMARK_BODY = '{"type":"bench","data":{d}}'
-TIDEMARK_USER_BODY = '{"type":"bench","data":{d},"userIds":["u{u}"]}'
+TIDEWIRE_BODY = '{"type":"bench","data":{d}}'
+TIDEWIRE_USER_BODY = '{"type":"bench","data":{d},"userIds":["u{u}"]}'
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +38,14 @@ class Server:
 
 
 @contextmanager
-def tidemark(tmp: Path, core: int | None = None, settings: Mapping[str, str] = MEMORY) -> Iterator[Server]:
+def tidewire(tmp: Path, core: int | None = None, settings: Mapping[str, str] = MEMORY) -> Iterator[Server]:
     """Ours, all functions in one process. `settings` are REALTIME_… and other variables; memory mode by default."""
     port = free_port()
     env = {name: value for name, value in os.environ.items() if not name.startswith("REALTIME_")}
     env |= {"REALTIME_AUTH": "none", "HOST": "127.0.0.1", "PORT": str(port), **settings}
-    with Child([sys.executable, "-m", "functions.local"], log=tmp / "tidemark.log", core=core, env=env) as child:
-        child.wait_until(lambda: answers(port, "/api/health/live"), "tidemark")
-        yield Server("tidemark", child, port, port, "/api/events", "/api/publish", TIDEMARK_BODY, ready=True)
+    with Child([sys.executable, "-m", "functions.local"], log=tmp / "tidewire.log", core=core, env=env) as child:
+        child.wait_until(lambda: answers(port, "/api/health/live"), "tidewire")
+        yield Server("tidewire", child, port, port, "/api/events", "/api/publish", TIDEWIRE_BODY, ready=True)
 
 
 @contextmanager
@@ -108,22 +108,22 @@ def upstash(tmp: Path, redis_port: int) -> Iterator[Server]:
 
 
 @contextmanager
-def tidemark_on_redis(
+def tidewire_on_redis(
     tmp: Path, redis_port: int, core: int | None = None, settings: Mapping[str, str] = NOTHING
 ) -> Iterator[Server]:
     """Ours over Redis Streams; start it twice for a publishing process and a streaming one."""
     url = f"redis://127.0.0.1:{redis_port}/0"
-    with tidemark(tmp, core, {"REALTIME_TRANSPORT": "redis", "REDIS_URL": url, **settings}) as server:
+    with tidewire(tmp, core, {"REALTIME_TRANSPORT": "redis", "REDIS_URL": url, **settings}) as server:
         yield server
 
 
 def _redis_server() -> str:
     beside_python = str(Path(sys.executable).parent)  # scripts/setup may have put one there
     path = f"{os.environ.get('PATH', '')}{os.pathsep}{beside_python}"
-    chosen = os.environ.get("TIDEMARK_REDIS_SERVER")
+    chosen = os.environ.get("TIDEWIRE_REDIS_SERVER")
     found = chosen or shutil.which("redis-server", path=path) or shutil.which("valkey-server", path=path)
     if found is None:
-        raise BenchError("no redis-server found: apt-get install redis-server, or set TIDEMARK_REDIS_SERVER=/path")
+        raise BenchError("no redis-server found: apt-get install redis-server, or set TIDEWIRE_REDIS_SERVER=/path")
     return found
 
 
@@ -138,7 +138,7 @@ def _uvicorn(app: str, tmp: Path, core: int | None, **env: str) -> Iterator[tupl
         yield child, port
 
 
-FANOUT = {"tidemark": tidemark, "nchan": nchan, "sse-starlette": sse_starlette}
+FANOUT = {"tidewire": tidewire, "nchan": nchan, "sse-starlette": sse_starlette}
 
 
 def versions() -> dict[str, str]:

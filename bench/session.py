@@ -96,7 +96,7 @@ def session(
 ) -> Iterator[Session]:
     """A session in a temporary folder, with the machine's state noted before and after."""
     results = Results(name)
-    with tempfile.TemporaryDirectory(prefix="tidemark-bench-") as tmp:
+    with tempfile.TemporaryDirectory(prefix="tidewire-bench-") as tmp:
         before = _stolen()
         began = time.time()
         yield Session(results, runs, quick, only, Path(tmp), profiles)

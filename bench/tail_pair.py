@@ -10,12 +10,11 @@ import sys
 import time
 
 import uvloop
-
-from shared.config import Settings
-from shared.event import Event, new_id
-from shared.record import Gap, Record
-from shared.transports.base import Log
-from shared.wiring import make_transport
+from tidewire.model.event import Event, new_id
+from tidewire.model.record import Gap, Record
+from tidewire.settings.config import Settings
+from tidewire.transports.base import Log
+from tidewire.wiring import make_transport
 
 WARMUP = 100  # records not counted, as in redispair.c
 

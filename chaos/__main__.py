@@ -68,7 +68,7 @@ def main() -> int:
 def _run(phase: Phase, seed: int | None, *, keep: bool) -> bool:
     seed = random.randrange(2**32) if seed is None else seed
     _say(f"{phase.title}, {phase.connections:,} connections, {phase.seconds} s, --seed {seed}")
-    with tempfile.TemporaryDirectory(prefix="tidemark-chaos-") as folder:
+    with tempfile.TemporaryDirectory(prefix="tidewire-chaos-") as folder:
         try:
             outcome: Outcome = asyncio.run(run(phase, Path(folder), seed, _say))
         except BenchError as error:

@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tidewire.model.cursor import Cursor
+
 from bench.client import Load, Mark
 from bench.process import pss
 from chaos.faults import FAULTS, Struck, shuffled, strike
 from chaos.world import World, made_world
-from shared.cursor import Cursor
 
 EVERYONE = '{"type":"bench","id":"e{n}","data":{d}}'
 ONE_USER = '{"type":"bench","id":"e{n}","data":{d},"userIds":["u{u}"]}'

@@ -23,7 +23,7 @@ async def measure(say: Callable[[str], None]) -> None:
     """Play all, and keep the times."""
     rows: list[dict[str, Any]] = []
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tidemark-recovery-")))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tidewire-recovery-")))
         postgres = await asyncio.to_thread(start_postgres, stack, folder)
 
         async def once(name: str, scenario: Scenario, number: int) -> None:

@@ -1,7 +1,7 @@
-// Tasks, live, in React: <Tasks key={user} …/>, because its state is one user's. `tidemark/react` is site/react.js, by an
+// Tasks, live, in React: <Tasks key={user} …/>, because its state is one user's. `tidewire/react` is site/react.js, by an
 // alias of your bundler, or a path to your copy.
 import { useEffect, useState } from "react";
-import { useRealtime } from "tidemark/react";
+import { useRealtime } from "tidewire/react";
 
 export function Tasks({ user, fetchToken, fetchTasks }) {
   const [tasks, setTasks] = useState({});

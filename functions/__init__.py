@@ -1,1 +1,1 @@
-"""The deployed functions, one file each: parse, call the core, respond."""
+"""The entries of the deployed functions: each names what of `tidewire` it runs."""

@@ -23,8 +23,8 @@ PLATFORMS = {
     "arm64": ("manylinux2014_aarch64", "manylinux_2_28_aarch64"),
     "x86_64": ("manylinux2014_x86_64", "manylinux_2_28_x86_64"),
 }
-SOURCES = ("functions", "shared")
-NOT_BUNDLED = ("__pycache__", "*.pyc", "cost")  # shared/cost is for whoever plans, and no function imports it
+SOURCES = {"functions": "functions", "shared/tidewire": "tidewire"}  # folder here: folder in the bundle
+NOT_BUNDLED = ("__pycache__", "*.pyc", "tools", "site")  # no function imports the tools or serves the site
 NOT_RUN = {".pyx", ".pxd", ".pxi", ".pyi", ".c", ".h"}  # what compiled modules were made from, and types
 ROOT_ON_LAMBDA = "/var/task"
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the first time that a zip can tell
@@ -58,8 +58,8 @@ def fill(folder: Path, target: str, python: str, traced: bool = False) -> None:
     for path in folder.rglob("*"):
         if path.is_file() and (path.name == "RECORD" or path.suffix in NOT_RUN):
             path.unlink()  # RECORD lists the commands too
-    for name in SOURCES:
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns(*NOT_BUNDLED))
+    for source, place in SOURCES.items():
+        shutil.copytree(ROOT / source, folder / place, ignore=shutil.ignore_patterns(*NOT_BUNDLED))
     if (ROOT / "realtime.toml").exists():
         shutil.copy(ROOT / "realtime.toml", folder)
 

@@ -4,8 +4,8 @@ netlify.toml can name no variable and no deploy context, and the `_redirects` fi
 the rule for `netlify dev`, and this file what is deployed. They are not in `site/`, where `netlify dev` would find
 them and lead to production. Reads
 
-    TIDEMARK_API_URL           where the functions are: https://….execute-api.….amazonaws.com (production)
-    TIDEMARK_PREVIEW_API_URL   the same for deploy previews and branch deploys; {stage} stands for pr-7 or the branch
+    TIDEWIRE_API_URL           where the functions are: https://….execute-api.….amazonaws.com (production)
+    TIDEWIRE_PREVIEW_API_URL   the same for deploy previews and branch deploys; {stage} stands for pr-7 or the branch
     REALTIME_NETLIFY_SECRET    where set, the rewrites are signed with it, and the functions can insist on that
     CONTEXT, REVIEW_ID, BRANCH Netlify's own (Netlify Docs, "Build environment variables")
 
@@ -45,18 +45,18 @@ def redirects(environ: Mapping[str, str]) -> str:
     """Return the rules for this deploy context."""
     context = environ.get("CONTEXT", "production")
     if context == "production":
-        url = _url(environ, "TIDEMARK_API_URL")
+        url = _url(environ, "TIDEWIRE_API_URL")
         if url is None:
-            raise BuildError("TIDEMARK_API_URL: is not set: name the address that the functions were deployed to")
+            raise BuildError("TIDEWIRE_API_URL: is not set: name the address that the functions were deployed to")
         return _rule(url, environ)
-    url = _url(environ, "TIDEMARK_PREVIEW_API_URL")
+    url = _url(environ, "TIDEWIRE_PREVIEW_API_URL")
     if url is None:
         return (
-            f"# {context}: TIDEMARK_PREVIEW_API_URL is not set, and production's log is not for previews\n"
+            f"# {context}: TIDEWIRE_PREVIEW_API_URL is not set, and production's log is not for previews\n"
             f"/api/* /{NO_FUNCTIONS} 404!\n"
         )
-    if url == _url(environ, "TIDEMARK_API_URL"):
-        raise BuildError("TIDEMARK_PREVIEW_API_URL: is production's address: a preview would write into its log")
+    if url == _url(environ, "TIDEWIRE_API_URL"):
+        raise BuildError("TIDEWIRE_PREVIEW_API_URL: is production's address: a preview would write into its log")
     return _rule(url.replace("{stage}", stage(environ)), environ)
 
 

@@ -1,7 +1,7 @@
 // Needs nothing but ES2022: it compiles without the DOM library too, for Node and for workers.
 
 /**
- * A subscriber to Tidemark's `GET /api/events`. One connection, resumed from its cursor for as long as it is open.
+ * A subscriber to Tidewire's `GET /api/events`. One connection, resumed from its cursor for as long as it is open.
  *
  * `Events` types the data by event type: `connect<{"task-updated": Task}>({onEvent: (event) => …})`. It is a promise of
  * yours about what is published; nothing is checked while running.

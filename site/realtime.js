@@ -1,4 +1,4 @@
-// Tidemark's browser client: one subscriber that never loses its place.
+// Tidewire's browser client: one subscriber that never loses its place.
 //
 //   import { connect } from "./realtime.js";
 //   connect({ token: () => fetchToken(), onEvent: (event) => console.log(event.type, event.data) });

@@ -67,7 +67,7 @@ def virtual_time(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, No
         with (
             asyncio.Runner(loop_factory=VirtualTimeLoop) as runner,
             # The fan-out rests for as long as its last flush took: nothing in virtual time, however busy the machine.
-            patch("shared.fanout.time", SimpleNamespace(monotonic=runner.get_loop().time)),
+            patch("tidewire.delivery.fanout.time", SimpleNamespace(monotonic=runner.get_loop().time)),
         ):
             runner.run(test(*args, **kwargs))
 

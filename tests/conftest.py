@@ -13,8 +13,8 @@ from tests.processes import Instance, MakeInstance, MakeRedis, RedisServer, Serv
 from tests.upstash.stand_in import StandIn
 
 # A time limit for one example would measure how busy the machine is; pytest-timeout bounds a test.
-settings.register_profile("tidemark", deadline=None, print_blob=True)
-settings.load_profile("tidemark")
+settings.register_profile("tidewire", deadline=None, print_blob=True)
+settings.load_profile("tidewire")
 
 IN_CI = os.environ.get("CI", "").lower() not in ("", "0", "false")
 
@@ -60,7 +60,7 @@ def make_redis(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 
 @pytest.fixture
 def make_instance(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeInstance]:
-    """Starts a Tidemark with these settings: `make_instance(REALTIME_RETENTION="1s")`."""
+    """Starts a Tidewire with these settings: `make_instance(REALTIME_RETENTION="1s")`."""
     with ExitStack() as stack:
         started: list[Instance] = []
 

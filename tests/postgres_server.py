@@ -20,16 +20,16 @@ from urllib.parse import quote
 
 import asyncpg
 import pytest
+from tidewire.transports.postgres import migrations
 
-from shared import migrations
 from tests import servers
 from tests.processes import HOST, START_SECONDS, ServerProcess, inherited, wait_until
 
 T = TypeVar("T")
 
-SUPERUSER = "tidemark"
+SUPERUSER = "tidewire"
 _BACKENDS = "select pid from pg_stat_activity where pid <> pg_backend_pid() and {}"
-LISTENS = "application_name = 'tidemark-tail'"
+LISTENS = "application_name = 'tidewire-tail'"
 
 # Postgres refuses to run as root. The process that begins as root becomes somebody else before it is Postgres.
 AS_SOMEBODY_ELSE = """
@@ -221,7 +221,7 @@ def _cluster() -> Path:
 
 def _make_folder() -> Path:
     """A folder of whoever runs Postgres; not below pytest's, into which somebody else may not look."""
-    folder = Path(tempfile.mkdtemp(prefix="tidemark-postgres-"))
+    folder = Path(tempfile.mkdtemp(prefix="tidewire-postgres-"))
     if (user := _somebody_else()) is not None:
         os.chown(folder, user.pw_uid, user.pw_gid)
     return folder

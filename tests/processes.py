@@ -1,4 +1,4 @@
-"""Servers that tests start, break and stop: a private Redis, and Tidemark itself, on 127.0.0.1.
+"""Servers that tests start, break and stop: a private Redis, and Tidewire itself, on 127.0.0.1.
 
 Methods block until what they promise has happened; a coroutine calls them with `asyncio.to_thread`.
 """
@@ -43,7 +43,7 @@ def free_port() -> int:
     No outgoing connection, and no other process that calls this: while a killed server is away, another worker's
     could start on its port, and the clients of the one would be served by the other.
     """
-    locks = Path(tempfile.gettempdir(), f"tidemark-ports-{os.getuid()}")
+    locks = Path(tempfile.gettempdir(), f"tidewire-ports-{os.getuid()}")
     locks.mkdir(exist_ok=True)
     while True:
         port = random.choice(PORTS)

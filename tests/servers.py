@@ -29,9 +29,9 @@ class Server:
 
 
 SERVERS = {
-    "redis": Server("TIDEMARK_REDIS_SERVER", ("redis-server", "valkey-server"), (6, 2)),
+    "redis": Server("TIDEWIRE_REDIS_SERVER", ("redis-server", "valkey-server"), (6, 2)),
     "postgres": Server(
-        "TIDEMARK_POSTGRES",
+        "TIDEWIRE_POSTGRES",
         ("postgres",),
         (14, 0),
         elsewhere=(
@@ -43,11 +43,11 @@ SERVERS = {
             f"{sys.prefix}/postgres/*/pginstall/bin/postgres",
         ),
     ),
-    "pgbouncer": Server("TIDEMARK_PGBOUNCER", ("pgbouncer",), (1, 16), elsewhere=("/usr/sbin/pgbouncer",)),
-    "nginx": Server("TIDEMARK_NGINX", ("nginx",), (1, 18), elsewhere=("/usr/sbin/nginx",), version_option="-v"),
-    "promtool": Server("TIDEMARK_PROMTOOL", ("promtool",), (2, 40)),
+    "pgbouncer": Server("TIDEWIRE_PGBOUNCER", ("pgbouncer",), (1, 16), elsewhere=("/usr/sbin/pgbouncer",)),
+    "nginx": Server("TIDEWIRE_NGINX", ("nginx",), (1, 18), elsewhere=("/usr/sbin/nginx",), version_option="-v"),
+    "promtool": Server("TIDEWIRE_PROMTOOL", ("promtool",), (2, 40)),
     "chromium": Server(
-        "TIDEMARK_CHROMIUM",
+        "TIDEWIRE_CHROMIUM",
         ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"),
         (120, 0),
         elsewhere=("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",),

@@ -6,10 +6,11 @@ from collections.abc import AsyncIterator, Awaitable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, Literal
 
-from shared.filter import Interest
-from shared.hub import Hub
-from shared.sse import CLOSING, DATA, GAP, READY, Format
-from shared.subscriber import Start
+from tidewire.delivery.hub import Hub
+from tidewire.delivery.subscriber import Start
+from tidewire.model.audience import Interest
+from tidewire.protocol.sse import CLOSING, DATA, GAP, READY, Format
+
 from tests.sse_decoder import SseDecoder, SseEvent
 from tests.waiting import DEADLINE, Growing
 
@@ -137,7 +138,7 @@ async def subscribed(
     format: Format = DATA,
     sink: RecordingSink | None = None,
 ) -> AsyncIterator[RecordingSink]:
-    """Subscribe as functions/stream does; at the end the sink must have been used as it may be."""
+    """Subscribe as shared/tidewire/http/stream does; at the end the sink must have been used as it may be."""
     interest = Interest(user_id, None if types is None else frozenset(types))
     if sink is None:
         sink = RecordingSink(cursor or "")

@@ -69,12 +69,12 @@ def measure(session: Session) -> None:
             },
         }
         for case, start in OURS.items():
-            for run, who in session.rounds(["tidemark", "hello"]):
+            for run, who in session.rounds(["tidewire", "hello"]):
                 with session.attempt(case, who, run):
-                    chosen = start if who == "tidemark" else HELLO
+                    chosen = start if who == "tidewire" else HELLO
                     session.add(case, who, run, **cold(session, chosen, settings[chosen.transport]))
     if BUNDLE.exists():
-        session.add("the bundle", "tidemark", 0, bundle_mb=BUNDLE.stat().st_size / 2**20)
+        session.add("the bundle", "tidewire", 0, bundle_mb=BUNDLE.stat().st_size / 2**20)
 
 
 def cold(session: Session, start: Start, settings: dict[str, str]) -> dict[str, float]:

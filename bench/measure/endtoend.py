@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from bench.client import publish_only, redis_pair
-from bench.servers import hello, redis, tidemark_on_redis
+from bench.servers import hello, redis, tidewire_on_redis
 from bench.session import Session
 from bench.views import View
 
@@ -25,8 +25,8 @@ def measure(session: Session) -> None:
     """The floor is the C pair's latency plus that of one HTTP hello, at the same rates, in the same round."""
     seconds = session.pick(5, 3)
     for rate, batch in RATES.items():
-        for run, who in session.rounds(["tidemark", "C pair + hello"]):
-            measured = ours if who == "tidemark" else floor
+        for run, who in session.rounds(["tidewire", "C pair + hello"]):
+            measured = ours if who == "tidewire" else floor
             measured(session, run, who, rate, batch, seconds)
 
 
@@ -35,8 +35,8 @@ def ours(session: Session, run: int, who: str, rate: int, batch: int, seconds: i
     case = f"{rate:,}/s"
     with session.attempt(case, who, run) as stack:
         store = stack.enter_context(redis(session.tmp))
-        publisher = stack.enter_context(tidemark_on_redis(session.tmp, store.port))
-        reader = stack.enter_context(tidemark_on_redis(session.tmp, store.port))
+        publisher = stack.enter_context(tidewire_on_redis(session.tmp, store.port))
+        reader = stack.enter_context(tidewire_on_redis(session.tmp, store.port))
         load = stack.enter_context(
             session.load(
                 replace(reader, publish_port=publisher.port),

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from bench.client import Mark
 from bench.process import BenchError
-from bench.servers import TIDEMARK_USER_BODY, Server, redis, tidemark_on_redis
+from bench.servers import TIDEWIRE_USER_BODY, Server, redis, tidewire_on_redis
 from bench.session import Session
 from bench.views import View
 
@@ -43,7 +43,7 @@ SHAPES = [
 def measure(session: Session) -> None:
     """At most three rounds: one takes minutes."""
     for shape in SHAPES:
-        for run, who in session.rounds(["tidemark"]):
+        for run, who in session.rounds(["tidewire"]):
             if run < 3:
                 one(session, run, who, shape)
 
@@ -77,8 +77,8 @@ def attempt(session: Session, shape: Shape, rate: int, seconds: int) -> tuple[Ma
     """One rate on fresh servers: what was counted and the bytes grown; None where it did not hold."""
     with (
         redis(session.tmp) as store,
-        tidemark_on_redis(session.tmp, store.port) as publisher,
-        tidemark_on_redis(session.tmp, store.port) as reader,
+        tidewire_on_redis(session.tmp, store.port) as publisher,
+        tidewire_on_redis(session.tmp, store.port) as reader,
     ):
         return hold(session, shape, rate, seconds, replace(reader, publish_port=publisher.port))
 
@@ -86,7 +86,7 @@ def attempt(session: Session, shape: Shape, rate: int, seconds: int) -> tuple[Ma
 def hold(session: Session, shape: Shape, rate: int, seconds: int, server: Server) -> tuple[Mark, float] | None:
     """Publish at the rate and judge."""
     if shape.spread:
-        server = replace(server, events="/api/events?userId=u{i}", body=TIDEMARK_USER_BODY)
+        server = replace(server, events="/api/events?userId=u{i}", body=TIDEWIRE_USER_BODY)
     memory: list[int] = []
     with session.load(
         server,

@@ -3,7 +3,7 @@
 from bench.client import publish_only
 from bench.process import BenchError
 from bench.redis_watch import Commands
-from bench.servers import redis, tidemark_on_redis
+from bench.servers import redis, tidewire_on_redis
 from bench.session import Session
 from bench.views import View
 
@@ -24,7 +24,7 @@ BEFORE, MISSED = 50, 500  # events that all have seen, and that all missed
 def measure(session: Session) -> None:
     """With the wait that the server told each client (jittered), and with none at all."""
     for case, retry in {"retry as told": -1, "all at once": 0}.items():
-        for run, who in session.rounds(["tidemark"]):
+        for run, who in session.rounds(["tidewire"]):
             one(session, run, who, case, retry)
 
 
@@ -32,8 +32,8 @@ def one(session: Session, run: int, who: str, case: str, retry: int) -> None:
     """Nothing may be lost or doubled: the client checks every number on every connection across the death."""
     with session.attempt(case, who, run) as stack:
         store = stack.enter_context(redis(session.tmp, session.client_core))
-        dying = stack.enter_context(tidemark_on_redis(session.tmp, store.port, session.server_core))
-        other = stack.enter_context(tidemark_on_redis(session.tmp, store.port, session.server_core))
+        dying = stack.enter_context(tidewire_on_redis(session.tmp, store.port, session.server_core))
+        other = stack.enter_context(tidewire_on_redis(session.tmp, store.port, session.server_core))
         load = stack.enter_context(
             session.load(
                 dying,

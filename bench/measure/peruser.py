@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from bench.servers import MEMORY, TIDEMARK_USER_BODY, Server, nchan, tidemark
+from bench.servers import MEMORY, TIDEWIRE_USER_BODY, Server, nchan, tidewire
 from bench.session import Session
 from bench.views import View
 
@@ -23,7 +23,7 @@ USER = 7  # any connection but the first and the last
 def measure(session: Session) -> None:
     """The few and the many of one contestant follow each other within a round: their ratio is the result."""
     many = session.pick(10_000, 2_000)
-    for run, who in session.rounds(["tidemark", "nchan"]):
+    for run, who in session.rounds(["tidewire", "nchan"]):
         for connections in (FEW, many) if run % 2 == 0 else (many, FEW):
             one(session, run, who, connections)
 
@@ -67,6 +67,6 @@ def addressed(who: str, tmp: Path, core: int) -> Iterator[Server]:
         with nchan(tmp, core) as server:
             yield replace(server, events="/events?channel=u{i}", publish=f"/publish?channel=u{USER}")
         return
-    with tidemark(tmp, core, MEMORY | {"REALTIME_HEARTBEAT": "60s"}) as server:
-        body = TIDEMARK_USER_BODY.replace("{u}", str(USER))
+    with tidewire(tmp, core, MEMORY | {"REALTIME_HEARTBEAT": "60s"}) as server:
+        body = TIDEWIRE_USER_BODY.replace("{u}", str(USER))
         yield replace(server, events="/api/events?userId=u{i}", body=body)

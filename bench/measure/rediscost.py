@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from bench.client import publish_only
 from bench.redis_watch import Commands, bytes_moved, bytes_read_by
-from bench.servers import TIDEMARK_USER_BODY, redis, tidemark_on_redis
+from bench.servers import TIDEWIRE_USER_BODY, redis, tidewire_on_redis
 from bench.session import Session
 from bench.views import View
 
@@ -39,9 +39,9 @@ def published(session: Session, run: int, batch: int) -> None:
     case = f"published, {batch} a POST"
     posts = session.pick(500, 100)
     options = {"log": session.tmp / "load.log", "mode": "one", "batch": batch, "events": posts * batch}
-    with session.attempt(case, "tidemark", run) as stack:
+    with session.attempt(case, "tidewire", run) as stack:
         store = stack.enter_context(redis(session.tmp))
-        server = stack.enter_context(tidemark_on_redis(session.tmp, store.port))
+        server = stack.enter_context(tidewire_on_redis(session.tmp, store.port))
         publish_only(server, log=session.tmp / "load.log", mode="one", events=5)  # connects, loads the script
         with Commands(store.port) as commands:
             publish_only(server, **options)
@@ -50,7 +50,7 @@ def published(session: Session, run: int, batch: int) -> None:
         after = bytes_moved(store.port)
         session.add(
             case,
-            "tidemark",
+            "tidewire",
             run,
             commands=commands.total / posts,
             bytes_in=(after[0] - before[0]) / posts / batch,
@@ -62,10 +62,10 @@ def delivered(session: Session, run: int) -> None:
     """What the streaming process adds to that, for any number of connections: one at a time is the dearest."""
     case = "delivered to 100 connections"
     events = session.pick(500, 100)
-    with session.attempt(case, "tidemark", run) as stack:
+    with session.attempt(case, "tidewire", run) as stack:
         store = stack.enter_context(redis(session.tmp))
-        publisher = stack.enter_context(tidemark_on_redis(session.tmp, store.port))
-        reader = stack.enter_context(tidemark_on_redis(session.tmp, store.port))
+        publisher = stack.enter_context(tidewire_on_redis(session.tmp, store.port))
+        reader = stack.enter_context(tidewire_on_redis(session.tmp, store.port))
         load = stack.enter_context(
             session.load(replace(reader, publish_port=publisher.port), conns=100, mode="one", events=events, warmup=5)
         )
@@ -74,22 +74,22 @@ def delivered(session: Session, run: int) -> None:
         with Commands(store.port) as commands:
             load.step("done")
         reads = sum(count for name, count in commands.by_name.items() if name in ("XREAD", "XRANGE"))
-        session.add(case, "tidemark", run, commands=reads / events)
+        session.add(case, "tidewire", run, commands=reads / events)
 
 
 def idle(session: Session, run: int, instances: int) -> None:
     """Instances with ten clients each and nothing to say."""
     case = f"idle, {instances} instance{'s' if instances > 1 else ''}"
     seconds = session.pick(40, 10)  # two blocking reads of 20 s each
-    with session.attempt(case, "tidemark", run) as stack:
+    with session.attempt(case, "tidewire", run) as stack:
         store = stack.enter_context(redis(session.tmp))
         # Not all at once: a hundred interpreters starting together would outlast their own start-up limit.
-        for server in [stack.enter_context(tidemark_on_redis(session.tmp, store.port)) for _ in range(instances)]:
+        for server in [stack.enter_context(tidewire_on_redis(session.tmp, store.port)) for _ in range(instances)]:
             load = stack.enter_context(session.load(server, conns=10, mode="listen", events=1, timeout=seconds + 60))
             load.step("connected")
         with Commands(store.port) as commands:
             time.sleep(seconds)
-        session.add(case, "tidemark", run, commands=commands.total / instances / seconds * 60)
+        session.add(case, "tidewire", run, commands=commands.total / instances / seconds * 60)
 
 
 def one_user(session: Session, run: int, shards: int) -> None:
@@ -98,12 +98,12 @@ def one_user(session: Session, run: int, shards: int) -> None:
     rounds = session.pick(5, 2)  # events for each user
     setting = {"REALTIME_USER_SHARDS": str(shards)} if shards else {}
     events = rounds * USERS
-    addressed = {"mode": "one", "batch": 100, "events": events, "users": USERS, "body": TIDEMARK_USER_BODY}
+    addressed = {"mode": "one", "batch": 100, "events": events, "users": USERS, "body": TIDEWIRE_USER_BODY}
     log = session.tmp / "load.log"
-    with session.attempt(case, "tidemark", run) as stack:
+    with session.attempt(case, "tidewire", run) as stack:
         store = stack.enter_context(redis(session.tmp))
-        publisher = stack.enter_context(tidemark_on_redis(session.tmp, store.port, settings=setting))
-        reader = stack.enter_context(tidemark_on_redis(session.tmp, store.port, settings=setting))
+        publisher = stack.enter_context(tidewire_on_redis(session.tmp, store.port, settings=setting))
+        reader = stack.enter_context(tidewire_on_redis(session.tmp, store.port, settings=setting))
         read = delivered = 0
         for user in SAMPLED_USERS:  # how many others share the shard is a matter of luck: the mean over some users
             path = f"{reader.events}?userId=u{user}"
@@ -114,4 +114,4 @@ def one_user(session: Session, run: int, shards: int) -> None:
                 publish_only(publisher, log=log, **addressed)
                 delivered += load.wait("done")["bytes"]
                 read += bytes_read_by(reader.child.pid, store.port) - before
-        session.add(case, "tidemark", run, read_per_delivered=read / delivered)
+        session.add(case, "tidewire", run, read_per_delivered=read / delivered)

@@ -5,7 +5,7 @@ import sys
 
 from bench.client import publish_only
 from bench.process import run as run_program
-from bench.servers import MEMORY, YARDSTICKS, Server, redis, tidemark, tidemark_on_redis
+from bench.servers import MEMORY, YARDSTICKS, Server, redis, tidewire, tidewire_on_redis
 from bench.session import Session
 from bench.views import View
 
@@ -25,18 +25,18 @@ def measure(session: Session) -> None:
     for run in range(session.runs):
         with session.attempt("redis", "both", run) as stack:
             store = stack.enter_context(redis(session.tmp, session.client_core))
-            server = stack.enter_context(tidemark_on_redis(session.tmp, store.port, session.server_core))
+            server = stack.enter_context(tidewire_on_redis(session.tmp, store.port, session.server_core))
             fill(session, server, events)
-            for who in ("tidemark", "raw hiredis") if run % 2 == 0 else ("raw hiredis", "tidemark"):
-                if who == "tidemark":
+            for who in ("tidewire", "raw hiredis") if run % 2 == 0 else ("raw hiredis", "tidewire"):
+                if who == "tidewire":
                     read(session, run, "redis", server, events)
                 else:
                     script = str(YARDSTICKS / "hiredis_read.py")
                     argv = [sys.executable, script, str(store.port), "rt:all", str(events)]
                     session.add("redis", who, run, **json.loads(run_program(argv)))
-        with session.attempt("memory", "tidemark", run) as stack:
+        with session.attempt("memory", "tidewire", run) as stack:
             settings = MEMORY | {"REALTIME_MAX_EVENTS": str(2 * events)}
-            server = stack.enter_context(tidemark(session.tmp, session.server_core, settings))
+            server = stack.enter_context(tidewire(session.tmp, session.server_core, settings))
             fill(session, server, events)
             read(session, run, "memory", server, events)
 
@@ -58,7 +58,7 @@ def read(session: Session, run: int, case: str, server: Server, events: int) -> 
         seconds = connected["wall_s"] + done["wall_s"]
         session.add(
             case,
-            "tidemark",
+            "tidewire",
             run,
             per_s=events / seconds,
             cpu_us=(server.child.cpu() - cpu) / events * 1e6,

@@ -24,7 +24,7 @@ def measure(session: Session) -> None:
     """Both unpinned: the kernel places the three processes of either pair."""
     for rate in RATES:
         events = max(int(rate * session.pick(5, 2)), 100)
-        for run, who in session.rounds(["tidemark", "C pair"]):
+        for run, who in session.rounds(["tidewire", "C pair"]):
             case = f"{rate:g}/s"
             with session.attempt(case, who, run) as stack:
                 store = stack.enter_context(redis(session.tmp))

@@ -58,7 +58,7 @@ export function showState(state, change) {
   byId("drop").disabled = byId("hold").disabled = !(state === "live" || state === "replaying");
   swap(state === "waiting" || state === "denied");
   byId("disconnect").disabled = !open;
-  document.title = state === "live" ? "Tidemark console" : `${state} · Tidemark console`;
+  document.title = state === "live" ? "Tidewire console" : `${state} · Tidewire console`;
 }
 
 /** "Drop" and "Reconnect now" share a place; the keyboard's focus goes along instead of falling off the page. @param {boolean} resting */

@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 from moto import mock_aws
 from moto.moto_api._internal.models import moto_api_backend
+from tidewire.primitives import aws_clients
 
 from functions import ops, publish, receive, tokens, webhooks
-from functions.on_lambda import HttpFunction
-from shared import aws
 from tests.processes import ROOT
 
 REGION = "eu-central-1"
@@ -41,29 +40,11 @@ def account(moto: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     yield
-    for made in (publish._mangum, ops._mangum, tokens._mangum, webhooks._mangum):
-        if made.cache_info().currsize:
-            loop.run_until_complete(_aclose(made()))
-            made.cache_clear()
-    end_receiver()
+    for function in (publish, ops, tokens, webhooks):
+        function.handler.close()
+    receive.handler.close()
     asyncio.set_event_loop(None)
     loop.close()
-
-
-async def _aclose(function: HttpFunction) -> None:
-    made = function._warm._made
-    if made is not None:
-        await made[1].hub.aclose()
-
-
-def end_receiver() -> None:
-    """End the receiver's execution environment; the next invocation finds a new one."""
-    if receive._function.cache_info().currsize:
-        function = receive._function()
-        if function._warm._made is not None:
-            function._close(function._warm._made[1])
-        function._runner.close()
-        receive._function.cache_clear()
 
 
 @pytest.fixture
@@ -81,7 +62,7 @@ class Queue:
     """An SQS queue, and what lies in it."""
 
     def __init__(self, name: str) -> None:
-        self.sqs = aws.client("sqs")
+        self.sqs = aws_clients.client("sqs")
         self.url: str = self.sqs.create_queue(QueueName=name)["QueueUrl"]
 
     @property
@@ -115,8 +96,8 @@ def dead_letters() -> Queue:
 @pytest.fixture
 def target() -> Queue:
     """A queue behind a rule for our source on the bus `events`: what a target is handed, as the bus writes it."""
-    queue, events = Queue("target"), aws.client("events")
+    queue, events = Queue("target"), aws_clients.client("events")
     events.create_event_bus(Name="events")
-    events.put_rule(Name="ours", EventBusName="events", EventPattern='{"source": ["tidemark"]}')
+    events.put_rule(Name="ours", EventBusName="events", EventPattern='{"source": ["tidewire"]}')
     events.put_targets(Rule="ours", EventBusName="events", Targets=[{"Id": "target", "Arn": queue.arn}])
     return queue

@@ -6,19 +6,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
+from tidewire.delivery.hub import Hub
+from tidewire.errors import ContentTooLarge, SettingsError, TransportUnavailable
+from tidewire.model.audience import Interest
+from tidewire.model.event import Event
+from tidewire.primitives import aws_clients
+from tidewire.primitives.backoff import Backoff
+from tidewire.protocol import eventbridge_event
+from tidewire.protocol.sse import DATA
+from tidewire.protocol.subscribe_request import parse_query
+from tidewire.settings.config import Settings
+from tidewire.transports import eventbridge
+from tidewire.transports.eventbridge import MAX_REQUEST_BYTES, EventBridge, batches, size_of
+from tidewire.wiring import make_transport
 
-from shared import aws, bus
-from shared.backoff import Backoff
-from shared.config import Settings
-from shared.errors import ContentTooLarge, SettingsError, TransportUnavailable
-from shared.event import Event
-from shared.filter import Interest
-from shared.hub import Hub
-from shared.query import parse_query
-from shared.sse import DATA
-from shared.transports import eventbridge
-from shared.transports.eventbridge import MAX_REQUEST_BYTES, EventBridge, batches, size_of
-from shared.wiring import make_transport
 from tests.aws.conftest import REGION, Queue
 
 TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -32,7 +33,7 @@ class Flaky:
     """A client that refuses some entries some of the time, and passes everything else on."""
 
     def __init__(self, refusals: Mapping[str, Sequence[str]], raising: Sequence[int] = ()) -> None:
-        self._client = aws.client("events")
+        self._client = aws_clients.client("events")
         self._refusals = {id: list(codes) for id, codes in refusals.items()}
         self._raising = set(raising)
         self.calls: list[list[str]] = []
@@ -53,7 +54,7 @@ class Flaky:
 
 @pytest.fixture
 def transport() -> EventBridge:
-    return EventBridge("events", "tidemark", REGION)
+    return EventBridge("events", "tidewire", REGION)
 
 
 @pytest.fixture(autouse=True)
@@ -69,21 +70,21 @@ async def test_a_batch_larger_than_a_request_is_all_on_the_bus_with_its_data_unt
     assert [receipt.id for receipt in receipts] == [f"id-{n}" for n in range(25)]
     assert all(receipt.positions is None and not receipt.duplicate for receipt in receipts)
     handed = target.bodies()
-    assert {(payload["source"], payload["detail-type"]) for payload in handed} == {("tidemark", "task-updated")}
-    arrived = {received.id: received for received in map(bus.from_payload, handed)}
+    assert {(payload["source"], payload["detail-type"]) for payload in handed} == {("tidewire", "task-updated")}
+    arrived = {received.id: received for received in map(eventbridge_event.from_payload, handed)}
     assert {id: received.data for id, received in arrived.items()} == {f"id-{n}": data[n] for n in range(25)}
     assert all(received.user_ids == ("u1", "ü") for received in arrived.values())
 
 
 def test_other_rules_can_match_the_data_unless_the_bus_might_refuse_its_numbers() -> None:
     def matchable(data: bytes) -> Any:
-        return json.loads(bus.to_detail(event(1, data))).get("data", "absent")
+        return json.loads(eventbridge_event.to_detail(event(1, data))).get("data", "absent")
 
     assert matchable(b'{"state": "paid", "n": 12, "text": "1e5 and 1.5 and \\" 99999999999999999999"}')["n"] == 12
     assert matchable(b"[1, -2, true]") == [1, -2, True]
     for odd in (b'{"n": 1.0}', b"[1e5]", b"[1E5]", b"99999999999999999999", b'{"a": "\\\\", "n": 2.5}'):
         assert matchable(odd) == "absent", odd
-    assert matchable(b'"' + b"x" * bus.MATCHABLE_BYTES + b'"') == "absent"
+    assert matchable(b'"' + b"x" * eventbridge_event.MATCHABLE_BYTES + b'"') == "absent"
 
 
 def test_an_entry_is_measured_as_aws_does_and_no_request_is_too_large_or_has_too_many() -> None:
@@ -145,16 +146,16 @@ async def test_a_request_that_fails_names_all_that_was_not_sent_and_sends_no_mor
 
 
 async def test_a_bus_that_is_not_there_is_told_by_readiness_and_by_publishing(target: Queue) -> None:
-    await EventBridge("events", "tidemark", REGION).ping()
-    await EventBridge("default", "tidemark", REGION).ping()
+    await EventBridge("events", "tidewire", REGION).ping()
+    await EventBridge("default", "tidewire", REGION).ping()
     with pytest.raises(TransportUnavailable, match="ResourceNotFoundException"):
-        await EventBridge("elsewhere", "tidemark", REGION).ping()
+        await EventBridge("elsewhere", "tidewire", REGION).ping()
 
 
 async def test_without_a_network_nothing_of_the_driver_s_text_is_told(
     transport: EventBridge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(aws, "TRIES", 1)
+    monkeypatch.setattr(aws_clients, "TRIES", 1)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9/hunter2")
     with pytest.raises(TransportUnavailable, match="EndpointConnectionError") as caught:
         await transport.publish([event(0)])
@@ -177,9 +178,11 @@ async def test_a_subscriber_is_refused_and_not_left_waiting(transport: EventBrid
 
 def test_the_span_that_put_an_event_on_the_bus_comes_with_it() -> None:
     sent = event(1, traceparent=TRACEPARENT, tracestate="vendor=1")
-    detail = json.loads(bus.to_detail(sent))
-    assert bus.from_payload({"detail": detail}) == sent
-    assert "traceparent" not in json.loads(bus.to_detail(event(1))), "where nothing is traced, all is as it was"
+    detail = json.loads(eventbridge_event.to_detail(sent))
+    assert eventbridge_event.from_payload({"detail": detail}) == sent
+    assert "traceparent" not in json.loads(eventbridge_event.to_detail(event(1))), (
+        "where nothing is traced, all is as it was"
+    )
 
 
 @pytest.mark.parametrize(
@@ -187,4 +190,4 @@ def test_the_span_that_put_an_event_on_the_bus_comes_with_it() -> None:
 )
 def test_a_trace_of_an_application_s_own_event_that_is_not_valid_is_left_out_and_the_event_is_kept(wrong: Any) -> None:
     detail = {"id": "1", "type": "t", "data": 1, "traceparent": wrong, "tracestate": "vendor=1"}
-    assert bus.from_payload({"detail": detail}) == Event("1", "t", b"1")
+    assert eventbridge_event.from_payload({"detail": detail}) == Event("1", "t", b"1")

@@ -9,10 +9,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tidewire.monitoring.logs import OWN
 
 from functions import ops, publish, receive, tokens, webhooks
-from shared.logs import OWN
-from tests.aws.conftest import LoadPayload, Queue, end_receiver
+from tests.aws.conftest import LoadPayload, Queue
 from tests.aws.test_parameters import put
 from tests.functions.api import OPENAPI
 from tests.functions.test_lambda import api_gateway
@@ -60,7 +60,7 @@ def test_each_event_of_the_bus_is_one_line_with_what_became_of_it(
     receive.handler(own, CONTEXT)
     receive.handler({**own, "detail": CANARY}, CONTEXT)
     receive.handler({"Records": [{"messageId": "m", "body": json.dumps(own)}]}, CONTEXT)
-    end_receiver()
+    receive.handler.close()
     monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:9")
     with pytest.raises(Exception, match="Redis cannot be used"):
         receive.handler(own, None)
@@ -118,7 +118,7 @@ def test_nothing_that_was_sent_to_a_handler_is_in_its_log(
         sent["requestContext"] |= {"authorizer": {"jwt": {"claims": {"sub": CANARY}}}}
         statuses.add(handler(sent, CONTEXT)["statusCode"])
         asked += 1
-    publish._mangum()._warm._environment._read_at = 0.0  # secrets are read again, now that the log is set
+    publish.handler.close()  # secrets are read again, now that the log is set
     assert publish.handler(sent, CONTEXT)["statusCode"] == 404
     asked += 1
     own = payload("eventbridge/own_event")

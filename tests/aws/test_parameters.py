@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from tidewire.errors import SettingsError
+from tidewire.http import local, publish
+from tidewire.http.lambda_entry import HttpFunction
+from tidewire.primitives import aws_clients
+from tidewire.settings import secrets
+from tidewire.settings.config import Settings
+from tidewire.settings.secrets import EAGER_AGE, MAX_AGE, Environment
 
-from functions import local, publish
-from shared import aws, parameters
-from shared.config import Settings
-from shared.errors import SettingsError
-from shared.parameters import EAGER_AGE, MAX_AGE, Environment
 from tests.clocks import Clock
 from tests.functions.test_signed_rewrites import signature
 from tests.processes import MakeRedis
@@ -20,23 +22,23 @@ SECRET = "hunter2" * 5
 
 
 def put(name: str, value: str) -> None:
-    aws.client("ssm").put_parameter(Name=name, Value=value, Type="SecureString", Overwrite=True)
+    aws_clients.client("ssm").put_parameter(Name=name, Value=value, Type="SecureString", Overwrite=True)
 
 
 def keep(name: str, value: str) -> str:
-    return str(aws.client("secretsmanager").create_secret(Name=name, SecretString=value)["ARN"])
+    return str(aws_clients.client("secretsmanager").create_secret(Name=name, SecretString=value)["ARN"])
 
 
 def test_every_form_of_a_name_is_read_and_all_else_is_as_it_was() -> None:
-    put("/tidemark/prod/keys", "first-key")
+    put("/tidewire/prod/keys", "first-key")
     put("plain", "https://id.example")
-    put("/tidemark/prod/keys", "second-key")
-    arn = keep("tidemark/prod", json.dumps({"jwt": SECRET, "other": 1}))
+    put("/tidewire/prod/keys", "second-key")
+    arn = keep("tidewire/prod", json.dumps({"jwt": SECRET, "other": 1}))
     keep("whole", "redis://:hunter2@h")
     settings = Settings.from_env(
         Environment(
             {
-                "REALTIME_PUBLISH_KEYS": "ssm:/tidemark/prod/keys:1",
+                "REALTIME_PUBLISH_KEYS": "ssm:/tidewire/prod/keys:1",
                 "REALTIME_JWT_ISSUER": " ssm:plain ",
                 "REALTIME_JWT_SECRET": f"secretsmanager:{arn}#jwt",
                 "REDIS_URL": "secretsmanager:whole",
@@ -52,13 +54,13 @@ def test_every_form_of_a_name_is_read_and_all_else_is_as_it_was() -> None:
 
 def test_many_parameters_are_read_in_as_few_requests_as_possible(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    client = aws.client("ssm")
+    client = aws_clients.client("ssm")
     client.meta.events.register("provide-client-params.ssm.GetParameters", lambda params, **_: calls.append(params))
-    monkeypatch.setattr(aws, "client", lambda *_: client)
+    monkeypatch.setattr(aws_clients, "client", lambda *_: client)
     for n in range(12):
         put(f"/p/{n}", str(n))
     names = {f"V{n}": f"ssm:/p/{n}" for n in range(12)} | {"AGAIN": "ssm:/p/3"}
-    assert parameters.resolve(names) == {f"V{n}": str(n) for n in range(12)} | {"AGAIN": "3"}
+    assert secrets.resolve(names) == {f"V{n}": str(n) for n in range(12)} | {"AGAIN": "3"}
     assert [len(call["Names"]) for call in calls] == [10, 2]
 
 
@@ -93,7 +95,7 @@ def test_a_container_reads_them_at_its_start_and_never_takes_a_name_for_the_secr
 ) -> None:
     monkeypatch.setenv("REALTIME_JWT_SECRET", "ssm:/a-name-that-anybody-could-guess-and-sign-with")
     assert local.main() == 2
-    assert capsys.readouterr().err.startswith("tidemark: REALTIME_JWT_SECRET: the parameter /a-name-that-any")
+    assert capsys.readouterr().err.startswith("tidewire: REALTIME_JWT_SECRET: the parameter /a-name-that-any")
 
 
 def test_a_value_is_kept_until_it_is_old_and_a_rotated_one_is_then_known() -> None:
@@ -129,7 +131,7 @@ def test_a_store_that_is_away_later_stops_nothing(caplog: pytest.LogCaptureFixtu
     put("/key", "hunter2")
     environment = Environment({"REALTIME_PUBLISH_KEYS": "ssm:/key"}, clock)
     first = environment.read()
-    aws.client("ssm").delete_parameter(Name="/key")
+    aws_clients.client("ssm").delete_parameter(Name="/key")
     clock.now += MAX_AGE
     with caplog.at_level(logging.WARNING):
         assert environment.read() is first
@@ -147,17 +149,17 @@ def test_a_warm_function_takes_a_rotated_key_and_a_rotated_store_without_a_deplo
     monkeypatch.setenv("REALTIME_TRANSPORT", "redis")
     monkeypatch.setenv("REALTIME_PUBLISH_KEYS", "ssm:/key")
     monkeypatch.setenv("REDIS_URL", "ssm:/redis")
-    publish._mangum()._warm._environment._clock = clock
-    assert _publish("old-key") == 202
-    assert _publish("new-key") == 401
+    function = HttpFunction(publish.routes, clock)
+    assert _publish(function, "old-key") == 202
+    assert _publish(function, "new-key") == 401
     put("/key", "old-key,new-key")
     clock.now += MAX_AGE
-    assert [_publish("new-key"), _publish("old-key")] == [202, 202]
+    assert [_publish(function, "new-key"), _publish(function, "old-key")] == [202, 202]
     put("/redis", new.url)
     old.stop()
     clock.now += EAGER_AGE
-    assert _publish("new-key") == 503
-    assert _publish("new-key") == 202, "what was refused is looked up again, and the caller's retry finds it"
+    assert _publish(function, "new-key") == 503
+    assert _publish(function, "new-key") == 202, "what was refused is looked up again, and the caller's retry finds it"
     assert new.ask("EXISTS rt:all {rt:all}:meta") != ":0"
 
 
@@ -171,7 +173,7 @@ def test_a_parameter_that_may_be_missing_is_not_set_until_it_is_put_and_what_is_
     put("/netlify", SECRET)
     clock.now += MAX_AGE
     assert Settings.from_env(environment.read()).netlify_secret == SECRET
-    aws.client("ssm").delete_parameter(Name="/netlify")
+    aws_clients.client("ssm").delete_parameter(Name="/netlify")
     clock.now += MAX_AGE
     assert Settings.from_env(environment.read()).netlify_secret is None
     with pytest.raises(SettingsError, match="REALTIME_PUBLISH_KEYS: the parameter /other does not exist"):
@@ -181,7 +183,7 @@ def test_a_parameter_that_may_be_missing_is_not_set_until_it_is_put_and_what_is_
 def test_a_parameter_that_may_be_missing_but_cannot_be_read_stops_the_start_for_it_may_be_there(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(aws, "TRIES", 1)
+    monkeypatch.setattr(aws_clients, "TRIES", 1)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(SettingsError, match="REALTIME_NETLIFY_SECRET: the parameters /netlify cannot be read"):
         Environment({"REALTIME_NETLIFY_SECRET": "ssm:/netlify?"}).read()
@@ -191,16 +193,16 @@ def test_the_secret_of_signed_rewrites_closes_a_warm_function_to_all_that_goes_p
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock = Clock()
-    monkeypatch.setenv("REALTIME_NETLIFY_SECRET", "ssm:/tidemark/prod/netlify-secret?")
-    publish._mangum()._warm._environment._clock = clock
-    assert _publish("") == 202, "nothing is asked for while there is no secret"
-    put("/tidemark/prod/netlify-secret", SECRET)
+    monkeypatch.setenv("REALTIME_NETLIFY_SECRET", "ssm:/tidewire/prod/netlify-secret?")
+    function = HttpFunction(publish.routes, clock)
+    assert _publish(function, "") == 202, "nothing is asked for while there is no secret"
+    put("/tidewire/prod/netlify-secret", SECRET)
     clock.now += MAX_AGE
-    assert _publish("") == 403
-    assert _publish("", signature(SECRET)) == 202
+    assert _publish(function, "") == 403
+    assert _publish(function, "", signature(SECRET)) == 202
 
 
-def _publish(key: str, signature: str = "") -> int:
+def _publish(function: HttpFunction, key: str, signature: str = "") -> int:
     event: Mapping[str, Any] = {
         "version": "2.0",
         "rawPath": "/api/publish",
@@ -210,5 +212,5 @@ def _publish(key: str, signature: str = "") -> int:
         "body": '{"type": "t", "data": 1}',
         "isBase64Encoded": False,
     }
-    answer: dict[str, Any] = publish.handler(dict(event), None)
+    answer: dict[str, Any] = function(dict(event), None)
     return int(answer["statusCode"])

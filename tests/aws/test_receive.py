@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tidewire.errors import InvalidRequest, SettingsError, TransportUnavailable
+from tidewire.model.event import Event
+from tidewire.model.partitions import ALL
+from tidewire.model.record import Record
+from tidewire.transports.redis.streams import RedisStreams
 
 from functions import publish, receive
-from shared.errors import InvalidRequest, SettingsError, TransportUnavailable
-from shared.event import Event
-from shared.partitions import ALL
-from shared.record import Record
-from shared.transports.redis_streams import RedisStreams
-from tests.aws.conftest import REGION, LoadPayload, Queue, end_receiver
+from tests.aws.conftest import REGION, LoadPayload, Queue
 from tests.processes import MakeRedis
 
 Handle = Callable[[Any], dict[str, Any]]
@@ -189,7 +189,7 @@ def test_a_dead_letter_that_cannot_be_kept_fails_and_is_not_forgotten(
     dead_letters.sqs.delete_queue(QueueUrl=dead_letters.url)
     with pytest.raises(Exception, match="dead-letter queue cannot be used"):
         handle(poison)
-    end_receiver()
+    receive.handler.close()
     monkeypatch.delenv("REALTIME_DEAD_LETTER_QUEUE")
     with pytest.raises(InvalidRequest):
         handle(poison)
@@ -218,7 +218,7 @@ def test_dead_letters_can_be_redriven_in_every_form_and_what_fails_again_stays_a
     assert [event.data for event in kept(redis_url)] == [b'{"order":4711,"paid":true}', b"7"]
     assert [message["Body"] for message in dead_letters.take()] == ['"no JSON"']
 
-    end_receiver()
+    receive.handler.close()
     redis = make_redis()
     monkeypatch.setenv("REDIS_URL", redis.url)
     redis.stop()

@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+from tidewire.http import stream_server
+from tidewire.http.stream_server import StreamServer
+from tidewire.primitives import aws_clients
+from tidewire.settings.secrets import EAGER_AGE, MAX_AGE
+from tidewire.transports.redis.streams import RedisStreams
 
-from functions import stream_server
-from functions.stream_server import StreamServer
-from shared import aws
-from shared.parameters import EAGER_AGE, MAX_AGE
-from shared.transports.redis_streams import RedisStreams
 from tests.asgi_client import Request
 from tests.aws.test_parameters import put
 from tests.clocks import Clock
@@ -107,7 +107,7 @@ async def test_secrets_are_read_once_for_a_crowd_and_who_comes_meanwhile_does_no
     serve: MakeServer, clock: Clock, secrets: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads, go_on = [], threading.Event()
-    client = aws.client("ssm")
+    client = aws_clients.client("ssm")
 
     def held(params: Any, **_: Any) -> None:
         reads.append(params)
@@ -115,7 +115,7 @@ async def test_secrets_are_read_once_for_a_crowd_and_who_comes_meanwhile_does_no
             assert go_on.wait(10)
 
     client.meta.events.register("provide-client-params.ssm.GetParameters", held)
-    monkeypatch.setattr(aws, "client", lambda *_: client)
+    monkeypatch.setattr(aws_clients, "client", lambda *_: client)
     server = serve()
     assert [await status(server, OLD) for _ in range(5)] == [200] * 5
     assert len(reads) == 1

@@ -50,7 +50,7 @@ def bundle(source: Path, react: str) -> str:
             '--define:process.env.NODE_ENV="development"',  # StrictMode mounts twice in this one alone
             f"--alias:react={MODULES / f'react{suffix}'}",
             f"--alias:react-dom={MODULES / f'react-dom{suffix}'}",
-            f"--alias:tidemark/react={SITE / 'react.js'}",
+            f"--alias:tidewire/react={SITE / 'react.js'}",
             f"--outfile={out}",
         )
         assert done.returncode == 0, done.stdout + done.stderr

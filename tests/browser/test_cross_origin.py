@@ -77,4 +77,4 @@ async def test_a_page_reads_when_its_token_begins(api: Api, make_api: MakeApi, p
         }""",
         [f"{there.instance.url}/api/events", early],
     )
-    assert wait == [401, "86400", 'Bearer realm="tidemark", error="invalid_token"']
+    assert wait == [401, "86400", 'Bearer realm="tidewire", error="invalid_token"']

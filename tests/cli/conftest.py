@@ -24,4 +24,4 @@ def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
 @pytest.fixture
 def at(instance: Instance) -> dict[str, str]:
     """The settings of a user of this instance."""
-    return {"TIDEMARK_URL": instance.url, "TIDEMARK_KEY": PUBLISH_KEY, "REALTIME_JWT_SECRET": SECRET}
+    return {"TIDEWIRE_URL": instance.url, "TIDEWIRE_KEY": PUBLISH_KEY, "REALTIME_JWT_SECRET": SECRET}

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from click.testing import CliRunner
+from tidewire.tools.cli.main import main
 
-from shared.cli.main import main
 from tests.processes import ROOT, inherited
 
 TIMEOUT = 30.0  # seconds; only a failing test waits so long
@@ -32,9 +32,9 @@ def run(*arguments: str, settings: Mapping[str, str] | None = None, text: str = 
 
 
 def run_process(*arguments: str, settings: Mapping[str, str] | None = None) -> Ran:
-    """Run `python -m shared` to its end."""
+    """Run `python -m tidewire` to its end."""
     done = subprocess.run(
-        [sys.executable, "-m", "shared", *arguments],
+        [sys.executable, "-m", "tidewire", *arguments],
         cwd=ROOT,
         env={**inherited(), **(settings or {})},
         capture_output=True,

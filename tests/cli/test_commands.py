@@ -4,8 +4,8 @@ import subprocess
 import sys
 
 import pytest
+from tidewire.tools.cli.main import COMMANDS, command_line
 
-from shared.cli.main import COMMANDS, tidemark
 from tests.cli.running import run_process
 from tests.processes import ROOT, inherited
 
@@ -14,18 +14,20 @@ HEAVY = {"rich", "httpx", "asyncpg", "redis", "jwt", "starlette", "uvicorn", "up
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_a_help_with_an_example(name: str) -> None:
-    command = tidemark.get_command(tidemark.make_context("tidemark", ["--help"], resilient_parsing=True), name)
+    command = command_line.get_command(command_line.make_context("tidewire", ["--help"], resilient_parsing=True), name)
     assert command is not None
-    assert f"tidemark {name}" in (command.epilog or ""), "no example"
+    assert f"tidewire {name}" in (command.epilog or ""), "no example"
     assert command.help
 
 
 def test_the_list_of_commands_imports_none_of_them_and_nothing_heavy() -> None:
-    code = "from shared.cli.main import main; import sys; main(['--help']); print(*sys.modules, file=sys.stderr)"
+    code = (
+        "from tidewire.tools.cli.main import main; import sys; main(['--help']); print(*sys.modules, file=sys.stderr)"
+    )
     told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     loaded = set(told.stderr.split())
     assert HEAVY.isdisjoint(loaded)
-    assert {f"shared.cli.{name}" for name in COMMANDS}.isdisjoint(loaded)
+    assert {f"tidewire.tools.cli.{name}" for name in COMMANDS}.isdisjoint(loaded)
     assert all(name in told.stdout for name in COMMANDS)
 
 
@@ -39,7 +41,7 @@ def test_the_script_runs_from_any_folder_and_takes_no_module_from_it(tmp_path_fa
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     (elsewhere / "click.py").write_text("raise SystemExit('taken from the current folder')")
     told = subprocess.run(
-        [ROOT / ".venv" / "bin" / "tidemark", "--help"],
+        [ROOT / ".venv" / "bin" / "tidewire", "--help"],
         cwd=elsewhere,
         env=inherited(),
         capture_output=True,

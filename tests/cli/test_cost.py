@@ -1,4 +1,4 @@
-"""`tidemark cost`: lines, totals, the cheapest, where it tips over; and what it says to numbers that cannot be."""
+"""`tidewire cost`: lines, totals, the cheapest, where it tips over; and what it says to numbers that cannot be."""
 
 import functools
 import json
@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tidewire.tools.cost.modes import MODES
+from tidewire.tools.cost.workload import LIMITS, Workload
 
-from shared.cost.modes import MODES
-from shared.cost.workload import LIMITS, Workload
 from tests.cli.running import run
 from tests.cost.tables import SHIPPED, written
 
@@ -52,7 +52,7 @@ def test_it_shows_each_line_the_total_of_each_mode_and_where_the_cheapest_change
 
 def test_on_a_terminal_the_same_is_told_in_tables(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = run("cost", *MANY)
-    monkeypatch.setattr("shared.cli.cost.is_terminal", lambda: True)
+    monkeypatch.setattr("tidewire.tools.cli.cost.is_terminal", lambda: True)
     drawn = run("cost", *MANY, settings={"COLUMNS": "200"})
     assert (drawn.code, drawn.err) == (0, "")
     assert "│" in drawn.out
@@ -133,19 +133,19 @@ def test_a_price_table_of_one_s_own_is_used_or_refused_with_its_key_and_line(tmp
     wrong = str(written(tmp_path, ("price = 0.0000133334", "cost = 1")))
     ran = run("cost", *MANY, "--prices", wrong)
     assert (ran.code, ran.out) == (2, "")
-    assert "tidemark: ours.toml line 27: lambda-gb-seconds.price is missing" in ran.err
+    assert "tidewire: ours.toml line 27: lambda-gb-seconds.price is missing" in ran.err
     assert "ours.toml line 28: lambda-gb-seconds.cost is unknown" in ran.err
     ran = run("cost", *MANY, "--prices", str(tmp_path / "none.toml"))
-    assert (ran.code, ran.err) == (2, "tidemark: none.toml: cannot be read (FileNotFoundError)\n")
+    assert (ran.code, ran.err) == (2, "tidewire: none.toml: cannot be read (FileNotFoundError)\n")
 
 
 def test_in_the_bundle_which_holds_no_prices_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "shared.cli.cost", raising=False)
-    monkeypatch.setitem(sys.modules, "shared.cost.modes", None)
+    monkeypatch.delitem(sys.modules, "tidewire.tools.cli.cost", raising=False)
+    monkeypatch.setitem(sys.modules, "tidewire.tools.cost.modes", None)
     ran = run("cost", *MANY)
     assert (ran.code, ran.err) == (
         2,
-        "tidemark: the bundle holds no prices: run `tidemark cost` in the project's folder\n",
+        "tidewire: the bundle holds no prices: run `tidewire cost` in the project's folder\n",
     )
 
 

@@ -31,7 +31,7 @@ def test_what_is_published_is_in_the_history_and_the_tail_of_its_user_only_digit
     assert events(again.out)[0]["duplicate"] is True
     run("publish", kind, "-", "--user", user, settings=at, text="null")
     run("publish", kind, "not json", "--text", "--user", user, settings=at)
-    mine = {**at, "TIDEMARK_TOKEN": run("token", user, settings=at).out.strip()}
+    mine = {**at, "TIDEWIRE_TOKEN": run("token", user, settings=at).out.strip()}
     seen = run("history", "--types", kind, "--json", settings=mine)
     assert '"data":{"id": 1.0, "big": 123456789012345678901}' in seen.out
     assert [event["data"] for event in events(seen.out)][1:] == [None, "not json"]
@@ -40,7 +40,7 @@ def test_what_is_published_is_in_the_history_and_the_tail_of_its_user_only_digit
     assert [event["id"] for event in events(tail.out)] == [event["id"] for event in events(seen.out)]
     after = run("history", "--cursor", events(tail.out)[1]["cursor"], "--types", kind, settings=mine)
     assert after.out.splitlines()[0].endswith(f'{kind}  "not json"')
-    other = {**at, "TIDEMARK_TOKEN": user_token(unique("other"))}
+    other = {**at, "TIDEWIRE_TOKEN": user_token(unique("other"))}
     assert run("history", "--types", kind, "--json", settings=other).out == ""
 
 
@@ -51,7 +51,7 @@ def test_a_file_of_events_is_published_in_batches_and_again_without_doubles(at: 
     assert run("publish", "--lines", str(file), settings=at).out == "published 250 events, 0 of them known before\n"
     again = run("publish", "--lines", str(file), "--json", settings=at)
     assert events(again.out) == [{"published": 250, "duplicates": 250}]
-    mine = {**at, "TIDEMARK_TOKEN": user_token("u1")}
+    mine = {**at, "TIDEWIRE_TOKEN": user_token("u1")}
     seen = events(run("history", "--types", kind, "--json", "--limit", "0", settings=mine).out)
     assert [event["data"] for event in seen] == list(range(250))
     assert len(events(run("history", "--types", kind, "--limit", "7", "--json", settings=mine).out)) == 7
@@ -70,40 +70,40 @@ def test_a_file_of_events_is_published_in_batches_and_again_without_doubles(at: 
     ],
 )
 def test_what_cannot_be_meant_is_code_2_and_asks_no_server(arguments: list[str], told: str) -> None:
-    ran = run(*arguments, settings={"TIDEMARK_URL": "http://127.0.0.1:9", "REALTIME_JWT_SECRET": SECRET})
+    ran = run(*arguments, settings={"TIDEWIRE_URL": "http://127.0.0.1:9", "REALTIME_JWT_SECRET": SECRET})
     assert ran.code == 2
     assert told in ran.err
 
 
 def test_a_refusal_is_code_1_and_nobody_there_is_code_3_and_no_secret_is_shown(at: dict[str, str]) -> None:
-    wrong = {**at, "TIDEMARK_KEY": "hunter2", "TIDEMARK_TOKEN": "hunter2"}
+    wrong = {**at, "TIDEWIRE_KEY": "hunter2", "TIDEWIRE_TOKEN": "hunter2"}
     for arguments in (["publish", "t", "1"], ["history"], ["tail"]):
         ran = run(*arguments, settings=wrong)
         assert (ran.code, ran.out) == (1, "")
-        assert ran.err.splitlines()[-1].startswith("tidemark: 401: ")
+        assert ran.err.splitlines()[-1].startswith("tidewire: 401: ")
         assert "hunter2" not in ran.err
-    gone = run("publish", "t", "1", settings={**wrong, "TIDEMARK_URL": "http://127.0.0.1:9"})
-    assert (gone.code, gone.err) == (3, "tidemark: http://127.0.0.1:9: no answer (ConnectError)\n")
+    gone = run("publish", "t", "1", settings={**wrong, "TIDEWIRE_URL": "http://127.0.0.1:9"})
+    assert (gone.code, gone.err) == (3, "tidewire: http://127.0.0.1:9: no answer (ConnectError)\n")
     unset = run("token", "u1")
     assert unset.code == 2
-    assert unset.err.startswith("tidemark: REALTIME_JWT_SECRET: is not set")
+    assert unset.err.startswith("tidewire: REALTIME_JWT_SECRET: is not set")
 
 
 def test_the_deployment_makes_a_token_that_it_takes(at: dict[str, str]) -> None:
     told = events(run("token", "--remote", "u1", "--ttl", "60", "--json", settings=at).out)[0]
     assert told["expiresIn"] == 60
-    assert run("history", settings={**at, "TIDEMARK_TOKEN": told["token"]}).code == 0
+    assert run("history", settings={**at, "TIDEWIRE_TOKEN": told["token"]}).code == 0
 
 
 def test_on_a_terminal_the_events_are_a_table_that_no_event_can_break_out_of(at: dict[str, str]) -> None:
     kind = unique("t")
     run("publish", kind, "evil \x9b2J\u202e end", "--text", settings=at)
     main, child = pty.openpty()
-    command = [sys.executable, "-m", "shared", "tail", "--types", kind, "--from", "earliest", "--count", "1"]
+    command = [sys.executable, "-m", "tidewire", "tail", "--types", kind, "--from", "earliest", "--count", "1"]
     settings = {
         **inherited(),
         **at,
-        "TIDEMARK_TOKEN": user_token("u1"),
+        "TIDEWIRE_TOKEN": user_token("u1"),
         "COLUMNS": "100",
         "LINES": "20",
         "TERM": "xterm",
@@ -128,8 +128,8 @@ def test_on_a_terminal_the_events_are_a_table_that_no_event_can_break_out_of(at:
 
 def test_completion_offers_commands_and_options_in_every_shell() -> None:
     for shell in ("bash", "zsh", "fish"):
-        assert "_TIDEMARK_COMPLETE" in run_process("completion", shell).out
-    words = {"_TIDEMARK_COMPLETE": "bash_complete", "COMP_CWORD": "1"}
-    assert run_process(settings={**words, "COMP_WORDS": "tidemark his"}).out == "plain,history\n"
-    told = run_process(settings={**words, "COMP_WORDS": "tidemark tail --t", "COMP_CWORD": "2"}).out
+        assert "_TIDEWIRE_COMPLETE" in run_process("completion", shell).out
+    words = {"_TIDEWIRE_COMPLETE": "bash_complete", "COMP_CWORD": "1"}
+    assert run_process(settings={**words, "COMP_WORDS": "tidewire his"}).out == "plain,history\n"
+    told = run_process(settings={**words, "COMP_WORDS": "tidewire tail --t", "COMP_CWORD": "2"}).out
     assert set(told.split()) == {"plain,--types", "plain,--token"}

@@ -1,4 +1,4 @@
-"""`tidemark webhook try`: the events that a server would append, without a server and without a secret."""
+"""`tidewire webhook try`: the events that a server would append, without a server and without a secret."""
 
 import json
 from pathlib import Path
@@ -29,7 +29,7 @@ def test_it_shows_the_event_with_its_id_and_audience() -> None:
     assert (code, told) == (0, "")
     assert events == [
         {
-            "id": "evt_3TdMrkTidemark0001aB9xQ2",
+            "id": "evt_3TdWreTidewire0001aB9xQ2",
             "type": "order-paid",
             "userIds": ["u1"],
             "data": {"order": "1047", "amount": 4999, "currency": "eur"},
@@ -52,15 +52,15 @@ def test_it_says_where_no_rule_counts_the_delivery() -> None:
 @pytest.mark.parametrize(
     ("arguments", "text", "code", "told"),
     [
-        (("gitlab", "-"), "{}", 1, "tidemark: realtime.toml has no source of this name; it has: github, stripe, slack"),
-        (("github", "-"), "{", 1, "tidemark: The body is not valid JSON"),
+        (("gitlab", "-"), "{}", 1, "tidewire: realtime.toml has no source of this name; it has: github, stripe, slack"),
+        (("github", "-"), "{", 1, "tidewire: The body is not valid JSON"),
         (("github", "missing.json"), "", 2, "missing.json"),
         (("github", "-", "--header", "X-GitHub-Event"), "{}", 2, "must be written 'Name: value'"),
         (
             ("github", "-", "-H", "X-GitHub-Event: issues"),
             '{"issue": {"assignees": [7]}, "action": "x"}',
             1,
-            "tidemark: The payload does not fit realtime.toml line 10: userIds must not be empty",
+            "tidewire: The payload does not fit realtime.toml line 10: userIds must not be empty",
         ),
     ],
 )

@@ -6,10 +6,9 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any
 
 import httpx
+from tidewire.client import Item, State, Subscription, subscribe
 
-from shared.client import Item, State, Subscription, subscribe
-
-URL = "http://tidemark.test/api/events"
+URL = "http://tidewire.test/api/events"
 SILENCE = 3_600.0  # seconds; longer than any patience
 
 Step = bytes | float

@@ -5,9 +5,9 @@ import itertools
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from tidewire.client import decoder
+from tidewire.client.decoder import Decoder, FrameTooLarge
 
-from shared.client import decoder
-from shared.client.decoder import Decoder, FrameTooLarge
 from tests.sse_decoder import SseDecoder, SseEvent
 
 PIECES = [

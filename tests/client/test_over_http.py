@@ -6,9 +6,9 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from tidewire.client import Event, Gap, State, subscribe
+from tidewire.errors import Forbidden, Unauthorized
 
-from shared.client import Event, Gap, State, subscribe
-from shared.errors import Forbidden, Unauthorized
 from tests.client.line import BufferingLine, CuttingLine, Line
 from tests.faults.clients import event, publish, read_page
 from tests.functions.api import unique
@@ -30,7 +30,7 @@ def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Comes back at once: how long the waits are is tested elsewhere."""
-    monkeypatch.setattr("shared.client.subscription.backoff", lambda *_: 0.0)
+    monkeypatch.setattr("tidewire.client.subscription.backoff", lambda *_: 0.0)
 
 
 async def publish_many(instance: Instance, user: str, numbers: range) -> list[str]:
@@ -85,7 +85,7 @@ async def test_a_gap_is_told_wherever_the_connection_is_cut(make_instance: MakeI
 async def test_behind_a_proxy_that_buffers_it_gets_everything_by_pages(
     instance: Instance, impatient: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared.client.subscription.FIRST_BYTE", 1.0)
+    monkeypatch.setattr("tidewire.client.subscription.FIRST_BYTE", 1.0)
     user = unique("u")
     states: list[State] = []
     live = asyncio.Event()

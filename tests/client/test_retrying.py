@@ -5,8 +5,7 @@ import json
 from typing import Any
 
 import pytest
-
-from shared.client.retrying import BACKOFF_CAP, LONGEST_WAIT, backoff, expiry_of, renew_in, retry_after
+from tidewire.client.retrying import BACKOFF_CAP, LONGEST_WAIT, backoff, expiry_of, renew_in, retry_after
 
 NOW = 1_790_000_000.0
 

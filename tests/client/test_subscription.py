@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
+from tidewire.client import Event, Gap
+from tidewire.client.retrying import CLOSING_JITTER
+from tidewire.client.subscription import BLOCKED_AFTER, FIRST_BYTE, STREAM_AGAIN
+from tidewire.errors import Forbidden, InvalidRequest, SubscriptionStopped, TidewireError, Unauthorized
 
-from shared.client import Event, Gap
-from shared.client.retrying import CLOSING_JITTER
-from shared.client.subscription import BLOCKED_AFTER, FIRST_BYTE, STREAM_AGAIN
-from shared.errors import Forbidden, InvalidRequest, SubscriptionStopped, TidemarkError, Unauthorized
 from tests.client.scripted import (
     SILENCE,
     Server,
@@ -132,7 +132,7 @@ async def test_a_server_that_ends_a_stream_in_order_is_asked_again_at_once_but_n
     [(204, SubscriptionStopped), (400, InvalidRequest), (401, Unauthorized), (403, Forbidden)],
 )
 def test_a_refusal_that_will_not_change_ends_it_with_what_the_server_said(
-    status: int, error: type[TidemarkError]
+    status: int, error: type[TidewireError]
 ) -> None:
     @virtual_time
     async def run() -> None:
@@ -333,9 +333,9 @@ async def test_the_end_of_the_subscription_ends_its_connection() -> None:
         await anext(subscription)
 
 
-@pytest.mark.parametrize("url", ["", "tidemark.test/api/events", "ftp://tidemark.test/", "http:///api/events"])
+@pytest.mark.parametrize("url", ["", "tidewire.test/api/events", "ftp://tidewire.test/", "http:///api/events"])
 def test_an_address_that_is_none_is_refused_at_once(url: str) -> None:
-    from shared.client import subscribe
+    from tidewire.client import subscribe
 
     with pytest.raises(ValueError, match="url must be"):
         subscribe(url)

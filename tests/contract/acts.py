@@ -4,12 +4,12 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import msgspec
+from tidewire.model.cursor import Cursor, Position
+from tidewire.model.event import Event, new_id
+from tidewire.model.partitions import ALL
+from tidewire.model.record import Gap, Record
+from tidewire.transports.base import Log, Receipt, Tail, Transport
 
-from shared.cursor import Cursor, Position
-from shared.event import Event, new_id
-from shared.partitions import ALL
-from shared.record import Gap, Record
-from shared.transports.base import Log, Receipt, Tail, Transport
 from tests.waiting import Growing
 
 

@@ -3,8 +3,8 @@
 from collections.abc import AsyncIterator
 
 import pytest
+from tidewire.transports.base import Log
 
-from shared.transports.base import Log
 from tests.contract.stores import CARRIERS, LOGS, LogStore, RedisStore, Store
 
 

@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 
-from shared.cursor import Cursor
-from shared.event import Event
-from shared.record import Gap, Record
-from shared.transports.base import Handler, Log, Receipt, Tail
+from tidewire.model.cursor import Cursor
+from tidewire.model.event import Event
+from tidewire.model.record import Gap, Record
+from tidewire.transports.base import Handler, Log, Receipt, Tail
 
 
 class StagedLog:

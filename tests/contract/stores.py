@@ -13,19 +13,19 @@ from typing import Any
 
 import asyncpg
 import redis.asyncio as redis
+from tidewire.errors import TransportUnavailable
+from tidewire.model.event import Event
+from tidewire.model.partitions import ALL, Partitions
+from tidewire.model.record import Record
+from tidewire.transports.base import Handler, Log, Receipt, Retention, Tail, Transport
+from tidewire.transports.fallback.fallback import Fallback
+from tidewire.transports.memory import MemoryLog
+from tidewire.transports.postgres.log import PostgresLog
+from tidewire.transports.redis.layout import Arguments
+from tidewire.transports.redis.pubsub import RedisPubSub
+from tidewire.transports.redis.streams import RedisStreams
+from tidewire.transports.upstash.rest_log import UpstashRest
 
-from shared.errors import TransportUnavailable
-from shared.event import Event
-from shared.partitions import ALL, Partitions
-from shared.record import Record
-from shared.transports.base import Handler, Log, Receipt, Retention, Tail, Transport
-from shared.transports.fallback import Fallback
-from shared.transports.memory import MemoryLog
-from shared.transports.postgres import PostgresLog
-from shared.transports.redis_layout import Arguments
-from shared.transports.redis_pubsub import RedisPubSub
-from shared.transports.redis_streams import RedisStreams
-from shared.transports.upstash import UpstashRest
 from tests.clocks import Clock
 from tests.upstash.stand_in import StandIn
 

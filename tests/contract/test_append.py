@@ -4,11 +4,11 @@ import asyncio
 import random
 
 import pytest
+from tidewire.model.event import Event
+from tidewire.model.partitions import ALL
+from tidewire.model.record import Record
+from tidewire.transports.base import Log, Retention
 
-from shared.event import Event
-from shared.partitions import ALL
-from shared.record import Record
-from shared.transports.base import Log, Retention
 from tests.contract.acts import (
     at,
     event,

@@ -3,14 +3,14 @@
 import asyncio
 
 import pytest
+from tidewire.delivery.limits import PublishRate
+from tidewire.errors import TooManyRequests
+from tidewire.model.permissions import PublishKey
+from tidewire.primitives.token_bucket import LocalBuckets
+from tidewire.settings.variables import Rate
+from tidewire.transports.base import Buckets, Transport
+from tidewire.transports.memory import MemoryLog
 
-from shared.buckets import LocalBuckets
-from shared.errors import TooManyRequests
-from shared.limits import PublishRate
-from shared.rights import PublishKey
-from shared.transports.base import Buckets, Transport
-from shared.transports.memory import MemoryLog
-from shared.variables import Rate
 from tests.clocks import Clock
 from tests.contract.acts import publish
 from tests.contract.stores import CARRIERS, LOGS, RedisStore, Store

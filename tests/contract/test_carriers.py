@@ -1,6 +1,7 @@
 """What every transport owes its hubs, with a log or without."""
 
-from shared.hub import Hub
+from tidewire.delivery.hub import Hub
+
 from tests.contract.acts import event, publish
 from tests.contract.stores import LogStore, Store
 from tests.sinks import subscribed

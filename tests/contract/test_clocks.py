@@ -6,10 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 
 import pytest
+from tidewire.transports.appending import Part, Placed
+from tidewire.transports.base import Log, Receipt, Retention
+from tidewire.transports.redis.layout import APPEND, Layout
 
-from shared.transports.appending import Part, Placed
-from shared.transports.base import Log, Receipt, Retention
-from shared.transports.redis_layout import APPEND, Layout
 from tests.contract.acts import at, event, head, place, publish, read, seek, start_of, told
 from tests.contract.stores import ALL, MemoryStore, PostgresStore, RedisStore
 

@@ -4,12 +4,12 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 import pytest
+from tidewire.delivery.hub import Hub
+from tidewire.delivery.ring_buffer import Ring
+from tidewire.errors import TransportUnavailable
+from tidewire.model.cursor import Cursor
+from tidewire.transports.base import Log, Tail
 
-from shared.cursor import Cursor
-from shared.errors import TransportUnavailable
-from shared.hub import Hub
-from shared.ring import Ring
-from shared.transports.base import Log, Tail
 from tests.clocks import virtual_time
 from tests.contract.acts import publish
 from tests.contract.staged import StagedLog

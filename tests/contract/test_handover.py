@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Literal
 
 import pytest
+from tidewire.delivery.hub import Hub
+from tidewire.model.cursor import Cursor
+from tidewire.transports.base import Retention
 
-from shared.cursor import Cursor
-from shared.hub import Hub
-from shared.transports.base import Retention
 from tests.contract.acts import place, publish
 from tests.contract.staged import StagedLog
 from tests.contract.stores import LogStore

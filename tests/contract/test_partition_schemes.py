@@ -4,12 +4,12 @@ import json
 from contextlib import AsyncExitStack
 
 import pytest
+from tidewire.delivery.hub import Hub
+from tidewire.model.cursor import Cursor
+from tidewire.model.event import Event
+from tidewire.model.partitions import ALL, SCHEMES, Partitions
+from tidewire.model.record import Record
 
-from shared.cursor import Cursor
-from shared.event import Event
-from shared.hub import Hub
-from shared.partitions import ALL, SCHEMES, Partitions
-from shared.record import Record
 from tests.contract.acts import at, event, publish, read, told
 from tests.contract.stores import LogStore
 from tests.sinks import subscribed

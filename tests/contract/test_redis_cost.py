@@ -4,12 +4,12 @@ import asyncio
 from contextlib import AsyncExitStack
 
 import pytest
+from tidewire.delivery.hub import Hub
+from tidewire.model.partitions import Partitions
+from tidewire.transports.log_base import FIRST, GROWTH, PAGE, PAGE_BYTES
+from tidewire.transports.log_follower import TailPage
+from tidewire.transports.redis.streams import BLOCK, RedisStreams
 
-from shared.hub import Hub
-from shared.partitions import Partitions
-from shared.transports.following import TailPage
-from shared.transports.reading import FIRST, GROWTH, PAGE, PAGE_BYTES
-from shared.transports.redis_streams import BLOCK, RedisStreams
 from tests.contract.acts import at, event, events, head, publish, tailing
 from tests.contract.stores import RedisStore
 from tests.contract.watching import watching

@@ -4,19 +4,19 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+from tidewire.delivery.hub import Hub
+from tidewire.delivery.subscriber import Start
+from tidewire.errors import TransportUnavailable
+from tidewire.model.audience import Interest
+from tidewire.model.cursor import Position
+from tidewire.model.partitions import ALL, Partitions
+from tidewire.protocol.sse import DATA
+from tidewire.transports.appending import Part
+from tidewire.transports.base import Log, Receipt, Retention, Transport
+from tidewire.transports.log_base import PAGE
+from tidewire.transports.redis.layout import APPEND, Layout
+from tidewire.transports.redis.streams import RedisStreams
 
-from shared.cursor import Position
-from shared.errors import TransportUnavailable
-from shared.filter import Interest
-from shared.hub import Hub
-from shared.partitions import ALL, Partitions
-from shared.sse import DATA
-from shared.subscriber import Start
-from shared.transports.appending import Part
-from shared.transports.base import Log, Receipt, Retention, Transport
-from shared.transports.reading import PAGE
-from shared.transports.redis_layout import APPEND, Layout
-from shared.transports.redis_streams import RedisStreams
 from tests.contract.acts import at, event, head, place, publish, read, seek, start_of, tailing, told
 from tests.contract.stores import KEEP_ALL, Backup, RedisStore
 from tests.processes import MakeRedis, RedisServer

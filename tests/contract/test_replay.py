@@ -4,12 +4,12 @@ from collections.abc import AsyncIterator
 from itertools import pairwise
 
 import pytest
+from tidewire.model.cursor import Cursor, Position
+from tidewire.model.partitions import Partitions
+from tidewire.model.record import Gap, Record
+from tidewire.transports.base import Log, Retention
+from tidewire.transports.log_base import FIRST, GROWTH, PAGE
 
-from shared.cursor import Cursor, Position
-from shared.partitions import Partitions
-from shared.record import Gap, Record
-from shared.transports.base import Log, Retention
-from shared.transports.reading import FIRST, GROWTH, PAGE
 from tests.contract.acts import (
     at,
     event,

@@ -4,15 +4,15 @@ import re
 from typing import Literal
 
 import pytest
+from tidewire.delivery import replay
+from tidewire.delivery.hub import Hub
+from tidewire.delivery.subscriber import Start
+from tidewire.model.audience import Interest
+from tidewire.model.cursor import Cursor
+from tidewire.protocol.sse import DATA
+from tidewire.transports.base import Retention
+from tidewire.transports.log_base import FIRST, GROWTH, PAGE
 
-from shared import catching_up
-from shared.cursor import Cursor
-from shared.filter import Interest
-from shared.hub import Hub
-from shared.sse import DATA
-from shared.subscriber import Start
-from shared.transports.base import Retention
-from shared.transports.reading import FIRST, GROWTH, PAGE
 from tests.contract.acts import event, place, publish
 from tests.contract.stores import LogStore, RedisStore
 from tests.sinks import RecordingSink, subscribed
@@ -205,7 +205,7 @@ async def test_a_plain_poll_writes_what_a_subscriber_would_have_had_and_opens_no
 async def test_a_replay_of_what_is_for_others_moves_the_cursor_once_it_takes_long(
     redis_store: RedisStore, monkeypatch: pytest.MonkeyPatch, silent: float, least: int, most: int
 ) -> None:
-    monkeypatch.setattr(catching_up, "SILENT", silent)
+    monkeypatch.setattr(replay, "SILENT", silent)
     async with Hub(redis_store.open()) as hub:
         await hub.dispatch([event(number, users=["u1"]) for number in range(2 * PAGE + 10)])
         sink = RecordingSink()

@@ -7,17 +7,17 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from types import SimpleNamespace
 
 import pytest
+from tidewire.delivery.revocations import GuardedHub, Revocation
+from tidewire.delivery.subscriber import Start
+from tidewire.errors import Unauthorized
+from tidewire.model.audience import Interest
+from tidewire.model.event import Event, new_id
+from tidewire.model.partitions import Partitions
+from tidewire.model.permissions import REVOCATIONS
+from tidewire.model.record import Gap
+from tidewire.protocol.sse import DATA
+from tidewire.transports.redis.streams import BLOCK, RedisStreams
 
-from shared.errors import Unauthorized
-from shared.event import Event, new_id
-from shared.filter import Interest
-from shared.partitions import Partitions
-from shared.record import Gap
-from shared.revocations import GuardedHub, Revocation
-from shared.rights import REVOCATIONS
-from shared.sse import DATA
-from shared.subscriber import Start
-from shared.transports.redis_streams import BLOCK, RedisStreams
 from tests.contract.acts import event, publish
 from tests.contract.stores import LogStore, MemoryStore, RedisStore, Store
 from tests.contract.test_redis_cost import ALLOWED_PER_MINUTE
@@ -167,7 +167,7 @@ async def test_a_clock_that_jumps_ahead_brings_no_token_back(monkeypatch: pytest
         await hub.dispatch([revoke("u1", now)])
         await hub.refresh()
         monkeypatch.setattr(
-            "shared.revocations.time", SimpleNamespace(time=lambda: now + 86_400, monotonic=time.monotonic)
+            "tidewire.delivery.revocations.time", SimpleNamespace(time=lambda: now + 86_400, monotonic=time.monotonic)
         )
         await hub.dispatch([revoke("u2", now + 86_400)])
         await hub.refresh()

@@ -7,16 +7,16 @@ from contextlib import AsyncExitStack
 
 import msgspec
 import pytest
+from tidewire.delivery.hub import Hub
+from tidewire.delivery.subscriber import Start
+from tidewire.errors import TransportUnavailable
+from tidewire.model.audience import Interest
+from tidewire.model.cursor import Cursor, Position
+from tidewire.model.event import Event
+from tidewire.model.partitions import ALL, SCHEMES, Partitions
+from tidewire.protocol.sse import DATA
+from tidewire.transports.base import Log, Retention
 
-from shared.cursor import Cursor, Position
-from shared.errors import TransportUnavailable
-from shared.event import Event
-from shared.filter import Interest
-from shared.hub import Hub
-from shared.partitions import ALL, SCHEMES, Partitions
-from shared.sse import DATA
-from shared.subscriber import Start
-from shared.transports.base import Log, Retention
 from tests.contract.acts import event, publish, tailing
 from tests.contract.stores import LogStore, MemoryStore, RedisStore
 from tests.sinks import RecordingSink, subscribed
@@ -194,7 +194,7 @@ async def test_nobody_is_sent_the_announcements(store: LogStore) -> None:
 @pytest.fixture
 def no_last_flush(monkeypatch: pytest.MonkeyPatch) -> None:
     """The end of a fallback waits for no log that refuses for good; a test names this before its store."""
-    monkeypatch.setattr("shared.transports.fallback.LAST_FLUSH", 0.0)
+    monkeypatch.setattr("tidewire.transports.fallback.fallback.LAST_FLUSH", 0.0)
 
 
 async def test_more_schemes_than_a_cursor_can_name_are_refused(no_last_flush: None, store: LogStore) -> None:

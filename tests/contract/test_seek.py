@@ -1,6 +1,7 @@
 """Finding a place: the head, the oldest that is kept, a time."""
 
-from shared.transports.base import Log, Retention
+from tidewire.transports.base import Log, Retention
+
 from tests.contract.acts import at, event, head, place, publish, read, seek, told
 from tests.contract.stores import LogStore
 

@@ -2,8 +2,9 @@
 
 import asyncio
 
-from shared.partitions import Partitions
-from shared.transports.base import Retention
+from tidewire.model.partitions import Partitions
+from tidewire.transports.base import Retention
+
 from tests.contract.acts import (
     at,
     event,

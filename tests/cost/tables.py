@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from shared.cost.prices import KEYS, TABLE, Price, Prices, load
+from tidewire.tools.cost.prices import KEYS, TABLE, Price, Prices, load
 
 SHIPPED = load()
 ONES = Prices("2026-11-26", "USD", "here", {key: Price("units", 1.0, 0.0, (), "-") for key in KEYS}, (), "-")

@@ -8,27 +8,29 @@ from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
+from tidewire.delivery.limits import PublishRate
+from tidewire.delivery.revocations import GuardedHub
+from tidewire.delivery.subscriber import Start
+from tidewire.http.stream_server import LAG_NAMESPACE, LOOK_SECONDS, LOOKS_A_REPORT
+from tidewire.model.audience import Interest
+from tidewire.model.cursor import Position, encode
+from tidewire.model.event import MAX_USER_IDS, Event, new_id
+from tidewire.model.partitions import ALL, Partitions
+from tidewire.model.record import Record, pack
+from tidewire.monitoring.cloudwatch import Sample, write
+from tidewire.monitoring.logs import JsonLines, told
+from tidewire.protocol import publish_request
+from tidewire.protocol.json_page import MAX_EVENTS, Page, _plain
+from tidewire.protocol.sse import DATA
+from tidewire.settings.config import LAMBDA_STREAM_SECONDS, MAX_PARTITION_TYPES, MAX_USER_SHARDS, Settings
+from tidewire.settings.variables import Rate
+from tidewire.tools.cost import commands, modes, store
+from tidewire.tools.cost.workload import LIMITS, MAX_AUDIENCE, MAX_REQUEST_BYTES, Transport, Workload
+from tidewire.transports import log_base
+from tidewire.transports.base import Log
+from tidewire.transports.redis import streams
+from tidewire.transports.upstash import rest_log
 
-from functions.stream_server import LAG_NAMESPACE, LOOK_SECONDS, LOOKS_A_REPORT
-from shared import envelope
-from shared.config import LAMBDA_STREAM_SECONDS, MAX_PARTITION_TYPES, MAX_USER_SHARDS, Settings
-from shared.cost import commands, modes, store
-from shared.cost.workload import LIMITS, MAX_AUDIENCE, MAX_REQUEST_BYTES, Transport, Workload
-from shared.cursor import Position, encode
-from shared.embedded_metrics import Sample, write
-from shared.event import MAX_USER_IDS, Event, new_id
-from shared.filter import Interest
-from shared.limits import PublishRate
-from shared.logs import JsonLines, told
-from shared.page import MAX_EVENTS, Page, _plain
-from shared.partitions import ALL, Partitions
-from shared.record import Record, pack
-from shared.revocations import GuardedHub
-from shared.sse import DATA
-from shared.subscriber import Start
-from shared.transports import reading, redis_streams, upstash
-from shared.transports.base import Log
-from shared.variables import Rate
 from tests.clocks import virtual_time
 from tests.contract.acts import at, event, publish, tailing
 from tests.contract.stores import RedisStore, UpstashStore
@@ -180,7 +182,7 @@ async def test_a_poll_costs_the_heads_and_a_page_only_where_there_is_something_n
 
 
 async def poll(hub: GuardedHub, cursor: str | None) -> str:
-    """The cursor after one poll that does not wait, as functions/stream answers it."""
+    """The cursor after one poll that does not wait, as shared/tidewire/http/stream answers it."""
     page = Page("data")
     await asyncio.gather(page.filled_by(hub.replay(Interest("u1"), Start(cursor), page, page)), hub.refresh())
     assert page.cursor is not None
@@ -314,16 +316,16 @@ async def test_over_rest_a_poll_that_waits_costs_its_own_polls_besides_two_looks
 
 
 def test_the_limits_of_the_code_are_those_that_are_reckoned_with() -> None:
-    assert (commands.BLOCK, commands.LOOK) == (redis_streams.BLOCK, redis_streams.LOOK)
-    assert (commands.POLL_MIN, commands.POLL_MAX) == (upstash.POLL_MIN, upstash.POLL_MAX)
-    assert commands.SLOWING == upstash._SLOWING
-    assert commands.PAGE == reading.PAGE
+    assert (commands.BLOCK, commands.LOOK) == (streams.BLOCK, streams.LOOK)
+    assert (commands.POLL_MIN, commands.POLL_MAX) == (rest_log.POLL_MIN, rest_log.POLL_MAX)
+    assert commands.SLOWING == rest_log._SLOWING
+    assert commands.PAGE == log_base.PAGE
     assert modes.PAGE_EVENTS == MAX_EVENTS
     assert modes.LAG_SECONDS == LOOK_SECONDS * LOOKS_A_REPORT
     assert MAX_AUDIENCE == MAX_USER_IDS
-    assert LIMITS["batch"][1] == envelope.MAX_EVENTS
-    assert LIMITS["event_bytes"][1] == envelope.MAX_EVENT_BYTES
-    assert MAX_REQUEST_BYTES == envelope.MAX_BODY_BYTES
+    assert LIMITS["batch"][1] == publish_request.MAX_EVENTS
+    assert LIMITS["event_bytes"][1] == publish_request.MAX_EVENT_BYTES
+    assert MAX_REQUEST_BYTES == publish_request.MAX_BODY_BYTES
     assert LIMITS["shards"][1] == MAX_USER_SHARDS
     assert LIMITS["partitions"][1] == MAX_PARTITION_TYPES
     usual, settings = Workload(0, 0), Settings()
@@ -341,7 +343,7 @@ def test_the_template_s_memory_and_the_quota_of_an_account_are_those_that_are_re
 
 def line(message: str, **fields: object) -> int:
     """The bytes of a line of the log."""
-    made = {"name": "tidemark.requests", "levelname": "INFO", "msg": message, "created": 1.8e9, "msecs": 1.0}
+    made = {"name": "tidewire.requests", "levelname": "INFO", "msg": message, "created": 1.8e9, "msecs": 1.0}
     return len(JsonLines().format(logging.makeLogRecord({**made, **told(**fields)})))
 
 
@@ -352,7 +354,7 @@ def test_the_bytes_that_are_reckoned_with_are_those_of_frames_pages_records_and_
     cursor = encode({ALL: place, f"{ALL}:u3812": place}, place.time)
     request = line("request", request_id="x" * 32, method="POST", route="/api/publish", status=202, ms=12.5)
     lag = io.StringIO()
-    write(LAG_NAMESPACE, "tidemark-prod-stream", [Sample("TailLag", "Seconds", 0.123)], output=lag)
+    write(LAG_NAMESPACE, "tidewire-prod-stream", [Sample("TailLag", "Seconds", 0.123)], output=lag)
     measured: Sequence[tuple[float, int]] = [
         (modes.FRAME_BYTES, len(DATA.record(cursor, record)) - len(data)),
         (modes.HEARTBEAT_BYTES, len(DATA.heartbeat(cursor))),

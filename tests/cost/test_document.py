@@ -3,9 +3,10 @@
 import re
 from dataclasses import replace
 
-from shared.cost import commands
-from shared.cost.modes import MODES, estimate
-from shared.cost.workload import Workload
+from tidewire.tools.cost import commands
+from tidewire.tools.cost.modes import MODES, estimate
+from tidewire.tools.cost.workload import Workload
+
 from tests.cost.tables import SHIPPED
 from tests.processes import ROOT
 

@@ -4,12 +4,12 @@ import math
 from dataclasses import replace
 
 import pytest
+from tidewire.tools.cost import commands
+from tidewire.tools.cost.bill import TITLES
+from tidewire.tools.cost.modes import MODES, Estimate, Mode, estimate
+from tidewire.tools.cost.prices import Plan
+from tidewire.tools.cost.workload import TRANSPORTS, Workload
 
-from shared.cost import commands
-from shared.cost.bill import TITLES
-from shared.cost.modes import MODES, Estimate, Mode, estimate
-from shared.cost.prices import Plan
-from shared.cost.workload import TRANSPORTS, Workload
 from tests.cost.tables import ONES, SHIPPED
 
 # Two users, each in one session of ten minutes; ten events, of which each user is sent five.

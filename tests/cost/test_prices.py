@@ -5,9 +5,9 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from tidewire.errors import SettingsError
+from tidewire.tools.cost.prices import KEYS, PLANS, TABLE, Price, load
 
-from shared.cost.prices import KEYS, PLANS, TABLE, Price, load
-from shared.errors import SettingsError
 from tests.cost.tables import SHIPPED, written
 
 

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tidewire.tools.cost.modes import MODES, Mode, estimate
+from tidewire.tools.cost.tipping import AXES, Axis, Search, cheapest, compare
+from tidewire.tools.cost.workload import LIMITS, TRANSPORTS, Workload
 
-from shared.cost.modes import MODES, Mode, estimate
-from shared.cost.tipping import AXES, Axis, Search, cheapest, compare
-from shared.cost.workload import LIMITS, TRANSPORTS, Workload
 from tests.cost.tables import SHIPPED
 
 EXAMPLES = 50

@@ -16,7 +16,7 @@ from tests.processes import ROOT
 pytestmark = [pytest.mark.xdist_group("bundle"), pytest.mark.timeout(180)]  # a build, on a machine that others use too
 
 HANDLERS = re.findall(r"handler: (functions\.\w+)\.(\w+)", (ROOT / "serverless.yml").read_text())
-PROCESS = "functions.stream_server"
+PROCESS = "functions.stream"
 MOST_MB = 25.0  # of the zip; Lambda takes 50
 
 # What of this interpreter is its own: no site-packages, no PYTHONPATH, no folder that it was started in.
@@ -49,7 +49,7 @@ def test_every_handler_imports_from_the_bundle_alone(here: Path, tmp_path: Path)
 
 def test_each_transport_has_its_driver_in_the_bundle(here: Path, tmp_path: Path) -> None:
     adapters = ("redis_streams", "upstash", "postgres", "redis_pubsub", "eventbridge", "memory")
-    names = [f"import shared.transports.{name}" for name in adapters]
+    names = [f"import tidewire.transports.{name}" for name in adapters]
     script = f"import sys; sys.path.insert(0, {str(here)!r}); {'; '.join(names)}"
     command = [sys.executable, "-I", "-S", "-B", "-c", script]
     told = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -65,7 +65,7 @@ def test_nothing_of_the_tests_and_tools_is_in_it_and_it_is_small_enough(
     assert found <= _distributions("requirements.txt")
     assert found >= {"mangum", "starlette", "redis", "asyncpg", "msgspec", "cryptography"}
     assert names.isdisjoint({"tests", "bench", "bin", "boto3", "botocore", "pip"})
-    assert [name for name in bundle.namelist() if name.startswith("shared/cost/")] == []
+    assert [name for name in bundle.namelist() if name.startswith("shared/tidewire/tools/cost/")] == []
     stated = re.search(r": ([0-9.]+) MB", told)
     assert stated is not None
     assert float(stated[1]) < MOST_MB, told

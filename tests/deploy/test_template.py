@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tidewire.settings.config import Settings
+from tidewire.settings.secrets import references
 
-from shared.config import Settings
-from shared.parameters import references
 from tests.deploy.conftest import OTLP
 from tests.functions.api import OPENAPI
 from tests.processes import ROOT
@@ -115,7 +115,7 @@ def test_every_function_is_there_on_arm_with_a_log_that_ends_and_its_stage_s_nam
         assert function["Architectures"] == ["arm64"], name
         assert {"Key": "stage", "Value": "prod"} in function["Tags"], name
         variables = function["Environment"]["Variables"]
-        assert variables["REDIS_URL"] == "ssm:/tidemark/prod/redis-url", name
+        assert variables["REDIS_URL"] == "ssm:/tidewire/prod/redis-url", name
         assert variables["REALTIME_PREFIX"] == "rt-prod", name
     logs = of_type(template, "AWS::Logs::LogGroup").values()
     assert len(logs) == len(FUNCTIONS)
@@ -135,7 +135,7 @@ def test_traces_are_off_on_every_function_or_go_from_all_of_them_to_one_place(
         for name, function in functions(made).items():
             variables = function["Environment"]["Variables"]
             assert (variables["OTEL_EXPORTER_OTLP_ENDPOINT"], name) == (endpoint, name)
-            assert variables["OTEL_SERVICE_NAME"] == f"tidemark-{stage}"
+            assert variables["OTEL_SERVICE_NAME"] == f"tidewire-{stage}"
             settings = Settings.from_env({"OTEL_EXPORTER_OTLP_ENDPOINT": variables["OTEL_EXPORTER_OTLP_ENDPOINT"]})
             assert bool(settings.trace_exporters) is bool(endpoint)
 
@@ -152,7 +152,7 @@ def test_no_secret_is_in_the_template_and_each_function_may_read_what_it_names_a
             if isinstance(value, str) and value.startswith("ssm:")
         }
         allowed = {part.split('"')[0] for part in role.split(":parameter")[1:]}
-        assert allowed - {"/tidemark/prod/webhooks/*"} == named, name
+        assert allowed - {"/tidewire/prod/webhooks/*"} == named, name
     everything = [
         statement
         for role in roles.values()
@@ -214,7 +214,7 @@ def test_what_the_site_fronts_verifies_signed_rewrites_once_there_is_a_secret_an
         if "REALTIME_NETLIFY_SECRET" in (variables := function["Environment"]["Variables"])
     }
     # `?`: a stack without the parameter starts, and takes what is not signed.
-    assert asking == dict.fromkeys(FUNCTIONS - {"stream", "poll", "receive"}, "ssm:/tidemark/prod/netlify-secret?")
+    assert asking == dict.fromkeys(FUNCTIONS - {"stream", "poll", "receive"}, "ssm:/tidewire/prod/netlify-secret?")
     assert references(asking) == asking
 
 
@@ -224,7 +224,7 @@ def test_what_cannot_be_delivered_is_kept_and_can_be_redriven(template: dict[str
     dead = {"Fn::GetAtt": ["DeadLetters", "Arn"]}
     assert target["DeadLetterConfig"]["Arn"] == dead
     assert target["RetryPolicy"]["MaximumEventAgeInSeconds"] == 86_400
-    assert rule["EventPattern"] == {"source": ["tidemark"]}
+    assert rule["EventPattern"] == {"source": ["tidewire"]}
     (invoked,) = of_type(template, "AWS::Lambda::EventInvokeConfig").values()
     assert invoked["DestinationConfig"]["OnFailure"]["Destination"] == dead
     (mapping,) = of_type(template, "AWS::Lambda::EventSourceMapping").values()
@@ -242,8 +242,8 @@ def test_an_alarm_rings_for_errors_throttles_dead_letters_and_a_tail_that_lags(t
         (alarm["MetricName"], alarm["Dimensions"][0]["Value"]) for alarm in alarms if alarm["Namespace"] != "AWS/SQS"
     }
     for name in FUNCTIONS:
-        assert ("Errors", f"tidemark-prod-{name}") in told
-        assert ("Throttles", f"tidemark-prod-{name}") in told
-    assert ("TailLag", "tidemark-prod-stream") in told
+        assert ("Errors", f"tidewire-prod-{name}") in told
+        assert ("Throttles", f"tidewire-prod-{name}") in told
+    assert ("TailLag", "tidewire-prod-stream") in told
     assert "ApproximateNumberOfMessagesVisible" in {alarm["MetricName"] for alarm in alarms}
     assert all(alarm["AlarmActions"] for alarm in alarms)

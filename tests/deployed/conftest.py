@@ -87,16 +87,16 @@ class Deploy:
         cloud = self.cloud()
         self.put_parameters(cloud, STAGE)
         if secret := site.get("REALTIME_NETLIFY_SECRET"):
-            cloud.put_parameter(f"/tidemark/{STAGE}/netlify-secret", secret)
+            cloud.put_parameter(f"/tidewire/{STAGE}/netlify-secret", secret)
         deployed = cloud.deploy(STAGE, with_webhooks(template))
-        url = self.publish_site(cloud, {"TIDEMARK_API_URL": deployed.api_url, **site})
+        url = self.publish_site(cloud, {"TIDEWIRE_API_URL": deployed.api_url, **site})
         return Deployment(cloud, deployed, url, self._stack.enter_context(cloud.client()))
 
     def put_parameters(self, cloud: Cloud, stage: str) -> None:
         """What is put before the first deployment of a stage."""
         names = {"redis-url": self._redis.url, "publish-keys": PUBLISH_KEY, "jwt-secret": SECRET}
         for name, value in {**names, **{f"webhooks/{name}": value for name, value in SECRETS.items()}}.items():
-            cloud.put_parameter(f"/tidemark/{stage}/{name}", value)
+            cloud.put_parameter(f"/tidewire/{stage}/{name}", value)
 
     def publish_site(self, cloud: Cloud, variables: dict[str, str], url: str = SITE) -> str:
         """What Netlify does with these variables: the build, and the deploy."""
@@ -110,7 +110,7 @@ def with_webhooks(template: Template) -> Template:  # noqa: F811
     named = copy.deepcopy(template)
     variables = named["Resources"]["WebhooksLambdaFunction"]["Properties"]["Environment"]["Variables"]
     stage = variables["REALTIME_PREFIX"].removeprefix("rt-")
-    variables.update({name: f"ssm:/tidemark/{stage}/webhooks/{name}" for name in SECRETS})
+    variables.update({name: f"ssm:/tidewire/{stage}/webhooks/{name}" for name in SECRETS})
     return named
 
 

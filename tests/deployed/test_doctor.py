@@ -1,10 +1,10 @@
-"""`tidemark doctor` against deployments: well, and as they were when no browser could stream from them."""
+"""`tidewire doctor` against deployments: well, and as they were when no browser could stream from them."""
 
 import copy
 
 import pytest
+from tidewire.tools.doctor import CHECKS, Limits
 
-from shared.doctor import CHECKS, Limits
 from tests.deployed.conftest import Deploy, Deployment, Template
 from tests.doctor.conftest import findings, with_verdict
 

@@ -41,7 +41,7 @@ async def test_the_guide_leads_to_a_live_event(
     inline = {block.text.split("/")[-1]: block for block in commands_in_text() if block.document == GUIDE}
     assert json.loads(await asyncio.to_thread(reader.run, inline["ready"])) == {"status": "ready", "transport": "redis"}
 
-    site = deploy.publish_site(cloud, {"TIDEMARK_API_URL": api, "REALTIME_NETLIFY_SECRET": NETLIFY_SECRET})  # 3
+    site = deploy.publish_site(cloud, {"TIDEWIRE_API_URL": api, "REALTIME_NETLIFY_SECRET": NETLIFY_SECRET})  # 3
     await asyncio.to_thread(reader.run, next(steps))  # put netlify-secret
 
     made = json.loads(await asyncio.to_thread(reader.run, next(steps)))  # 4: a token

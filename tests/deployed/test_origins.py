@@ -62,8 +62,8 @@ async def test_a_preview_shows_events_of_its_own_stage(
     variables = {
         "CONTEXT": "deploy-preview",
         "REVIEW_ID": "7",
-        "TIDEMARK_API_URL": deployed.stack.api_url,
-        "TIDEMARK_PREVIEW_API_URL": "https://previews.example.com/{stage}",
+        "TIDEWIRE_API_URL": deployed.stack.api_url,
+        "TIDEWIRE_PREVIEW_API_URL": "https://previews.example.com/{stage}",
     }
     stage, origin = stage_of(variables), "https://deploy-preview-7--app.netlify.app"
     cloud = deployed.cloud
@@ -85,7 +85,7 @@ async def test_a_preview_shows_events_of_its_own_stage(
 
 async def test_a_preview_without_functions_says_so(deploy: Deploy, deployed: Deployment) -> None:
     """It never falls back to production's log."""
-    variables = {"CONTEXT": "deploy-preview", "REVIEW_ID": "8", "TIDEMARK_API_URL": deployed.stack.api_url}
+    variables = {"CONTEXT": "deploy-preview", "REVIEW_ID": "8", "TIDEWIRE_API_URL": deployed.stack.api_url}
     site = deploy.publish_site(deployed.cloud, variables, "https://deploy-preview-8--app.netlify.app")
     answer = deployed.http.post(f"{site}/api/publish", json={"type": "note", "data": 1})
     assert (answer.status_code, answer.text) == (404, "There are no functions behind this preview.\n")

@@ -182,10 +182,10 @@ def test_by_the_bus_an_event_reaches_the_log(deploy: Deploy, package: Package) -
     )
     assert [event["data"] for event in page.json()["events"]] == [5]
     bad = {
-        "Source": "tidemark",
+        "Source": "tidewire",
         "DetailType": "note",
         "Detail": '{"userId": "u1"}',
-        "EventBusName": f"tidemark-{STAGE}",
+        "EventBusName": f"tidewire-{STAGE}",
     }
     deployed.cloud.aws("events").put_events(Entries=[bad])
-    assert json.loads(deployed.cloud.next_message(f"tidemark-{STAGE}-dead-letters"))["source"] == "tidemark"
+    assert json.loads(deployed.cloud.next_message(f"tidewire-{STAGE}-dead-letters"))["source"] == "tidewire"

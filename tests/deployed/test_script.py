@@ -71,6 +71,6 @@ def test_a_person_starts_a_cloud_and_stops_it(tmp_path: Path) -> None:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-    left = {path.name for path in tmp_path.iterdir()} - {"told", f"tidemark-ports-{os.getuid()}"}
+    left = {path.name for path in tmp_path.iterdir()} - {"told", f"tidewire-ports-{os.getuid()}"}
     assert left == set(), "folders that it has made"
     assert "Traceback" not in told.read_text()

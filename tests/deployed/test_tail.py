@@ -1,4 +1,4 @@
-"""`tidemark tail`, from a shell somewhere: it finds the stream that the site cannot carry."""
+"""`tidewire tail`, from a shell somewhere: it finds the stream that the site cannot carry."""
 
 import json
 import subprocess
@@ -18,13 +18,13 @@ def test_a_shell_follows_the_stream_by_the_sites_address(deployed: Deployment, t
     """Before, each attempt was refused, for ever: the site gives pages alone."""
     told, errors = tmp_path / "told", tmp_path / "errors"
     settings = {
-        "TIDEMARK_URL": deployed.site,
-        "TIDEMARK_TOKEN": deployed.token("tail"),
+        "TIDEWIRE_URL": deployed.site,
+        "TIDEWIRE_TOKEN": deployed.token("tail"),
         "HTTPS_PROXY": deployed.cloud.proxy,
         "SSL_CERT_FILE": str(deployed.cloud.certificate),
     }
     with told.open("wb") as out, errors.open("wb") as err:
-        command = [str(ROOT / "scripts" / "tidemark"), "tail", "--json", "--count", "2"]
+        command = [str(ROOT / "scripts" / "tidewire"), "tail", "--json", "--count", "2"]
         process = subprocess.Popen(command, env={**inherited(), **settings}, stdout=out, stderr=err)
     try:
         wait_until(lambda: "live" in errors.read_text() or process.poll() is not None, SECONDS)

@@ -4,7 +4,7 @@ import re
 import shlex
 from collections.abc import Iterator
 
-_HERE = {"curl", "openssl", "promtool", "python", "python3", "tidemark"}
+_HERE = {"curl", "openssl", "promtool", "python", "python3", "tidewire"}
 _STOOD_IN_FOR = {"aws", "cargo", "docker", "git", "npm", "npx", "pip"}
 PROGRAMS = _HERE | _STOOD_IN_FOR
 """What a document may name as a program, besides scripts of ours."""
@@ -57,7 +57,7 @@ def follows(command: str) -> bool:
     match words_of(command):
         case ["curl", *options]:
             return any(re.match(r"-\w*N", word) for word in options) and "-m" not in options
-        case ["tidemark" | "scripts/tidemark", "tail", *options]:
+        case ["tidewire" | "scripts/tidewire", "tail", *options]:
             return "--count" not in options and not {"-h", "--help"} & {*options}
         case _:
             return False

@@ -19,9 +19,9 @@ GUARDED = {
     "REALTIME_PUBLISH_KEYS": PUBLISH_KEY,
     "REALTIME_JWT_SECRET": SECRET,
     "REALTIME_ALLOWED_ORIGINS": "https://app.example.com",
-    "REALTIME_HEARTBEAT": "200ms",  # `tidemark doctor` waits for some
+    "REALTIME_HEARTBEAT": "200ms",  # `tidewire doctor` waits for some
 }
-SENDS_A_KEY = re.compile(r"Authorization: Bearer|TIDEMARK_KEY=")
+SENDS_A_KEY = re.compile(r"Authorization: Bearer|TIDEWIRE_KEY=")
 
 
 class Documents:
@@ -54,7 +54,7 @@ class Documents:
         return self._shells[block.document].run(
             block,
             filled(block, addresses),
-            {"TIDEMARK": local, "URL": local, "PORT": str(port)},
+            {"TIDEWIRE": local, "URL": local, "PORT": str(port)},
             pattern_of(shown.text) if shown else "",
         )
 
@@ -64,10 +64,10 @@ class Documents:
             instance.terminate()
 
     def settings(self) -> dict[str, str]:
-        """What `tidemark` finds in the environment, where a document does not set it."""
+        """What `tidewire` finds in the environment, where a document does not set it."""
         return {
-            "TIDEMARK_URL": self._instance("guarded").url,
-            "TIDEMARK_KEY": PUBLISH_KEY,
+            "TIDEWIRE_URL": self._instance("guarded").url,
+            "TIDEWIRE_KEY": PUBLISH_KEY,
             "REALTIME_JWT_SECRET": SECRET,
             "REALTIME_CONFIG": str(ROOT / "examples" / "webhooks" / "realtime.toml"),
         }

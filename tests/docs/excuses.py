@@ -55,8 +55,8 @@ EXCUSES = (
 # a test of its own, where the command of the document would do more than a reader wants to wait for. By its beginning.
 RUN_ELSEWHERE = {
     "aws ": "tests/docs/aws_call.py",
-    "tidemark ": "tests/cli/running.py",
-    "python -m shared": "tests/cli/running.py",
+    "tidewire ": "tests/cli/running.py",
+    "python -m tidewire": "tests/cli/running.py",
     "python -m functions.local": "tests/processes.py",
     "python3 scripts/netlify_build.py": "tests/unit/test_netlify_build.py",
     "scripts/chaos": "tests/faults/test_chaos.py",

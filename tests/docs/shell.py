@@ -111,8 +111,8 @@ class Shell:
         self._write(bin / "promtool", str(servers.find("promtool")))
         path = f"PATH={shlex.quote(inherited()['PATH'])}"  # what ours need is their own affair
         given = " ".join(f"{key}=${{{key}:-{shlex.quote(value)}}}" for key, value in self._settings.items())
-        for tidemark in (bin / "tidemark", project / "scripts" / "tidemark"):
-            self._write(tidemark, f"{path} {given} {ROOT / 'scripts' / 'tidemark'}")
+        for tidewire in (bin / "tidewire", project / "scripts" / "tidewire"):
+            self._write(tidewire, f"{path} {given} {ROOT / 'scripts' / 'tidewire'}")
         for name in ("python", "python3"):
             self._write(bin / name, f"{path} {ROOT / '.venv' / 'bin' / 'python'}")
         for name in ("dev", "serve"):

@@ -15,8 +15,8 @@ from typing import Any
 
 import click
 import yaml
+from tidewire.tools.cli.main import command_line
 
-from shared.cli.main import tidemark
 from tests.processes import ROOT, inherited
 
 Arguments = Sequence[str]
@@ -41,9 +41,9 @@ def _nothing(arguments: Arguments) -> None:
         raise WrongCallError("takes no arguments")
 
 
-def _tidemark(arguments: Arguments) -> None:
+def _tidewire(arguments: Arguments) -> None:
     """The command exists and has these options; arguments may be missing, as where a text only names the command."""
-    command: click.Command = tidemark
+    command: click.Command = command_line
     rest = list(arguments)
     while rest and isinstance(command, click.Group) and not rest[0].startswith("-"):
         found = command.get_command(click.Context(command), rest[0])
@@ -58,8 +58,8 @@ def _tidemark(arguments: Arguments) -> None:
 
 def _python(arguments: Arguments) -> None:
     match list(arguments):
-        case ["-m", "shared", *rest]:
-            _tidemark(rest)
+        case ["-m", "tidewire", *rest]:
+            _tidewire(rest)
         case ["-m", "functions.local"]:
             pass
         case [script] if (ROOT / script).is_file():
@@ -182,10 +182,10 @@ def _aws(arguments: Arguments) -> None:
 
 
 CHECKS: Mapping[str, Callable[[Arguments], None]] = {
-    "tidemark": _tidemark,
+    "tidewire": _tidewire,
     "python": _python,
     "python3": _python,
-    "scripts/tidemark": _tidemark,
+    "scripts/tidewire": _tidewire,
     "scripts/bench": _bench,
     "scripts/chaos": _parsed("chaos.__main__"),
     "scripts/fuzz": _parsed("tests.properties.fuzz"),

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import click
 import pytest
+from tidewire.tools.cli.main import COMMANDS, command_line
 
-from shared.cli.main import COMMANDS, tidemark
 from tests.cli.running import run
 from tests.docs.commands import commands_of, words_of
 from tests.docs.conftest import Documents
@@ -19,7 +19,7 @@ from tests.docs.stand_ins import check
 
 DOCUMENT = "docs/cli.md"
 BAR = r"\|"  # within a cell
-CONTEXT = click.Context(tidemark, info_name="tidemark", help_option_names=["-h", "--help"])
+CONTEXT = click.Context(command_line, info_name="tidewire", help_option_names=["-h", "--help"])
 
 
 class Command(NamedTuple):
@@ -40,7 +40,7 @@ class Command(NamedTuple):
 
 def commands() -> list[Command]:
     """Every command, with those of groups."""
-    return list(_below(tidemark, CONTEXT))
+    return list(_below(command_line, CONTEXT))
 
 
 def _below(command: click.Command, context: click.Context) -> Iterator[Command]:
@@ -54,7 +54,7 @@ def _below(command: click.Command, context: click.Context) -> Iterator[Command]:
     yield Command(
         " ".join([context.command_path, *command.collect_usage_pieces(context)]),
         [[f"`{written}`", re.sub(" +", " ", meaning)] for written, meaning in filter(None, records)],
-        re.findall(r"tidemark [^|)>\n]*", command.epilog or ""),
+        re.findall(r"tidewire [^|)>\n]*", command.epilog or ""),
     )
 
 
@@ -77,7 +77,7 @@ def test_a_transcript_shows_what_each_command_prints(reading: Documents, block: 
     for part in re.split(r"^\$ ", block.text, flags=re.MULTILINE)[1:]:
         command, *_ = commands_of(part)
         program, *arguments = words_of(command)
-        assert program == "tidemark", f"{block}: {program} belongs into a block of `sh`, and what it prints below it"
+        assert program == "tidewire", f"{block}: {program} belongs into a block of `sh`, and what it prints below it"
         ran = run(*arguments, settings=reading.settings())
         assert (ran.code, ran.err) == (0, "")
         shown = part.removeprefix(f"{command}\n")

@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 import pytest
 import yaml
+from tidewire.ingest.eventbridge_rules import BusRules
+from tidewire.ingest.webhooks.sources import read_sources
+from tidewire.monitoring.logs import TextLines
+from tidewire.settings.config import Settings
 
-from shared.bus_rules import BusRules
-from shared.config import Settings
-from shared.logs import TextLines
-from shared.webhooks.sources import read_sources
 from tests import servers
 from tests.docs.conftest import Addresses
 from tests.docs.excuses import excuse_of
@@ -115,7 +115,7 @@ def picture(block: Block, given: Given) -> None:
 
 
 def spans(block: Block, given: Given) -> None:
-    """A trace as a drawing: its spans are routes of the API, or made by shared/tracing.py."""
+    """A trace as a drawing: its spans are routes of the API, or made by shared/tidewire/monitoring/opentelemetry.py."""
     names = re.findall(r"[├└]─ (\S+ \S+) ", block.text)
     paths = json.loads((ROOT / "functions" / "openapi.json").read_text())["paths"]
     assert names

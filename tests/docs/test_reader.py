@@ -27,9 +27,9 @@ def run(shell: Shell, line: int, text: str, info: str = "sh") -> Outcome:
 
 
 def test_what_fails_is_told_also_in_the_middle_of_a_block(shell: Shell) -> None:
-    outcome = run(shell, 1, "tidemark nonsense\necho after\n")
+    outcome = run(shell, 1, "tidewire nonsense\necho after\n")
     assert outcome.told == "after\n"
-    assert outcome.failed == ["tidemark ended with 2"]
+    assert outcome.failed == ["tidewire ended with 2"]
 
 
 def test_a_program_that_nobody_provides_is_not_found_even_where_this_machine_has_it(shell: Shell) -> None:
@@ -47,7 +47,7 @@ def test_a_stand_in_is_noted_with_its_arguments_and_the_shell_remembers_what_was
 
 def test_python_is_run_and_what_it_raises_is_told(shell: Shell) -> None:
     assert run(shell, 5, "print(6 * 7)\n", "python").told == "42\n"
-    outcome = run(shell, 6, "import shared.event\nraise SystemExit(3)\n", "python")
+    outcome = run(shell, 6, "import tidewire.model.event\nraise SystemExit(3)\n", "python")
     assert outcome.failed == ["python ended with 3"]
 
 
@@ -80,9 +80,9 @@ def test_a_placeholder_without_a_value_is_no_value() -> None:
         ("scripts/bench nonsense", "no such measurement"),
         ("scripts/chaos --shrt", "--shrt"),
         ("scripts/test tests/nonsense", "there is no tests/nonsense"),
-        ("tidemark pubish", "no command pubish"),
-        ("tidemark tail --form now", "--form"),
-        ("docker run tidemark", "nobody here can say"),
+        ("tidewire pubish", "no command pubish"),
+        ("tidewire tail --form now", "--form"),
+        ("docker run tidewire", "nobody here can say"),
     ],
 )
 def test_a_call_that_the_program_would_refuse_is_refused(command: str, told: str) -> None:
@@ -99,7 +99,7 @@ def test_what_is_shown_is_compared_whole_but_for_what_is_left_open() -> None:
 
 
 def test_a_command_ends_with_its_last_line_and_is_known_to_serve_or_to_follow() -> None:
-    serving, limited = "A=1 python -m functions.local # in one terminal", "curl -sN -m 1 x\ntidemark tail --count 1"
+    serving, limited = "A=1 python -m functions.local # in one terminal", "curl -sN -m 1 x\ntidewire tail --count 1"
     commands = list(commands_of(f"{serving}\ncurl -sN \\\n  'x\ny'\n{limited}\n"))
     assert commands[1] == "curl -sN \\\n  'x\ny'"
     assert [serves(command) for command in commands] == [True, False, False, False]

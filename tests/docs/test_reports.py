@@ -4,11 +4,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from tidewire.model.cursor import Cursor, Position
 
 from bench.process import BenchError
 from bench.session import WRITTEN, machine, require_clean_tree
 from chaos.phases import count_reordered
-from shared.cursor import Cursor, Position
 
 
 @pytest.fixture

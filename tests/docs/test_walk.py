@@ -23,7 +23,7 @@ EXAMPLES = {
     "examples/webhooks/realtime.toml": "tests/webhooks/example.py",
 }
 
-VARIABLE = re.compile(r"\b(?:REALTIME|TIDEMARK|UPSTASH|REDIS|DATABASE|OTEL)_[A-Z][A-Z_]*[A-Z]\b")
+VARIABLE = re.compile(r"\b(?:REALTIME|TIDEWIRE|UPSTASH|REDIS|DATABASE|OTEL)_[A-Z][A-Z_]*[A-Z]\b")
 
 
 @pytest.mark.parametrize("block", blocks(), ids=str)

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tidewire.tools.doctor import CHECKS, Deployment, Finding, Limits, examine
 
-from shared.doctor import CHECKS, Deployment, Finding, Limits, examine
 from tests.certificates import certify
 from tests.functions.tokens import LIMITED_KEY, MINTING_KEY, PUBLISH_KEY, SECRET
 from tests.processes import Instance
@@ -24,7 +24,7 @@ def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
             [
                 PUBLISH_KEY,
                 f"{LIMITED_KEY}:task-*",
-                f"{MINTING_KEY}:tidemark.doctor",
+                f"{MINTING_KEY}:tidewire.doctor",
                 f"{MINTING_KEY}:realtime.tokens",
             ]
         ),

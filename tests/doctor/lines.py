@@ -154,7 +154,7 @@ def swallows_heartbeats(instance: Instance) -> AlteringLine:
 
 @asynccontextmanager
 async def answering(answer: Callable[[bytes], bytes], tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
-    """No Tidemark: answers each request with the body, or the whole answer, that `answer` makes of its head."""
+    """No Tidewire: answers each request with the body, or the whole answer, that `answer` makes of its head."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")

@@ -8,8 +8,8 @@ from typing import Any, NoReturn
 
 import httpx
 import pytest
+from tidewire.tools.doctor import CHECKS, Deployment, Limits, examine
 
-from shared.doctor import CHECKS, Deployment, Limits, examine
 from tests.client.line import Line
 from tests.doctor import lines
 from tests.doctor.conftest import HEARTBEAT, LIMITS, ORIGIN, findings, with_verdict
@@ -43,7 +43,7 @@ async def test_what_it_publishes_is_marked_and_nobody_else_hears_of_it(instance:
     assert page(user_token("somebody-else")) == []
     assert page(user_token(None)) == []
     own = page(user_token(deployment.user))
-    assert {event["type"] for event in own} == {"tidemark.doctor"}
+    assert {event["type"] for event in own} == {"tidewire.doctor"}
     assert len(own) == 1 + 1 + 3 + 2 + 2  # publish, long-poll, buffering, latency, resume
 
 

@@ -1,11 +1,11 @@
-"""`tidemark doctor`, as a user types it."""
+"""`tidewire doctor`, as a user types it."""
 
 import json
 import re
 
 import pytest
+from tidewire.tools.doctor import CHECKS
 
-from shared.doctor import CHECKS
 from tests.cli.running import run
 from tests.doctor.conftest import HEARTBEAT, ORIGIN
 from tests.functions.tokens import PUBLISH_KEY
@@ -15,7 +15,7 @@ QUICK = ("--samples", "2", "--heartbeat", str(HEARTBEAT), "--origin", ORIGIN)
 
 
 def test_all_well_is_code_0_and_a_line_a_check_with_no_secret_in_it(instance: Instance) -> None:
-    ran = run("doctor", *QUICK, settings={"TIDEMARK_URL": instance.url, "TIDEMARK_KEY": PUBLISH_KEY})
+    ran = run("doctor", *QUICK, settings={"TIDEWIRE_URL": instance.url, "TIDEWIRE_KEY": PUBLISH_KEY})
     assert (ran.code, ran.err) == (0, "")
     *shown, last = ran.out.splitlines()
     assert [line.split()[:2] for line in shown] == [["ok", name] for name in CHECKS]
@@ -25,7 +25,7 @@ def test_all_well_is_code_0_and_a_line_a_check_with_no_secret_in_it(instance: In
 
 
 def test_a_failed_check_is_code_1_and_an_object_that_says_what_to_do(instance: Instance) -> None:
-    ran = run("doctor", *QUICK, "--json", "--url", instance.url, settings={"TIDEMARK_KEY": "hunter2"})
+    ran = run("doctor", *QUICK, "--json", "--url", instance.url, settings={"TIDEWIRE_KEY": "hunter2"})
     assert (ran.code, ran.err) == (1, "")
     told = [json.loads(line) for line in ran.out.splitlines()]
     assert [finding["check"] for finding in told] == list(CHECKS)
@@ -37,7 +37,7 @@ def test_a_failed_check_is_code_1_and_an_object_that_says_what_to_do(instance: I
 
 
 def test_on_a_terminal_long_texts_stay_in_their_column(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shared.cli.doctor.is_terminal", lambda: True)
+    monkeypatch.setattr("tidewire.tools.cli.doctor.is_terminal", lambda: True)
     ran = run("doctor", "--url", "http://127.0.0.1:9", settings={"COLUMNS": "60"})
     assert ran.code == 1
     lines = ran.out.splitlines()

@@ -1,8 +1,8 @@
 """Who is let in, and who is not: keys, tokens, and a deployment that lets everyone in."""
 
 import pytest
+from tidewire.tools.doctor import Deployment, Limits
 
-from shared.doctor import Deployment, Limits
 from tests.doctor.conftest import HEARTBEAT, LIMITS, findings, with_verdict
 from tests.functions.tokens import LIMITED_KEY, MINTING_KEY, SECRET, token, user_token
 from tests.processes import Instance
@@ -14,7 +14,7 @@ async def test_a_wrong_key_fails_as_what_it_is_and_what_needs_it_is_skipped(inst
     found = await findings(instance.url, key="not-the-key-of-this-deployment")
     assert with_verdict(found, "fail") == ["publish"]
     assert "the key is refused: 401" in found["publish"].reason
-    assert "TIDEMARK_KEY" in found["publish"].advice
+    assert "TIDEWIRE_KEY" in found["publish"].advice
     assert "REALTIME_PUBLISH_KEYS" in found["publish"].advice
     needs = ["token", "ticket", "forged-token", "cors-stream", "long-poll", "stream", "buffering", "latency", "resume"]
     assert set(needs) <= set(with_verdict(found, "skip"))
@@ -25,7 +25,7 @@ async def test_a_key_for_other_types_is_told_what_its_list_lacks(instance: Insta
     found = await findings(instance.url, *WHO, key=LIMITED_KEY)
     assert with_verdict(found, "fail") == ["publish"]
     assert "403" in found["publish"].reason
-    assert ":tidemark.doctor" in found["publish"].advice
+    assert ":tidewire.doctor" in found["publish"].advice
     assert "realtime.tokens" in found["token"].reason
 
 
@@ -39,7 +39,7 @@ async def test_a_token_of_another_deployment_is_told_apart_from_a_key_that_is_wr
     found = await findings(instance.url, *WHO, token=foreign)
     assert with_verdict(found, "fail") == ["token"]
     assert "its signature does not match" in found["token"].reason
-    assert "TIDEMARK_TOKEN" in found["token"].advice
+    assert "TIDEWIRE_TOKEN" in found["token"].advice
 
 
 async def test_with_a_token_alone_all_is_looked_at_that_needs_no_event(instance: Instance) -> None:
@@ -47,7 +47,7 @@ async def test_with_a_token_alone_all_is_looked_at_that_needs_no_event(instance:
     assert with_verdict(found, "fail") == []
     assert {"token", "ticket", "forged-token", "cors-stream", "stream", "heartbeats"} <= set(with_verdict(found, "ok"))
     assert {"publish", "long-poll", "latency", "resume"} <= set(with_verdict(found, "skip"))
-    assert "TIDEMARK_KEY" in found["latency"].advice
+    assert "TIDEWIRE_KEY" in found["latency"].advice
 
 
 async def test_a_token_for_nobody_is_not_used_because_its_events_would_be_everyones(instance: Instance) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from tidewire.tools.doctor import CHECKS, Limits
 
-from shared.doctor import CHECKS, Limits
 from tests.certificates import certify
 from tests.doctor import lines
 from tests.doctor.conftest import HEARTBEAT, findings, with_verdict
@@ -18,7 +18,7 @@ from tests.functions.tokens import token, user_token
 from tests.processes import HOST, Instance, MakeRedis, free_port
 
 KEY = "a-publish-key-that-is-long-enough"
-LIVE = json.dumps({"status": "live", "info": {"title": "Tidemark", "version": "9.1"}}).encode()
+LIVE = json.dumps({"status": "live", "info": {"title": "Tidewire", "version": "9.1"}}).encode()
 
 
 @pytest.mark.parametrize(
@@ -27,21 +27,21 @@ LIVE = json.dumps({"status": "live", "info": {"title": "Tidemark", "version": "9
         ({}, "ok", "https://app.example.com, with a key", ""),
         ({"url": "http://app.example.com"}, "fail", "everyone on the way can read", "https://"),
         ({"url": "http://127.0.0.1:8787"}, "ok", "with a key", ""),
-        ({"url": "https://me:hunter2@app.example.com"}, "fail", "holds a user or password", "TIDEMARK_KEY"),
+        ({"url": "https://me:hunter2@app.example.com"}, "fail", "holds a user or password", "TIDEWIRE_KEY"),
         ({"url": "https://app.example.com/api"}, "fail", "not the address alone", "without /api"),
-        ({"url": "http://127.0.0.1:8787", "url_given": False}, "warn", "TIDEMARK_URL is not set", "--url"),
-        ({"key": None}, "fail", "TIDEMARK_KEY is not set", "REALTIME_PUBLISH_KEYS"),
-        ({"key": None, "token": user_token("u1")}, "warn", "TIDEMARK_KEY is not set", "REALTIME_PUBLISH_KEYS"),
+        ({"url": "http://127.0.0.1:8787", "url_given": False}, "warn", "TIDEWIRE_URL is not set", "--url"),
+        ({"key": None}, "fail", "TIDEWIRE_KEY is not set", "REALTIME_PUBLISH_KEYS"),
+        ({"key": None, "token": user_token("u1")}, "warn", "TIDEWIRE_KEY is not set", "REALTIME_PUBLISH_KEYS"),
         ({"key": None, "url": "http://localhost"}, "ok", "with no credentials", ""),
         ({"key": "hunter2 \n"}, "fail", "no header can carry", "no quotes, no line end"),
         ({"key": f"hunter2{KEY},hunter2{KEY}"}, "fail", "it is a list", "one of REALTIME_PUBLISH_KEYS"),
         ({"key": "hunter2"}, "warn", "only 7 characters", "openssl rand -hex 32"),
-        ({"token": "hunter2"}, "fail", "TIDEMARK_TOKEN is not a JWT", "tidemark token"),
+        ({"token": "hunter2"}, "fail", "TIDEWIRE_TOKEN is not a JWT", "tidewire token"),
         (
             {"token": token({"sub": "u1", "exp": time.time() - 9})},
             "fail",
-            "TIDEMARK_TOKEN has expired",
-            "tidemark token",
+            "TIDEWIRE_TOKEN has expired",
+            "tidewire token",
         ),
         ({"environ": {"REALTIME_JWT_SECRET": "hunter2"}}, "warn", "REALTIME_JWT_SECRET is shorter", "openssl"),
         (
@@ -136,7 +136,7 @@ async def test_a_certificate_that_nobody_vouches_for_and_a_port_without_tls_are_
 async def test_something_else_that_answers_and_an_address_that_redirects_are_told_apart() -> None:
     async with lines.answering(lambda _: b"<h1>hello</h1>") as url:
         found = (await findings(url, "reachability"))["reachability"]
-    assert (found.verdict, "not Tidemark" in found.reason, "/api/" in found.advice) == ("fail", True, True)
+    assert (found.verdict, "not Tidewire" in found.reason, "/api/" in found.advice) == ("fail", True, True)
     moved = b"HTTP/1.1 308 Moved\r\nlocation: https://app.example.com/login?secret=hunter2\r\ncontent-length: 0\r\n\r\n"
     async with lines.answering(lambda _: moved) as url:
         found = (await findings(url, "reachability"))["reachability"]

@@ -5,18 +5,19 @@ from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Self
 
-from shared.cursor import Cursor, Position
-from shared.errors import AppendRefused, EventRefused, TransportUnavailable
-from shared.event import Event
-from shared.filter import Interest
-from shared.hub import Hub
-from shared.partitions import Partitions
-from shared.record import Gap, Record
-from shared.ring import Ring
-from shared.sse import DATA
-from shared.subscriber import Start
-from shared.transports.base import Handler, Log, Receipt, Tail
-from shared.transports.fallback import MAX_BYTES, MAX_EVENTS, Fallback
+from tidewire.delivery.hub import Hub
+from tidewire.delivery.ring_buffer import Ring
+from tidewire.delivery.subscriber import Start
+from tidewire.errors import AppendRefused, EventRefused, TransportUnavailable
+from tidewire.model.audience import Interest
+from tidewire.model.cursor import Cursor, Position
+from tidewire.model.event import Event
+from tidewire.model.partitions import Partitions
+from tidewire.model.record import Gap, Record
+from tidewire.protocol.sse import DATA
+from tidewire.transports.base import Handler, Log, Receipt, Tail
+from tidewire.transports.fallback.fallback import MAX_BYTES, MAX_EVENTS, Fallback
+
 from tests.contract.staged import StagedLog
 from tests.contract.stores import MemoryStore
 from tests.sinks import RecordingSink

@@ -4,13 +4,13 @@ import asyncio
 import logging
 
 import pytest
+from tidewire.delivery.ring_buffer import Ring
+from tidewire.errors import TransportUnavailable
+from tidewire.model.partitions import Partitions
+from tidewire.model.record import Record
+from tidewire.transports.fallback import fallback
+from tidewire.transports.fallback.outbox import Entry
 
-from shared.errors import TransportUnavailable
-from shared.partitions import Partitions
-from shared.record import Record
-from shared.ring import Ring
-from shared.transports import fallback
-from shared.transports.outbox import Entry
 from tests.clocks import virtual_time
 from tests.contract.acts import at, event, place, publish, read, start_of
 from tests.contract.stores import MemoryStore
@@ -377,7 +377,7 @@ async def test_going_away_and_coming_back_are_told_once_each(caplog: pytest.LogC
             await asyncio.sleep(0.5)
         here.log.come_back()
         await eventually(lambda: here.fallback.backlog.events == 0)
-    told = [record.message for record in caplog.records if record.name == "shared.transports.fallback"]
+    told = [record.message for record in caplog.records if record.name == "tidewire.transports.fallback.fallback"]
     assert [message.split(":")[0] for message in told] == [
         "the log is away",
         "the log is back",

@@ -4,14 +4,14 @@ import asyncio
 from contextlib import AsyncExitStack
 
 import pytest
+from tidewire.delivery.revocations import GuardedHub, Revocation
+from tidewire.delivery.subscriber import Start
+from tidewire.errors import Unauthorized
+from tidewire.model.audience import Interest
+from tidewire.protocol.sse import CLOSING, DATA
+from tidewire.transports.fallback.fallback import Fallback
+from tidewire.transports.redis.streams import RedisStreams
 
-from shared.errors import Unauthorized
-from shared.filter import Interest
-from shared.revocations import GuardedHub, Revocation
-from shared.sse import CLOSING, DATA
-from shared.subscriber import Start
-from shared.transports.fallback import Fallback
-from shared.transports.redis_streams import RedisStreams
 from tests.clocks import virtual_time
 from tests.contract.acts import event
 from tests.contract.stores import MemoryStore

@@ -7,13 +7,13 @@ from contextlib import asynccontextmanager
 from typing import Self
 
 import pytest
+from tidewire.errors import TransportUnavailable
+from tidewire.primitives.circuit_breaker import LOSSES
+from tidewire.transports.base import Transport
+from tidewire.transports.postgres.log import PostgresLog
+from tidewire.transports.redis.streams import RedisStreams
+from tidewire.transports.upstash.rest_log import UpstashRest
 
-from shared.errors import TransportUnavailable
-from shared.transports.base import Transport
-from shared.transports.circuit import LOSSES
-from shared.transports.postgres import PostgresLog
-from shared.transports.redis_streams import RedisStreams
-from shared.transports.upstash import UpstashRest
 from tests.contract.acts import publish
 from tests.processes import HOST
 

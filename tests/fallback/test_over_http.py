@@ -6,11 +6,11 @@ from contextlib import asynccontextmanager
 
 import httpx
 import pytest
+from tidewire.settings.config import Settings
+from tidewire.transports.fallback.fallback import Fallback
+from tidewire.transports.upstash.rest_log import UpstashRest
+from tidewire.wiring import make_transport
 
-from shared.config import Settings
-from shared.transports.fallback import Fallback
-from shared.transports.upstash import UpstashRest
-from shared.wiring import make_transport
 from tests.contract.acts import publish as publish_to
 from tests.faults.clients import Follower, event, eventually, follow, get, metrics, on_redis, open_stream, publish
 from tests.faults.stored import read_log

@@ -9,14 +9,14 @@ from itertools import count
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tidewire.delivery.ring_buffer import Ring
+from tidewire.errors import EventRefused, TransportUnavailable
+from tidewire.model.audience import Interest
+from tidewire.model.cursor import Cursor
+from tidewire.model.event import Event
+from tidewire.model.partitions import Partitions
+from tidewire.model.record import Record
 
-from shared.cursor import Cursor
-from shared.errors import EventRefused, TransportUnavailable
-from shared.event import Event
-from shared.filter import Interest
-from shared.partitions import Partitions
-from shared.record import Record
-from shared.ring import Ring
 from tests.clocks import virtual_time
 from tests.contract.acts import event, read
 from tests.contract.stores import MemoryStore

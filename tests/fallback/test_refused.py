@@ -3,10 +3,10 @@
 import asyncio
 
 import pytest
+from tidewire.errors import EventRefused
+from tidewire.transports.fallback.fallback import Fallback
+from tidewire.transports.upstash.rest_log import UpstashRest
 
-from shared.errors import EventRefused
-from shared.transports.fallback import Fallback
-from shared.transports.upstash import UpstashRest
 from tests.clocks import virtual_time
 from tests.contract.acts import event as draft
 from tests.contract.acts import publish as publish_to
@@ -92,7 +92,7 @@ async def test_a_log_that_refuses_everything_loses_nothing(
         await asyncio.to_thread(server.ask, f"{sql}; select 1")
 
     await ask("create role app login; grant usage on schema rt to app; grant all on all tables in schema rt to app")
-    url = server.url.replace("tidemark@", "app@")
+    url = server.url.replace("tidewire@", "app@")
     instance = await asyncio.to_thread(make_instance, **on_postgres(url, **FALLBACK))
     await ask("revoke insert on rt.records from app")
     names = [f"event-{number}" for number in range(60)]

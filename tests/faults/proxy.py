@@ -1,4 +1,4 @@
-"""A TCP proxy between Tidemark and its store: the network, counted, and broken at will."""
+"""A TCP proxy between Tidewire and its store: the network, counted, and broken at will."""
 
 import asyncio
 import contextlib

@@ -9,11 +9,11 @@ from typing import Any, Self
 from unittest.mock import patch
 
 from redis.asyncio import Redis
+from tidewire.transports.base import Log
+from tidewire.transports.postgres.log import PostgresLog
+from tidewire.transports.redis.streams import RedisStreams
+from tidewire.transports.upstash.rest_log import UpstashRest
 
-from shared.transports.base import Log
-from shared.transports.postgres import PostgresLog
-from shared.transports.redis_streams import RedisStreams
-from shared.transports.upstash import UpstashRest
 from tests.contract.stores import PostgresStore
 from tests.faults.proxy import Proxy
 from tests.faults.stored import read_log
@@ -87,7 +87,7 @@ class Rig(ABC):
     def _hurry(self) -> Iterator[None]:
         with ExitStack() as patches:
             for name, seconds in self.patience.items() if self.impatient else ():
-                patches.enter_context(patch(f"shared.transports.{name}", seconds))
+                patches.enter_context(patch(f"tidewire.transports.{name}", seconds))
             yield
 
 
@@ -206,7 +206,7 @@ class PostgresRig(Rig):
 
     async def end_sessions(self) -> None:
         self.server.ask(
-            "select pg_terminate_backend(pid) from pg_stat_activity where application_name like 'tidemark%'"
+            "select pg_terminate_backend(pid) from pg_stat_activity where application_name like 'tidewire%'"
         )
 
     async def wipe(self) -> None:

@@ -6,10 +6,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from shared.cursor import Cursor
-from shared.errors import TransportUnavailable
-from shared.hub import Hub
-from shared.transports.base import Log
+from tidewire.delivery.hub import Hub
+from tidewire.errors import TransportUnavailable
+from tidewire.model.cursor import Cursor
+from tidewire.transports.base import Log
+
 from tests.contract.acts import event, place
 from tests.faults.rigs import PostgresRig, RedisRig, Rig
 from tests.sinks import RecordingSink, subscribed

@@ -5,9 +5,9 @@ import json
 from typing import Any
 
 from redis.asyncio import Redis
+from tidewire.model.cursor import MAX_LENGTH
+from tidewire.model.partitions import MAX_COPIES
 
-from shared.cursor import MAX_LENGTH
-from shared.partitions import MAX_COPIES
 from tests.faults.clients import event, follow, on_redis, publish, read_page, receipts
 from tests.faults.stored import read_log
 from tests.processes import MakeInstance, MakeRedis

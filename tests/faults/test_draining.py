@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from tidewire.delivery.hub import Hub
+from tidewire.errors import Unavailable
+from tidewire.http.stream import StreamApp
+from tidewire.settings.config import Settings
+from tidewire.transports.memory import MemoryLog
 
-from functions.stream import StreamApp
-from shared.config import Settings
-from shared.errors import Unavailable
-from shared.hub import Hub
-from shared.transports.memory import MemoryLog
 from tests.contract.staged import StagedLog
 from tests.sinks import subscribed
 from tests.waiting import DEADLINE

@@ -7,13 +7,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
+from tidewire.delivery.hub import Hub
+from tidewire.transports.base import Transport
+from tidewire.transports.redis.pool import CONNECTIONS
+from tidewire.transports.redis.pubsub import RedisPubSub
+from tidewire.transports.redis.streams import RedisStreams
+from tidewire.transports.upstash.rest_log import UpstashRest
 
-from shared.hub import Hub
-from shared.transports.base import Transport
-from shared.transports.redis_pool import CONNECTIONS
-from shared.transports.redis_pubsub import RedisPubSub
-from shared.transports.redis_streams import RedisStreams
-from shared.transports.upstash import UpstashRest
 from tests.faults.clients import Requests, event, follow, on_redis, publish, receipts
 from tests.faults.proxy import Proxy
 from tests.processes import Instance, MakeInstance, MakeRedis, RedisServer

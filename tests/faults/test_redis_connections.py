@@ -9,12 +9,12 @@ from urllib.parse import urlsplit
 
 import pytest
 import redis
+from tidewire.errors import TransportUnavailable
+from tidewire.model.event import Event
+from tidewire.transports.redis.connection import Address, Command, LostError, RedisFailure
+from tidewire.transports.redis.pool import CONNECTIONS, ClosedError, Connections
+from tidewire.transports.redis.streams import RedisStreams
 
-from shared.errors import TransportUnavailable
-from shared.event import Event
-from shared.transports.redis_pool import CONNECTIONS, ClosedError, Connections
-from shared.transports.redis_streams import RedisStreams
-from shared.transports.resp import Address, Command, LostError, RedisFailure
 from tests.certificates import certify
 from tests.processes import HOST
 from tests.waiting import eventually

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import uvloop
+from tidewire.model.event import Event
+from tidewire.model.record import Gap, Record
+from tidewire.transports.redis import pool
+from tidewire.transports.redis.streams import RedisStreams
 
-from shared.event import Event
-from shared.record import Gap, Record
-from shared.transports import redis_pool
-from shared.transports.redis_streams import RedisStreams
 from tests.faults.clients import (
     AGAIN,
     Answer,
@@ -216,7 +216,7 @@ async def test_a_tail_whose_connection_has_died_silently_notices_and_loses_nothi
         proxy = await stack.enter_async_context(Proxy(redis.url))
         direct = RedisStreams(redis.url)
         stack.push_async_callback(direct.aclose)
-        monkeypatch.setattr(redis_pool, "TIMEOUT", 0.5)  # seconds, and the blocking read's own before them
+        monkeypatch.setattr(pool, "TIMEOUT", 0.5)  # seconds, and the blocking read's own before them
         through = RedisStreams(proxy.url, block=0.2)
         stack.push_async_callback(through.aclose)
         head = await direct.head(["all"])

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import redis.asyncio as redis
+from tidewire.delivery.hub import Hub
+from tidewire.errors import TransportUnavailable
+from tidewire.model.partitions import Partitions
+from tidewire.transports.base import Retention, Transport
+from tidewire.transports.redis.pubsub import RedisPubSub
+from tidewire.transports.redis.streams import RedisStreams
 
-from shared.errors import TransportUnavailable
-from shared.hub import Hub
-from shared.partitions import Partitions
-from shared.transports.base import Retention, Transport
-from shared.transports.redis_pubsub import RedisPubSub
-from shared.transports.redis_streams import RedisStreams
 from tests.contract.acts import at, event, publish, read, seek, start_of
 from tests.processes import HOST, ROOT, RedisServer
 from tests.sinks import subscribed

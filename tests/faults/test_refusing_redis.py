@@ -206,7 +206,7 @@ def in_cluster_mode(make_redis: MakeRedis) -> RedisServer:
     return redis
 
 
-MODULES = ["functions.local", "functions.stream_server"]
+MODULES = ["functions.local", "functions.stream"]
 
 
 @pytest.mark.parametrize("module", MODULES)

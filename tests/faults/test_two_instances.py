@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from tidewire.model.cursor import Cursor
 
-from shared.cursor import Cursor
 from tests.faults.clients import (
     Requests,
     follow,
@@ -289,8 +289,8 @@ SEVERAL = {"REALTIME_PARTITIONS": "metric", "REALTIME_USER_SHARDS": "3"}
 async def test_nobody_loses_repeats_or_sees_a_foreign_event_while_connections_instances_and_redis_break(
     make_redis: MakeRedis, make_instance: MakeInstance, scheme: dict[str, str], count: int
 ) -> None:
-    seed = int(os.environ.get("TIDEMARK_SEED") or random.randrange(2**32))
-    print(f"TIDEMARK_SEED={seed} repeats the events and the cuts")  # noqa: T201 — shown where the test fails
+    seed = int(os.environ.get("TIDEWIRE_SEED") or random.randrange(2**32))
+    print(f"TIDEWIRE_SEED={seed} repeats the events and the cuts")  # noqa: T201 — shown where the test fails
     rng = random.Random(seed)
     redis = await asyncio.to_thread(make_redis)
     settings = on_redis(redis, **scheme)

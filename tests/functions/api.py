@@ -1,4 +1,4 @@
-"""A client of one Tidemark, for tests: what it reads is checked against functions/openapi.json on the way."""
+"""A client of one Tidewire, for tests: what it reads is checked against openapi.json on the way."""
 
 import copy
 import functools

@@ -6,8 +6,8 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from tidewire.protocol.cloudevents import AUDIENCE
 
-from shared.cloudevents import AUDIENCE
 from tests.functions.api import Api, check, pointers_of, problem_of, receipts_of, unique
 from tests.processes import MakeInstance
 
@@ -135,7 +135,7 @@ def test_an_event_published_without_cloudevents_is_delivered_as_a_valid_one(api:
     kind = unique()
     [receipt] = api.publish({"type": kind, "data": {"id": 7}})
     [arrived] = delivered(api, kind)
-    assert (arrived["id"], arrived["type"], arrived["source"]) == (receipt["id"], kind, "tidemark")
+    assert (arrived["id"], arrived["type"], arrived["source"]) == (receipt["id"], kind, "tidewire")
 
 
 WRONG: dict[str, tuple[dict[str, Any], list[str]]] = {

@@ -119,7 +119,7 @@ def test_origins_are_written_as_people_write_them(make_instance: MakeInstance) -
 def test_an_origin_that_no_browser_sends_stops_the_start(make_instance: MakeInstance, origin: str) -> None:
     with pytest.raises(ServerError) as caught:
         make_instance(REALTIME_ALLOWED_ORIGINS=origin)
-    assert "tidemark: REALTIME_ALLOWED_ORIGINS: " in str(caught.value)
+    assert "tidewire: REALTIME_ALLOWED_ORIGINS: " in str(caught.value)
 
 
 @pytest.mark.parametrize("origin", STRANGERS)

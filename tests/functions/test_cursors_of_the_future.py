@@ -3,8 +3,8 @@
 import json
 
 import pytest
+from tidewire.model.cursor import MAX_OFFSET, Cursor
 
-from shared.cursor import MAX_OFFSET, Cursor
 from tests.functions.api import Api, data_of, unique
 
 

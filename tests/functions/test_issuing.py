@@ -8,10 +8,10 @@ from typing import Any
 import httpx
 import jwt
 import pytest
+from tidewire.errors import Unauthorized
+from tidewire.security.auth import Identity
+from tidewire.security.signing import Signer
 
-from shared.auth import Identity
-from shared.errors import Unauthorized
-from shared.signing import Signer
 from tests.clocks import Clock
 from tests.functions.api import Api, check, data_of, pointers_of, problem_of, unique
 from tests.functions.tokens import LIMITED_KEY, MINTING_KEY, PUBLISH_KEY, SECRET, token, user_token
@@ -165,7 +165,7 @@ def test_a_ticket_that_is_forged_altered_or_old_opens_nothing(guarded: Api) -> N
     ):
         response = guarded.get(params={"ticket": wrong})
         problem_of(response, 401)
-        assert response.headers["www-authenticate"] == 'Bearer realm="tidemark", error="invalid_token"'
+        assert response.headers["www-authenticate"] == 'Bearer realm="tidewire", error="invalid_token"'
 
 
 def test_a_ticket_of_more_than_a_minute_ago_opens_nothing() -> None:

@@ -9,10 +9,10 @@ from typing import Any
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from tidewire.errors import Unauthorized, Unavailable
+from tidewire.security.auth import Verifier
+from tidewire.security.jwks import FRESH, REFETCH, STALE, TIMEOUT, KeySet
 
-from shared.auth import Verifier
-from shared.errors import Unauthorized, Unavailable
-from shared.jwks import FRESH, REFETCH, STALE, TIMEOUT, KeySet
 from tests.clocks import Clock
 from tests.functions.api import Api, problem_of
 from tests.functions.tokens import (
@@ -28,7 +28,7 @@ from tests.functions.tokens import (
 )
 from tests.processes import MakeInstance
 
-INVALID = 'Bearer realm="tidemark", error="invalid_token"'
+INVALID = 'Bearer realm="tidewire", error="invalid_token"'
 
 
 def claims(**others: Any) -> dict[str, Any]:
@@ -247,12 +247,12 @@ async def test_an_issuer_that_hangs_on_costs_one_wait(
     good = token(claims(), own_issuer.ec, "ES256", kid="ec-1")
     unknown = token(claims(), own_issuer.ec, "ES256", kid="ec-2")
     await verifier.verify(good)
-    monkeypatch.setattr("shared.jwks.TIMEOUT", 0.2)
+    monkeypatch.setattr("tidewire.security.jwks.TIMEOUT", 0.2)
     own_issuer.hang()
     clock.advance(STALE)
     await verifier.verify(good)
     clock.advance(REFETCH)
-    monkeypatch.setattr("shared.jwks.TIMEOUT", TIMEOUT)
+    monkeypatch.setattr("tidewire.security.jwks.TIMEOUT", TIMEOUT)
     async with asyncio.timeout(TIMEOUT / 2):
         await verifier.verify(good)
     own_issuer.status = 500

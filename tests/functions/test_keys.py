@@ -4,16 +4,16 @@ import hmac
 import json
 
 import pytest
+from tidewire.errors import Unauthorized
+from tidewire.model.permissions import PublishKey
+from tidewire.security.auth import PublishKeys
 
-from shared.auth import PublishKeys
-from shared.errors import Unauthorized
-from shared.rights import PublishKey
 from tests.functions.api import Api, problem_of, unique
 from tests.functions.tokens import PUBLISH_KEY, user_token
 
 EVENT = json.dumps({"type": "key-test", "data": 1}).encode()
-BARE = 'Bearer realm="tidemark"'
-INVALID = 'Bearer realm="tidemark", error="invalid_token"'
+BARE = 'Bearer realm="tidewire"'
+INVALID = 'Bearer realm="tidewire", error="invalid_token"'
 
 WRONG_KEYS = {
     "another": "not-a-key",

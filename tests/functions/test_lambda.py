@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from tidewire.errors import SettingsError
 
 from functions import ops, publish, tokens
-from shared.errors import SettingsError
 from tests.functions.api import OPENAPI, check, unique
 from tests.functions.tokens import PUBLISH_KEY, SECRET
 from tests.webhooks.example import PAYLOADS
@@ -23,20 +23,16 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """An execution environment as Lambda makes it: one loop, and modules that live from call to call."""
     for name in ("REALTIME_TRANSPORT", "REDIS_URL", "REALTIME_AUTH", "REALTIME_JWT_SECRET", "REALTIME_JWKS_URL"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("AWS_LAMBDA_FUNCTION_NAME", "tidemark-publish")
+    monkeypatch.setenv("AWS_LAMBDA_FUNCTION_NAME", "tidewire-publish")
     monkeypatch.setenv("REALTIME_PUBLISH_KEYS", PUBLISH_KEY)
     monkeypatch.setenv("REALTIME_ALLOWED_ORIGINS", "https://app.example.com")
-    publish._mangum.cache_clear()
-    ops._mangum.cache_clear()
-    tokens._mangum.cache_clear()
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     yield
+    for function in (publish, ops, tokens):
+        function.handler.close()
     asyncio.set_event_loop(None)
     loop.close()
-    publish._mangum.cache_clear()
-    ops._mangum.cache_clear()
-    tokens._mangum.cache_clear()
 
 
 def api_gateway(method: str, path: str, body: str | None, headers: dict[str, str], encoded: bool) -> dict[str, Any]:
@@ -126,7 +122,7 @@ def test_errors_are_problems_in_plain_text_also_where_a_gateway_knows_no_binary(
         assert (result["statusCode"], result["isBase64Encoded"]) == (status, False)
         assert result["headers"]["content-type"] == "application/problem+json"
         check(json.loads(result["body"]), "Problem")
-    assert answers[0][1]["headers"]["www-authenticate"] == 'Bearer realm="tidemark"'
+    assert answers[0][1]["headers"]["www-authenticate"] == 'Bearer realm="tidewire"'
 
 
 def test_a_preflight_is_answered_and_errors_can_be_read_across_origins(invoke: Invoke) -> None:

@@ -7,8 +7,8 @@ import sys
 from typing import Any
 
 import pytest
+from tidewire.monitoring.logs import JsonLines, TextLines, request_id, told
 
-from shared.logs import JsonLines, TextLines, request_id, told
 from tests.functions.api import OPENAPI, Api, unique
 from tests.functions.tokens import PUBLISH_KEY, SECRET, user_token
 from tests.processes import Instance, MakeInstance, wait_until
@@ -19,7 +19,7 @@ CANARY = "canary-7f3a91"  # in every place that a client fills
 def lines(instance: Instance, message: str) -> list[dict[str, Any]]:
     """The lines of the log that tell this; every line but the banner is an object."""
     found = [
-        json.loads(line) for line in instance.log_file.read_text().splitlines() if not line.startswith("Tidemark ")
+        json.loads(line) for line in instance.log_file.read_text().splitlines() if not line.startswith("Tidewire ")
     ]
     return [line for line in found if line["message"] == message]
 
@@ -115,7 +115,7 @@ def test_the_level_is_a_variable_and_a_terminal_s_form_too(make_instance: MakeIn
     told = instance.log_file.read_text().splitlines()
     assert [line for line in told if "request" in line] == []
     [warning] = [line for line in told if "nobody can subscribe" in line]
-    assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z WARNING tidemark: .*", warning)
+    assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z WARNING tidewire: .*", warning)
 
 
 def record(message: str, *arguments: object, **fields: object) -> logging.LogRecord:

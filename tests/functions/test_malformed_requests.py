@@ -8,14 +8,14 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 
 import httpx
 import pytest
+from tidewire.delivery.hub import Hub
+from tidewire.http import local
+from tidewire.model.cursor import Cursor
+from tidewire.model.event import Event
+from tidewire.settings.config import Settings
+from tidewire.transports.base import Receipt
+from tidewire.transports.memory import MemoryLog
 
-from functions import local
-from shared.config import Settings
-from shared.cursor import Cursor
-from shared.event import Event
-from shared.hub import Hub
-from shared.transports.base import Receipt
-from shared.transports.memory import MemoryLog
 from tests.functions.api import TIMEOUT, Api, check, pointers_of, problem_of
 
 EVENT = b'{"type": "t", "data": 1}'

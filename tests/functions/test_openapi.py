@@ -1,4 +1,4 @@
-"""functions/openapi.json is valid, complete, and tells the truth about the running app."""
+"""shared/tidewire/http/openapi.json is valid, complete, and tells the truth about the running app."""
 
 import json
 import re
@@ -9,14 +9,14 @@ import pytest
 from openapi_schema_validator import OAS31Validator, oas31_format_checker
 from openapi_spec_validator import validate
 from starlette.routing import Route
+from tidewire.delivery.hub import Hub
+from tidewire.http import ops, publish, stream, tokens, webhooks
+from tidewire.http.cors import EXPOSED_HEADERS
+from tidewire.monitoring.logs import request_id
+from tidewire.protocol.subscribe_request import RESUME
+from tidewire.settings.config import Settings
+from tidewire.transports.memory import MemoryLog
 
-from functions import ops, publish, stream, tokens, webhooks
-from shared.config import Settings
-from shared.cors import EXPOSED_HEADERS
-from shared.hub import Hub
-from shared.logs import request_id
-from shared.query import RESUME
-from shared.transports.memory import MemoryLog
 from tests.functions.api import OPENAPI, Api, check, problem_of
 
 DOCUMENT: dict[str, Any] = json.loads(OPENAPI.read_text())

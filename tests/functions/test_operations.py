@@ -7,14 +7,14 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from tidewire.delivery.hub import Hub
+from tidewire.errors import TransportRefused, TransportUnavailable
+from tidewire.http import local
+from tidewire.model.event import Event
+from tidewire.settings.config import Settings
+from tidewire.transports.base import Receipt
+from tidewire.transports.memory import MemoryLog
 
-from functions import local
-from shared.config import Settings
-from shared.errors import TransportRefused, TransportUnavailable
-from shared.event import Event
-from shared.hub import Hub
-from shared.transports.base import Receipt
-from shared.transports.memory import MemoryLog
 from tests.functions.api import Api, problem_of, unique
 from tests.processes import MakeInstance, MakeRedis
 
@@ -137,7 +137,7 @@ async def test_a_lasting_refusal_is_a_reason_until_an_append() -> None:
 
 async def test_a_refusal_without_a_second_append_expires(monkeypatch: pytest.MonkeyPatch) -> None:
     """An instance that is out of rotation gets no publication that could succeed: it must come back by itself."""
-    monkeypatch.setattr("shared.hub.REFUSAL_SECONDS", 0.0)
+    monkeypatch.setattr("tidewire.delivery.hub.REFUSAL_SECONDS", 0.0)
     log = RefusingLog()
     log.why = TransportRefused("the store is read-only")
     async with asking(log) as client:

@@ -8,13 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
+from tidewire.delivery.hub import Hub
+from tidewire.http import local
+from tidewire.model.cursor import Position
+from tidewire.model.record import Record
+from tidewire.settings.config import Settings
+from tidewire.transports.memory import MemoryLog
 
-from functions import local
-from shared.config import Settings
-from shared.cursor import Position
-from shared.hub import Hub
-from shared.record import Record
-from shared.transports.memory import MemoryLog
 from tests.functions.api import Api, check, data_of, problem_of, unique
 from tests.processes import MakeInstance
 

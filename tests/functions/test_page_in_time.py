@@ -5,12 +5,13 @@ import json
 from typing import Any
 from unittest.mock import patch
 
-from functions.stream import StreamApp
-from shared.config import Settings
-from shared.hub import Hub
-from shared.revocations import GuardedHub
-from shared.transports import reading
-from shared.transports.memory import MemoryLog
+from tidewire.delivery.hub import Hub
+from tidewire.delivery.revocations import GuardedHub
+from tidewire.http.stream import StreamApp
+from tidewire.settings.config import Settings
+from tidewire.transports import log_base
+from tidewire.transports.memory import MemoryLog
+
 from tests.asgi_client import Request
 from tests.clocks import virtual_time
 from tests.contract.acts import event
@@ -48,7 +49,7 @@ async def test_a_slow_page_answers_what_it_has_read() -> None:
     log = SlowLog()
     await fill(log)
     log.seconds = 6.0
-    with patch.object(reading, "PAGE", PAGE):
+    with patch.object(log_base, "PAGE", PAGE):
         async with Hub(log) as hub:
             app, query, received = StreamApp(hub, Settings()), "from=earliest", []
             for _ in range(20):
@@ -68,7 +69,7 @@ async def test_a_slow_page_moves_past_what_is_for_others() -> None:
     await fill(log, "other")
     await log.publish([event("mine", type="mine")])
     log.seconds = 6.0
-    with patch.object(reading, "PAGE", PAGE):
+    with patch.object(log_base, "PAGE", PAGE):
         async with Hub(log) as hub:
             app, query, pages = StreamApp(hub, Settings()), "types=mine&from=earliest", 0
             found: list[Any] = []

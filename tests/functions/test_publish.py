@@ -9,14 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
+from tidewire.delivery.hub import Hub
+from tidewire.http import ops, publish
+from tidewire.http.api import create_app
+from tidewire.model.event import Event
+from tidewire.settings.config import Settings
+from tidewire.transports.base import Receipt
+from tidewire.transports.memory import MemoryLog
 
-from functions import ops, publish
-from functions.web import create_app
-from shared.config import Settings
-from shared.event import Event
-from shared.hub import Hub
-from shared.transports.base import Receipt
-from shared.transports.memory import MemoryLog
 from tests.functions.api import TIMEOUT, Api, data_of, problem_of, ready_of, receipts_of, unique
 from tests.functions.tokens import PUBLISH_KEY, user_token
 

@@ -29,7 +29,7 @@ def started(tmp_path_factory: pytest.TempPathFactory, key_set: str) -> Iterator[
     # Port 9 is "discard": no store answers there.
     settings = {
         "REALTIME_TRANSPORT": "redis",
-        "REDIS_URL": f"redis://tidemark:{REDIS_PASSWORD}@127.0.0.1:9",
+        "REDIS_URL": f"redis://tidewire:{REDIS_PASSWORD}@127.0.0.1:9",
         "REALTIME_JWKS_URL": f"{key_set.replace('//', f'//issuer:{ISSUER_PASSWORD}@')}?key={ISSUER_PASSWORD}",
         "REALTIME_PUBLISH_KEYS": PUBLISH_KEY,
         "REALTIME_JWT_SECRET": SECRET,

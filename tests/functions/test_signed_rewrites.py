@@ -8,11 +8,10 @@ from typing import Any
 import httpx
 import jwt
 import pytest
-
-from functions.local import app
-from shared.config import Settings
-from shared.netlify import LEEWAY
-from shared.wiring import make_hub
+from tidewire.http.local import app
+from tidewire.security.signed_rewrites import LEEWAY
+from tidewire.settings.config import Settings
+from tidewire.wiring import make_hub
 
 SECRET = "the secret of the site's signed rewrites, and long enough for every HMAC"
 

@@ -40,7 +40,7 @@ def test_a_wrong_setting_stops_the_start_with_one_line_that_names_it(settings: d
     assert ended.returncode == 2
     assert ended.stdout == ""
     [line] = ended.stderr.splitlines()
-    assert line.startswith(f"tidemark: {variable}: ")
+    assert line.startswith(f"tidewire: {variable}: ")
     assert "hunter2" not in line
 
 

@@ -8,9 +8,9 @@ import pytest
 from tests.functions.api import Api, data_of, problem_of, unique
 from tests.functions.tokens import PUBLISH_KEY, SECRET, hs256_by_hand, token, unsigned, user_token
 
-BARE = 'Bearer realm="tidemark"'
-INVALID = 'Bearer realm="tidemark", error="invalid_token"'
-SCOPE = 'Bearer realm="tidemark", error="insufficient_scope"'
+BARE = 'Bearer realm="tidewire"'
+INVALID = 'Bearer realm="tidewire", error="invalid_token"'
+SCOPE = 'Bearer realm="tidewire", error="insufficient_scope"'
 SOON, LONG_AGO = int(time.time()) + 3_600, int(time.time()) - 3_600
 
 

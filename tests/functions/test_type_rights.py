@@ -23,7 +23,7 @@ def test_a_limited_key_publishes_its_types_and_nothing_of_a_batch_with_another(g
     assert reader.head() == before
     refused = guarded.acting(key=LIMITED_KEY).post(b'{"type": "other", "data": "private"}')
     assert "'other'" in problem_of(refused, 403)["detail"]
-    assert refused.headers["www-authenticate"] == 'Bearer realm="tidemark", error="insufficient_scope"'
+    assert refused.headers["www-authenticate"] == 'Bearer realm="tidewire", error="insufficient_scope"'
     assert answer(guarded, PUBLISH_KEY, "other") == 202
 
 

@@ -11,8 +11,8 @@ from urllib.parse import quote, urlencode
 
 import httpx
 import pytest
+from tidewire.ingest.webhooks.trial import events_of
 
-from shared.webhooks.trial import events_of
 from tests.functions.api import Api, problem_of, receipts_of, unique
 from tests.processes import Instance
 from tests.webhooks.example import PAYLOADS
@@ -242,7 +242,7 @@ def test_the_rest_of_strict_json_stays(sources: Api) -> None:
 
 
 def test_the_trial_reads_a_form(sources: Api, tmp_path: Path) -> None:
-    """`tidemark webhook try` decodes as the receiver does."""
+    """`tidewire webhook try` decodes as the receiver does."""
     file = tmp_path / "realtime.toml"
     file.write_text(SIGNERS["slack"].table("slack", SLACK))
     body = (PAYLOADS / "slack" / "slash_command.txt").read_bytes()

@@ -11,15 +11,16 @@ from typing import Any, NamedTuple
 
 import httpx
 import pytest
+from tidewire.delivery.hub import Hub
+from tidewire.errors import TransportUnavailable
+from tidewire.http import webhooks
+from tidewire.http.lambda_entry import HttpFunction
+from tidewire.http.local import app
+from tidewire.primitives.counters import WEBHOOKS
+from tidewire.settings.config import Settings
+from tidewire.transports.base import Receipt
+from tidewire.transports.memory import MemoryLog
 
-from functions import webhooks
-from functions.local import app
-from shared.config import Settings
-from shared.counters import WEBHOOKS
-from shared.errors import TransportUnavailable
-from shared.hub import Hub
-from shared.transports.base import Receipt
-from shared.transports.memory import MemoryLog
 from tests.functions.api import Api, problem_of, receipts_of, unique
 from tests.functions.test_lambda import function_url
 from tests.processes import ROOT, MakeInstance, ServerError
@@ -64,7 +65,7 @@ CASES = [
         "order-paid",
         '{"order":"1047","amount":4999,"currency":"eur"}',
         ("u1",),
-        "evt_3TdMrkTidemark0001aB9xQ2",
+        "evt_3TdWreTidewire0001aB9xQ2",
     ),
     Case(
         "slack",
@@ -73,16 +74,16 @@ CASES = [
         "mentioned",
         '{"type":"app_mention","user":"U0000000A1","ts":"1795645260.001900",'
         '"client_msg_id":"5b0d9b0e-3c0a-4f6a-9d52-2f1f4f5a7c10",'
-        r'"text":"<@U0000000B2> caf\u00e9 deploy, please \/ danke","team":"T0TIDEMARK","channel":"C0TIDEMARK",'
+        r'"text":"<@U0000000B2> caf\u00e9 deploy, please \/ danke","team":"T0TIDEWIRE","channel":"C0TIDEWIRE",'
         '"event_ts":"1795645260.001900"}',
-        id="Ev0TIDEMARK1",
+        id="Ev0TIDEWIRE1",
     ),
     Case(
         "netlify",
         "deploy.ready.json",
         {},
         "site-ready",
-        '{"url":"https://tidemark.example","branch":"main","commit":"3f0c6b1d2e4a59788796a5b4c3d2e1f00f1e2d3c","seconds":39}',
+        '{"url":"https://tidewire.example","branch":"main","commit":"3f0c6b1d2e4a59788796a5b4c3d2e1f00f1e2d3c","seconds":39}',
         id="6925f0c1d3a4b50008e1a001-ready",
     ),
 ]
@@ -176,7 +177,7 @@ def test_a_wrong_signature_is_refused_and_appends_nothing_whatever_key_a_publish
     response = send(hooked, "github", b"{}", "d", wrong)
     problem = problem_of(response, 401)
     assert problem["detail"] == "The signature does not match"
-    assert response.headers["www-authenticate"] == 'Signature realm="tidemark"'
+    assert response.headers["www-authenticate"] == 'Signature realm="tidewire"'
     assert hooked.head() == head
 
 
@@ -267,8 +268,8 @@ def test_the_log_holds_no_signature_secret_or_payload(make_instance: MakeInstanc
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"STRIPE_WEBHOOK_SECRET": ""}, "tidemark: STRIPE_WEBHOOK_SECRET: is not set: realtime.toml line 16 names it"),
-        ({"REALTIME_CONFIG": "missing.toml"}, "tidemark: REALTIME_CONFIG: names a file that cannot be read"),
+        ({"STRIPE_WEBHOOK_SECRET": ""}, "tidewire: STRIPE_WEBHOOK_SECRET: is not set: realtime.toml line 16 names it"),
+        ({"REALTIME_CONFIG": "missing.toml"}, "tidewire: REALTIME_CONFIG: names a file that cannot be read"),
     ],
 )
 def test_a_start_without_what_the_sources_need_is_refused(
@@ -307,7 +308,7 @@ def test_a_provider_is_told_to_retry_while_the_log_cannot_be_reached() -> None:
 def test_lambda_delivers_the_raw_body_in_base64_too(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {**SETTINGS, "REALTIME_TRANSPORT": "memory"}.items():
         monkeypatch.setenv(name, value)
-    webhooks._mangum.cache_clear()
+    function = HttpFunction(webhooks.routes)
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     body = '{"zen": "Ümlaut"}'.encode()
@@ -315,12 +316,12 @@ def test_lambda_delivers_the_raw_body_in_base64_too(monkeypatch: pytest.MonkeyPa
         for encoded in (True, False):
             headers = SIGNERS["github"].sign(body, SECRETS["GITHUB_WEBHOOK_SECRET"], "d", 0)
             text = base64.b64encode(body).decode() if encoded else body.decode()
-            result = webhooks.handler(function_url("POST", "/api/webhooks/github", text, headers, encoded), None)
+            result = function(function_url("POST", "/api/webhooks/github", text, headers, encoded), None)
             assert (result["statusCode"], result["body"]) == (202, '{"events":[]}')
     finally:
+        function.close()
         asyncio.set_event_loop(None)
         loop.close()
-        webhooks._mangum.cache_clear()
 
 
 def test_deliveries_of_two_providers_with_the_same_id_are_two_events(hooked: Api) -> None:

@@ -19,7 +19,7 @@ LIMITED_KEY = "limited-key-for-tests-77aa10"  # publishes task-* and deploy-read
 MINTING_KEY = "minting-key-for-tests-30be51"  # publishes task-*, and makes tokens for it
 SECRET = "subscriber-secret-for-tests-of-at-least-32-bytes"
 ISSUER = "https://issuer.example.com"
-AUDIENCE = "tidemark-tests"
+AUDIENCE = "tidewire-tests"
 
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
 

@@ -1,6 +1,6 @@
 """What the Lambda Web Adapter does, in a thread: invocations in, requests to the app, the answers out as they come.
 
-Held to the real one: where TIDEMARK_LAMBDA_ADAPTER names its program, every test runs with both. docs/lambda.md says
+Held to the real one: where TIDEWIRE_LAMBDA_ADAPTER names its program, every test runs with both. docs/lambda.md says
 how to build it.
 """
 
@@ -18,7 +18,7 @@ from typing import Any
 from tests.lambda_runtime.runtime_api import PRELUDE_END, RuntimeApi
 from tests.processes import HOST, inherited
 
-REAL = os.environ.get("TIDEMARK_LAMBDA_ADAPTER")
+REAL = os.environ.get("TIDEWIRE_LAMBDA_ADAPTER")
 ADAPTERS = ["stand-in", "real"] if REAL else ["stand-in"]
 
 
@@ -41,7 +41,7 @@ def adapter(kind: str, api: RuntimeApi, port: int, variables: Mapping[str, str] 
         **{name: value for name, value in variables.items() if name.startswith("AWS_LWA_")},
         "AWS_LAMBDA_RUNTIME_API": api.address,
         "AWS_LWA_PORT": str(port),
-        "AWS_LAMBDA_FUNCTION_NAME": "tidemark-stream",
+        "AWS_LAMBDA_FUNCTION_NAME": "tidewire-stream",
         "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "512",
         "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
         "AWS_LAMBDA_LOG_STREAM_NAME": "s",

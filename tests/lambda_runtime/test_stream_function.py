@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tidewire.model.event import Event
+from tidewire.transports.redis.streams import RedisStreams
 
-from shared.event import Event
-from shared.transports.redis_streams import RedisStreams
 from tests.lambda_runtime.adapter import ADAPTERS, adapter
 from tests.lambda_runtime.runtime_api import RuntimeApi
 from tests.processes import ROOT, Instance, RedisServer, inherited
@@ -42,7 +42,7 @@ class Environment:
     """One execution environment: the function's process, and what invokes it."""
 
     def __init__(self, stack: ExitStack, kind: str, folder: Path, settings: dict[str, str]) -> None:
-        function = {"AWS_LAMBDA_FUNCTION_NAME": "tidemark-stream", "PYTHON": str(ROOT / ".venv" / "bin" / "python")}
+        function = {"AWS_LAMBDA_FUNCTION_NAME": "tidewire-stream", "PYTHON": str(ROOT / ".venv" / "bin" / "python")}
         script = str(ROOT / "functions" / "run_stream.sh")
         self.process = Instance(folder, {**function, **settings}, command=[script])
         stack.callback(self.process.stop)
@@ -157,6 +157,6 @@ def test_a_wrong_setting_ends_the_process_with_one_line(tmp_path: Path) -> None:
     began = time.monotonic()
     ended = subprocess.run([script], cwd=tmp_path, env=settings, capture_output=True, text=True, check=False)
     assert ended.returncode == 2
-    assert ended.stderr.startswith("tidemark: REALTIME_TRANSPORT: eventbridge is for functions that publish")
+    assert ended.stderr.startswith("tidewire: REALTIME_TRANSPORT: eventbridge is for functions that publish")
     assert ended.stderr.count("\n") == 1
     assert time.monotonic() - began < 10

@@ -4,14 +4,14 @@ import asyncio
 import copy
 import json
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
 import redis
+from tidewire.delivery.hub import Hub
 
 from functions import publish, receive
-from functions.on_lambda import HttpFunction
-from shared.hub import Hub
 from tests.processes import ROOT
 
 Handler = Callable[[dict[str, Any], Any], dict[str, Any]]
@@ -41,28 +41,18 @@ def server(redis_url: str) -> Iterator[redis.Redis]:
 @pytest.fixture(autouse=True)
 def environment(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A new execution environment, with no event loop: Python 3.14 makes none of itself either."""
-    monkeypatch.setenv("AWS_LAMBDA_FUNCTION_NAME", "tidemark")
+    monkeypatch.setenv("AWS_LAMBDA_FUNCTION_NAME", "tidewire")
     monkeypatch.setenv("REALTIME_TRANSPORT", "redis")
     monkeypatch.setenv("REDIS_URL", redis_url)
     monkeypatch.setenv("REALTIME_PUBLISH_KEYS", "a-publish-key")
     monkeypatch.delenv("REALTIME_CONFIG", raising=False)
     asyncio.set_event_loop(None)
     yield
-    if publish._mangum.cache_info().currsize:
-        loop = asyncio.get_event_loop()
-        loop.run_until_complete(_hub(publish._mangum()).aclose())
-        asyncio.set_event_loop(None)
-        loop.close()
-        publish._mangum.cache_clear()
-    if receive._function.cache_info().currsize:
-        function = receive._function()
-        function._close(function._warm.current())
-        function._runner.close()
-        receive._function.cache_clear()
-
-
-def _hub(function: HttpFunction) -> Hub:
-    return function._warm.current().hub
+    publish.handler.close()
+    receive.handler.close()
+    with suppress(RuntimeError):  # the test invoked no HTTP function, which makes the loop
+        asyncio.get_event_loop().close()
+    asyncio.set_event_loop(None)
 
 
 CALLS: dict[str, tuple[Handler, Callable[[], dict[str, Any]]]] = {

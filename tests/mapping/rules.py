@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 
-from shared.event import Event
-from shared.mapping.document import Document
-from shared.mapping.payload import Payload
-from shared.mapping.rules import Rule, map_payload, read_rules
+from tidewire.ingest.mapping.document import Document
+from tidewire.ingest.mapping.payload import Payload
+from tidewire.ingest.mapping.rules import Rule, map_payload, read_rules
+from tidewire.model.event import Event
 
 ID = "delivery-1"
 

@@ -4,12 +4,12 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tidewire.errors import MappingError
+from tidewire.ingest.mapping.expression import Expression, _functions
+from tidewire.ingest.mapping.payload import Payload
+from tidewire.model.event import problems
+from tidewire.protocol.publish_request import check_json
 
-from shared.envelope import check_json
-from shared.errors import MappingError
-from shared.event import problems
-from shared.mapping.expression import Expression, _functions
-from shared.mapping.payload import Payload
 from tests.mapping.rules import events
 
 numbers = st.sampled_from(

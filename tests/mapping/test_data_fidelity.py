@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tidewire.errors import MappingError
 
-from shared.errors import MappingError
 from tests.mapping.rules import data, event
 
 THIRTY_DIGITS = "123456789012345678901234567890"

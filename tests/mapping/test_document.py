@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tidewire.errors import SettingsError
+from tidewire.ingest.mapping.document import Document, open_document
+from tidewire.ingest.mapping.lines import lines_of
 
-from shared.errors import SettingsError
-from shared.mapping.document import Document, open_document
-from shared.mapping.lines import lines_of
 from tests.mapping.rules import rules
 
 SHAPES = '''# a comment

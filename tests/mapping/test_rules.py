@@ -3,11 +3,11 @@
 import json
 
 import pytest
+from tidewire.errors import InvalidRequest, MappingError
+from tidewire.ingest.mapping.payload import Payload
+from tidewire.ingest.mapping.rules import derived_id, map_payload
+from tidewire.model.event import Event
 
-from shared.errors import InvalidRequest, MappingError
-from shared.event import Event
-from shared.mapping.payload import Payload
-from shared.mapping.rules import derived_id, map_payload
 from tests.mapping.rules import ID, event, events, rules
 
 TASK = json.dumps({"task": {"id": 7, "state": "done", "owners": ["u1", 42]}, "actor": {"id": 9, "name": None}})

@@ -230,8 +230,8 @@ def test_only_what_comes_through_a_signed_rewrite_is_taken(tmp_path: Path) -> No
         assert client.post(f"{netlify_dev.functions_url}/api/publish", json=event).status_code == 403
 
 
-SIGNED = {"TIDEMARK_API_URL": "https://api.example.com", "REALTIME_NETLIFY_SECRET": "a secret of the build's"}
-PREVIEW = {"CONTEXT": "deploy-preview", "TIDEMARK_API_URL": "https://api.example.com"}
+SIGNED = {"TIDEWIRE_API_URL": "https://api.example.com", "REALTIME_NETLIFY_SECRET": "a secret of the build's"}
+PREVIEW = {"CONTEXT": "deploy-preview", "TIDEWIRE_API_URL": "https://api.example.com"}
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,12 @@ import sys
 from typing import Any
 
 import pytest
+from tidewire.delivery.hub import Hub
+from tidewire.monitoring.cloudwatch import EmbeddedMetrics
+from tidewire.primitives.counters import WEBHOOKS
+from tidewire.settings.config import Settings
+from tidewire.transports.memory import MemoryLog
 
-from shared.config import Settings
-from shared.counters import WEBHOOKS
-from shared.embedded_metrics import EmbeddedMetrics
-from shared.hub import Hub
-from shared.transports.memory import MemoryLog
 from tests.contract.acts import event
 from tests.processes import ROOT, inherited
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
+from tidewire.delivery.hub import Hub
+from tidewire.monitoring.prometheus import exposition
+from tidewire.transports.memory import MemoryLog
 
-from shared.hub import Hub
-from shared.metrics import exposition
-from shared.transports.memory import MemoryLog
 from tests import servers
 from tests.processes import ROOT
 
@@ -116,18 +116,18 @@ def test_promtool_takes_every_expression_of_the_dashboard(tmp_path: Path) -> Non
 
 SERIES: dict[str, tuple[str, str]] = {
     # alert → a series that must make it fire within ten minutes, and its values a minute
-    "TidemarkTransportAway": ("realtime_transport_away", "1x15"),
-    "TidemarkPublishRefused": ("realtime_publish_refused_total", "0+5x15"),
-    "TidemarkOutboxFilling": ("realtime_outbox_events", "5001x15"),
-    "TidemarkOutboxFull": ("realtime_outbox_refused_total", "0+1x15"),
-    "TidemarkTailNotReading": ("realtime_tail_running", "0x15"),
-    "TidemarkTailBehind": ("realtime_tail_behind_records", "1001x15"),
-    "TidemarkTailReconnects": ("realtime_tail_reconnects_total", "0+1x15"),
-    "TidemarkLoss": ('realtime_gaps_total{reason="trimmed"}', "0+1x15"),
-    "TidemarkDeliverySlow": ('realtime_delivery_seconds_bucket{le="+Inf"}', "0+9x30"),
-    "TidemarkPublishSlow": ('realtime_publish_seconds_bucket{le="+Inf"}', "0+9x30"),
-    "TidemarkSlowSubscribers": ("realtime_back_to_log_total", "0+99x30"),
-    "TidemarkWebhooksRefused": ('realtime_webhooks_total{source="github",verdict="bad-signature"}', "0+9x15"),
+    "TidewireTransportAway": ("realtime_transport_away", "1x15"),
+    "TidewirePublishRefused": ("realtime_publish_refused_total", "0+5x15"),
+    "TidewireOutboxFilling": ("realtime_outbox_events", "5001x15"),
+    "TidewireOutboxFull": ("realtime_outbox_refused_total", "0+1x15"),
+    "TidewireTailNotReading": ("realtime_tail_running", "0x15"),
+    "TidewireTailBehind": ("realtime_tail_behind_records", "1001x15"),
+    "TidewireTailReconnects": ("realtime_tail_reconnects_total", "0+1x15"),
+    "TidewireLoss": ('realtime_gaps_total{reason="trimmed"}', "0+1x15"),
+    "TidewireDeliverySlow": ('realtime_delivery_seconds_bucket{le="+Inf"}', "0+9x30"),
+    "TidewirePublishSlow": ('realtime_publish_seconds_bucket{le="+Inf"}', "0+9x30"),
+    "TidewireSlowSubscribers": ("realtime_back_to_log_total", "0+99x30"),
+    "TidewireWebhooksRefused": ('realtime_webhooks_total{source="github",verdict="bad-signature"}', "0+9x15"),
 }
 
 

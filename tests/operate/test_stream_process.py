@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+from tidewire.http import stream_server
+from tidewire.http.stream_server import StreamServer
 
-from functions import stream_server
-from functions.stream_server import StreamServer
 from tests.asgi_client import Request
 from tests.contract.acts import publish
 from tests.processes import ROOT, MakeRedis
@@ -26,7 +26,7 @@ def short_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 async def server(request: pytest.FixtureRequest) -> AsyncIterator[StreamServer]:
     """The stream's app on Lambda, with these settings more."""
-    settings = {"AWS_LAMBDA_FUNCTION_NAME": "tidemark-prod-stream", **getattr(request, "param", {})}
+    settings = {"AWS_LAMBDA_FUNCTION_NAME": "tidewire-prod-stream", **getattr(request, "param", {})}
     server = StreamServer(settings)
     yield server
     await server.aclose()
@@ -49,10 +49,10 @@ def reports(capsys: pytest.CaptureFixture[str]) -> Lines:
 def lag(line: dict[str, Any]) -> float:
     """What the alarm of deploy/alarms.yml looks at."""
     (directive,) = line["_aws"]["CloudWatchMetrics"]
-    assert directive["Namespace"] == "Tidemark"
+    assert directive["Namespace"] == "Tidewire"
     assert directive["Dimensions"] == [["FunctionName"]]
     assert directive["Metrics"] == [{"Name": "TailLag", "Unit": "Seconds"}]
-    assert line["FunctionName"] == "tidemark-prod-stream"
+    assert line["FunctionName"] == "tidewire-prod-stream"
     (seconds,) = line["TailLag"]
     return float(seconds)
 
@@ -104,7 +104,7 @@ async def test_what_streams_have_counted_is_told_under_the_namespace_that_was_as
 async def test_a_tail_that_is_away_is_a_lag_that_grows(make_redis: MakeRedis, reports: Lines) -> None:
     redis = make_redis(aof=False)
     settings = {"REALTIME_TRANSPORT": "redis", "REDIS_URL": redis.url, "REALTIME_AUTH": "none"}
-    server = StreamServer({**settings, "AWS_LAMBDA_FUNCTION_NAME": "tidemark-prod-stream"})
+    server = StreamServer({**settings, "AWS_LAMBDA_FUNCTION_NAME": "tidewire-prod-stream"})
     async with Request(server) as stream:
         await stream.until_event("realtime.ready")
         redis.kill()

@@ -1,4 +1,4 @@
-"""An application beside Tidemark: its own connections to the same database."""
+"""An application beside Tidewire: its own connections to the same database."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack

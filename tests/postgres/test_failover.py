@@ -148,7 +148,7 @@ async def test_what_refuses_every_append_is_no_health(
         await asyncio.to_thread(server.ask, f"{sql}; select 1")
 
     await ask("create role app login; grant usage on schema rt to app; grant all on all tables in schema rt to app")
-    instance = await start(make_instance, server.url.replace("tidemark@", "app@"))
+    instance = await start(make_instance, server.url.replace("tidewire@", "app@"))
     receipts(await publish(instance, event("before")))
     await ask(refuse)
     answer = await publish(instance, event("refused"))

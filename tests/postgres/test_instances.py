@@ -3,8 +3,8 @@
 import asyncio
 
 import asyncpg
+from tidewire.transports.postgres.migrations import apply
 
-from shared.migrations import apply
 from tests.faults.clients import Requests, event, follow, get, publish, read_page, receipts
 from tests.postgres.patience import comes_true
 from tests.postgres_server import MakePostgres, PostgresServer

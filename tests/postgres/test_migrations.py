@@ -7,11 +7,11 @@ from collections.abc import Mapping
 
 import asyncpg
 import pytest
+from tidewire.errors import SettingsError, TransportUnavailable
+from tidewire.transports.postgres import migrations
+from tidewire.transports.postgres.log import SCHEMA_VERSION, PostgresLog
+from tidewire.transports.postgres.migrations import Migration, apply, check_database, pending
 
-from shared import migrations
-from shared.errors import SettingsError, TransportUnavailable
-from shared.migrations import Migration, apply, check_database, pending
-from shared.transports.postgres import SCHEMA_VERSION, PostgresLog
 from tests.contract.acts import offsets, publish
 from tests.postgres_server import PostgresServer
 from tests.processes import ROOT, inherited
@@ -74,7 +74,7 @@ async def test_prefixes_are_schemas_of_their_own_and_none_sees_the_others_events
 async def test_without_the_schema_every_call_says_what_to_run(postgres_database: str) -> None:
     log = PostgresLog(postgres_database)
     for attempt in (publish(log, 1), log.head(("all",)), log.ping()):
-        with pytest.raises(TransportUnavailable, match="run: python -m shared migrate"):
+        with pytest.raises(TransportUnavailable, match="run: python -m tidewire migrate"):
             await attempt
     await apply(postgres_database)
     await publish(log, 1)  # the same process goes on
@@ -87,7 +87,7 @@ async def test_a_schema_older_than_the_code_is_not_published_to(postgres_databas
     await connection.execute("delete from rt.migrations where number > 1")
     await connection.close()
     log = PostgresLog(postgres_database)
-    with pytest.raises(TransportUnavailable, match="older than this code needs; run: python -m shared migrate"):
+    with pytest.raises(TransportUnavailable, match="older than this code needs; run: python -m tidewire migrate"):
         await publish(log, 1)
     await log.aclose()
     with pytest.raises(SettingsError, match="DATABASE_URL: this database lacks 002_publish"):
@@ -111,7 +111,7 @@ async def test_a_role_that_may_not_create_is_told_so_in_the_servers_words(
     postgres_server.ask("create role weak login")
     try:
         with pytest.raises(SettingsError, match="the server refuses: permission denied for database"):
-            await apply(postgres_database.replace("tidemark@", "weak:hunter2@"))
+            await apply(postgres_database.replace("tidewire@", "weak:hunter2@"))
     finally:
         postgres_server.ask("drop role weak")
 
@@ -130,7 +130,7 @@ def run(command: list[str], settings: Mapping[str, str]) -> tuple[int, str]:
     return result.returncode, result.stdout + result.stderr
 
 
-@pytest.mark.parametrize("command", [["shared", "migrate"], ["shared.migrations"]])
+@pytest.mark.parametrize("command", [["shared", "migrate"], ["tidewire.transports.postgres.migrations"]])
 def test_both_commands_apply_and_then_have_nothing_to_do(postgres_database: str, command: list[str]) -> None:
     settings = {"DATABASE_URL": postgres_database}
     assert run(command, settings) == (0, "".join(f"applied {name}\n" for name in ALL_NAMES))
@@ -139,10 +139,10 @@ def test_both_commands_apply_and_then_have_nothing_to_do(postgres_database: str,
 
 def test_a_command_that_cannot_do_its_work_says_why_in_one_line_without_the_password() -> None:
     code, told = run(["shared", "migrate"], {"DATABASE_URL": "postgres://u:hunter2@127.0.0.1:1/d"})
-    assert (code, told) == (2, "tidemark: Postgres cannot be used now (ConnectionRefusedError)\n")
+    assert (code, told) == (2, "tidewire: Postgres cannot be used now (ConnectionRefusedError)\n")
     code, told = run(["shared", "migrate"], {})
     assert code == 2
-    assert told.startswith("tidemark: DATABASE_URL: is not set")
+    assert told.startswith("tidewire: DATABASE_URL: is not set")
 
 
 @pytest.mark.parametrize(
@@ -155,6 +155,6 @@ def test_a_server_does_not_start_where_it_could_not_serve_a_stream(
     settings = {"REALTIME_TRANSPORT": "postgres", "REALTIME_AUTH": "none", "PORT": "0"}
     code, told = run(["functions.local"], {**settings, "DATABASE_URL": postgres_database + query})
     assert code == 2
-    assert told.startswith("tidemark: DATABASE_URL: ")
+    assert told.startswith("tidewire: DATABASE_URL: ")
     assert problem in told
     assert len(told.splitlines()) == 1

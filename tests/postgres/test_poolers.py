@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Sequence
 
 import pytest
+from tidewire.transports.postgres.log import PostgresLog
 
-from shared.transports.postgres import PostgresLog
 from tests.contract.acts import publish as publish_to
 from tests.contract.acts import tailing
 from tests.faults.clients import Requests, event, follow, get, publish, receipts

@@ -2,9 +2,10 @@
 
 import asyncio
 
-from shared.partitions import SCHEMES, Partitions
-from shared.transports.base import Retention
-from shared.transports.postgres import PostgresLog
+from tidewire.model.partitions import SCHEMES, Partitions
+from tidewire.transports.base import Retention
+from tidewire.transports.postgres.log import PostgresLog
+
 from tests.contract.acts import at, event, head, offsets, place, publish, read, seek, start_of, tailing, told
 from tests.contract.stores import PostgresStore
 from tests.postgres.conftest import Connect

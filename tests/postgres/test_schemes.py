@@ -1,9 +1,9 @@
 """realtime_publish and partition schemes: what another process has set or announced."""
 
 import pytest
+from tidewire.delivery.hub import Hub
+from tidewire.model.partitions import MAX_COPIES, SCHEMES, Partitions
 
-from shared.hub import Hub
-from shared.partitions import MAX_COPIES, SCHEMES, Partitions
 from tests.contract.acts import event
 from tests.contract.stores import PostgresStore
 from tests.postgres.conftest import Connect

@@ -8,13 +8,13 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from tidewire.errors import SettingsError, TransportUnavailable
+from tidewire.settings.config import Settings
+from tidewire.settings.endpoints import MAX_SCHEMA_NAME, database_urls
+from tidewire.settings.postgres_url import is_pooled, parse_address
+from tidewire.transports.postgres.log import PostgresLog
+from tidewire.wiring import make_transport
 
-from shared.config import Settings
-from shared.database import is_pooled, parse_address
-from shared.endpoints import MAX_SCHEMA_NAME, database_urls
-from shared.errors import SettingsError, TransportUnavailable
-from shared.transports.postgres import PostgresLog
-from shared.wiring import make_transport
 from tests.contract.acts import publish, tailing
 from tests.fallback.test_hammering import Refusing
 from tests.processes import HOST
@@ -121,14 +121,14 @@ async def test_events_over_each_kind_of_address(postgres_url: str, tmp_path: Pat
                 server = await asyncio.start_server(forward, "::1", 0)
             except OSError:
                 pytest.skip("this machine has no IPv6")
-            url = f"postgres://tidemark@[::1]:{server.sockets[0].getsockname()[1]}/postgres?sslmode=disable"
+            url = f"postgres://tidewire@[::1]:{server.sockets[0].getsockname()[1]}/postgres?sslmode=disable"
         elif kind == "socket":
             server = await asyncio.start_unix_server(forward, tmp_path / ".s.PGSQL.5432")
-            url = f"postgres://tidemark@/postgres?host={tmp_path}"
+            url = f"postgres://tidewire@/postgres?host={tmp_path}"
         else:
             server = await asyncio.start_server(hang, HOST, 0)
             silent = server.sockets[0].getsockname()[1]
-            url = f"postgres://tidemark@{HOST}:{silent},{HOST}:{port}/postgres?sslmode=disable"
+            url = f"postgres://tidewire@{HOST}:{silent},{HOST}:{port}/postgres?sslmode=disable"
         await stack.enter_async_context(server)
         database_urls({"DATABASE_URL": url})
         log = PostgresLog(url)

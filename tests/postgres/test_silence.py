@@ -3,11 +3,11 @@
 import asyncio
 
 import pytest
+from tidewire.errors import TransportUnavailable
+from tidewire.model.partitions import ALL
+from tidewire.transports.postgres.connection import CONNECTIONS
+from tidewire.transports.postgres.log import PostgresLog
 
-from shared.errors import TransportUnavailable
-from shared.partitions import ALL
-from shared.transports.postgres import PostgresLog
-from shared.transports.postgres_connection import CONNECTIONS
 from tests.contract.acts import event, publish, seek, tailing
 from tests.contract.stores import PostgresStore
 from tests.faults.proxy import Proxy
@@ -20,8 +20,8 @@ NEVER = 10_000.0  # seconds until the tail would look by itself
 @pytest.fixture(autouse=True)
 def short_time_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """A time-out of 1.5 s."""
-    monkeypatch.setattr("shared.transports.postgres_connection.TIMEOUT", 1.5)
-    monkeypatch.setattr("shared.transports.postgres_appends.TIMEOUT", 1.5)
+    monkeypatch.setattr("tidewire.transports.postgres.connection.TIMEOUT", 1.5)
+    monkeypatch.setattr("tidewire.transports.postgres.appends.TIMEOUT", 1.5)
 
 
 async def test_all_silent_connections_cost_one_time_out(store: PostgresStore) -> None:
@@ -57,7 +57,7 @@ async def test_what_this_process_published_needs_no_doorbell(
     async with tailing(log, await log.head((ALL,))) as (heard, _):
         await publish(log, 1)
         await heard.has(1)
-        postgres_server.ask(ring.replace("'tidemark:'", "'elsewhere:'"))
+        postgres_server.ask(ring.replace("'tidewire:'", "'elsewhere:'"))
         try:
             for number in range(2, 4):
                 await publish(log, number)

@@ -7,16 +7,16 @@ import time
 from collections.abc import Sequence
 
 import pytest
+from tidewire.delivery.hub import Hub
+from tidewire.errors import TransportUnavailable
+from tidewire.model.event import Event
+from tidewire.model.partitions import ALL, Partitions
+from tidewire.model.record import Record
+from tidewire.transports.base import Receipt, Transport
+from tidewire.transports.log_base import PAGE_BYTES
+from tidewire.transports.postgres.connection import Row
+from tidewire.transports.postgres.log import NEWS_BYTES, PostgresLog, parse_rows
 
-from shared.errors import TransportUnavailable
-from shared.event import Event
-from shared.hub import Hub
-from shared.partitions import ALL, Partitions
-from shared.record import Record
-from shared.transports.base import Receipt, Transport
-from shared.transports.postgres import NEWS_BYTES, PostgresLog, parse_rows
-from shared.transports.postgres_connection import Row
-from shared.transports.reading import PAGE_BYTES
 from tests.contract.acts import Heard, event, events, head, place, publish, read, tailing
 from tests.contract.stores import PostgresStore
 from tests.faults.proxy import Proxy
@@ -56,7 +56,7 @@ async def test_doorbells_of_strangers_deliver_nothing_and_hide_nothing(
             f"all {'9' * 5000} 1",
             '{"type":"t","data":"forged"}',
         ):
-            await stranger.fetch("select pg_notify('tidemark:rt', $1)", payload)
+            await stranger.fetch("select pg_notify('tidewire:rt', $1)", payload)
         await publish(log, 2)
         await heard.has(2)
     assert heard.told == [1, 2]
@@ -70,7 +70,7 @@ async def test_a_doorbell_that_nobody_heard_is_made_up_for_at_the_next_look(
     async with tailing(log, await log.head((ALL,))) as (heard, _):
         await publish(log, 1)
         await heard.has(1)
-        postgres_server.ask(ring.replace("'tidemark:'", "'elsewhere:'"))  # as behind a pooler
+        postgres_server.ask(ring.replace("'tidewire:'", "'elsewhere:'"))  # as behind a pooler
         try:
             for number in range(2, 5):
                 await publish(log, number)
@@ -99,7 +99,7 @@ async def test_all_subscribers_of_an_instance_share_one_listening_connection_and
 
         await comes_true(all_are_live)
         assert len(await asyncio.to_thread(postgres_server.listeners)) == 1
-        assert len(postgres_server.backends("application_name = 'tidemark'")) <= 4
+        assert len(postgres_server.backends("application_name = 'tidewire'")) <= 4
         await hub.dispatch([event("end", type=type) for type in "abc"])
 
 
@@ -198,7 +198,7 @@ async def test_a_listening_session_that_hangs_is_noticed_at_the_next_look_and_re
     postgres_server: PostgresServer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("shared.transports.postgres_connection.TIMEOUT", 1.5)
+    monkeypatch.setattr("tidewire.transports.postgres.connection.TIMEOUT", 1.5)
     log = PostgresLog(store.url, check=0.3)
     async with tailing(log, await log.head((ALL,))) as (heard, _):
         await publish(log, 0)
@@ -219,7 +219,7 @@ async def test_a_listening_session_that_hangs_is_noticed_at_the_next_look_and_re
 async def test_a_half_open_listening_connection_is_noticed_at_the_next_look_and_replaced(
     store: PostgresStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared.transports.postgres_connection.TIMEOUT", 1.5)
+    monkeypatch.setattr("tidewire.transports.postgres.connection.TIMEOUT", 1.5)
     publisher = store.open()
     async with Proxy(f"{store.url}{UNENCRYPTED}") as wire:
         log = PostgresLog(store.url, listen_url=wire.url, check=0.3)
@@ -282,7 +282,7 @@ async def test_a_connection_that_died_while_it_was_idle_is_replaced_without_a_wo
                 wire.cut()
             else:
                 postgres_server.ask(
-                    "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'tidemark'"
+                    "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'tidewire'"
                 )
         assert (await head(log)).offset == 5
         await log.aclose()
@@ -292,7 +292,7 @@ async def test_while_postgres_is_away_everything_fails_fast_and_accepts_nothing(
     make_postgres: MakePostgres,
 ) -> None:
     server = await asyncio.to_thread(make_postgres)
-    log = PostgresLog(server.url.replace("tidemark@", "tidemark:hunter2@"))
+    log = PostgresLog(server.url.replace("tidewire@", "tidewire:hunter2@"))
     await asyncio.to_thread(server.kill)
     for attempt in (lambda: publish(log, 1), lambda: log.head((ALL,)), lambda: log.seek((ALL,), None), log.ping):
         with pytest.raises(TransportUnavailable) as caught:
@@ -320,7 +320,7 @@ async def test_through_a_fault_of_the_server_nothing_acknowledged_is_lost_repeat
             server.kill()
             server.start()
         elif fault == "kill a session":  # the postmaster ends all others too, and recovers
-            os.kill(server.backends("application_name = 'tidemark'")[0], signal.SIGKILL)
+            os.kill(server.backends("application_name = 'tidewire'")[0], signal.SIGKILL)
         else:
             server.pause()
             time.sleep(1.0)
@@ -402,7 +402,7 @@ async def test_a_backlog_of_large_and_small_events_is_read_to_its_end_in_pieces(
         rows.append(sum(len(row[5].encode()) for row in page))
         return parse_rows(page)
 
-    monkeypatch.setattr("shared.transports.postgres.parse_rows", count)
+    monkeypatch.setattr("tidewire.transports.postgres.log.parse_rows", count)
     log = store.open()
     start = await log.head((ALL,))
     for number in range(30):

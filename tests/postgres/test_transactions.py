@@ -7,11 +7,11 @@ import re
 
 import asyncpg
 import pytest
+from tidewire.errors import TransportUnavailable
+from tidewire.model.event import Event
+from tidewire.model.partitions import ALL, Partitions
+from tidewire.model.record import Record
 
-from shared.errors import TransportUnavailable
-from shared.event import Event
-from shared.partitions import ALL, Partitions
-from shared.record import Record
 from tests.contract.acts import at, event, head, place, publish, read, start_of, tailing, told
 from tests.contract.stores import PostgresStore
 from tests.docs.kinds import of_kind
@@ -24,7 +24,7 @@ PUBLISH = "select * from realtime_publish($1, $2, $3, $4)"
 WAITS = "wait_event_type = 'Lock'"
 
 
-async def test_an_application_publishes_with_one_statement_and_every_subscriber_of_tidemark_hears_it(
+async def test_an_application_publishes_with_one_statement_and_every_subscriber_of_tidewire_hears_it(
     store: PostgresStore, application: Connect
 ) -> None:
     log = store.open()

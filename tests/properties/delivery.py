@@ -18,15 +18,16 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
-from shared.errors import TransportUnavailable, Unavailable
-from shared.event import Event
-from shared.filter import Interest
-from shared.hub import Hub
-from shared.partitions import Partitions
-from shared.record import Record
-from shared.ring import Ring
-from shared.sse import CLOUDEVENTS, DATA, READY, Format, expiring
-from shared.subscriber import Start, Subscriber
+from tidewire.delivery.hub import Hub
+from tidewire.delivery.ring_buffer import Ring
+from tidewire.delivery.subscriber import Start, Subscriber
+from tidewire.errors import TransportUnavailable, Unavailable
+from tidewire.model.audience import Interest
+from tidewire.model.event import Event
+from tidewire.model.partitions import Partitions
+from tidewire.model.record import Record
+from tidewire.protocol.sse import CLOUDEVENTS, DATA, READY, Format, expiring
+
 from tests.clocks import VirtualTimeLoop
 from tests.contract.acts import read
 from tests.contract.stores import MemoryStore
@@ -373,10 +374,10 @@ def play(seed: int, *, early: bool) -> Verdict:
         for module, clock in (("fanout", monotonic), ("hub", loop.time)):
             stack.enter_context(patch(f"shared.{module}.time", SimpleNamespace(monotonic=clock, time=loop.time)))
         page = dice.randint(1, 5)  # so that a few events fill several
-        stack.enter_context(patch("shared.transports.reading.PAGE", page))
-        stack.enter_context(patch("shared.catching_up.BATCH_ITEMS", page))
-        stack.enter_context(patch("shared.fanout.WRITE_BYTES", dice.choice((1, 200, 64 * 1024))))
+        stack.enter_context(patch("tidewire.transports.log_base.PAGE", page))
+        stack.enter_context(patch("tidewire.delivery.replay.BATCH_ITEMS", page))
+        stack.enter_context(patch("tidewire.delivery.fanout.WRITE_BYTES", dice.choice((1, 200, 64 * 1024))))
         random.seed(seed)  # the back-offs
         story = Story(seed, early=early)
-        stack.enter_context(patch("shared.subscriber.time", SimpleNamespace(time=story.store.clock)))
+        stack.enter_context(patch("tidewire.delivery.subscriber.time", SimpleNamespace(time=story.store.clock)))
         return runner.run(story.tell())

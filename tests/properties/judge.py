@@ -6,10 +6,11 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from shared.cursor import Cursor
-from shared.filter import Interest
-from shared.record import Record
-from shared.sse import CLOSING, EXPIRING, GAP, READY
+from tidewire.model.audience import Interest
+from tidewire.model.cursor import Cursor
+from tidewire.model.record import Record
+from tidewire.protocol.sse import CLOSING, EXPIRING, GAP, READY
+
 from tests.sse_decoder import SseDecoder, SseEvent
 
 FAULTS = ("lost", "doubled", "reordered", "early_cursors", "gaps", "misused", "stuck")

@@ -8,18 +8,18 @@ from typing import Any
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from tidewire.delivery import replay
+from tidewire.delivery.hub import HEARTBEAT_SLOTS, Hub
+from tidewire.delivery.ring_buffer import Ring
+from tidewire.delivery.subscriber import Start, Subscriber
+from tidewire.errors import TransportUnavailable
+from tidewire.model.audience import Interest
+from tidewire.model.event import Event
+from tidewire.model.partitions import Partitions
+from tidewire.protocol.sse import DATA
+from tidewire.transports import log_base
+from tidewire.transports.base import Retention
 
-from shared import catching_up
-from shared.errors import TransportUnavailable
-from shared.event import Event
-from shared.filter import Interest
-from shared.hub import HEARTBEAT_SLOTS, Hub
-from shared.partitions import Partitions
-from shared.ring import Ring
-from shared.sse import DATA
-from shared.subscriber import Start, Subscriber
-from shared.transports import reading
-from shared.transports.base import Retention
 from tests.contract.stores import LogStore
 from tests.properties.model import Begin, Journal, Reader, sentinels
 from tests.sinks import RecordingSink
@@ -98,8 +98,8 @@ class StreamMachine(RuleBasedStateMachine):
         ),
     )
     def begin(self, scheme: Partitions, most: int, ring: int, page: int, seed: int, interests: list[Interest]) -> None:
-        self._limits = (reading.PAGE, catching_up.BATCH_ITEMS)
-        reading.PAGE = catching_up.BATCH_ITEMS = page  # so that a few events fill several
+        self._limits = (log_base.PAGE, replay.BATCH_ITEMS)
+        log_base.PAGE = replay.BATCH_ITEMS = page  # so that a few events fill several
         self.dice = random.Random(seed)
         self.scheme, self.retention, self.ring = scheme, Retention(events=most), ring
         self.journal = Journal(scheme, most)
@@ -313,7 +313,7 @@ class StreamMachine(RuleBasedStateMachine):
             self.runner.run(self._settle())
             self.runner.run(self._close())
         finally:
-            reading.PAGE, catching_up.BATCH_ITEMS = self._limits
+            log_base.PAGE, replay.BATCH_ITEMS = self._limits
             self.runner.close()
 
     async def _close(self) -> None:

@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import msgspec
+from tidewire.model.audience import Interest
+from tidewire.model.cursor import Cursor, Position
+from tidewire.model.event import Event
+from tidewire.model.partitions import Partitions
+from tidewire.protocol.sse import CLOSING, GAP, READY
+from tidewire.transports.base import Receipt
 
-from shared.cursor import Cursor, Position
-from shared.event import Event
-from shared.filter import Interest
-from shared.partitions import Partitions
-from shared.sse import CLOSING, GAP, READY
-from shared.transports.base import Receipt
 from tests.sse_decoder import SseDecoder, SseEvent
 
 Slot = tuple[str, int]  # a partition in one epoch

@@ -4,8 +4,7 @@ import string
 
 from hypothesis import example, given
 from hypothesis import strategies as st
-
-from shared.cursor import MAX_LENGTH, MAX_OFFSET, Cursor, Position, encode_one
+from tidewire.model.cursor import MAX_LENGTH, MAX_OFFSET, Cursor, Position, encode_one
 
 TIMES = st.integers(0, 2**48 - 1)
 names = st.text(string.ascii_letters + string.digits + "._:-", min_size=1, max_size=160)

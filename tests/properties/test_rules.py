@@ -8,11 +8,10 @@ import uuid
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-
-from shared.backoff import Backoff
-from shared.config import Settings
-from shared.errors import SettingsError
-from shared.event import MAX_USER_ID_LENGTH, MAX_USER_IDS, Event, is_user_id, new_id, problems
+from tidewire.errors import SettingsError
+from tidewire.model.event import MAX_USER_ID_LENGTH, MAX_USER_IDS, Event, is_user_id, new_id, problems
+from tidewire.primitives.backoff import Backoff
+from tidewire.settings.config import Settings
 
 types = st.text(string.ascii_letters + string.digits + "._-", min_size=1, max_size=128)
 visible = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=256)

@@ -6,11 +6,11 @@ from typing import get_args
 import msgspec
 from hypothesis import example, given
 from hypothesis import strategies as st
+from tidewire.model.cursor import Position
+from tidewire.model.event import Event
+from tidewire.model.record import Gap, GapReason, Record, pack, unpack
+from tidewire.protocol.sse import CLOUDEVENTS, DATA, Format, frame, retry
 
-from shared.cursor import Position
-from shared.event import Event
-from shared.record import Gap, GapReason, Record, pack, unpack
-from shared.sse import CLOUDEVENTS, DATA, Format, frame, retry
 from tests.sse_decoder import SseDecoder, SseEvent
 
 nasty = st.text(st.sampled_from("\r\n\0:\u2028\u2029\x85\x0b\x0c\ufeff\t aé😀\x1f\x7fdataidvent"))
@@ -89,7 +89,7 @@ def test_any_event_arrives_as_it_was_published(
         envelope = msgspec.json.decode(told.data)
         assert envelope["data"] == msgspec.json.decode(data)
         assert (envelope["id"], envelope["type"], envelope["specversion"]) == ("id-1", "a.b", "1.0")
-        assert envelope["source"] == event.attributes.get("source", "tidemark")
+        assert envelope["source"] == event.attributes.get("source", "tidewire")
         assert "userIds" not in envelope
         assert "userids" not in envelope
 

@@ -1,4 +1,4 @@
-"""nginx with the configuration of examples/, in front of a Tidemark, with a certificate that a test can check."""
+"""nginx with the configuration of examples/, in front of a Tidewire, with a certificate that a test can check."""
 
 import os
 import ssl
@@ -65,7 +65,7 @@ TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 
 @pytest.fixture(scope="module")
 def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
-    """A Tidemark whose heartbeats do not push out what a proxy holds back."""
+    """A Tidewire whose heartbeats do not push out what a proxy holds back."""
     instance = Instance(tmp_path_factory.mktemp("instance"), {"REALTIME_HEARTBEAT": "60s"})
     with ExitStack() as stack:
         stack.callback(instance.stop)

@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 import redis.asyncio as redis
+from tidewire.delivery.hub import Hub
+from tidewire.errors import TransportUnavailable
+from tidewire.model.event import Event
+from tidewire.model.partitions import Partitions
+from tidewire.model.record import Record
+from tidewire.primitives.recent_keys import Seen
+from tidewire.transports.base import Retention, Transport
+from tidewire.transports.redis.pubsub import RedisPubSub
 
-from shared.errors import TransportUnavailable
-from shared.event import Event
-from shared.hub import Hub
-from shared.partitions import Partitions
-from shared.record import Record
-from shared.seen import Seen
-from shared.transports.base import Retention, Transport
-from shared.transports.redis_pubsub import RedisPubSub
 from tests.contract.acts import Heard, event
 from tests.contract.stores import PubSubStore
 from tests.sinks import subscribed

@@ -4,16 +4,16 @@ import asyncio
 
 import pytest
 import redis.asyncio as redis
+from tidewire.delivery.hub import Hub
+from tidewire.delivery.subscriber import Start
+from tidewire.errors import TransportUnavailable
+from tidewire.model.audience import Interest
+from tidewire.model.partitions import Partitions
+from tidewire.model.record import Gap
+from tidewire.protocol.sse import DATA
+from tidewire.transports.redis import pubsub, redis_py
+from tidewire.transports.redis.pubsub import RedisPubSub, _PubSubTail
 
-from shared.errors import TransportUnavailable
-from shared.filter import Interest
-from shared.hub import Hub
-from shared.partitions import Partitions
-from shared.record import Gap
-from shared.sse import DATA
-from shared.subscriber import Start
-from shared.transports import redis_connection, redis_pubsub
-from shared.transports.redis_pubsub import RedisPubSub, _PubSubTail
 from tests.contract.acts import Heard, event, publish
 from tests.contract.stores import PubSubStore
 from tests.processes import RedisServer
@@ -196,7 +196,7 @@ async def test_while_redis_is_away_nobody_subscribes_half_and_publishing_accepts
     breakable: tuple[RedisServer, PubSubStore], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server, store = breakable
-    monkeypatch.setattr(redis_pubsub, "_CONFIRM", 0.5)
+    monkeypatch.setattr(pubsub, "_CONFIRM", 0.5)
     await asyncio.to_thread(server.kill)
     transport = RedisPubSub(server.url.replace("redis://", "redis://user:hunter2@"))
     async with Hub(transport) as hub:
@@ -247,7 +247,7 @@ async def test_a_connection_that_is_open_but_dead_is_given_up_and_told_as_a_gap(
     breakable: tuple[RedisServer, PubSubStore], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server, _ = breakable
-    monkeypatch.setattr(redis_connection, "TIMEOUT", 1.0)
+    monkeypatch.setattr(redis_py, "TIMEOUT", 1.0)
     async with Hub(RedisPubSub(server.url, ping=0.2)) as hub, subscribed(hub) as sink:
         await sink.ready()
         await asyncio.sleep(1.5)  # silent for longer than it takes to be given up, but alive: pongs come

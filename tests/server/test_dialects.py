@@ -266,19 +266,19 @@ def test_an_ipv6_address_is_listened_on(tmp_path: "os.PathLike[str]") -> None:
     command = [sys.executable, "-m", "functions.local"]
     with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        assert process.stdout.readline().startswith(f"Tidemark on http://[::1]:{port} ")
+        assert process.stdout.readline().startswith(f"Tidewire on http://[::1]:{port} ")
         response = httpx.get(f"http://[::1]:{port}/api/health/live")
         assert response.content == ALIVE
         process.terminate()
         assert process.wait(15) == 0
 
 
-@pytest.mark.parametrize("module", ["functions.local", "functions.stream_server"])
+@pytest.mark.parametrize("module", ["functions.local", "functions.stream"])
 def test_an_address_that_cannot_be_had_is_one_line(instance: Instance, module: str) -> None:
     for settings, line_start in (
-        ({"PORT": str(instance.port)}, f"tidemark: PORT: {instance.port} is in use on {HOST}: "),
-        ({"HOST": "192.0.2.1", "PORT": "0"}, "tidemark: HOST: this machine cannot listen there"),
-        ({"HOST": "no.such.host.invalid", "PORT": "0"}, "tidemark: HOST: this machine cannot listen there"),
+        ({"PORT": str(instance.port)}, f"tidewire: PORT: {instance.port} is in use on {HOST}: "),
+        ({"HOST": "192.0.2.1", "PORT": "0"}, "tidewire: HOST: this machine cannot listen there"),
+        ({"HOST": "no.such.host.invalid", "PORT": "0"}, "tidewire: HOST: this machine cannot listen there"),
     ):
         environment = {**inherited(), "HOST": HOST, **settings}
         command = [sys.executable, "-m", module]

@@ -1,4 +1,4 @@
-"""What functions/connection.py, serving.py and accepting.py use of uvicorn and httptools that neither promises.
+"""What `tidewire.http` (connection, server, accepting) uses of uvicorn and httptools that neither promises.
 
 An update that changes one of these names must not pass unseen: without them a limit would silently not hold.
 """
@@ -8,11 +8,10 @@ import inspect
 import httptools
 import pytest
 import uvicorn
+from tidewire.http.connection import Connection
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
-
-from functions.connection import Connection
 
 CALLED_BY_THE_LOOP = {"connection_made", "data_received", "connection_lost"}
 CALLED_BY_THE_PARSER = {"on_message_begin", "on_header", "on_headers_complete", "on_body", "on_message_complete"}

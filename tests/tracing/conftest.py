@@ -23,7 +23,7 @@ type = "order-paid"
 data = "number"
 """
 
-STREAM_SERVER = [sys.executable, "-m", "functions.stream_server"]
+STREAM_SERVER = [sys.executable, "-m", "functions.stream"]
 
 
 @pytest.fixture(scope="package")
@@ -44,7 +44,7 @@ class Pair:
 
 @pytest.fixture(scope="package")
 def pair(redis_server: RedisServer, collector: Collector, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    """`functions.local` and `functions.stream_server`, started together."""
+    """`functions.local` and `functions.stream`, started together."""
     store = {"REALTIME_TRANSPORT": "redis", "REDIS_URL": redis_server.url, "REALTIME_PREFIX": "traced"}
     settings = {**store, "REALTIME_AUTH": "none", **collector.settings}
     folder = tmp_path_factory.mktemp("traced")

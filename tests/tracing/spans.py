@@ -4,9 +4,8 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanContext
-
-from shared.partitions import Partitions
-from shared.tracing import Tracing
+from tidewire.model.partitions import Partitions
+from tidewire.monitoring.opentelemetry import Tracing
 
 
 class Recorded:

@@ -1,9 +1,9 @@
 """Functions: what was traced is sent before the invocation returns, because the process may be frozen then."""
 
 import pytest
+from tidewire.settings.config import Settings
+from tidewire.wiring import make_hub
 
-from shared.config import Settings
-from shared.wiring import make_hub
 from tests.contract.acts import event
 from tests.tracing.collector import Collector
 from tests.tracing.test_switching import PUBLISH, TRACEPARENT, python
@@ -13,7 +13,7 @@ RECEIVE = """
 import sys
 from functions import receive
 detail = {"type": "t", "data": 1, "traceparent": sys.argv[1]}
-answer = receive.handler({"source": "tidemark", "detail-type": "t", "id": "of-the-bus", "detail": detail}, None)
+answer = receive.handler({"source": "tidewire", "detail-type": "t", "id": "of-the-bus", "detail": detail}, None)
 assert answer["events"][0]["duplicate"] is False
 """
 

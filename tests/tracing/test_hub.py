@@ -6,15 +6,15 @@ from collections.abc import Sequence
 import msgspec
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
+from tidewire.delivery.hub import Hub
+from tidewire.errors import TransportUnavailable
+from tidewire.model.event import Event
+from tidewire.model.partitions import Partitions
+from tidewire.monitoring import opentelemetry
+from tidewire.monitoring.opentelemetry import Tracing
+from tidewire.transports.base import Receipt
+from tidewire.transports.memory import MemoryLog
 
-from shared import tracing
-from shared.errors import TransportUnavailable
-from shared.event import Event
-from shared.hub import Hub
-from shared.partitions import Partitions
-from shared.tracing import Tracing
-from shared.transports.base import Receipt
-from shared.transports.memory import MemoryLog
 from tests.contract.acts import event
 from tests.sinks import subscribed
 from tests.tracing.spans import Recorded, place
@@ -98,7 +98,7 @@ async def test_names_of_spans_do_not_grow_with_the_users() -> None:
 
 
 def test_a_flush_that_takes_long_is_not_waited_for_and_not_begun_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracing, "FLUSH_SECONDS", 0.05)
+    monkeypatch.setattr(opentelemetry, "FLUSH_SECONDS", 0.05)
     provider, free, flushes = TracerProvider(shutdown_on_exit=False), threading.Event(), list[bool]()
     monkeypatch.setattr(provider, "force_flush", lambda: flushes.append(free.wait(DEADLINE)))
     tracer = Tracing(provider, Partitions(), "memory")

@@ -61,7 +61,7 @@ def test_one_trace_leads_from_the_publishers_request_to_the_delivery_in_another_
         "http.response.status_code": 202,
     }
     message = {"messaging.message.id": "task-7", "cloudevents.event_type": kind}
-    log = {"messaging.system": "tidemark", "messaging.destination.name": "all"}
+    log = {"messaging.system": "tidewire", "messaging.destination.name": "all"}
     assert append.attributes == {
         **message,
         **log,

@@ -7,11 +7,11 @@ import threading
 import time
 
 import pytest
+from tidewire.errors import SettingsError
+from tidewire.monitoring import opentelemetry
+from tidewire.settings.config import Settings
+from tidewire.wiring import make_hub
 
-from shared import tracing
-from shared.config import Settings
-from shared.errors import SettingsError
-from shared.wiring import make_hub
 from tests.contract.acts import event
 from tests.functions.api import Api, unique
 from tests.processes import ROOT, MakeInstance, inherited, wait_until
@@ -43,7 +43,7 @@ def python(program: str, *arguments: str, **environment: str) -> subprocess.Comp
 
 @pytest.mark.parametrize("transport", ["memory", "redis"])
 def test_where_nothing_asks_for_traces_a_publish_imports_nothing_of_them(transport: str, redis_url: str) -> None:
-    off = {"OTEL_SERVICE_NAME": "tidemark", "OTEL_EXPORTER_OTLP_HEADERS": "key=hunter2"}  # ask for none by themselves
+    off = {"OTEL_SERVICE_NAME": "tidewire", "OTEL_EXPORTER_OTLP_HEADERS": "key=hunter2"}  # ask for none by themselves
     store = {"REALTIME_TRANSPORT": transport, "REDIS_URL": redis_url, "REALTIME_AUTH": "none"}
     ran = python(PUBLISH, TRACEPARENT, **store, **off)
     assert ran.returncode == 0, ran.stderr
@@ -57,8 +57,8 @@ def test_traces_that_are_asked_for_but_not_installed_stop_the_start_with_what_to
     ran = python(start, OTEL_EXPORTER_OTLP_ENDPOINT="http://hunter2.example:4318", PORT="0")
     assert ran.returncode == 2
     (line,) = ran.stderr.splitlines()
-    assert line.startswith("tidemark: OTEL_EXPORTER_OTLP_ENDPOINT: ")
-    assert "requirements-tracing.txt" in line
+    assert line.startswith("tidewire: OTEL_EXPORTER_OTLP_ENDPOINT: ")
+    assert "requirements-opentelemetry.txt" in line
     assert "hunter2" not in line
 
 
@@ -79,7 +79,7 @@ async def test_an_endpoint_alone_asks_for_traces_which_are_sent_before_the_end_a
         assert collector.spans == [], "nothing is sent for five seconds, unless it ends"
         await hub.aclose()
         (span,) = collector.spans
-        assert (span.service, span.name, span.parent) == ("tidemark", "append all", "")
+        assert (span.service, span.name, span.parent) == ("tidewire", "append all", "")
         assert [headers["x-key"] for headers in collector.headers] == ["hunter2"]
 
 
@@ -103,7 +103,7 @@ def test_a_collector_that_is_away_costs_no_event_and_one_line_of_the_log_until_i
             assert stream.next().data == "3"
             collector.until(lambda: collector.named("deliver all"))
         wait_until(lambda: "takes traces again" in instance.log(), 5)
-        told = [json.loads(line) for line in instance.log().splitlines() if not line.startswith("Tidemark ")]
+        told = [json.loads(line) for line in instance.log().splitlines() if not line.startswith("Tidewire ")]
         api.close()
     about = [(line["level"], line["message"]) for line in told if "trace" in line["message"]]
     assert [level for level, _ in about] == ["warning", "info"]
@@ -113,7 +113,7 @@ def test_a_collector_that_is_away_costs_no_event_and_one_line_of_the_log_until_i
 async def test_a_collector_that_cannot_be_reached_is_told_of_once_and_holds_up_the_end_no_longer_than_it_may(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(tracing, "CLOSE_SECONDS", 0.1)
+    monkeypatch.setattr(opentelemetry, "CLOSE_SECONDS", 0.1)
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "10")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "3")
     hub = make_hub(Settings.from_env({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9/hunter2"}))

@@ -7,16 +7,16 @@ from types import FrameType
 from typing import Any
 
 import msgspec
+from tidewire.delivery.early_delivery import Early
+from tidewire.delivery.fanout import Sink
+from tidewire.model.audience import Interest
+from tidewire.model.cursor import Position
+from tidewire.model.event import Event
+from tidewire.model.partitions import ALL
+from tidewire.model.record import Record
+from tidewire.protocol.sse import DATA, DataFormat, Format
 
 import shared
-from shared.cursor import Position
-from shared.event import Event
-from shared.fanout import Sink
-from shared.filter import Interest
-from shared.once import Early
-from shared.partitions import ALL
-from shared.record import Record
-from shared.sse import DATA, DataFormat, Format
 from tests.sinks import RecordingSink
 
 CORE = str(Path(shared.__file__).parent)

@@ -4,11 +4,11 @@ import asyncio
 from types import SimpleNamespace
 
 import pytest
+from tidewire.errors import TransportUnavailable
+from tidewire.primitives import circuit_breaker
+from tidewire.primitives.circuit_breaker import CAP, LOSSES, Circuit
+from tidewire.primitives.counters import CIRCUIT_OPENED, CIRCUIT_REFUSED
 
-from shared.counters import CIRCUIT_OPENED, CIRCUIT_REFUSED
-from shared.errors import TransportUnavailable
-from shared.transports import circuit
-from shared.transports.circuit import CAP, LOSSES, Circuit
 from tests.clocks import Clock
 
 
@@ -40,7 +40,7 @@ class Store:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(circuit, "time", SimpleNamespace(monotonic=clock))
+    monkeypatch.setattr(circuit_breaker, "time", SimpleNamespace(monotonic=clock))
     return clock
 
 
@@ -114,14 +114,14 @@ async def test_the_moments_grow_while_it_stays_away_but_not_by_calls_that_were_l
     await asyncio.sleep(0)
     store.answers.set()
     await asyncio.gather(*together)
-    assert guard.left <= circuit.BASE  # one loss, not fifty
+    assert guard.left <= circuit_breaker.BASE  # one loss, not fifty
     longest = 0.0
     for _ in range(60):
         clock.advance(CAP)
         await fails(guard, store)
         longest = max(longest, guard.left)
         assert guard.left <= CAP
-    assert longest > 4 * circuit.BASE
+    assert longest > 4 * circuit_breaker.BASE
 
 
 async def test_a_call_or_two_that_are_lost_keep_nobody_away(clock: Clock) -> None:

@@ -5,15 +5,15 @@ import gc
 from collections.abc import Sequence
 
 import pytest
+from tidewire.delivery.hub import Hub
+from tidewire.delivery.subscriber import Start
+from tidewire.errors import Unavailable
+from tidewire.model.audience import Interest
+from tidewire.model.cursor import Cursor
+from tidewire.model.record import Record
+from tidewire.protocol.sse import DATA, ClosingReason, DataFormat
+from tidewire.transports.memory import MemoryLog
 
-from shared.cursor import Cursor
-from shared.errors import Unavailable
-from shared.filter import Interest
-from shared.hub import Hub
-from shared.record import Record
-from shared.sse import DATA, ClosingReason, DataFormat
-from shared.subscriber import Start
-from shared.transports.memory import MemoryLog
 from tests.clocks import virtual_time
 from tests.contract.acts import publish
 from tests.contract.staged import StagedLog

@@ -6,17 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+import tidewire.settings.config
+import tidewire.settings.endpoints
+import tidewire.settings.variables
+from tidewire.errors import SettingsError
+from tidewire.model.audience import Interest
+from tidewire.model.cursor import MAX_LENGTH, MAX_OFFSET, Cursor, Position
+from tidewire.model.permissions import TOKENS, PublishKey, Types
+from tidewire.settings.config import MAX_PARTITION_NAMES, MAX_PARTITION_TYPES, MAX_USER_SHARDS, Settings
+from tidewire.settings.variables import NAMES, Rate
+from tidewire.wiring import make_hub, make_partitions
 
-import shared.config
-import shared.endpoints
-import shared.variables
-from shared.config import MAX_PARTITION_NAMES, MAX_PARTITION_TYPES, MAX_USER_SHARDS, Settings
-from shared.cursor import MAX_LENGTH, MAX_OFFSET, Cursor, Position
-from shared.errors import SettingsError
-from shared.filter import Interest
-from shared.rights import TOKENS, PublishKey, Types
-from shared.variables import NAMES, Rate
-from shared.wiring import make_hub, make_partitions
 from tests.processes import ROOT
 
 REDIS = {"REALTIME_TRANSPORT": "redis", "REALTIME_AUTH": "none", "REDIS_URL": "redis://h:6379"}
@@ -112,7 +112,7 @@ GOOD: list[tuple[str, str, Env, str, Any]] = [
     ("REALTIME_FALLBACK", "memory", REDIS, "fallback", True),
     ("REALTIME_FALLBACK", "memory", UPSTASH, "fallback", True),
     ("REALTIME_FALLBACK", "none", {}, "fallback", False),
-    ("REALTIME_METRICS_NAMESPACE", "App/Tidemark", {}, "metrics_namespace", "App/Tidemark"),
+    ("REALTIME_METRICS_NAMESPACE", "App/Tidewire", {}, "metrics_namespace", "App/Tidewire"),
     ("OTEL_TRACES_EXPORTER", "otlp", {}, "trace_exporters", ("otlp",)),
     ("OTEL_TRACES_EXPORTER", "console, otlp", {}, "trace_exporters", ("otlp", "console")),
     ("OTEL_TRACES_EXPORTER", "none", OTLP, "trace_exporters", ()),
@@ -268,10 +268,10 @@ def test_a_bad_value_stops_the_start_with_one_line_that_names_the_variable_and_h
 
 
 def test_every_variable_is_tested_here() -> None:
-    modules = (shared.config, shared.endpoints, shared.variables)
+    modules = (tidewire.settings.config, tidewire.settings.endpoints, tidewire.settings.variables)
     source = "".join(inspect.getsource(module) for module in modules)
     read = set(re.findall(r'"((?:REALTIME|REDIS|UPSTASH|AWS|OTEL)_[A-Z_]+|HOST|PORT)"', source))
-    read.remove("REALTIME_SECRETS_MAX_AGE")  # read by shared/parameters
+    read.remove("REALTIME_SECRETS_MAX_AGE")  # read by shared/tidewire/settings/secrets
     assert {name for name, *_ in GOOD} == read
     # Free text, known by its presence, or read later: no value of these is wrong here.
     anything = {

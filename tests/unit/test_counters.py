@@ -1,8 +1,7 @@
 """What is counted is what is told: labels in their order, buckets cumulative, nothing below zero."""
 
 import pytest
-
-from shared.counters import Counter, Histogram
+from tidewire.primitives.counters import Counter, Histogram
 
 
 def test_a_counter_keeps_each_set_of_label_values_apart() -> None:

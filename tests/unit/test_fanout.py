@@ -5,14 +5,14 @@ from collections.abc import Mapping
 from typing import cast
 
 import pytest
+from tidewire.delivery.fanout import Fanout
+from tidewire.delivery.ring_buffer import Ring
+from tidewire.delivery.tracer import Tracer
+from tidewire.model.cursor import Cursor, Position
+from tidewire.model.partitions import ALL
+from tidewire.model.record import Gap, Record
+from tidewire.protocol.sse import CLOUDEVENTS, Format
 
-from shared.cursor import Cursor, Position
-from shared.fanout import Fanout
-from shared.partitions import ALL
-from shared.record import Gap, Record
-from shared.ring import Ring
-from shared.sse import CLOUDEVENTS, Format
-from shared.tracer import Tracer
 from tests.unit.members import CountingFormat, Listener, executed_lines, record
 
 
@@ -77,7 +77,7 @@ async def test_under_load_a_write_is_delayed_by_milliseconds_and_never_left_behi
 ) -> None:
     member = Listener()
     joined(fanout, member)
-    monkeypatch.setattr("shared.fanout.REST", 1e9)  # as after a flush that took long
+    monkeypatch.setattr("tidewire.delivery.fanout.REST", 1e9)  # as after a flush that took long
     fanout.broadcast(record(1))
     fanout.flush()
     for offset in range(2, 6):

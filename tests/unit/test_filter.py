@@ -1,9 +1,8 @@
 """The one predicate that decides who sees what, live and on replay."""
 
 import pytest
-
-from shared.event import Event
-from shared.filter import Interest
+from tidewire.model.audience import Interest
+from tidewire.model.event import Event
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Sequence
 
 import pytest
+from tidewire.model.cursor import Cursor, Position
+from tidewire.model.event import Event
+from tidewire.model.record import Gap, Record
+from tidewire.transports.log_base import chain
+from tidewire.transports.log_follower import Following
 
-from shared.cursor import Cursor, Position
-from shared.event import Event
-from shared.record import Gap, Record
-from shared.transports.following import Following
-from shared.transports.reading import chain
 from tests.contract.acts import Heard
 
 EPOCH = 7

@@ -5,15 +5,15 @@ import itertools
 from contextlib import AsyncExitStack
 
 import pytest
+from tidewire.delivery.hub import HEARTBEAT_SLOTS, Hub
+from tidewire.delivery.replay import BATCH_ITEMS
+from tidewire.delivery.subscriber import Start
+from tidewire.model.audience import Interest
+from tidewire.model.cursor import Cursor
+from tidewire.model.partitions import ALL
+from tidewire.protocol.sse import DATA
+from tidewire.transports.memory import MemoryLog
 
-from shared.catching_up import BATCH_ITEMS
-from shared.cursor import Cursor
-from shared.filter import Interest
-from shared.hub import HEARTBEAT_SLOTS, Hub
-from shared.partitions import ALL
-from shared.sse import DATA
-from shared.subscriber import Start
-from shared.transports.memory import MemoryLog
 from tests.clocks import virtual_time
 from tests.contract.acts import event, publish
 from tests.contract.staged import StagedLog

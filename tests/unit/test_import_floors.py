@@ -141,7 +141,8 @@ def test_prices_are_imported_by_the_command_that_shows_them_only() -> None:
         f"{name} imports {found}"
         for name, path in everything.items()
         for found in imports(path)
-        if found.startswith("shared.cost.") and not name.startswith(("shared.cost.", "shared.cli.cost"))
+        if found.startswith("tidewire.tools.cost.")
+        and not name.startswith(("tidewire.tools.cost.", "tidewire.tools.cli.cost"))
     ]
     assert wrong == [], "no function needs them, and the bundle leaves them out"
 
@@ -154,8 +155,8 @@ def test_what_is_below_the_adapters_does_not_know_them() -> None:
 @pytest.mark.parametrize(
     "start",
     [
-        "import shared.hub, shared.subscriber, shared.fanout, shared.sse",
-        "from shared.wiring import make_hub; from shared.config import Settings; make_hub(Settings.from_env({}))",
+        "import tidewire.delivery.hub, tidewire.delivery.subscriber, tidewire.delivery.fanout, tidewire.protocol.sse",
+        "from tidewire.wiring import make_hub\nfrom tidewire.settings.config import Settings\nmake_hub(Settings.from_env({}))",
     ],
     ids=["core", "memory-mode"],
 )

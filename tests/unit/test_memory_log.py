@@ -1,9 +1,9 @@
 """The log in memory: what the contract cannot see from outside."""
 
 import pytest
+from tidewire.transports.base import Retention
+from tidewire.transports.memory import MemoryLog
 
-from shared.transports.base import Retention
-from shared.transports.memory import MemoryLog
 from tests.clocks import Clock
 from tests.contract.acts import at, event, head, place, publish, read, seek, start_of, told
 

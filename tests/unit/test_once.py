@@ -1,11 +1,11 @@
 """What was told early is known when the log brings it; what the log has brought is not told early."""
 
 import pytest
+from tidewire.delivery import early_delivery as module
+from tidewire.delivery.early_delivery import Once
+from tidewire.model.event import Event
+from tidewire.model.record import Record
 
-from shared import once as module
-from shared.event import Event
-from shared.once import Once
-from shared.record import Record
 from tests.clocks import Clock
 from tests.unit.members import record
 

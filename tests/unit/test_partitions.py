@@ -1,10 +1,9 @@
 """Where an event is stored, and where its readers look: the two must agree."""
 
 import pytest
-
-from shared.event import Event
-from shared.filter import Interest
-from shared.partitions import ALL, MAX_COPIES, Partitions
+from tidewire.model.audience import Interest
+from tidewire.model.event import Event
+from tidewire.model.partitions import ALL, MAX_COPIES, Partitions
 
 SCHEMES = [
     Partitions(),

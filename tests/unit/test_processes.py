@@ -107,15 +107,15 @@ def test_the_port_of_a_server_that_is_down_is_given_to_nobody_else(monkeypatch: 
 def test_a_program_named_by_its_variable_is_taken_or_refused_but_never_replaced(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("TIDEMARK_REDIS_SERVER", str(servers.find("redis")))
+    monkeypatch.setenv("TIDEWIRE_REDIS_SERVER", str(servers.find("redis")))
     assert servers.find("redis") == servers.find("redis")
     old = tmp_path / "redis-server"
     old.write_text("#!/bin/sh\necho Redis server v=6.0.16 sha=00000000:0\n")
     old.chmod(0o755)
-    monkeypatch.setenv("TIDEMARK_REDIS_SERVER", str(old))
+    monkeypatch.setenv("TIDEWIRE_REDIS_SERVER", str(old))
     with pytest.raises(servers.ServerNotFoundError, match=r"is no redis-server 6\.2 or newer"):
         servers.find("redis")
     # Where it is only first on PATH, the next one is taken.
-    monkeypatch.delenv("TIDEMARK_REDIS_SERVER")
+    monkeypatch.delenv("TIDEWIRE_REDIS_SERVER")
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     assert servers.find("redis") != old

@@ -3,13 +3,13 @@
 import asyncio
 
 import pytest
+from tidewire.delivery.fanout import Fanout
+from tidewire.delivery.hub import Hub
+from tidewire.delivery.ring_buffer import Ring
+from tidewire.errors import TransportUnavailable
+from tidewire.monitoring.metrics import distributions, read
+from tidewire.transports.memory import MemoryLog
 
-from shared.errors import TransportUnavailable
-from shared.fanout import Fanout
-from shared.hub import Hub
-from shared.readings import distributions, read
-from shared.ring import Ring
-from shared.transports.memory import MemoryLog
 from tests.clocks import Clock
 from tests.contract.acts import event, publish
 from tests.contract.staged import StagedLog

@@ -3,11 +3,10 @@
 import ssl
 
 import pytest
-
-from shared.config import Settings
-from shared.errors import SettingsError
-from shared.transports.resp import Address
-from shared.wiring import make_transport
+from tidewire.errors import SettingsError
+from tidewire.settings.config import Settings
+from tidewire.transports.redis.connection import Address
+from tidewire.wiring import make_transport
 
 AUTH = ("AUTH",)
 

@@ -3,8 +3,8 @@
 import logging
 
 import pytest
+from tidewire.primitives.throttled_log import KINDS, SECONDS, Repeated
 
-from shared.repeated import KINDS, SECONDS, Repeated
 from tests.clocks import Clock
 
 

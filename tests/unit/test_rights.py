@@ -3,13 +3,13 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tidewire.delivery.fanout import Fanout
+from tidewire.delivery.ring_buffer import Ring
+from tidewire.model.audience import Interest
+from tidewire.model.event import Event
+from tidewire.model.partitions import ALL, Partitions
+from tidewire.model.permissions import TYPE_OR_PATTERN, Types
 
-from shared.event import Event
-from shared.fanout import Fanout
-from shared.filter import Interest
-from shared.partitions import ALL, Partitions
-from shared.rights import TYPE_OR_PATTERN, Types
-from shared.ring import Ring
 from tests.unit.members import Listener, record
 
 # Few letters, so that one begins another again and again.

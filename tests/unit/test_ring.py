@@ -1,10 +1,10 @@
 """The ring: bounded by count and by bytes, and honest about what has left it."""
 
 import pytest
+from tidewire.delivery.ring_buffer import Ring
+from tidewire.model.cursor import Position
+from tidewire.model.record import Gap, Record
 
-from shared.cursor import Position
-from shared.record import Gap, Record
-from shared.ring import Ring
 from tests.unit.members import record
 
 

@@ -1,6 +1,7 @@
 """What is remembered of the past: for so long, so much of it, and a repetition does not make it younger."""
 
-from shared.seen import Seen
+from tidewire.primitives.recent_keys import Seen
+
 from tests.clocks import Clock
 
 

@@ -4,12 +4,12 @@ import asyncio
 from collections.abc import Sequence
 
 import pytest
+from tidewire.errors import TransportUnavailable
+from tidewire.model.cursor import Cursor, Position
+from tidewire.model.event import Event
+from tidewire.model.record import Record
+from tidewire.transports.single_flight import KEPT, MAX_BYTES, SharedHead, SharedPages
 
-from shared.cursor import Cursor, Position
-from shared.errors import TransportUnavailable
-from shared.event import Event
-from shared.record import Record
-from shared.transports.sharing import KEPT, MAX_BYTES, SharedHead, SharedPages
 from tests.clocks import Clock
 
 EPOCH = 1_764_000_000_000

@@ -5,11 +5,11 @@ import random
 from collections.abc import Awaitable, Callable
 
 import pytest
+from tidewire.delivery.hub import Hub
+from tidewire.delivery.ring_buffer import Ring
+from tidewire.transports.base import Retention
+from tidewire.transports.memory import MemoryLog
 
-from shared.hub import Hub
-from shared.ring import Ring
-from shared.transports.base import Retention
-from shared.transports.memory import MemoryLog
 from tests.clocks import virtual_time
 from tests.contract.acts import event, publish
 from tests.contract.stores import CarrierStore, yield_once

@@ -6,14 +6,13 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from shared.cursor import Position, encode_one
-from shared.event import Event
-from shared.filter import Interest
-from shared.record import Record, pack, unpack
-from shared.sse import CLOUDEVENTS, DATA, DataFormat
-from shared.stored import StoredRecords
-from shared.transports.redis_layout import parse_entries, parse_page
+from tidewire.model.audience import Interest
+from tidewire.model.cursor import Position, encode_one
+from tidewire.model.event import Event
+from tidewire.model.record import Record, pack, unpack
+from tidewire.model.record_page import StoredRecords
+from tidewire.protocol.sse import CLOUDEVENTS, DATA, DataFormat
+from tidewire.transports.redis.layout import parse_entries, parse_page
 
 ids = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=20)
 data = st.recursive(

@@ -4,10 +4,11 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
-from shared.cursor import Position
-from shared.hub import Hub
-from shared.transports.base import Handler, Tail
-from shared.transports.memory import MemoryLog
+from tidewire.delivery.hub import Hub
+from tidewire.model.cursor import Position
+from tidewire.transports.base import Handler, Tail
+from tidewire.transports.memory import MemoryLog
+
 from tests.clocks import virtual_time
 from tests.contract.acts import publish
 from tests.contract.staged import StagedLog

@@ -3,8 +3,8 @@
 from collections.abc import AsyncIterator
 
 import pytest
+from tidewire.transports.upstash.rest_log import UpstashRest
 
-from shared.transports.upstash import UpstashRest
 from tests.contract.stores import UpstashStore
 from tests.upstash.stand_in import StandIn
 

@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from shared.event import Event
-from shared.record import pack
-from shared.transports.reading import chain
-from shared.transports.redis_layout import APPEND, SEEK, Arguments
-from shared.transports.upstash import UpstashRest
+from tidewire.model.event import Event
+from tidewire.model.record import pack
+from tidewire.transports.log_base import chain
+from tidewire.transports.redis.layout import APPEND, SEEK, Arguments
+from tidewire.transports.upstash.rest_log import UpstashRest
 
 
 class Ledger:

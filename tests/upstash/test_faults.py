@@ -9,12 +9,13 @@ from email.utils import format_datetime
 from types import SimpleNamespace
 
 import pytest
+from tidewire.delivery.hub import Hub
+from tidewire.errors import TransportUnavailable
+from tidewire.model.partitions import Partitions
+from tidewire.primitives import circuit_breaker
+from tidewire.transports.upstash import session
+from tidewire.transports.upstash.rest_log import UpstashRest
 
-from shared.errors import TransportUnavailable
-from shared.hub import Hub
-from shared.partitions import Partitions
-from shared.transports import circuit, upstash_session
-from shared.transports.upstash import UpstashRest
 from tests.clocks import Clock
 from tests.contract.acts import at, event, head, place, publish, read, start_of, tailing, told
 from tests.contract.stores import UpstashStore
@@ -93,7 +94,7 @@ async def test_whoever_is_told_to_wait_asks_nobody_until_then(
     log: UpstashRest, upstash: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock()
-    monkeypatch.setattr(circuit, "time", SimpleNamespace(monotonic=clock))
+    monkeypatch.setattr(circuit_breaker, "time", SimpleNamespace(monotonic=clock))
     upstash.faults.append(Fault(429, {"retry-after": "20"}))
     with pytest.raises(TransportUnavailable):
         await log.ping()
@@ -113,11 +114,11 @@ async def test_a_refusal_that_asks_for_an_hour_is_looked_at_again_much_sooner(
     log: UpstashRest, upstash: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock()
-    monkeypatch.setattr(circuit, "time", SimpleNamespace(monotonic=clock))
+    monkeypatch.setattr(circuit_breaker, "time", SimpleNamespace(monotonic=clock))
     upstash.faults.append(Fault(503, {"retry-after": "3600"}))
     with pytest.raises(TransportUnavailable):
         await log.ping()
-    clock.advance(upstash_session.HOLD_SECONDS)
+    clock.advance(session.HOLD_SECONDS)
     await log.ping()
 
 
@@ -125,14 +126,14 @@ async def test_a_refusal_that_asks_for_an_hour_is_looked_at_again_much_sooner(
 async def test_a_silent_server_holds_a_publisher_no_longer_than_the_time_out(
     store: UpstashStore, upstash: StandIn, monkeypatch: pytest.MonkeyPatch, phase: float, whole: float
 ) -> None:
-    monkeypatch.setattr(upstash_session, "PHASE_SECONDS", phase)
-    monkeypatch.setattr(upstash_session, "EXCHANGE_SECONDS", whole)
+    monkeypatch.setattr(session, "PHASE_SECONDS", phase)
+    monkeypatch.setattr(session, "EXCHANGE_SECONDS", whole)
     log = store.open()
     upstash.faults.append(Fault(silent=True))
     with pytest.raises(TransportUnavailable) as caught:
         async with asyncio.timeout(3):
             await publish(log, "unheard")
-    assert caught.value.retry_after == math.ceil(upstash_session._NO_ANSWER_RETRY_AFTER)
+    assert caught.value.retry_after == math.ceil(session._NO_ANSWER_RETRY_AFTER)
     assert len(upstash.requests) == 1, "a silent server must not be asked again while the publisher waits"
     await publish(log, "heard")
 
@@ -153,7 +154,7 @@ async def test_answers_that_break_off_again_and_again_are_an_error_and_a_later_r
 ) -> None:
     before = await head(log)
     one = event("once")
-    upstash.faults.extend([LOST_ANSWER] * upstash_session.TRIES)
+    upstash.faults.extend([LOST_ANSWER] * session.TRIES)
     with pytest.raises(TransportUnavailable):
         await log.publish([one])
     (receipt,) = await log.publish([one])
@@ -242,7 +243,7 @@ async def test_while_a_refusal_lasts_the_tail_does_not_ask_either(log: UpstashRe
 async def test_a_store_that_fell_back_is_noticed_although_no_connection_breaks(
     store: UpstashStore, monkeypatch: pytest.MonkeyPatch, counted_again: int
 ) -> None:
-    monkeypatch.setattr("shared.transports.upstash._VERIFY", 0.05)
+    monkeypatch.setattr("tidewire.transports.upstash.rest_log._VERIFY", 0.05)
     log = store.open()
     await publish(log, "a", "b")
     backup = await store.back_up()

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tidewire.transports import lean_http
+from tidewire.transports.lean_http import Answer, BrokenError, LeanHttp, LostError, SilentError
+from tidewire.transports.upstash.rest_log import UpstashRest
 
-from shared.transports import lean_http
-from shared.transports.lean_http import Answer, BrokenError, LeanHttp, LostError, SilentError
-from shared.transports.upstash import UpstashRest
 from tests.certificates import certify
 from tests.contract.acts import publish
 from tests.processes import HOST, ROOT, inherited

@@ -3,11 +3,11 @@
 import asyncio
 
 import pytest
+from tidewire.delivery.hub import Hub
+from tidewire.model.cursor import Cursor, Position
+from tidewire.model.partitions import ALL, Partitions
+from tidewire.model.permissions import REVOCATIONS
 
-from shared.cursor import Cursor, Position
-from shared.hub import Hub
-from shared.partitions import ALL, Partitions
-from shared.rights import REVOCATIONS
 from tests.clocks import virtual_time
 from tests.contract.acts import Heard, at, publish, tailing
 from tests.contract.stores import UpstashStore

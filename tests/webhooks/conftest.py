@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
+from tidewire.ingest.webhooks.sources import Receiver, read_sources
 
-from shared.webhooks.sources import Receiver, read_sources
 from tests.webhooks.signers import SIGNERS, Signer
 
 

@@ -9,10 +9,10 @@ import jwt
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from tidewire.errors import BadSignature
+from tidewire.ingest.webhooks.scheme import Delivery
+from tidewire.ingest.webhooks.sources import Receiver
 
-from shared.errors import BadSignature
-from shared.webhooks.scheme import Delivery
-from shared.webhooks.sources import Receiver
 from tests.webhooks.conftest import make_receiver
 from tests.webhooks.signers import SIGNERS, Signer, body_of, qstash_claims
 

@@ -12,11 +12,11 @@ import qstash
 import standardwebhooks
 import stripe
 from slack_sdk.signature import SignatureVerifier
+from tidewire.errors import BadSignature, SettingsError
+from tidewire.ingest.mapping.payload import Payload
+from tidewire.ingest.webhooks.scheme import MAX_SIGNATURES, Delivery
+from tidewire.ingest.webhooks.sources import Receiver
 
-from shared.errors import BadSignature, SettingsError
-from shared.mapping.payload import Payload
-from shared.webhooks.scheme import MAX_SIGNATURES, Delivery
-from shared.webhooks.sources import Receiver
 from tests.webhooks.conftest import make_receiver
 from tests.webhooks.signers import SIGNERS, URL, Signer, body_of, qstash_claims
 

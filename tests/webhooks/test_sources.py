@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import pytest
+from tidewire.errors import SettingsError
+from tidewire.ingest.webhooks.github import GitHub
+from tidewire.ingest.webhooks.hmac_header import HmacHeader
+from tidewire.ingest.webhooks.qstash import QStash
+from tidewire.ingest.webhooks.sources import SCHEMES, Source, read_sources
 
-from shared.errors import SettingsError
-from shared.webhooks.github import GitHub
-from shared.webhooks.hmac_header import HmacHeader
-from shared.webhooks.qstash import QStash
-from shared.webhooks.sources import SCHEMES, Source, read_sources
 from tests.webhooks.signers import SIGNERS
 
 

@@ -1,7 +1,7 @@
 // A page of a React application, for tests: it shows what the hook says, and keeps what its callbacks were called with.
 import { Profiler, StrictMode, useLayoutEffect } from "react";
 import { createRoot } from "react-dom/client";
-import { useRealtime } from "tidemark/react";
+import { useRealtime } from "tidewire/react";
 
 const heard = { seen: [], gaps: [], states: [], failures: [], renders: 0 };
 Object.assign(window, heard);

@@ -29,7 +29,7 @@ def main(arguments: Sequence[str]) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: over.set())
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tidemark-build-")))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tidewire-build-")))
         cloud, key = build(folder, port, stack)
         tell(cloud, f"https://{HOST}:{port}", f"https://{HOST}:{port + 1}", key)
         over.wait()
@@ -53,10 +53,10 @@ def build(folder: Path, port: int, stack: ExitStack) -> tuple[Cloud, str]:
     cloud = stack.enter_context(Cloud(folder / "task", (port, port + 1)))
     key = secrets.token_hex(32)
     for name, value in {"redis-url": redis.url, "publish-keys": key, "jwt-secret": secrets.token_hex(32)}.items():
-        cloud.put_parameter(f"/tidemark/{STAGE}/{name}", value)
+        cloud.put_parameter(f"/tidewire/{STAGE}/{name}", value)
     deployed = cloud.deploy(STAGE, template, stream_host)
     print("Building the site ...", flush=True)
-    netlify_build.main({"TIDEMARK_API_URL": deployed.api_url}, folder / "site")
+    netlify_build.main({"TIDEWIRE_API_URL": deployed.api_url}, folder / "site")
     cloud.publish_site(folder / "site", {}, site)
     return cloud, key
 

@@ -38,7 +38,7 @@ class Cloud:
 
     def __init__(self, bundle: Path, ports: Sequence[int] = ()) -> None:
         self._stack = ExitStack()
-        self.folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="tidemark-cloud-")))
+        self.folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="tidewire-cloud-")))
         self.hosts = Hosts()
         self.stacks: dict[str, Stack] = {}
         self._sites: dict[str, Path] = {}

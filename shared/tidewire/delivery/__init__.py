@@ -1,0 +1,1 @@
+"""Delivery: the hub, its subscribers, and their way from the log to the live tail."""

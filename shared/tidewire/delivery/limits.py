@@ -1,0 +1,77 @@
+"""How much one client may ask of us: events a publish key, connections an instance and a user."""
+
+import hashlib
+import math
+
+from tidewire.errors import TooManyRequests
+from tidewire.model.permissions import PublishKey
+from tidewire.primitives.token_bucket import LocalBuckets
+from tidewire.settings.variables import Rate
+from tidewire.transports.base import Buckets, Transport
+
+CONNECTIONS_RETRY = 5  # seconds: someone may have left by then
+
+
+class PublishRate:
+    """A token bucket for each publish key: where the store can count, for all processes together, else for this one."""
+
+    def __init__(self, rate: Rate | None, transport: Transport) -> None:
+        self._rate = rate
+        self._buckets: Buckets = transport if isinstance(transport, Buckets) else LocalBuckets()
+
+    async def take(self, key: PublishKey | None, events: int) -> None:
+        """Count so many events, a copy for a user shard as one; raises TooManyRequests, and TransportUnavailable.
+
+        Without a limit this costs nothing. With one it costs a round trip before the append's: appends are in the slots
+        of their partitions, and a bucket cannot be in all of them.
+        """
+        if self._rate is None:
+            return
+        # A name that is not the key: whoever can list the store's keys must not be able to publish.
+        bucket = "anyone" if key is None else hashlib.sha256(key.secret.encode()).hexdigest()[:16]
+        wait = await self._buckets.take(bucket, events, *self._rate)
+        if wait > 0:
+            most, seconds = self._rate
+            raise TooManyRequests(
+                f"More than {most:,} events, or copies for user shards, in {seconds:g} s with this key"
+                " (REALTIME_PUBLISH_RATE)",
+                "publish-rate",
+                math.ceil(wait),
+            )
+
+
+class Connections:
+    """Open streams and long polls of this instance; 0 is no limit, and costs nothing."""
+
+    def __init__(self, most: int, most_of_user: int) -> None:
+        self._most = most
+        self._most_of_user = most_of_user
+        self._open = 0
+        self._by_user: dict[str, int] = {}
+
+    def enter(self, user_id: str | None) -> None:
+        """Count one more; raises TooManyRequests."""
+        if self._most and self._open >= self._most:
+            raise TooManyRequests(
+                f"This instance holds {self._most:,} connections (REALTIME_MAX_CONNECTIONS)",
+                "connections",
+                CONNECTIONS_RETRY,
+            )
+        if self._most_of_user and user_id is not None:
+            count = self._by_user.get(user_id, 0)
+            if count >= self._most_of_user:
+                raise TooManyRequests(
+                    f"This user has {count:,} connections (REALTIME_MAX_USER_CONNECTIONS)",
+                    "user-connections",
+                    CONNECTIONS_RETRY,
+                )
+            self._by_user[user_id] = count + 1
+        self._open += 1
+
+    def leave(self, user_id: str | None) -> None:
+        """Count one less."""
+        self._open -= 1
+        if self._most_of_user and user_id is not None:
+            self._by_user[user_id] -= 1
+            if not self._by_user[user_id]:
+                del self._by_user[user_id]

@@ -1,0 +1,43 @@
+"""The last records that the tail delivered, kept for subscribers that are a little behind."""
+
+from collections import deque
+from collections.abc import Sequence
+
+from tidewire.model.record import Gap, Record
+
+MAX_RECORDS = 4_096
+MAX_BYTES = 16 * 1024 * 1024  # of memory, audiences included; one burst of the largest events must not take it all
+
+
+class Ring:
+    """A bounded window over what was broadcast, numbered from 0 up; the oldest leaves first."""
+
+    def __init__(self, max_records: int = MAX_RECORDS, max_bytes: int = MAX_BYTES) -> None:
+        self.end = 0
+        self.bytes = 0
+        self._start = 0
+        self._items: dict[int, Record | Gap] = {}
+        self._sizes: deque[int] = deque()  # of the items, in their order
+        self._max_records = max_records
+        self._max_bytes = max_bytes
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def append(self, item: Record | Gap) -> None:
+        """Add one item; what no longer fits leaves."""
+        size = item.event.kept_bytes if isinstance(item, Record) else 0
+        self._items[self.end] = item
+        self._sizes.append(size)
+        self.end += 1
+        self.bytes += size
+        while self.end - self._start > self._max_records or self.bytes > self._max_bytes:
+            del self._items[self._start]
+            self.bytes -= self._sizes.popleft()
+            self._start += 1
+
+    def since(self, number: int, most: int) -> Sequence[Record | Gap] | None:
+        """Return up to `most` items from `number` on; None where the first of them has left."""
+        if number < self._start:
+            return None
+        return [self._items[n] for n in range(number, min(self.end, number + most))]

@@ -1,0 +1,84 @@
+"""POST /api/publish: events in, receipts out."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+
+from tidewire.delivery.hub import Hub
+from tidewire.delivery.limits import PublishRate
+from tidewire.http.api import media_type, read_body, to_response
+from tidewire.http.handshake import handshake
+from tidewire.http.traced import traced
+from tidewire.model.cursor import MAX_LENGTH, Cursor
+from tidewire.model.event import Event
+from tidewire.protocol import cloudevents, publish_request
+from tidewire.protocol.problem import problem
+from tidewire.security.auth import PublishKeys, bearer, check_types
+from tidewire.settings.config import Settings
+from tidewire.transports.base import Receipt
+
+PATH = "/api/publish"
+
+
+def routes(hub: Hub, settings: Settings) -> list[BaseRoute]:
+    """Return the routes of this function."""
+    keys = PublishKeys(settings.publish_keys)
+    rate = PublishRate(settings.publish_rate, hub.transport)
+
+    async def publish(request: Request) -> Response:
+        key = keys.check(bearer(request.headers)) if settings.auth_required else None
+        events = await _events(request)
+        if events is None:
+            accepted = ", ".join(_JSON_TYPES)
+            detail = f"Send the event with one of these as Content-Type: {accepted}"
+            return to_response(problem(415, detail, headers={"accept": accepted}))
+        if key is not None:
+            check_types(key, events)
+        await rate.take(key, hub.partitions.copies(events))
+        receipts = await hub.dispatch(events)
+        return Response(receipts_body(receipts), 202, _HEADERS)
+
+    return [traced(hub, PATH, publish), handshake(PATH, settings.publish_rate)]
+
+
+_JSON_TYPES = ("application/json", cloudevents.STRUCTURED, cloudevents.BATCHED)
+_HEADERS = {"content-type": "application/json", "cache-control": "no-store", "x-content-type-options": "nosniff"}
+
+
+async def _events(request: Request) -> list[Event] | None:
+    """Return the events of the request by its content type, None where that is not one of ours."""
+    kind, is_binary = media_type(request), "ce-specversion" in request.headers
+    if kind in (cloudevents.STRUCTURED, cloudevents.BATCHED):
+        cloudevents.check_headers(request.headers)
+        return cloudevents.parse_structured(await _read(request), kind == cloudevents.BATCHED)
+    if is_binary and kind is not None and kind.endswith(("/json", "+json")):
+        return cloudevents.parse_binary(request.headers, await _read(request))
+    if is_binary and "content-type" not in request.headers and not await _read(request):
+        return cloudevents.parse_binary(request.headers, b"null")  # an event without data
+    if kind != "application/json":
+        return None
+    cloudevents.check_headers(request.headers)
+    body = await _read(request)
+    return publish_request.parse_events(body, publish_request.idempotency_key(request.headers.get("idempotency-key")))
+
+
+async def _read(request: Request) -> bytes:
+    return await read_body(request, publish_request.MAX_BODY_BYTES)
+
+
+def receipts_body(receipts: Sequence[Receipt]) -> bytes:
+    """Return the JSON text of the answer to a publication."""
+    return msgspec.json.encode({"events": [_receipt(receipt) for receipt in receipts]})
+
+
+def _receipt(receipt: Receipt) -> dict[str, Any]:
+    # Without times: a partition that the cursor does not name starts at its head.
+    cursor = None if receipt.positions is None else Cursor(receipt.positions).encode(time=0)
+    if cursor is not None and len(cursor) > MAX_LENGTH:  # appended half under each of several partition schemes
+        cursor = None
+    told: dict[str, Any] = {"id": receipt.id, "cursor": cursor, "duplicate": receipt.duplicate}
+    return told if receipt.durable else {**told, "durable": False}

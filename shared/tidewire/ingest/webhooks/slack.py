@@ -1,0 +1,40 @@
+"""Slack ("Verifying requests from Slack" in its documentation): time and body, signed with HMAC-SHA256."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from tidewire.errors import BadSignature
+from tidewire.ingest.mapping.payload import Payload
+from tidewire.ingest.webhooks.scheme import Delivery, Scheme, check_hex, check_time, member
+
+PREFIX = "v0="
+
+
+class Slack(Scheme):
+    """Headers `X-Slack-Request-Timestamp` and `X-Slack-Signature: v0=<hex>`.
+
+    The Events API sends JSON; slash commands and interactive components send forms.
+    """
+
+    def verify(self, delivery: Delivery, keys: Sequence[bytes]) -> None:
+        """Verify."""
+        time, signature = delivery.header("X-Slack-Request-Timestamp"), delivery.header("X-Slack-Signature")
+        check_time(time, delivery.now)
+        if not signature.startswith(PREFIX):
+            raise BadSignature(f"X-Slack-Signature does not begin with {PREFIX}")
+        signed = b"v0:%b:%b" % (time.encode(), delivery.body)
+        check_hex(keys, signed, [signature.removeprefix(PREFIX)])
+
+    def delivery_id(self, payload: Payload) -> Any:
+        """Return the event's id, in the body that is signed; a retry has it again. Forms have none, and no retries."""
+        return member(payload, "event_id")
+
+    def challenge(self, payload: Payload) -> str | None:
+        """Return the challenge of url_verification: Slack sends it, signed, when the URL is entered."""
+        challenge = member(payload, "challenge")
+        is_asked = member(payload, "type") == "url_verification" and isinstance(challenge, str)
+        return challenge if is_asked else None
+
+    def is_shown(self, payload: Payload) -> bool:
+        """Whether it is a form: what answers a command or a click is shown as a message, and must be a 200."""
+        return payload.is_form

@@ -1,0 +1,1 @@
+"""Values of the domain: events, audiences, partitions, positions and records."""

@@ -1,0 +1,117 @@
+"""A page of the log as it is stored: read entry by entry, made into records only where somebody asks for one.
+
+A replay to one subscriber needs of each entry its place, who it is for and the bytes of its data. Making an event, a
+position and a record of it, and taking those apart again, costs several times what reading it does.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Self, overload
+
+import msgspec
+
+from tidewire.model.audience import Interest
+from tidewire.model.cursor import Position
+from tidewire.model.record import Record, Stored, read_stored
+
+CHECK, TIME = 8, 21  # where the check ends in an entry, and where the time does; the packed event follows
+ENTRY_BYTES, USER_BYTES = 400, 100  # of an entry's fields, and of one of its users, without what stands in the entry
+_STAMPS = re.compile(rb"(?:[0-9a-f]{8}[0-9]{13})*+")
+
+
+class StoredRecords(Sequence[Record]):
+    """Records of one partition in order and without a hole, the first one at `epoch`, `first`.
+
+    `values[i]` is the entry at offset `first + i`: check (8 hex digits), time (13 digits), packed event; `stored[i]` is
+    what was read from it.
+    """
+
+    __slots__ = ("_addressed", "epoch", "first", "one_line", "partition", "stored", "values")
+
+    def __init__(
+        self, partition: str, epoch: int, first: int, values: Sequence[bytes], stored: Sequence[Stored]
+    ) -> None:
+        self.partition = partition
+        self.epoch = epoch
+        self.first = first
+        self.values = values
+        self.stored = stored
+        together = b"".join(values)
+        self.one_line = b"\n" not in together and b"\r" not in together  # JSON may have line ends between its tokens
+        self._addressed: tuple[Sequence[int], dict[str, list[int]]] | None = None
+
+    @classmethod
+    def parse(cls, partition: str, epoch: int, first: int, values: Sequence[bytes]) -> Self | None:
+        """Return the records of these entries; None where one of them cannot be read."""
+        try:
+            stored = [read_stored(value[TIME:]) for value in values]
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return None
+        if not _STAMPS.fullmatch(b"".join([value[:TIME] for value in values])):
+            return None
+        return cls(partition, epoch, first, values, stored)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the entries."""
+        return sum(map(len, self.values))
+
+    @property
+    def kept_bytes(self) -> int:
+        """About how many bytes of memory the page takes: a user id is a text of its own beside its entry."""
+        users = sum(len(stored.user_ids) for stored in self.stored if stored.user_ids is not None)
+        return self.size + ENTRY_BYTES * len(self.values) + USER_BYTES * users
+
+    def matching(self, interest: Interest) -> Sequence[int]:
+        """Return the indexes of the records that the interest matches, in order.
+
+        Whom each record is for is looked at once a page, however many subscribers read it: when an instance dies, those
+        who had it come back and read the same pages, each for a few events of its own user.
+        """
+        if self._addressed is None:
+            self._addressed = self._address()
+        everyone, users = self._addressed
+        indexes = everyone
+        if interest.user_id is not None and (own := users.get(interest.user_id)):
+            indexes = sorted((*everyone, *own))
+        if interest.types is None:
+            return indexes
+        return [index for index in indexes if interest.takes(self.stored[index].type)]
+
+    def _address(self) -> tuple[Sequence[int], dict[str, list[int]]]:
+        audiences = [stored.user_ids for stored in self.stored]
+        if audiences.count(None) == len(audiences):
+            return range(len(audiences)), {}
+        everyone: list[int] = []
+        users: dict[str, list[int]] = {}
+        for index, user_ids in enumerate(audiences):
+            if user_ids is None:
+                everyone.append(index)
+            else:
+                for user_id in dict.fromkeys(user_ids):  # named twice, still one event
+                    users.setdefault(user_id, []).append(index)
+        return everyone, users
+
+    def position(self, index: int) -> Position:
+        """Return the place of one record."""
+        value = self.values[index]
+        return Position(self.epoch, self.first + index, value[:CHECK].decode(), int(value[CHECK:TIME]))
+
+    def up_to(self, offset: int) -> Sequence[Record]:
+        """Return those that are not past an offset."""
+        return self if self.first + len(self.values) - 1 <= offset else self[: max(0, offset - self.first + 1)]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice) -> "StoredRecords": ...
+    def __getitem__(self, index: int | slice) -> "Record | StoredRecords":
+        if isinstance(index, slice):
+            start, stop, _ = index.indices(len(self.values))
+            part = slice(start, stop)
+            return StoredRecords(self.partition, self.epoch, self.first + start, self.values[part], self.stored[part])
+        index = range(len(self.values))[index]
+        return Record(self.stored[index].event(), self.partition, self.position(index))

@@ -1,0 +1,173 @@
+"""Records to bytes: server-sent events by the WHATWG rules (HTML Living Standard, section 9.2).
+
+A `Format` turns what the hub delivers into the bytes of one kind of answer; both of them here are stateless, so
+that one encoded frame serves every subscriber.
+"""
+
+import functools
+import re
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Literal, Protocol
+
+import msgspec
+
+from tidewire.model.cursor import encode_one, names_one
+from tidewire.model.record import Gap, Record
+from tidewire.model.record_page import StoredRecords
+
+READY, GAP, CLOSING = "realtime.ready", "realtime.gap", "realtime.closing"
+EXPIRING = "realtime.expiring"
+
+ClosingReason = Literal["max-age", "token-expired", "revoked", "draining", "slow-consumer"]
+
+SOURCE = "tidewire"  # CloudEvents `source` of an event that was published without one
+
+
+class Format(Protocol):
+    """How one kind of subscriber is written to; `cursor` is the place after what is written.
+
+    Where the place is not known yet, `cursor` is None: the client keeps the id that it has.
+    """
+
+    def record(self, cursor: str | None, record: Record) -> bytes:
+        """Return the bytes of one event."""
+
+    def gap(self, cursor: str, gap: Gap) -> bytes:
+        """Return the bytes that announce a loss."""
+
+    def ready(self, cursor: str, recovered: bool, replayed: int) -> bytes:
+        """Return the bytes that end the replay: from here on, all that is appended arrives."""
+
+    def heartbeat(self, cursor: str | None) -> bytes:
+        """Return the bytes that move the cursor past events that were not for this subscriber."""
+
+    def closing(self, reason: ClosingReason) -> bytes:
+        """Return the bytes that say why the server ends the stream."""
+
+
+def frame(cursor: str | None = None, event: str | None = None, data: bytes | None = None) -> bytes:
+    """Return one SSE frame; None leaves a field out.
+
+    No field can forge another: control characters are cut from `cursor` and `event`, and line ends in `data`
+    (JSON text between its tokens may hold them) start another `data:` line.
+    """
+    parts = []
+    if cursor is not None:
+        parts.append(b"id: %b\n" % _one_line(cursor))
+    if event is not None:
+        parts.append(_event_field(event))
+    if data is not None:
+        parts.append(b"data: %b\n" % _data_lines(data))
+    parts.append(b"\n" if parts else b":\n\n")  # a comment shows that the connection lives
+    return b"".join(parts)
+
+
+def retry(milliseconds: int) -> bytes:
+    """Return the frame that sets how long a client waits before it comes back."""
+    return b"retry: %d\n\n" % milliseconds
+
+
+def expiring(seconds: int) -> bytes:
+    """Return the frame that says how long the token still holds; without an id, so that no cursor moves."""
+    return frame(None, EXPIRING, msgspec.json.encode({"seconds": seconds}))
+
+
+def _data_lines(data: bytes) -> bytes:
+    if b"\n" in data or b"\r" in data:
+        return b"\ndata: ".join(_LINE_END.split(data))
+    return data
+
+
+@functools.lru_cache(maxsize=256)
+def _event_field(name: str) -> bytes:
+    return b"event: %b\n" % _one_line(name)
+
+
+_LINE_END = re.compile(rb"\r\n|\n|\r")
+_CONTROL = re.compile(r"[\x00-\x1f]")
+
+
+def _one_line(text: str) -> bytes:
+    return (text if text.isprintable() else _CONTROL.sub("", text)).encode("utf-8", "replace")
+
+
+class DataFormat:
+    """`format=data`: events named by their type, `data` as published."""
+
+    def record(self, cursor: str | None, record: Record) -> bytes:
+        """Return the event under its own type."""
+        return frame(cursor, record.event.type, record.event.data)
+
+    def records(self, records: StoredRecords, indexes: Iterable[int]) -> list[bytes]:
+        """Return the frames of these records; their cursors name the one partition alone."""
+        names, moment, place = names_one(records.partition, records.epoch).encode(), b"", b""
+        values, entries, first, one_line = records.values, records.stored, records.first, records.one_line
+        fields: dict[str, bytes] = {}
+        frames = []
+        for index in indexes:
+            value, stored = values[index], entries[index]
+            if (field := fields.get(stored.type)) is None:
+                field = fields[stored.type] = b"\n%bdata: " % _event_field(stored.type)
+            if value[8:21] != moment:  # many records are of the same millisecond
+                moment = value[8:21]
+                place = b"id: %b.%x." % (names, int(moment))
+            data = stored.data if one_line else _data_lines(bytes(stored.data))
+            frames.append(b"%b%x-%b%b%b\n\n" % (place, first + index, value[:8], field, data))
+        return frames
+
+    def gap(self, cursor: str, gap: Gap) -> bytes:
+        """Return the announcement of a loss."""
+        return frame(cursor, GAP, msgspec.json.encode({"reason": gap.reason, "recovered": False}))
+
+    def ready(self, cursor: str, recovered: bool, replayed: int) -> bytes:
+        """Return the end of the replay; its id primes the cursor."""
+        return frame(cursor, READY, msgspec.json.encode({"recovered": recovered, "replayed": replayed}))
+
+    def heartbeat(self, cursor: str | None) -> bytes:
+        """Return an id-only frame: it dispatches nothing but moves the cursor."""
+        return frame(cursor)
+
+    def closing(self, reason: ClosingReason) -> bytes:
+        """Return the reason why the server ends the stream; the id stays that of the last event written."""
+        return frame(None, CLOSING, msgspec.json.encode({"reason": reason}))
+
+
+class CloudEventsFormat(DataFormat):
+    """`format=cloudevents`: unnamed messages, each a CloudEvents 1.0 JSON object; control events keep their names."""
+
+    def record(self, cursor: str | None, record: Record) -> bytes:
+        """Return the event as an unnamed message."""
+        return frame(cursor, None, cloudevent(record))
+
+    def records(self, records: StoredRecords, indexes: Iterable[int]) -> list[bytes]:
+        """Return the messages of these records."""
+        return [
+            self.record(encode_one(records.partition, records.position(index)), records[index]) for index in indexes
+        ]
+
+
+def cloudevent(record: Record) -> bytes:
+    """Return the record as a CloudEvents 1.0 JSON object; the audience is not part of it."""
+    event = record.event
+    attributes: dict[str, str] = {
+        "specversion": "1.0",
+        "id": event.id,
+        "source": SOURCE,
+        "type": event.type,
+        "datacontenttype": "application/json",
+    }
+    if record.position is not None:
+        attributes["time"] = rfc3339(record.position.time)
+    attributes.update(event.attributes)
+    return msgspec.json.encode(attributes)[:-1] + b',"data":' + event.data + b"}"
+
+
+def rfc3339(milliseconds: int) -> str:
+    """Return a time in ms since 1970 as RFC 3339 text in UTC."""
+    moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+DATA = DataFormat()
+CLOUDEVENTS = CloudEventsFormat()

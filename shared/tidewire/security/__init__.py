@@ -1,0 +1,1 @@
+"""Credentials: publish keys, subscriber tokens, tickets and signed rewrites."""

@@ -1,0 +1,100 @@
+"""What we sign ourselves: subscriber tokens for publishers to hand out, and tickets for one stream each.
+
+A ticket goes into a URL, where logs and histories may keep it. So it holds for a minute, it is signed with a key of its
+own (nothing else takes it for a token, and no token passes for a ticket), and it ends with the token it was made from.
+"""
+
+import hmac
+import time
+from collections.abc import Callable
+from typing import Any
+
+from tidewire.errors import Unauthorized
+from tidewire.model.permissions import Types
+from tidewire.security.auth import MAX_TOKEN_LENGTH, Identity, identity_of
+from tidewire.settings.config import Settings
+
+TICKET_SECONDS = 60
+MAX_TTL = 86_400  # seconds; a day, and never longer than a revocation is remembered
+DEFAULT_TTL = 3_600
+
+_TICKET_KEY = b"tidewire ticket"
+
+
+class Signer:
+    """Signs with the secret that subscriber tokens are verified with; without one it signs and takes nothing."""
+
+    def __init__(
+        self,
+        secret: str | None,
+        issuer: str | None = None,
+        audience: str | None = None,
+        leeway: float = 0.0,
+        *,
+        most: float = MAX_TTL,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.able = secret is not None
+        self.max_ttl = max(1, int(min(MAX_TTL, most - leeway)))
+        self._secret = secret or ""
+        self._ticket_key = hmac.digest(self._secret.encode(), _TICKET_KEY, "sha256")
+        self._fixed = {name: text for name, text in (("iss", issuer), ("aud", audience)) if text is not None}
+        self._leeway = leeway
+        self._clock = clock
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> "Signer":
+        """Return the signer that the settings describe.
+
+        A revocation is remembered for as long as the log keeps an event: no token of ours may outlive it.
+        """
+        s = settings
+        return cls(s.jwt_secret, s.jwt_issuer, s.jwt_audience, s.jwt_leeway, most=s.retention)
+
+    def token(self, user_id: str | None, types: Types | None, ttl: int) -> str:
+        """Return a subscriber token that holds for `ttl` seconds."""
+        now = self._clock()
+        # With its fraction: a token made right after a revocation, in the same second, is not one from before it.
+        claims = {**self._fixed, **_claims(user_id, types), "iat": round(now, 3), "exp": int(now) + ttl}
+        return _encode(claims, self._secret, "JWT")
+
+    def ticket(self, identity: Identity) -> str:
+        """Return a ticket for a stream of the identity."""
+        claims: dict[str, Any] = {
+            **_claims(identity.user_id, identity.types),
+            "exp": int(self._clock()) + TICKET_SECONDS,
+            "iat": identity.issued_at,  # the token's: what revokes the token revokes the ticket
+        }
+        if identity.expires_at is not None:
+            claims["end"] = identity.expires_at
+        return _encode(claims, self._ticket_key, "ticket+jwt")
+
+    def redeem(self, ticket: str) -> Identity:
+        """Return whose stream the ticket opens, ending with the token it was made from; raises Unauthorized."""
+        import jwt
+
+        if not self.able or len(ticket) > MAX_TOKEN_LENGTH:
+            raise Unauthorized("The ticket is not one of ours")
+        options: Any = {"require": ["exp"], "verify_iat": False}
+        try:
+            claims = jwt.decode(ticket, self._ticket_key, algorithms=["HS256"], leeway=self._leeway, options=options)
+        except jwt.ExpiredSignatureError:
+            raise Unauthorized(f"The ticket has expired: each holds for {TICKET_SECONDS} s, ask for another") from None
+        except (jwt.PyJWTError, ValueError):
+            raise Unauthorized("The ticket is not one of ours") from None
+        end = claims.pop("end", None)
+        if end is not None and end + self._leeway <= self._clock():
+            raise Unauthorized("The token that the ticket was made from has expired")
+        del claims["exp"]
+        return identity_of(claims if end is None else {**claims, "exp": end})
+
+
+def _claims(user_id: str | None, types: Types | None) -> dict[str, Any]:
+    subject = {} if user_id is None else {"sub": user_id}
+    return subject if types is None else {**subject, "types": types.patterns()}
+
+
+def _encode(claims: dict[str, Any], key: str | bytes, kind: str) -> str:
+    import jwt
+
+    return jwt.encode(claims, key, "HS256", {"typ": kind})

@@ -1,0 +1,1 @@
+"""The environment, read once: checked settings, addresses of stores, and secrets by reference."""

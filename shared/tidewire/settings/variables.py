@@ -1,0 +1,190 @@
+"""One variable of the environment → one checked value; raises SettingsError with its name, never its value."""
+
+import re
+from collections.abc import Mapping
+from typing import NamedTuple, TypeVar
+from urllib.parse import SplitResult, urlsplit
+
+from tidewire.errors import SettingsError
+
+_Text = TypeVar("_Text", bound=str)
+
+PREFIX = "REALTIME_"
+NAMES = frozenset(
+    {
+        "REALTIME_ALLOWED_ORIGINS",
+        "REALTIME_AUTH",
+        "REALTIME_BODY_SECONDS",
+        "REALTIME_CONFIG",
+        "REALTIME_DEAD_LETTER_QUEUE",
+        "REALTIME_EVENT_BUS",
+        "REALTIME_EVENT_SOURCE",
+        "REALTIME_FALLBACK",
+        "REALTIME_HEAD_SECONDS",
+        "REALTIME_HEARTBEAT",
+        "REALTIME_IDEMPOTENCY_WINDOW",
+        "REALTIME_JWKS_URL",
+        "REALTIME_JWT_AUDIENCE",
+        "REALTIME_JWT_ISSUER",
+        "REALTIME_JWT_LEEWAY",
+        "REALTIME_JWT_SECRET",
+        "REALTIME_KEEP_ALIVE",
+        "REALTIME_LOG_FORMAT",
+        "REALTIME_LOG_LEVEL",
+        "REALTIME_MAX_CONNECTIONS",
+        "REALTIME_MAX_EVENTS",
+        "REALTIME_MAX_USER_CONNECTIONS",
+        "REALTIME_MEMORY_MIB",
+        "REALTIME_METRICS_NAMESPACE",
+        "REALTIME_NETLIFY_SECRET",
+        "REALTIME_PARTITIONS",
+        "REALTIME_POLL_MAX",
+        "REALTIME_POLL_MIN",
+        "REALTIME_PREFIX",
+        "REALTIME_PUBLISH_KEYS",
+        "REALTIME_PUBLISH_RATE",
+        "REALTIME_RETENTION",
+        "REALTIME_RETRY",
+        "REALTIME_SECRETS_MAX_AGE",
+        "REALTIME_STALL_SECONDS",
+        "REALTIME_STREAM_SECONDS",
+        "REALTIME_STREAM_URL",
+        "REALTIME_TRANSPORT",
+        "REALTIME_USER_SHARDS",
+    }
+)
+"""Every variable of ours, without those of stores and platforms. docs/configuration.md lists the same."""
+
+
+def defined(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return what is set: an empty variable counts as absent."""
+    return {name: value.strip() for name, value in environ.items() if value.strip()}
+
+
+def unknown_variables(environ: Mapping[str, str]) -> list[str]:
+    """Return a sentence for each variable that looks like a setting and is none: a typing error would go unnoticed."""
+    sentences = []
+    for name in sorted(environ):
+        if name.startswith(PREFIX) and name not in NAMES:
+            from difflib import get_close_matches  # 2 ms at a cold start, which few processes need
+
+            near = get_close_matches(name[len(PREFIX) :], [known[len(PREFIX) :] for known in NAMES], 1)
+            hint = f": did you mean {PREFIX}{near[0]}?" if near else ": docs/configuration.md lists those there are"
+            sentences.append(f"{name} is no setting and has no effect{hint}")
+    return sentences
+
+
+def choice(env: Mapping[str, str], name: str, choices: tuple[_Text, ...], default: _Text) -> _Text:
+    """Return one of `choices`."""
+    value = env.get(name, default)
+    for known in choices:
+        if value == known:
+            return known
+    raise SettingsError(name, f"must be one of {', '.join(choices)}")
+
+
+def items(env: Mapping[str, str], name: str) -> list[str]:
+    """Return the items of a comma-separated list."""
+    return [item.strip() for item in env.get(name, "").split(",") if item.strip()]
+
+
+def matching(env: Mapping[str, str], name: str, pattern: str, default: str) -> str:
+    """Return a value that matches `pattern` whole."""
+    value = env.get(name, default)
+    if not re.fullmatch(pattern, value, re.ASCII):
+        raise SettingsError(name, f"must match {pattern}")
+    return value
+
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?", re.ASCII)
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
+_LONGEST = 3_650 * 86_400.0  # seconds: ten years; more is a mistake, and would be too much for Redis
+
+
+def duration(env: Mapping[str, str], name: str, default: float, least: float, most: float = _LONGEST) -> float:
+    """Return seconds; a bare number is seconds."""
+    if name not in env:
+        return default
+    match = _DURATION.fullmatch(env[name])
+    if match is None:
+        raise SettingsError(name, "must be a duration such as 500ms, 15s, 5m, 24h or 7d")
+    seconds = float(match[1]) * _UNITS[match[2] or "s"]
+    if not least <= seconds <= most:
+        raise SettingsError(name, f"must be at least {least:g}s and at most {most:g}s")
+    return seconds
+
+
+def lifetime(env: Mapping[str, str], default: float | None) -> float | None:
+    """Return a stream's lifetime in seconds, None without one."""
+    if env.get("REALTIME_STREAM_SECONDS") == "unlimited":
+        return None
+    if "REALTIME_STREAM_SECONDS" not in env:
+        return default
+    return duration(env, "REALTIME_STREAM_SECONDS", 0.0, 0.1)
+
+
+def integer(env: Mapping[str, str], name: str, default: int, least: int, most: int | None = None) -> int:
+    """Return a whole number from `least` to `most`."""
+    if name not in env:
+        return default
+    text = env[name].replace("_", "")
+    if not re.fullmatch(r"[0-9]{1,15}", text) or not least <= int(text) <= (most or int(text)):
+        upper = "" if most is None else f" and at most {most}"
+        raise SettingsError(name, f"must be a whole number, at least {least}{upper}")
+    return int(text)
+
+
+class Rate(NamedTuple):
+    """At most so many in so many seconds, and as many at once."""
+
+    most: int
+    seconds: float
+
+
+def rate(env: Mapping[str, str], name: str) -> Rate | None:
+    """Return a rate such as `100/1s`, None where it is not set."""
+    if name not in env:
+        return None
+    most, slash, time = env[name].partition("/")
+    if not slash or not most.strip() or not time.strip():
+        raise SettingsError(name, "must be a number and a duration, such as 100/1s or 6000/1m")
+    parts = {name: most.strip()}, {name: time.strip()}
+    return Rate(integer(parts[0], name, 0, 1), duration(parts[1], name, 1.0, 1.0, 86_400.0))
+
+
+def split_url(env: Mapping[str, str], name: str, url: str | None = None) -> SplitResult:
+    """Return the parts of the variable's URL, or of `url`, which is one of several in it."""
+    try:
+        parts = urlsplit(env[name] if url is None else url)
+        parts.port  # noqa: B018 — raises where it is none
+    except ValueError:
+        raise SettingsError(name, "is not a URL") from None
+    return parts
+
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_HOST = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]", re.ASCII)
+
+
+def origins(env: Mapping[str, str], name: str) -> frozenset[str]:
+    """Return the origins of a comma-separated list as browsers send them (URL Standard, section 4.7).
+
+    Capitals become small letters, and a default port goes. What no browser would send is refused: it allows nothing.
+    """
+    return frozenset(_origin(env, name, item) for item in items(env, name))
+
+
+def _origin(env: Mapping[str, str], name: str, text: str) -> str:
+    if not text.isascii():
+        raise SettingsError(name, "must have hosts as browsers send them, in punycode: https://xn--…")
+    if text == "null":
+        raise SettingsError(name, "must not be null: sandboxed pages and files of everyone have that origin")
+    parts = split_url(env, name, text)
+    host = parts.netloc.rpartition(":")[0] if parts.port is not None else parts.netloc
+    if parts.scheme not in _DEFAULT_PORTS or not _HOST.fullmatch(host) or text.partition("://")[2] != parts.netloc:
+        raise SettingsError(
+            name,
+            "each must be an exact origin such as https://app.example.com, without a path, a last slash or *",
+        )
+    port = "" if parts.port in (None, _DEFAULT_PORTS[parts.scheme]) else f":{parts.port}"
+    return f"{parts.scheme}://{host.lower()}{port}"

@@ -1,0 +1,1 @@
+"""Programs that examine a deployment from outside: the command line, the doctor, the cost estimate."""

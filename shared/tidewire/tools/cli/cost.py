@@ -1,0 +1,245 @@
+"""`tidewire cost`: what a month would cost, line by line, in which mode the least, and where that changes."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from tidewire.tools.cli.exits import CANNOT_START, Failed
+from tidewire.tools.cli.output import as_json, console, is_terminal, json_option
+
+try:
+    from tidewire.tools.cost.modes import MODES, Estimate, Mode
+    from tidewire.tools.cost.prices import TABLE, Prices, load
+    from tidewire.tools.cost.tipping import AXES, Axis, Search, Stretch, Tip, cheapest, compare
+    from tidewire.tools.cost.workload import LIMITS, MAX_REQUEST_BYTES, TRANSPORTS, Workload
+except ModuleNotFoundError as error:  # scripts/bundle.py leaves the model out
+    if not (error.name or "").startswith("tidewire.tools.cost"):
+        raise
+    raise Failed("the bundle holds no prices: run `tidewire cost` in the project's folder", CANNOT_START) from None
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+NUMBERS: Mapping[str, str] = {
+    "hours": "Hours that a user is connected.",
+    "sessions": "Times that a user opens the application.",
+    "event_bytes": "Bytes of an event's data.",
+    "batch": "Events of one publish request.",
+    "memory": "MB of a function on Lambda.",
+    "stream_seconds": "Seconds that a stream on Lambda lasts (REALTIME_STREAM_SECONDS).",
+    "request_ms": "Milliseconds that one short request is billed for.",
+    "poll_every": "poll: seconds between an answer and the next poll.",
+    "poll_wait": "poll: seconds that a poll waits for an event.",
+    "peak": "How many times as many are connected in the busiest hour as on average.",
+    "processes": "container: tasks at least.",
+    "streams": "container, managed: streams that one process holds.",
+    "partitions": "Event types with a partition of their own (REALTIME_PARTITIONS).",
+    "shards": "User shards (REALTIME_USER_SHARDS).",
+    "retention_hours": "Hours that the log keeps an event (REALTIME_RETENTION).",
+}
+"""The options that are numbers with a default, and their help."""
+
+
+class Number(click.ParamType[float]):
+    """A number within the limits of what it is; neither infinite nor no number at all."""
+
+    name = "number"
+
+    def __init__(self, field: str, whole: bool) -> None:
+        self._least, self._most = LIMITS[field]
+        self._whole = whole
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number; fails with the limits."""
+        try:
+            number = int(value) if self._whole else float(value)
+        except (ValueError, OverflowError):
+            number = math.nan
+        if not self._least <= number <= self._most:
+            kind = "a whole number" if self._whole else "a number"
+            self.fail(f"must be {kind} from {self._least:,g} to {self._most:,.0f}", param, ctx)
+        return number
+
+
+def numbers(function: _Function) -> _Function:
+    """Add an option for each of `NUMBERS`, with the default of `Workload`."""
+    usual = Workload(0, 0)
+    for field, text in reversed(list(NUMBERS.items())):
+        default = getattr(usual, field)
+        option = click.option(
+            f"--{field.replace('_', '-')}",
+            type=Number(field, isinstance(default, int)),
+            default=f"{default:g}",
+            show_default=True,
+            help=text,
+        )
+        function = option(function)
+    return function
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  tidewire cost --users 1000 --events 1000000
+  tidewire cost --users 1000 --events 1000000 --mode lambda --shards 256 --transport upstash-rest
+  tidewire cost --users 1000 --events 1000000 --prices our-prices.toml --json"""
+)
+@click.option("--users", type=Number("users", True), required=True, help="Users of a month.")
+@click.option("--events", type=Number("events", True), required=True, help="Events published in a month.")
+@click.option("--mode", type=click.Choice(MODES), help="Whose lines to show.  [default: the cheapest's]")
+@click.option(
+    "--delivered",
+    type=Number("delivered", False),
+    help="Events of a month that one user is sent.  [default: each event is for one user]",
+)
+@numbers
+@click.option("--transport", type=click.Choice(TRANSPORTS), default="redis-tcp", show_default=True, help="The log.")
+@click.option("--rate-limited", is_flag=True, help="Publish keys have a rate (REALTIME_PUBLISH_RATE).")
+@click.option("--bus", is_flag=True, help="Publishers reach the log by way of EventBridge.")
+@click.option("--netlify", is_flag=True, help="Publishers and polls come through Netlify.")
+@click.option("--no-free-tier", is_flag=True, help="The account uses up elsewhere what is free each month.")
+@click.option("--prices", type=click.Path(path_type=Path), default=TABLE, help="A price table of yours.")
+@click.option("--region", help="Stop where the price table is for another one.")
+@json_option
+def command(
+    users: int,
+    events: int,
+    mode: Mode | None,
+    delivered: float | None,
+    no_free_tier: bool,
+    prices: Path,
+    region: str | None,
+    as_json_: bool,
+    **options: Any,
+) -> None:
+    """Estimate what a month costs, and in which mode the least.
+
+    lambda: a function's environment a stream. managed: Lambda Managed Instances, many streams a process. container:
+    Fargate, or what is like it. poll: short functions, no streams.
+    """
+    if delivered is None:
+        delivered = events / users if users else 0.0
+    elif delivered > events:
+        raise click.BadParameter(f"must be at most --events, {events:,}", param_hint="--delivered")
+    workload = Workload(users, events, delivered, **options)
+    if workload.poll_every + workload.poll_wait < 1:
+        raise click.BadParameter("must be 1 or more together with --poll-wait", param_hint="--poll-every")
+    if workload.batch * workload.event_bytes > MAX_REQUEST_BYTES:
+        raise click.BadParameter(
+            f"must be at most {MAX_REQUEST_BYTES // workload.event_bytes:,}: a request has at most 1 MiB, and an event"
+            f" {workload.event_bytes:,} bytes (--event-bytes)",
+            param_hint="--batch",
+        )
+    table = load(prices, free_tiers=not no_free_tier)
+    if region is not None and region != table.region:
+        raise click.BadParameter(
+            f"must be {table.region}, which the prices are for; for another one give a table with --prices",
+            param_hint="--region",
+        )
+    found = compare(workload, table)
+    least = cheapest({name: estimate.total for name, estimate in found.items()})
+    searches = {axis: Search(workload, table, axis) for axis in AXES}
+    changes = {axis: (search.stretches(), search.tips()) for axis, search in searches.items()}
+    if as_json_:
+        as_json(_fields(workload, table, found, mode or least, least, changes))
+    else:
+        _show(workload, table, found, mode or least, least, changes)
+
+
+_Changes = Mapping[Axis, tuple[list[Stretch], list[Tip]]]
+
+
+def _fields(
+    workload: Workload, table: Prices, found: Mapping[Mode, Estimate], mode: Mode, least: Mode, changes: _Changes
+) -> dict[str, Any]:
+    """Return all there is, as JSON tells it."""
+    lines = [
+        {
+            "price": line.key,
+            "title": line.title,
+            "quantity": line.quantity,
+            "unit": line.unit,
+            "cost": line.cost,
+            "source": table.source(line.key),
+        }
+        for line in found[mode].lines
+    ]
+    return {
+        "prices": {"date": table.date, "currency": table.currency, "region": table.region},
+        "workload": workload,
+        "mode": mode,
+        "lines": lines,
+        "total": found[mode].total,
+        "notes": found[mode].notes,
+        "totals": {name: estimate.total for name, estimate in found.items()},
+        "cheapest": least,
+        "tips": {axis: {"cheapest": stretches, "cheaper": tips} for axis, (stretches, tips) in changes.items()},
+    }
+
+
+def _show(
+    workload: Workload, table: Prices, found: Mapping[Mode, Estimate], mode: Mode, least: Mode, changes: _Changes
+) -> None:
+    """Write the lines, the totals, and where the cheapest mode changes."""
+    estimate = found[mode]
+    rows = [(line.title, _quantity(line.quantity), line.unit, f"{line.cost:,.2f}") for line in estimate.lines]
+    _table(
+        f"{mode}: a month in {table.currency}, by the prices of {table.date} for {table.region}",
+        ("", ">", "", ">"),
+        [*rows, ("total", "", "", f"{estimate.total:,.2f}")],
+    )
+    for note in estimate.notes:
+        click.echo(f"- {note}")
+    click.echo()
+    totals = [(name, f"{other.total:,.2f}", "the cheapest" if name == least else "") for name, other in found.items()]
+    _table("each mode", ("", ">", ""), totals)
+    for axis, (stretches, tips) in changes.items():
+        click.echo()
+        rest = f"{workload.events:,} events" if axis == "users" else f"{workload.users:,} users"
+        _table(f"where it tips over: {axis}, with {rest}", ("", ""), [_cheapest_row(stretches), *_tip_rows(tips)])
+    click.echo()
+    click.echo("Check the prices before you rely on them: docs/cost.md says where they are from.")
+
+
+def _cheapest_row(stretches: list[Stretch]) -> tuple[str, str]:
+    return "the cheapest", ", ".join(f"{stretch.mode} from {stretch.start:,}" for stretch in stretches)
+
+
+def _tip_rows(tips: list[Tip]) -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
+    for mode in MODES:
+        mine = sorted((tip for tip in tips if tip.mode == mode), key=lambda tip: (tip.at, tip.other))
+        told = ", ".join(f"{tip.other} from {tip.at:,}{_to(tip.until)}" for tip in mine)
+        rows.append((mode, f"is dearer than {told}" if told else "is never dearer than another"))
+    return rows
+
+
+def _to(until: int | None) -> str:
+    return "" if until is None else f" to {until:,}"
+
+
+def _quantity(number: float) -> str:
+    return f"{number:,.0f}" if number >= 100 else f"{number:,.2f}"
+
+
+def _table(title: str, sides: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    """Write rows in columns; `>` is a column of numbers."""
+    if is_terminal():
+        from rich.table import Table
+        from rich.text import Text
+
+        terminal = console()
+        table = Table(title=title, title_justify="left", show_header=False)
+        for side in sides:
+            table.add_column(justify="right" if side else "left", overflow="fold")
+        for row in rows:
+            table.add_row(*map(Text, row))
+        terminal.print(table)
+        return
+    widths = [max(len(row[column]) for row in rows) for column in range(len(sides))]
+    click.echo(title)
+    for row in rows:
+        cells = [f"{cell:{side or '<'}{width}}" for cell, side, width in zip(row, sides, widths, strict=True)]
+        click.echo(f"  {'  '.join(cells)}".rstrip())

@@ -1,0 +1,34 @@
+"""`tidewire migrate`: applies to the database of DATABASE_URL what its schema lacks."""
+
+import asyncio
+import os
+
+import click
+
+from tidewire.tools.cli.exits import CANNOT_START, Failed
+from tidewire.tools.cli.output import as_json, json_option
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  DATABASE_URL=postgres://… tidewire migrate
+  tidewire migrate --json"""
+)
+@json_option
+def command(as_json_: bool) -> None:
+    """Bring the schema of the log in Postgres up to date.
+
+    Reads DATABASE_URL (or Netlify's variables) and REALTIME_PREFIX. Safe at any time, twice, and by several at once.
+    """
+    from tidewire.errors import TransportUnavailable
+    from tidewire.transports.postgres import migrations
+
+    try:
+        done = asyncio.run(migrations.apply_to(os.environ))
+    except TransportUnavailable as error:
+        raise Failed(error.detail, CANNOT_START) from None
+    if as_json_:
+        as_json({"applied": done})
+    else:
+        click.echo(migrations.told(done))

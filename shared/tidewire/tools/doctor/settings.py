@@ -1,0 +1,146 @@
+"""`settings`: what this shell says about the deployment, before anything is sent."""
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import httpx
+
+from tidewire.client.retrying import claims_of, expiry_of
+from tidewire.errors import SettingsError
+from tidewire.security.auth import MIN_SECRET_BYTES
+from tidewire.settings.config import Settings
+from tidewire.settings.secrets import references
+from tidewire.tools.doctor.deployment import Deployment
+from tidewire.tools.doctor.faults import place
+from tidewire.tools.doctor.findings import Finding, Measured, Verdict
+from tidewire.wiring import survey
+
+_TRANSPORTS = "docs/transports.md says what a store needs"
+
+LEAST_KEY_CHARACTERS = 16  # what is shorter can be tried out
+
+
+class _Problem(NamedTuple):
+    verdict: Verdict
+    reason: str
+    advice: str
+
+
+async def settings(deployment: Deployment) -> Finding:
+    """Look at the address, the credentials, and the variables of a deployment, where this shell has them."""
+    found = [
+        *_address(deployment),
+        *_key(deployment),
+        *_token(deployment.token),
+        *_variables(deployment.environ),
+        *await _store(deployment.environ),
+    ]
+    if deployment.key is not None and not _is_sendable(deployment.key):
+        deployment.key = None
+    if deployment.token is not None and not _is_sendable(deployment.token):
+        deployment.token = None
+    where = place(httpx.URL(deployment.url))
+    measured: dict[str, Measured] = {"url": where, "key": bool(deployment.key), "token": bool(deployment.token)}
+    if not found:
+        return Finding("", "ok", f"{where}, with {_who(deployment)}", measured)
+    verdict: Verdict = "fail" if any(problem.verdict == "fail" for problem in found) else "warn"
+    reasons, advice = (
+        "; ".join(texts)
+        for texts in ([problem.reason for problem in found], dict.fromkeys(problem.advice for problem in found))
+    )
+    return Finding("", verdict, reasons, measured, advice)
+
+
+def _who(deployment: Deployment) -> str:
+    given = [name for name, secret in (("a key", deployment.key), ("a token", deployment.token)) if secret]
+    return " and ".join(given) or "no credentials"
+
+
+def _address(deployment: Deployment) -> Iterator[_Problem]:
+    url = httpx.URL(deployment.url)
+    if not deployment.url_given:
+        yield _Problem("warn", "TIDEWIRE_URL is not set: this machine is looked at", "Give --url or set TIDEWIRE_URL")
+    if url.userinfo:
+        yield _Problem("fail", "--url holds a user or password", "Leave them out: credentials go into TIDEWIRE_KEY")
+    if url.query or url.fragment or url.path.rstrip("/").endswith("/api"):
+        yield _Problem("fail", "--url is not the address alone", "Give it without /api, query and fragment")
+    if url.scheme == "http" and not deployment.is_local:
+        yield _Problem(
+            "fail",
+            "--url is http://: everyone on the way can read keys, tokens and events",
+            "Put TLS in front, and give the https:// address (docs/containers.md, In front of it)",
+        )
+
+
+def _key(deployment: Deployment) -> Iterator[_Problem]:
+    key = deployment.key
+    if key is None:
+        if not deployment.is_local:
+            yield _Problem(
+                "warn" if deployment.token else "fail",
+                "TIDEWIRE_KEY is not set: nothing can be published, and so little can be checked",
+                "Set TIDEWIRE_KEY to one of REALTIME_PUBLISH_KEYS",
+            )
+    elif not _is_sendable(key):
+        yield _Problem(
+            "fail",
+            "TIDEWIRE_KEY holds a space or a character that no header can carry",
+            "Set it to the key alone: no quotes, no line end, one key and not the list",
+        )
+    elif "," in key:
+        yield _Problem("fail", "TIDEWIRE_KEY holds a comma: it is a list", "Set it to one of REALTIME_PUBLISH_KEYS")
+    elif len(key) < LEAST_KEY_CHARACTERS and not deployment.is_local:
+        yield _Problem(
+            "warn",
+            f"TIDEWIRE_KEY has only {len(key)} characters, and could be guessed",
+            "Make one with openssl rand -hex 32, and put it into REALTIME_PUBLISH_KEYS beside the old one for a while",
+        )
+
+
+def _token(token: str | None) -> Iterator[_Problem]:
+    if token is None:
+        return
+    expiry = expiry_of(token)
+    if not _is_sendable(token) or not claims_of(token):
+        yield _Problem("fail", "TIDEWIRE_TOKEN is not a JWT", "Make one: tidewire token --remote USER")
+    elif expiry is not None and expiry < time.time():
+        yield _Problem("fail", "TIDEWIRE_TOKEN has expired", "Make another one: tidewire token --remote USER")
+
+
+def _variables(environ: Mapping[str, str]) -> Iterator[_Problem]:
+    """Look at what the deployment itself would read, where this shell has it, as a container's has."""
+    try:
+        named = references(environ)  # what these stand for is known in AWS only
+        if "REALTIME_TRANSPORT" in environ and not named:
+            Settings.from_env(environ)
+    except SettingsError as error:
+        told = f"a deployment with this shell's variables would not start: {error}"
+        yield _Problem("warn", told, "docs/configuration.md lists every variable")
+        return
+    secret = environ.get("REALTIME_JWT_SECRET", "").strip()
+    if secret and "REALTIME_JWT_SECRET" not in named and len(secret.encode()) < MIN_SECRET_BYTES:
+        yield _Problem(
+            "warn",
+            f"REALTIME_JWT_SECRET is shorter than {MIN_SECRET_BYTES} bytes, and can be guessed from one token",
+            "Make one with openssl rand -hex 32",
+        )
+
+
+async def _store(environ: Mapping[str, str]) -> list[_Problem]:
+    """Look at the settings of the store, where this shell has its address."""
+    try:
+        if "REALTIME_TRANSPORT" not in environ or references(environ):
+            return []
+        configured = Settings.from_env(environ)
+    except SettingsError:
+        return []  # told by `_variables`
+    try:
+        found = await survey(configured)
+    except SettingsError as error:
+        return [_Problem("fail", f"a deployment with this shell's variables would not start: {error}", _TRANSPORTS)]
+    return [_Problem("warn", warning, _TRANSPORTS) for warning in found]
+
+
+def _is_sendable(credential: str) -> bool:
+    return credential.isascii() and credential.isprintable() and " " not in credential

@@ -1,0 +1,1 @@
+"""Transports: one adapter per technology, all behind the protocols of `base`."""

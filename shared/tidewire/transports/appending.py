@@ -1,0 +1,181 @@
+"""Appending under a partition scheme while other processes may use another one. What every log shares.
+
+The log compares the registry's check with the one that the writer expects, in the same atomic step as the append: a
+writer that does not know a scheme yet is refused, learns of it and appends again. While only the default scheme is in
+use that costs nothing. A writer announces its own scheme before its first append, and again when half of the time has
+passed in which the log keeps events and ids.
+"""
+
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from tidewire.errors import TransportRefused, TransportUnavailable
+from tidewire.model.cursor import Position
+from tidewire.model.event import Event
+from tidewire.model.partition_schemes import MAX_ANNOUNCEMENTS, TOO_MANY, Announcement, Registry, fit_cursor
+from tidewire.model.partitions import SCHEMES, Partitions
+from tidewire.transports.base import Receipt, Retention
+
+FOREVER = Retention(315_360_000.0, MAX_ANNOUNCEMENTS, 86_400.0)
+"""How the control partition is kept: ten years, and bounded by its number of records."""
+
+_LEAST_KEEP = 3_600.0  # seconds: a log that keeps nothing for long must not be announced to again and again
+_ROUNDS = 20  # refusals of one publication; each is a scheme that was announced in the same moment
+
+
+class Part(NamedTuple):
+    """An event on its way into one partition.
+
+    `scope` makes it a duplicate there; `others` are partitions and scopes that the other schemes have for it.
+    """
+
+    number: int
+    partition: str
+    event: Event
+    scope: str
+    others: tuple[tuple[str, str], ...] = ()
+
+
+class Placed(NamedTuple):
+    """The event is in its partition; `duplicate`: it was before."""
+
+    position: Position
+    duplicate: bool
+
+
+Elsewhere = Mapping[tuple[str, str], Position]
+"""In which of `Part.others` an event is known."""
+
+Answer = Placed | Elsewhere | None
+"""Where the event is now; or where other schemes have it, then nothing was appended; or None: refused."""
+
+Append = Callable[[str, Sequence[Part]], Awaitable[tuple[Sequence[Answer], Registry | None]]]
+"""(expected check, parts) → an answer for each part, and the registry if it is another one than was expected."""
+
+
+class Writer:
+    """Routes events to partitions and appends them. `append` is the store's part. Raises TransportUnavailable."""
+
+    def __init__(
+        self, scheme: Partitions, retention: Retention, append: Append, clock: Callable[[], float] = time.time
+    ) -> None:
+        self.registry = Registry()
+        self._scheme = scheme
+        self._keep = max(retention.age + retention.idempotency_window, _LEAST_KEEP)
+        self._append = append
+        self._clock = clock
+        self._announced = 0.0
+
+    async def publish(self, events: Sequence[Event]) -> list[Receipt]:
+        """Append all events; see `Transport.publish`."""
+        positions: list[dict[str, Position]] = [{} for _ in events]
+        duplicate = [True] * len(events)
+        left = [
+            Part(index, partition, stored, self._scheme.scope(partition, stored))
+            for index, event in enumerate(events)
+            for partition, stored in self._scheme.route(event)
+        ]
+        for _ in range(_ROUNDS):
+            if not left:
+                return [Receipt(e.id, p, d) for e, p, d in zip(events, positions, duplicate, strict=True)]
+            await self.announce()
+            parts = self._with_others(left, events)
+            answers, registry = await self._append(self.registry.check, parts)
+            left = []
+            for part, answer in zip(parts, answers, strict=True):
+                if answer is None:
+                    left.append(part)
+                elif isinstance(answer, Placed):
+                    _note(positions[part.number], part.partition, answer.position)
+                    duplicate[part.number] = duplicate[part.number] and answer.duplicate
+                else:
+                    for (name, _), position in answer.items():
+                        _note(positions[part.number], name, position)
+                    if (rest := self._unserved(part, events[part.number], answer)) is not None:
+                        left.append(rest)
+            if registry is not None:
+                self.registry = registry
+        raise TransportUnavailable("The partition schemes of the log change all the time: are all instances set alike?")
+
+    async def announce(self, since: int | None = None) -> None:
+        """Announce this writer's scheme if the registry lacks it, or if that was long ago; `since` in ms."""
+        for _ in range(_ROUNDS):
+            due = self._due(since)
+            if not due:
+                return
+            if not fit_cursor(self.registry.schemes(self._scheme)):
+                raise TransportRefused(TOO_MANY)
+            parts = [_announcing(index, announcement) for index, announcement in enumerate(due)]
+            answers, registry = await self._append(self.registry.check, parts)
+            if registry is not None:
+                self.registry = registry
+                continue
+            placed = [answer.position for answer in answers if isinstance(answer, Placed)]
+            times = [position.time for position in placed]
+            self.registry = self.registry.extended(list(zip(due, times, strict=True)), placed[-1].check)
+            self._announced = self._clock()
+
+    def _due(self, since: int | None) -> list[Announcement]:
+        if not self.registry.announced:
+            if self._scheme == Partitions():
+                return []
+            # Whoever writes under the default scheme has never announced it: from now on it is one among others.
+            return [self._announcement(Partitions(), 0), self._announcement(self._scheme, since)]
+        use = self.registry.in_use.get(self._scheme)
+        if use is None:
+            return [self._announcement(self._scheme, since)]
+        now = self._clock()
+        old = use.renewed / 1000 < now - self._keep / 2
+        if old and self._announced < now - self._keep / 4:  # also where this clock is days ahead of the store's
+            return [self._announcement(self._scheme, use.since)]
+        return []
+
+    def _announcement(self, scheme: Partitions, since: int | None) -> Announcement:
+        return Announcement(tuple(sorted(scheme.types)), scheme.user_shards, int(self._keep * 1000), since)
+
+    def _pieces(self, event: Event) -> list[tuple[tuple[str, str], Event]]:
+        """Return where (partition and scope) the other schemes put an event; that may be where this one does."""
+        others = self.registry.schemes(self._scheme)[1:] if self.registry.announced else ()
+        return [((name, scheme.scope(name, piece)), piece) for scheme in others for name, piece in scheme.route(event)]
+
+    def _with_others(self, parts: Sequence[Part], events: Sequence[Event]) -> list[Part]:
+        if not self.registry.announced:
+            return list(parts)
+        found = []
+        for part in parts:
+            users = part.event.user_ids
+            others = dict.fromkeys(
+                place
+                for place, piece in self._pieces(events[part.number])
+                if place != (part.partition, part.scope)
+                and (users is None or not set(users).isdisjoint(piece.user_ids or ()))
+            )
+            found.append(part._replace(others=tuple(others)))
+        return found
+
+    def _unserved(self, part: Part, event: Event, known: Elsewhere) -> Part | None:
+        """Return the part for those of its users for whom no other scheme has it; None if there are none.
+
+        An append of several partitions may have ended half way, and its retry have come under another scheme.
+        """
+        users = part.event.user_ids
+        if users is None:
+            return None
+        served = {user for place, piece in self._pieces(event) if place in known for user in piece.user_ids or ()}
+        rest = tuple(user for user in users if user not in served)
+        return part._replace(event=msgspec.structs.replace(part.event, user_ids=rest)) if rest else None
+
+
+def _announcing(index: int, announcement: Announcement) -> Part:
+    event = announcement.event()
+    return Part(index, SCHEMES, event, event.key)
+
+
+def _note(places: dict[str, Position], name: str, position: Position) -> None:
+    """Keep the first place that an event has in a partition: it may be there for other users of another scheme."""
+    known = places.get(name)
+    if known is None or position[:2] < known[:2]:
+        places[name] = position

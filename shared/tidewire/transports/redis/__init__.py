@@ -1,0 +1,1 @@
+"""Redis: the log on Streams, and Pub/Sub without a log."""

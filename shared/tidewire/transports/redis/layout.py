@@ -1,0 +1,217 @@
+"""How the log lies in Redis, whichever way its commands travel: over TCP (`redis_streams`) or REST.
+
+Keys of the partition `all` under the prefix `rt`, all in one cluster slot:
+
+    rt:all              the stream; an entry's id is <epoch>-<offset>, its field `e` holds check, time and event
+    {rt:all}:meta       the counter: epoch, seq, check, time; and what is known of clocks that jumped
+    {rt}:rate:<bucket>  what a publish key may still publish; expires when it is full again
+    {rt}:health         never there; see `trial`
+    {rt:all}:id:<scope> where the event of this scope was appended; expires with the idempotency window
+
+The partition `realtime.schemes` lies there as any other; each append reads its counter, too.
+"""
+
+import hashlib
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tidewire.model.cursor import Position
+from tidewire.model.partition_schemes import Registry, read_announcement
+from tidewire.model.partitions import SCHEMES
+from tidewire.model.record import Record, pack, unpack
+from tidewire.model.record_page import StoredRecords
+from tidewire.transports.appending import FOREVER, Answer, Part, Placed
+from tidewire.transports.base import Retention
+
+logger = logging.getLogger(__name__)
+
+Arguments = list[str | bytes | int]
+
+Call = tuple[list[str], Arguments]
+"""Keys and arguments of one run of a script."""
+
+Send = Callable[[Sequence[Arguments]], Awaitable[list[Any]]]
+"""Commands → their replies, in one round trip; a reply may be an error."""
+
+
+class Script(msgspec.Struct, frozen=True):
+    """A Lua script and the name that Redis knows it by."""
+
+    text: str
+    sha: str
+
+    @classmethod
+    def load(cls, name: str) -> "Script":
+        """Read a script from `lua/`."""
+        text = (Path(__file__).parent / "lua" / f"{name}.lua").read_text()
+        return cls(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+    def by_sha(self, keys: Sequence[str], arguments: Arguments) -> Arguments:
+        """Return the command that runs a script which the server knows."""
+        return ["EVALSHA", self.sha, len(keys), *keys, *arguments]
+
+    def whole(self, keys: Sequence[str], arguments: Arguments) -> Arguments:
+        """Return the command that brings the script along."""
+        return ["EVAL", self.text, len(keys), *keys, *arguments]
+
+    async def run(self, calls: Sequence[Call], send: Send, is_unknown: Callable[[Any], bool]) -> list[Any]:
+        """Return the replies of one run for each call, all in one round trip; the script is sent whole only once.
+
+        `is_unknown` tells the reply of a server that does not know the script.
+        """
+        replies = await send([self.by_sha(*call) for call in calls])
+        unknown = [i for i, reply in enumerate(replies) if is_unknown(reply)]
+        if unknown:  # a restarted server has no scripts; EVAL brings it back for the next time
+            for i, reply in zip(unknown, await send([self.whole(*calls[i]) for i in unknown]), strict=True):
+                replies[i] = reply
+        return replies
+
+
+APPEND = Script.load("append")
+CARRY = Script.load("carry")
+RANGE = Script.load("range")
+SEEK = Script.load("seek")
+TAKE = Script.load("take")
+
+
+def taking(prefix: str, bucket: str, cost: int, capacity: int, seconds: float) -> Call:
+    """Return the keys and arguments of `TAKE`."""
+    return [f"{{{prefix}}}:rate:{bucket}"], [cost, capacity, round(seconds * 1000)]
+
+
+def carrying(prefix: str, messages: Sequence[tuple[str, bytes]]) -> Call:
+    """Return the keys and arguments of `CARRY` for (channel, message) pairs."""
+    return [f"{{{prefix}}}:health"], [part for message in messages for part in message]
+
+
+def trial(prefix: str) -> Arguments:
+    """Return a command that meets what an append meets and changes nothing: health is not asked by a PING.
+
+    SET is refused on a replica, without memory, while writes are stopped and without the right; with XX it sets
+    nothing, since nobody makes this key.
+    """
+    return ["SET", f"{{{prefix}}}:health", "1", "XX"]
+
+
+class Layout:
+    """The keys of one prefix, and the arguments and answers of the scripts."""
+
+    def __init__(self, prefix: str, retention: Retention) -> None:
+        self.prefix = prefix
+        self._limits = _limits(retention)
+        self._forever = _limits(FOREVER)
+
+    def stream(self, partition: str) -> str:
+        """Return the key of a partition's stream."""
+        return f"{self.prefix}:{partition}"
+
+    def keys(self, partition: str) -> list[str]:
+        """Return the keys of a partition's stream and counter.
+
+        {…} is the cluster hash tag: the stream's whole key is the same text, so all share one slot.
+        """
+        stream = self.stream(partition)
+        return [stream, f"{{{stream}}}:meta"]
+
+    def append(self, expected: str, parts: Sequence[Part]) -> "Appending":
+        """Return the runs of `APPEND` that these parts need, one a partition; see `Append`."""
+        batches: dict[str, list[tuple[int, Part]]] = {}
+        for index, part in enumerate(parts):
+            batches.setdefault(part.partition, []).append((index, part))
+        calls = []
+        for partition, batch in batches.items():
+            keys = [*self.keys(partition), *self.keys(SCHEMES)]
+            arguments = [*(self._forever if partition == SCHEMES else self._limits), expected]
+            for _, part in batch:
+                keys.append(self._id(partition, part.scope))
+                for other, scope in part.others:
+                    keys += (self._id(other, scope), self.keys(other)[1])
+                arguments += (part.event.chained, pack(part.event), len(part.others))
+            calls.append((keys, arguments))
+        return Appending(len(parts), list(batches.values()), calls)
+
+    def _id(self, partition: str, scope: str) -> str:
+        return f"{{{self.stream(partition)}}}:id:{scope}"
+
+
+def _limits(retention: Retention) -> Arguments:
+    return [int(retention.age * 1000), retention.events, int(retention.idempotency_window * 1000)]
+
+
+class Appending(msgspec.Struct, frozen=True):
+    """Parts on their way into the log: those of each partition, with their places among all, and its call."""
+
+    count: int
+    batches: list[list[tuple[int, Part]]]
+    calls: list[Call]
+
+    def answers(self, replies: Sequence[Sequence[Any]]) -> tuple[list[Answer], Registry | None]:
+        """Return what `Append` does, from the replies to `calls`."""
+        answers: list[Answer] = [None] * self.count
+        registry = None
+        for batch, reply in zip(self.batches, replies, strict=True):
+            if _text(reply[0]) == "schemes":
+                registry = _parse_registry(reply)
+                continue
+            for (index, part), answer in zip(batch, reply, strict=True):
+                if _text(answer[0]) == "known":
+                    found = zip(part.others, answer[1:], strict=True)
+                    answers[index] = {other: parse_position(place) for other, place in found if place}
+                else:
+                    answers[index] = Placed(parse_position(answer), int(answer[4]) == 1)
+        return answers, registry
+
+
+def _text(value: Any) -> str | None:
+    """Return a text that came as bytes over TCP, or as text over REST; None for anything else."""
+    return value.decode() if isinstance(value, bytes) else value if isinstance(value, str) else None
+
+
+def _parse_registry(reply: Sequence[Any]) -> Registry:
+    entries = [(_bytes(id), [_bytes(field) for field in fields]) for id, fields in reply[2]]
+    records = parse_entries(SCHEMES, entries)
+    announced = [(read_announcement(event), position) for event, _, position in records]
+    return Registry(_text(reply[1]) or "", [(one, at.time) for one, at in announced if one and at])
+
+
+def _bytes(value: bytes | str) -> bytes:
+    return value.encode() if isinstance(value, str) else value
+
+
+def parse_position(answer: Sequence[bytes | str]) -> Position:
+    """Return the position that a script answered: epoch, offset, check, time."""
+    epoch, offset, check, time = answer[:4]
+    return Position(int(epoch), int(offset), check.decode() if isinstance(check, bytes) else check, int(time))
+
+
+def parse_entries(partition: str, entries: Sequence[tuple[bytes, Sequence[bytes]]]) -> list[Record]:
+    """Return the records of raw stream entries; one that cannot be read is left out, and so becomes a gap."""
+    records = []
+    for entry_id, fields in entries:
+        epoch, _, offset = entry_id.partition(b"-")
+        value = fields[1]
+        try:
+            position = Position(int(epoch), int(offset), value[:8].decode(), int(value[8:21]))
+            records.append(Record(unpack(value[21:]), partition, position))
+        except ValueError:
+            # The error's text may hold event data: it stays out of the log.
+            logger.error("partition %s: the entry %s is not a record", partition, entry_id.decode())  # noqa: TRY400
+    return records
+
+
+def parse_page(partition: str, entries: Sequence[tuple[bytes, Sequence[bytes]]]) -> Sequence[Record]:
+    """Return the records of raw stream entries, each decoded only where it is asked for, if they are without a hole."""
+    if entries:
+        epoch, _, first = entries[0][0].partition(b"-")
+        last_epoch, _, last = entries[-1][0].partition(b"-")
+        # Redis answers in order and nothing twice: as many entries as numbers from the first to the last are all.
+        if epoch == last_epoch and int(last) - int(first) == len(entries) - 1:
+            values = [fields[1] for _, fields in entries]
+            stored = StoredRecords.parse(partition, int(epoch), int(first), values)
+            if stored is not None:
+                return stored
+    return parse_entries(partition, entries)

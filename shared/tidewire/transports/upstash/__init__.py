@@ -1,0 +1,1 @@
+"""The log on Redis Streams, over Upstash's REST API."""

@@ -1,1 +1,0 @@
-"""Adapters: one file a technology, each named after it, all behind the protocols of `base`."""
