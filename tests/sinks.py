@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 from typing import Any, Literal
 
 from tidewire.delivery.hub import Hub
-from tidewire.delivery.subscriber import Start
 from tidewire.model.audience import Interest
+from tidewire.model.cursor import Start
 from tidewire.protocol.sse import CLOSING, DATA, GAP, READY, Format
 
 from tests.sse_decoder import SseDecoder, SseEvent

@@ -5,10 +5,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 from tidewire.delivery.hub import Hub
-from tidewire.delivery.subscriber import Start
 from tidewire.errors import TransportUnavailable
 from tidewire.model.audience import Interest
-from tidewire.model.cursor import Position
+from tidewire.model.cursor import Position, Start
 from tidewire.model.partitions import ALL, Partitions
 from tidewire.protocol.sse import DATA
 from tidewire.transports.appending import Part

@@ -6,9 +6,8 @@ from typing import Literal
 import pytest
 from tidewire.delivery import replay
 from tidewire.delivery.hub import Hub
-from tidewire.delivery.subscriber import Start
 from tidewire.model.audience import Interest
-from tidewire.model.cursor import Cursor
+from tidewire.model.cursor import Cursor, Start
 from tidewire.protocol.sse import DATA
 from tidewire.transports.base import Retention
 from tidewire.transports.log_base import FIRST, GROWTH, PAGE

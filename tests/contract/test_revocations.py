@@ -8,9 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 from tidewire.delivery.revocations import GuardedHub, Revocation
-from tidewire.delivery.subscriber import Start
 from tidewire.errors import Unauthorized
 from tidewire.model.audience import Interest
+from tidewire.model.cursor import Start
 from tidewire.model.event import Event, new_id
 from tidewire.model.partitions import Partitions
 from tidewire.model.permissions import REVOCATIONS

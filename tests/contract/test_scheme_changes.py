@@ -8,10 +8,9 @@ from contextlib import AsyncExitStack
 import msgspec
 import pytest
 from tidewire.delivery.hub import Hub
-from tidewire.delivery.subscriber import Start
 from tidewire.errors import TransportUnavailable
 from tidewire.model.audience import Interest
-from tidewire.model.cursor import Cursor, Position
+from tidewire.model.cursor import Cursor, Position, Start
 from tidewire.model.event import Event
 from tidewire.model.partitions import ALL, SCHEMES, Partitions
 from tidewire.protocol.sse import DATA

@@ -10,10 +10,9 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 from tidewire.delivery.limits import PublishRate
 from tidewire.delivery.revocations import GuardedHub
-from tidewire.delivery.subscriber import Start
 from tidewire.http.stream_server import LAG_NAMESPACE, LOOK_SECONDS, LOOKS_A_REPORT
 from tidewire.model.audience import Interest
-from tidewire.model.cursor import Position, encode
+from tidewire.model.cursor import Position, Start, encode
 from tidewire.model.event import MAX_USER_IDS, Event, new_id
 from tidewire.model.partitions import ALL, Partitions
 from tidewire.model.record import Record, pack

@@ -25,7 +25,7 @@ from tests.docs.kinds import USAGE, kind_of, of_kind
 from tests.docs.markdown import Block
 from tests.docs.placeholders import MADE_UP, filled
 from tests.docs.stand_ins import check as check_call
-from tests.functions.api import Api, check
+from tests.functions.api import OPENAPI, Api, check
 from tests.processes import ROOT, Instance, wait_until
 
 SECONDS = 10.0
@@ -117,11 +117,11 @@ def picture(block: Block, given: Given) -> None:
 def spans(block: Block, given: Given) -> None:
     """A trace as a drawing: its spans are routes of the API, or made by shared/tidewire/monitoring/opentelemetry.py."""
     names = re.findall(r"[├└]─ (\S+ \S+) ", block.text)
-    paths = json.loads((ROOT / "functions" / "openapi.json").read_text())["paths"]
+    paths = json.loads(OPENAPI.read_text())["paths"]
     assert names
     for name in names:
         first, second = name.split()
-        made = f'f"{first} {{' in (ROOT / "shared" / "tracing.py").read_text()
+        made = f'f"{first} {{' in (ROOT / "shared" / "tidewire" / "monitoring" / "opentelemetry.py").read_text()
         assert made or first.lower() in paths[second], name
 
 

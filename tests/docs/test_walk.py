@@ -12,6 +12,7 @@ from tests.docs.excuses import EXCUSES, RUN_ELSEWHERE, Excuse
 from tests.docs.kinds import LANGUAGES, RUN_BY, kind_of
 from tests.docs.markdown import Block, blocks, commands_in_text, documents, paragraphs, spans, text_of
 from tests.docs.stand_ins import check_param
+from tests.functions.api import OPENAPI
 from tests.processes import ROOT
 
 # What each file of examples/ is run by.
@@ -80,7 +81,7 @@ def test_every_row_of_a_table_is_in_one(document: str) -> None:
 
 
 def test_every_variable_that_settings_are_read_from_is_explained() -> None:
-    code = "".join((ROOT / "shared" / f"{name}.py").read_text() for name in ("config", "endpoints", "variables"))
+    code = "".join(path.read_text() for path in (ROOT / "shared" / "tidewire" / "settings").glob("*.py"))
     read = set(re.findall(r'"((?:REALTIME|REDIS|UPSTASH|AWS|DATABASE|NETLIFY)_[A-Z_]+|HOST|PORT)"', code))
     explained = {span.text for span in spans("docs/configuration.md")}
     assert read - explained - {"AWS_LAMBDA_FUNCTION_NAME"} == set()  # the last one AWS sets
@@ -93,7 +94,7 @@ def test_every_parameter_of_a_deployment_that_a_document_names_is_in_serverless_
 
 
 def test_every_route_that_a_document_names_is_one_of_the_api() -> None:
-    paths = json.loads((ROOT / "functions" / "openapi.json").read_text())["paths"]
+    paths = json.loads(OPENAPI.read_text())["paths"]
     routes = {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods}
     for document in documents():
         for span in spans(document):

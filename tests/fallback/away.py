@@ -7,10 +7,9 @@ from typing import Self
 
 from tidewire.delivery.hub import Hub
 from tidewire.delivery.ring_buffer import Ring
-from tidewire.delivery.subscriber import Start
 from tidewire.errors import AppendRefused, EventRefused, TransportUnavailable
 from tidewire.model.audience import Interest
-from tidewire.model.cursor import Cursor, Position
+from tidewire.model.cursor import Cursor, Position, Start
 from tidewire.model.event import Event
 from tidewire.model.partitions import Partitions
 from tidewire.model.record import Gap, Record

@@ -5,9 +5,9 @@ from contextlib import AsyncExitStack
 
 import pytest
 from tidewire.delivery.revocations import GuardedHub, Revocation
-from tidewire.delivery.subscriber import Start
 from tidewire.errors import Unauthorized
 from tidewire.model.audience import Interest
+from tidewire.model.cursor import Start
 from tidewire.protocol.sse import CLOSING, DATA
 from tidewire.transports.fallback.fallback import Fallback
 from tidewire.transports.redis.streams import RedisStreams

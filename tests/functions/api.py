@@ -18,7 +18,7 @@ from tests.processes import Instance
 from tests.sse_decoder import SseDecoder, SseEvent
 
 TIMEOUT = 15.0  # seconds; only a failing test waits so long
-OPENAPI = Path(__file__).parents[2] / "functions" / "openapi.json"
+OPENAPI = Path(__file__).parents[2] / "shared" / "tidewire" / "http" / "openapi.json"
 CONTROL = ("realtime.ready", "realtime.gap", "realtime.expiring", "realtime.closing")
 
 Json = Any

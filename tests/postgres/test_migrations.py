@@ -130,7 +130,7 @@ def run(command: list[str], settings: Mapping[str, str]) -> tuple[int, str]:
     return result.returncode, result.stdout + result.stderr
 
 
-@pytest.mark.parametrize("command", [["shared", "migrate"], ["tidewire.transports.postgres.migrations"]])
+@pytest.mark.parametrize("command", [["tidewire", "migrate"], ["tidewire.transports.postgres.migrations"]])
 def test_both_commands_apply_and_then_have_nothing_to_do(postgres_database: str, command: list[str]) -> None:
     settings = {"DATABASE_URL": postgres_database}
     assert run(command, settings) == (0, "".join(f"applied {name}\n" for name in ALL_NAMES))
@@ -138,9 +138,9 @@ def test_both_commands_apply_and_then_have_nothing_to_do(postgres_database: str,
 
 
 def test_a_command_that_cannot_do_its_work_says_why_in_one_line_without_the_password() -> None:
-    code, told = run(["shared", "migrate"], {"DATABASE_URL": "postgres://u:hunter2@127.0.0.1:1/d"})
+    code, told = run(["tidewire", "migrate"], {"DATABASE_URL": "postgres://u:hunter2@127.0.0.1:1/d"})
     assert (code, told) == (2, "tidewire: Postgres cannot be used now (ConnectionRefusedError)\n")
-    code, told = run(["shared", "migrate"], {})
+    code, told = run(["tidewire", "migrate"], {})
     assert code == 2
     assert told.startswith("tidewire: DATABASE_URL: is not set")
 

@@ -20,9 +20,10 @@ from unittest.mock import patch
 
 from tidewire.delivery.hub import Hub
 from tidewire.delivery.ring_buffer import Ring
-from tidewire.delivery.subscriber import Start, Subscriber
+from tidewire.delivery.subscriber import Subscriber
 from tidewire.errors import TransportUnavailable, Unavailable
 from tidewire.model.audience import Interest
+from tidewire.model.cursor import Start
 from tidewire.model.event import Event
 from tidewire.model.partitions import Partitions
 from tidewire.model.record import Record

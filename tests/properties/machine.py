@@ -11,9 +11,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from tidewire.delivery import replay
 from tidewire.delivery.hub import HEARTBEAT_SLOTS, Hub
 from tidewire.delivery.ring_buffer import Ring
-from tidewire.delivery.subscriber import Start, Subscriber
+from tidewire.delivery.subscriber import Subscriber
 from tidewire.errors import TransportUnavailable
 from tidewire.model.audience import Interest
+from tidewire.model.cursor import Start
 from tidewire.model.event import Event
 from tidewire.model.partitions import Partitions
 from tidewire.protocol.sse import DATA

@@ -5,9 +5,9 @@ import asyncio
 import pytest
 import redis.asyncio as redis
 from tidewire.delivery.hub import Hub
-from tidewire.delivery.subscriber import Start
 from tidewire.errors import TransportUnavailable
 from tidewire.model.audience import Interest
+from tidewire.model.cursor import Start
 from tidewire.model.partitions import Partitions
 from tidewire.model.record import Gap
 from tidewire.protocol.sse import DATA

@@ -7,6 +7,7 @@ from types import FrameType
 from typing import Any
 
 import msgspec
+import tidewire
 from tidewire.delivery.early_delivery import Early
 from tidewire.delivery.fanout import Sink
 from tidewire.model.audience import Interest
@@ -16,10 +17,9 @@ from tidewire.model.partitions import ALL
 from tidewire.model.record import Record
 from tidewire.protocol.sse import DATA, DataFormat, Format
 
-import shared
 from tests.sinks import RecordingSink
 
-CORE = str(Path(shared.__file__).parent)
+CORE = str(Path(tidewire.__file__).parent)
 
 
 class Listener:

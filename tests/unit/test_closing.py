@@ -6,10 +6,9 @@ from collections.abc import Sequence
 
 import pytest
 from tidewire.delivery.hub import Hub
-from tidewire.delivery.subscriber import Start
 from tidewire.errors import Unavailable
 from tidewire.model.audience import Interest
-from tidewire.model.cursor import Cursor
+from tidewire.model.cursor import Cursor, Start
 from tidewire.model.record import Record
 from tidewire.protocol.sse import DATA, ClosingReason, DataFormat
 from tidewire.transports.memory import MemoryLog

@@ -7,9 +7,8 @@ from contextlib import AsyncExitStack
 import pytest
 from tidewire.delivery.hub import HEARTBEAT_SLOTS, Hub
 from tidewire.delivery.replay import BATCH_ITEMS
-from tidewire.delivery.subscriber import Start
 from tidewire.model.audience import Interest
-from tidewire.model.cursor import Cursor
+from tidewire.model.cursor import Cursor, Start
 from tidewire.model.partitions import ALL
 from tidewire.protocol.sse import DATA
 from tidewire.transports.memory import MemoryLog

@@ -12,12 +12,12 @@ from tidewire.delivery.fanout import Fanout, Sink
 from tidewire.delivery.known_schemes import KnownSchemes
 from tidewire.delivery.replay import Stats
 from tidewire.delivery.ring_buffer import Ring
-from tidewire.delivery.subscriber import Start, Subscriber
+from tidewire.delivery.subscriber import Subscriber
 from tidewire.delivery.tracer import Tracer
 from tidewire.delivery.unread import Unread
 from tidewire.errors import TransportRefused, TransportUnavailable, Unavailable
 from tidewire.model.audience import Interest
-from tidewire.model.cursor import Cursor, Position
+from tidewire.model.cursor import Cursor, Position, Start
 from tidewire.model.event import Event
 from tidewire.model.partitions import SCHEMES, Partitions
 from tidewire.model.record import Gap, Record

@@ -13,10 +13,10 @@ from typing import Any
 import msgspec
 
 from tidewire.delivery.hub import Hub
-from tidewire.delivery.subscriber import Start, Subscriber
+from tidewire.delivery.subscriber import Subscriber
 from tidewire.errors import TransportUnavailable, Unauthorized
 from tidewire.model.audience import Interest
-from tidewire.model.cursor import Cursor, Position
+from tidewire.model.cursor import Cursor, Position, Start
 from tidewire.model.event import Event, new_id
 from tidewire.model.partitions import SCHEMES
 from tidewire.model.permissions import REVOCATIONS

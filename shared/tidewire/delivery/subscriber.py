@@ -6,9 +6,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import Literal, NamedTuple
-
-import msgspec
+from typing import NamedTuple
 
 from tidewire.delivery import replay
 from tidewire.delivery.fanout import Fanout, Sink
@@ -16,7 +14,7 @@ from tidewire.delivery.known_schemes import KnownSchemes
 from tidewire.delivery.replay import Reader, Reads, StalledError, Stats
 from tidewire.errors import TransportUnavailable
 from tidewire.model.audience import Interest
-from tidewire.model.cursor import Cursor, Position
+from tidewire.model.cursor import Cursor, Position, Start
 from tidewire.model.record import Gap, Record
 from tidewire.primitives.backoff import Backoff
 from tidewire.protocol.sse import ClosingReason, Format
@@ -25,18 +23,6 @@ from tidewire.transports.base import Transport
 logger = logging.getLogger(__name__)
 
 AGAIN = 1.0  # seconds at most between two looks whether the log is back, of a subscriber who came while it was away
-
-
-class Start(msgspec.Struct, frozen=True):
-    """Where a subscriber begins: after `cursor` where there is one, else at `since` (a time in ms since 1970)."""
-
-    cursor: str | None = None
-    since: Literal["now", "earliest"] | int = "now"
-
-    def names_more_than(self, partitions: Sequence[str]) -> bool:
-        """Tell whether the cursor names a partition besides these."""
-        cursor = None if self.cursor is None else Cursor.parse(self.cursor)
-        return cursor is not None and not cursor.positions.keys() <= set(partitions)
 
 
 class Subscriber(Reader):

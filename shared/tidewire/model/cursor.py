@@ -15,8 +15,8 @@ import base64
 import binascii
 import functools
 import re
-from collections.abc import Mapping
-from typing import NamedTuple, Self
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple, Self
 
 import msgspec
 
@@ -119,3 +119,15 @@ def _unpack(packed: bytes) -> dict[str, int]:
             raise ValueError("not a cursor")
         partitions[name] = int.from_bytes(packed[start:at], "big")
     return partitions
+
+
+class Start(msgspec.Struct, frozen=True):
+    """Where a subscriber begins: after `cursor` where there is one, else at `since` (a time in ms since 1970)."""
+
+    cursor: str | None = None
+    since: Literal["now", "earliest"] | int = "now"
+
+    def names_more_than(self, partitions: Sequence[str]) -> bool:
+        """Tell whether the cursor names a partition besides these."""
+        cursor = None if self.cursor is None else Cursor.parse(self.cursor)
+        return cursor is not None and not cursor.positions.keys() <= set(partitions)

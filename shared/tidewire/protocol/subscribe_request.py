@@ -8,8 +8,8 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
-from tidewire.delivery.subscriber import Start
 from tidewire.errors import InvalidRequest
+from tidewire.model.cursor import Start
 from tidewire.model.event import TYPE_PATTERN, is_user_id, moment
 
 MAX_TYPES = 100
