@@ -77,12 +77,12 @@ def _row(row: Row, x: Callable[[float], float], y: int, colour: str, digits: int
 
 
 def _axis(values: Sequence[float], log: bool) -> tuple[float, float, list[float]]:
-    most = max([*values, 1e-9])
+    maximum = max([*values, 1e-9])
     if log:
-        least = min([value for value in values if value > 0] or [most])
-        first, last = math.floor(math.log10(least)), math.ceil(math.log10(most) + 1e-9)
+        minimum = min([value for value in values if value > 0] or [maximum])
+        first, last = math.floor(math.log10(minimum)), math.ceil(math.log10(maximum) + 1e-9)
         return 10.0**first, 10.0**last, [10.0**power for power in range(first, last + 1)]
-    step = 10.0 ** math.floor(math.log10(most))
-    step = next(step * part for part in (0.2, 0.5, 1, 2) if most / (step * part) <= 6)
-    count = math.ceil(most / step)
+    step = 10.0 ** math.floor(math.log10(maximum))
+    step = next(step * part for part in (0.2, 0.5, 1, 2) if maximum / (step * part) <= 6)
+    count = math.ceil(maximum / step)
     return 0.0, count * step, [round(step * i, 9) for i in range(count + 1)]

@@ -81,10 +81,10 @@ def _path(line: Line, x: Scale, y: Scale) -> str:
 
 
 def _axis(values: Sequence[float], log: bool) -> tuple[float, list[float]]:
-    most = max(values)
+    maximum = max(values)
     if log:
-        first, last = math.floor(math.log10(min(values))), math.ceil(math.log10(most) + 1e-9)
+        first, last = math.floor(math.log10(min(values))), math.ceil(math.log10(maximum) + 1e-9)
         return 10.0**first, [10.0**power for power in range(first, max(last, first + 1) + 1)]
-    step = 10.0 ** math.floor(math.log10(most))
-    step = next(step * part for part in (0.2, 0.5, 1, 2) if most / (step * part) <= 6)
-    return 0.0, [round(step * count, 9) for count in range(math.ceil(most / step) + 1)]
+    step = 10.0 ** math.floor(math.log10(maximum))
+    step = next(step * part for part in (0.2, 0.5, 1, 2) if maximum / (step * part) <= 6)
+    return 0.0, [round(step * count, 9) for count in range(math.ceil(maximum / step) + 1)]

@@ -119,10 +119,10 @@ def test_a_refused_value_is_read_again_at_once_but_not_again_and_again() -> None
     environment = Environment({"REALTIME_PUBLISH_KEYS": "ssm:/key"}, clock)
     first = environment.read()
     put("/key", "new")
-    environment.doubt()
+    environment.request_refresh()
     assert environment.read() is first, "it was read a moment ago"
     clock.now += EAGER_AGE
-    environment.doubt()
+    environment.request_refresh()
     assert environment.read()["REALTIME_PUBLISH_KEYS"] == "new"
 
 

@@ -78,10 +78,10 @@ class Line:
 class CuttingLine(Line):
     """Breaks each connection after a random number of bytes, and hands on in pieces of random sizes."""
 
-    def __init__(self, instance: Instance, seed: int, most: int) -> None:
+    def __init__(self, instance: Instance, seed: int, maximum: int) -> None:
         super().__init__(instance)
         self._random = random.Random(seed)
-        self._most = most
+        self._most = maximum
 
     async def down(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Carry some of the answer."""

@@ -50,7 +50,7 @@ async def test_connections_cut_at_any_byte_lose_and_double_nothing(
 ) -> None:
     user = unique("u")
     expected = await publish_many(instance, user, range(40))
-    async with CuttingLine(instance, seed, most=8_000).open() as line, asyncio.timeout(DEADLINE):
+    async with CuttingLine(instance, seed, maximum=8_000).open() as line, asyncio.timeout(DEADLINE):
         seen: list[str] = []
         async with subscribe(line.url, user_id=user, start="earliest") as subscription:
             async for item in subscription:
@@ -70,7 +70,7 @@ async def test_a_gap_is_told_wherever_the_connection_is_cut(make_instance: MakeI
     cursor = (await read_page(instance))["cursor"]
     await publish(instance, *(event(f"n{n}") for n in range(10)))
     for seed in range(5):
-        async with CuttingLine(instance, seed, most=700).open() as line, asyncio.timeout(DEADLINE):
+        async with CuttingLine(instance, seed, maximum=700).open() as line, asyncio.timeout(DEADLINE):
             items: list[Event | Gap] = []
             async with subscribe(line.url, cursor=cursor) as subscription:
                 async for item in subscription:

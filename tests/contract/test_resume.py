@@ -202,7 +202,7 @@ async def test_a_plain_poll_writes_what_a_subscriber_would_have_had_and_opens_no
 
 @pytest.mark.parametrize(("silent", "least", "most"), [(0.0, 2, 4), (60.0, 0, 0)], ids=["long", "short"])
 async def test_a_replay_of_what_is_for_others_moves_the_cursor_once_it_takes_long(
-    redis_store: RedisStore, monkeypatch: pytest.MonkeyPatch, silent: float, least: int, most: int
+    redis_store: RedisStore, monkeypatch: pytest.MonkeyPatch, silent: float, minimum: int, maximum: int
 ) -> None:
     monkeypatch.setattr(replay, "SILENT", silent)
     async with Hub(redis_store.open()) as hub:
@@ -210,7 +210,7 @@ async def test_a_replay_of_what_is_for_others_moves_the_cursor_once_it_takes_lon
         sink = RecordingSink()
         await hub.replay(Interest("u2"), Start(since="earliest"), DATA, sink)
     alone = re.findall(rb"(?:^|\n\n)id: (\S+)(?=\n\n)", sink.stream)
-    assert least <= len(alone) <= most
+    assert minimum <= len(alone) <= maximum
     reached = [cursor.positions["all"].offset for text in alone if (cursor := Cursor.parse(text.decode())) is not None]
     assert reached == sorted(set(reached))
     growing = FIRST * (1 + GROWTH)  # records of the first two pages

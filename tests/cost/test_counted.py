@@ -195,7 +195,7 @@ async def test_a_poll_that_waits_costs_no_more_than_is_reckoned(redis: RedisStor
     await publisher.head((ALL,))
     load = load_of(scheme, poll_wait=20)
     async with GuardedHub(redis.open(scheme), scheme, keep=60) as hub, watching(redis.client) as watch:
-        cursor, most = None, 0
+        cursor, maximum = None, 0
         for number in range(4):
             await asked(redis, watch)
             page = Page("data")
@@ -207,9 +207,9 @@ async def test_a_poll_that_waits_costs_no_more_than_is_reckoned(redis: RedisStor
                 cursor = page.cursor
             counted = await asked(redis, watch)
             counted.pop("unblock")
-            most = max(most, counted.total() - 1) if number else 0  # the first one opens the connection
+            maximum = max(maximum, counted.total() - 1) if number else 0  # the first one opens the connection
     heads = commands.partitions(load) + commands.CONTROL
-    assert heads + 1 <= most <= commands.polling(load) - 2
+    assert heads + 1 <= maximum <= commands.polling(load) - 2
 
 
 async def test_a_tail_reads_once_an_arrival_and_then_at_the_end_of_each_block(redis: RedisStore) -> None:

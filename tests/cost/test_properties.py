@@ -16,16 +16,16 @@ SEARCHED = 5  # each looks at some hundred estimates
 ROUNDING = 1e-9  # of sums that are the same but for their order
 
 
-def workloads(most: float = math.inf) -> st.SearchStrategy[Workload]:
+def workloads(maximum: float = math.inf) -> st.SearchStrategy[Workload]:
     """Any workload within the limits, `most` users and events of it."""
 
     def whole(field: str) -> st.SearchStrategy[int]:
-        least, greatest = LIMITS[field]
-        return st.integers(int(least), int(min(greatest, most) if field in AXES else greatest))
+        minimum, greatest = LIMITS[field]
+        return st.integers(int(minimum), int(min(greatest, maximum) if field in AXES else greatest))
 
     def number(field: str) -> st.SearchStrategy[float]:
-        least, greatest = LIMITS[field]
-        return st.floats(least, greatest) | st.integers(math.ceil(least), int(greatest))
+        minimum, greatest = LIMITS[field]
+        return st.floats(minimum, greatest) | st.integers(math.ceil(minimum), int(greatest))
 
     usual = Workload(0, 0)
     fields = {
@@ -68,7 +68,7 @@ def test_a_total_is_the_sum_of_its_lines_and_the_cheapest_mode_is_the_one_of_the
 
 
 @settings(max_examples=SEARCHED)
-@given(workloads(most=100_000), st.sampled_from(AXES))
+@given(workloads(maximum=100_000), st.sampled_from(AXES))
 def test_just_before_a_change_the_cheapest_is_another_and_a_tip_is_the_first_at_which_it_is_cheaper(
     load: Workload, axis: Axis
 ) -> None:

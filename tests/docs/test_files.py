@@ -134,7 +134,7 @@ def log(block: Block, given: Given) -> None:
 
 def lines_of(logger: str, level: str) -> Iterator[str]:
     """What a module can write at this level: each line without its time, as a regular expression."""
-    tree = ast.parse((ROOT / f"{logger.replace('.', '/')}.py").read_text())
+    tree = ast.parse((ROOT / "shared" / f"{logger.replace('.', '/')}.py").read_text())
     for call in ast.walk(tree):
         match call:
             case ast.Call(ast.Attribute(ast.Name("log"), method), [ast.Constant(str(message)), *_]):

@@ -13,7 +13,7 @@ CHECK_AND_TIME = 21  # characters before the event in a stream entry
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredEvent:
     """One record."""
 
     partition: str
@@ -22,9 +22,9 @@ class Stored:
     event: Mapping[str, Any]
 
 
-async def read_log(redis: RedisServer) -> dict[str, list[Stored]]:
+async def read_log(redis: RedisServer) -> dict[str, list[StoredEvent]]:
     """Every published record of every partition, in the order of the partition."""
-    log: dict[str, list[Stored]] = {}
+    log: dict[str, list[StoredEvent]] = {}
     client: Any = Redis.from_url(redis.url, decode_responses=True)
     async with client:
         for key in await client.keys("rt:*"):
@@ -34,5 +34,5 @@ async def read_log(redis: RedisServer) -> dict[str, list[Stored]]:
             for entry_id, fields in await client.xrange(key):
                 epoch, offset = map(int, entry_id.split("-"))
                 event = json.loads(fields["e"][CHECK_AND_TIME:])
-                log.setdefault(partition, []).append(Stored(partition, epoch, offset, event))
+                log.setdefault(partition, []).append(StoredEvent(partition, epoch, offset, event))
     return log

@@ -80,26 +80,26 @@ async def test_clients_that_stop_reading_cost_neither_memory_nor_others_and_get_
         for turn in range(3):  # what the first events need once is not growth
             receipts(await requests.publish(*(large(f"warm-{turn}-{n}", type="warm") for n in range(BATCH))))
         await fast.until(lambda: len(fast.names) == 3 * BATCH)
-        before = most = memory(instance)
+        before = maximum = memory(instance)
 
         for start in range(0, EVENTS, BATCH):
             batch = names[start : start + BATCH]
             receipts(await requests.publish(*(large(name) for name in batch)))
             # Each batch reaches the one who reads, while the others do not.
             await fast.until(lambda last=batch[-1]: fast.names[-1] == last)  # type: ignore[misc]
-            most = max(most, memory(instance))
+            maximum = max(maximum, memory(instance))
         assert fast.names[3 * BATCH :] == names
-        assert most - before < GROWTH, f"grew from {before:,} to {most:,} KiB"
+        assert maximum - before < GROWTH, f"grew from {before:,} to {maximum:,} KiB"
         counted = await metrics(instance)
         assert counted['realtime_subscribers{state="catching-up"}'] == STUCK, "they were not slow at all"
 
         for reader in stuck:
             await reader.read_until(lambda reader=reader: names[-1] in reader.names[-1:])  # type: ignore[misc]
-            most = max(most, memory(instance))
+            maximum = max(maximum, memory(instance))
             assert reader.names == names
             assert reader.control == ["realtime.ready"]
         assert (await metrics(instance))["realtime_back_to_log_total"] >= STUCK
-        assert most - before < GROWTH, f"grew from {before:,} to {most:,} KiB"
+        assert maximum - before < GROWTH, f"grew from {before:,} to {maximum:,} KiB"
 
 
 @pytest.mark.xdist_group("heavy")

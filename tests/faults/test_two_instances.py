@@ -23,7 +23,7 @@ from tests.faults.clients import (
     publish_all,
     receipts,
 )
-from tests.faults.stored import Stored, read_log
+from tests.faults.stored import StoredEvent, read_log
 from tests.processes import Instance, MakeInstance, MakeRedis, RedisServer, ServerProcess
 from tests.sse_decoder import SseEvent
 from tests.waiting import Growing
@@ -238,7 +238,7 @@ async def _break_everything(redis: RedisServer, instances: Sequence[Instance], p
     progress.allow(ALL)
 
 
-def _assert_whole(log: Mapping[str, Sequence[Stored]], published: Iterable[Mapping[str, Any]]) -> None:
+def _assert_whole(log: Mapping[str, Sequence[StoredEvent]], published: Iterable[Mapping[str, Any]]) -> None:
     """What was acknowledged is in the log, once a partition, in one unbroken history."""
     for partition, records in log.items():
         assert [record.offset for record in records] == list(range(1, len(records) + 1)), partition
@@ -248,7 +248,7 @@ def _assert_whole(log: Mapping[str, Sequence[Stored]], published: Iterable[Mappi
     assert kept == {sent["id"] for sent in published}
 
 
-def _assert_receipts_fit(log: Mapping[str, Sequence[Stored]], told: Mapping[str, Mapping[str, Any]]) -> None:
+def _assert_receipts_fit(log: Mapping[str, Sequence[StoredEvent]], told: Mapping[str, Mapping[str, Any]]) -> None:
     """Each receipt's cursor is the place at which its event stands, also where it took several tries."""
     places: dict[str, dict[str, tuple[int, int]]] = {}
     for records in log.values():
@@ -260,7 +260,7 @@ def _assert_receipts_fit(log: Mapping[str, Sequence[Stored]], told: Mapping[str,
         assert {name: at[:2] for name, at in cursor.positions.items()} == places[id], id
 
 
-def _assert_has_its_own(subscriber: Subscriber, log: Mapping[str, Sequence[Stored]]) -> None:
+def _assert_has_its_own(subscriber: Subscriber, log: Mapping[str, Sequence[StoredEvent]]) -> None:
     """Exactly the events for it, those of each partition in the order of the log, none twice, unchanged."""
     expected = {
         partition: [record.event["data"] for record in records if subscriber.matches(record.event)]

@@ -125,7 +125,7 @@ def test_null_is_the_same_as_absent_and_no_data_is_null(api: Api) -> None:
 
 
 def test_whole_numbers_and_booleans_arrive_as_text(api: Api) -> None:
-    event = attributes(sequence=2147483647, least=-2147483648, final=True)
+    event = attributes(sequence=2147483647, minimum=-2147483648, final=True)
     api.post(json.dumps(event).encode(), STRUCTURED)
     [arrived] = delivered(api, event["type"])
     assert (arrived["sequence"], arrived["least"], arrived["final"]) == ("2147483647", "-2147483648", "true")

@@ -319,7 +319,7 @@ class Story:
         repeated = self.repeated if self.early else None
         for client in self.clients:
             # While nobody has announced a scheme, a subscriber reads what the default one needs as well.
-            needed = {*self.scheme.needed(client.interest), *Partitions().needed(client.interest)}
+            needed = {*self.scheme.partitions_for(client.interest), *Partitions().partitions_for(client.interest)}
             judge = Judge(self.verdict, client.interest, sorted(needed), records, repeated)
             judge.judge([Received(each.cursor, each.received, each.sink.faults) for each in client.past])
             for connection in client.past:

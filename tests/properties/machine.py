@@ -84,7 +84,7 @@ class StreamMachine(RuleBasedStateMachine):
 
     @initialize(
         scheme=st.sampled_from(SCHEMES),
-        most=st.sampled_from([0, 0, 4, 12]),
+        maximum=st.sampled_from([0, 0, 4, 12]),
         ring=st.integers(1, 8),
         page=st.integers(1, 5),
         seed=st.integers(0, 2**32),
@@ -98,12 +98,14 @@ class StreamMachine(RuleBasedStateMachine):
             max_size=CLIENTS,
         ),
     )
-    def begin(self, scheme: Partitions, most: int, ring: int, page: int, seed: int, interests: list[Interest]) -> None:
+    def begin(
+        self, scheme: Partitions, maximum: int, ring: int, page: int, seed: int, interests: list[Interest]
+    ) -> None:
         self._limits = (log_base.PAGE, replay.BATCH_ITEMS)
         log_base.PAGE = replay.BATCH_ITEMS = page  # so that a few events fill several
         self.dice = random.Random(seed)
-        self.scheme, self.retention, self.ring = scheme, Retention(events=most), ring
-        self.journal = Journal(scheme, most)
+        self.scheme, self.retention, self.ring = scheme, Retention(events=maximum), ring
+        self.journal = Journal(scheme, maximum)
         self.runner = self.make_runner()
         self.store = self.make_store(self.pause)
         self.hubs: list[Hub] = []

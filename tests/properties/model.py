@@ -22,10 +22,10 @@ Place = dict[str, tuple[int, int]]  # partition → epoch and offset
 class Journal:
     """Everything that was acknowledged, by its place; and what may have become of it."""
 
-    def __init__(self, scheme: Partitions, most: int) -> None:
+    def __init__(self, scheme: Partitions, maximum: int) -> None:
         self.scheme = scheme
-        self.most = most  # records that a partition keeps, 0 for all
-        self.reasons: set[str] = {"trimmed"} if most else set()  # of gaps that may be told
+        self.maximum = maximum  # records that a partition keeps, 0 for all
+        self.reasons: set[str] = {"trimmed"} if maximum else set()  # of gaps that may be told
         self._records: dict[Slot, dict[int, Event]] = defaultdict(dict)
 
     def wiped(self) -> None:
@@ -145,7 +145,7 @@ class Reader:
         assert cursor is not None, "every frame has a place"
         after = _place(cursor.positions)
         schemes = (self.journal.scheme, Partitions())  # somebody may have used the default one before
-        assert after.keys() == {name for scheme in schemes for name in scheme.needed(self.interest)}
+        assert after.keys() == {name for scheme in schemes for name in scheme.partitions_for(self.interest)}
         if event is not None and event.type == GAP:
             self._judge_gap(event, after)
         else:
@@ -169,7 +169,7 @@ class Reader:
         assert reason in self.journal.reasons, f"a gap ({reason}) although nothing was lost"
         for partition, (epoch, offset) in after.items():
             old_epoch, _ = (self.place or {}).get(partition, (epoch, 0))
-            if old_epoch != epoch == self.journal.epoch(partition) and not self.journal.most:
+            if old_epoch != epoch == self.journal.epoch(partition) and not self.journal.maximum:
                 assert offset == 0, "what is left of the new epoch must follow the gap"
 
     def _first_place(self, first: Place, event: SseEvent | None) -> Place:
@@ -180,7 +180,7 @@ class Reader:
             slot = (partition, epoch)
             if self.begin.since == "earliest":
                 # What is younger than this was surely kept when the connection began; more may be sent.
-                oldest = max(0, self.begin.after.get(slot, 0) - (self.journal.most or 10**9))
+                oldest = max(0, self.begin.after.get(slot, 0) - (self.journal.maximum or 10**9))
                 sent = event is not None and self.journal.holds(slot, offset, event)
                 place[partition] = (epoch, min(oldest, offset - 1 if sent else offset))
             else:

@@ -11,7 +11,7 @@ from tidewire.errors import TransportUnavailable
 from tidewire.model.event import Event
 from tidewire.model.partitions import Partitions
 from tidewire.model.record import Record
-from tidewire.primitives.recent_keys import Seen
+from tidewire.primitives.recent_keys import RecentKeys
 from tidewire.transports.base import Retention, Transport
 from tidewire.transports.redis.pubsub import RedisPubSub
 
@@ -42,7 +42,7 @@ async def test_what_a_process_published_itself_is_not_delivered_again_when_redis
 async def test_a_process_knows_its_own_events_by_more_than_its_memory(store: PubSubStore) -> None:
     forgetful = store.open()
     assert isinstance(forgetful, RedisPubSub)
-    forgetful.seen = Seen(60.0, most=1)
+    forgetful.seen = RecentKeys(60.0, maximum=1)
     async with Hub(forgetful) as hub, Hub(store.open()) as other, subscribed(hub) as here:
         await here.ready()
         receipts = await hub.dispatch([event(number) for number in range(50)])

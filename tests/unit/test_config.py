@@ -331,7 +331,7 @@ def test_the_longest_cursor_that_settings_allow_can_be_read_again() -> None:
     length = MAX_PARTITION_NAMES // MAX_PARTITION_TYPES
     names = [f"{n:02}" + "x" * (length - 2) for n in range(MAX_PARTITION_TYPES)]
     settings = Settings.from_env({"REALTIME_PARTITIONS": ",".join(names), "REALTIME_USER_SHARDS": str(MAX_USER_SHARDS)})
-    needed = make_partitions(settings).needed(Interest("u1"))
+    needed = make_partitions(settings).partitions_for(Interest("u1"))
     assert len(needed) == 2 * (MAX_PARTITION_TYPES + 1)
     place = Position(2**48 - 1, MAX_OFFSET, "ffffffff", 2**48 - 1)
     text = Cursor(dict.fromkeys(needed, place)).encode()

@@ -276,11 +276,11 @@ async def test_a_record_wakes_only_those_of_a_waiting_crowd_who_wait_for_it(fano
     looks: list[int] = []
     has_reached = fanout.has_reached
 
-    def look(positions: Mapping[str, Position]) -> bool:
+    def counted(positions: Mapping[str, Position]) -> bool:
         looks.append(positions[ALL].offset)
         return has_reached(positions)
 
-    fanout.has_reached = look  # type: ignore[method-assign]
+    fanout.has_reached = counted  # type: ignore[method-assign]
     crowd = [asyncio.create_task(fanout.reached({ALL: Position(7, offset)})) for offset in range(1, 501)]
     await asyncio.sleep(0)
     looks.clear()

@@ -29,7 +29,7 @@ def test_everyone_reads_each_event_that_is_for_them_in_exactly_one_place(
     audiences = [None, ("u1",), ("u2", "u3", "u4"), tuple(f"u{n}" for n in range(20)), ("ü ñ",)]
     for user in USERS:
         interest = Interest(user, None if wanted is None else frozenset(wanted))
-        read = scheme.needed(interest)
+        read = scheme.partitions_for(interest)
         assert len(set(read)) == len(read)
         for type in TYPES:
             for audience in audiences:
@@ -57,13 +57,13 @@ def test_the_copies_of_an_event_share_its_audience_out_and_nothing_else(scheme: 
 
 def test_by_default_all_is_in_one_partition() -> None:
     assert Partitions().route(make("a", ("u1",))) == [(ALL, make("a", ("u1",)))]
-    assert Partitions().needed(Interest("u1", frozenset({"a"}))) == (ALL,)
+    assert Partitions().partitions_for(Interest("u1", frozenset({"a"}))) == (ALL,)
 
 
 def test_a_reader_of_one_type_reads_one_partition_and_a_user_two_small_ones() -> None:
     scheme = Partitions(frozenset({"a"}), 8)
-    assert scheme.needed(Interest(None, frozenset({"a"}))) == ("a",)
-    everyone, own = scheme.needed(Interest("u1", frozenset({"a"})))
+    assert scheme.partitions_for(Interest(None, frozenset({"a"}))) == ("a",)
+    everyone, own = scheme.partitions_for(Interest("u1", frozenset({"a"})))
     assert everyone == "a"
     assert own.startswith("a:u")
     assert scheme.route(make("a")) == [("a", make("a"))]

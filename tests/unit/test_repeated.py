@@ -3,14 +3,14 @@
 import logging
 
 import pytest
-from tidewire.primitives.throttled_log import KINDS, SECONDS, Repeated
+from tidewire.primitives.throttled_log import KINDS, SECONDS, ThrottledLog
 
 from tests.clocks import Clock
 
 
 def test_a_warning_that_repeats_is_one_line_a_minute(caplog: pytest.LogCaptureFixture) -> None:
     clock = Clock()
-    repeated = Repeated(logging.getLogger("tidewire.trial"), clock)
+    repeated = ThrottledLog(logging.getLogger("tidewire.trial"), clock)
     for _ in range(3_310):
         repeated.warn("tail lost: CROSSSLOT")
     repeated.warn("tail lost: OOM")
@@ -26,7 +26,7 @@ def test_a_warning_that_repeats_is_one_line_a_minute(caplog: pytest.LogCaptureFi
 def test_an_exception_that_repeats_is_one_traceback_a_minute(caplog: pytest.LogCaptureFixture) -> None:
     """A loop that fails at each try wrote a traceback each time; a failure of another kind is one more line."""
     clock = Clock()
-    repeated = Repeated(logging.getLogger("tidewire.trial"), clock)
+    repeated = ThrottledLog(logging.getLogger("tidewire.trial"), clock)
 
     def fail(error: Exception) -> None:
         try:
@@ -45,7 +45,7 @@ def test_an_exception_that_repeats_is_one_traceback_a_minute(caplog: pytest.LogC
 
 
 def test_many_different_warnings_take_bounded_memory(caplog: pytest.LogCaptureFixture) -> None:
-    repeated = Repeated(logging.getLogger("tidewire.trial"), Clock())
+    repeated = ThrottledLog(logging.getLogger("tidewire.trial"), Clock())
     for number in range(KINDS + 1):
         repeated.warn(f"warning {number}")
     repeated.warn("warning 0")  # was forgotten, so it is new

@@ -44,7 +44,7 @@ async def test_the_filter_the_partitions_and_the_fan_out_agree_and_nothing_comes
     event = Event("1", name, b"1", None if public else ("u1", "u2"))
     assert interest.matches(event) == allowed(patterns, name)
     scheme = Partitions(frozenset({"a", "ab"}), user_shards=2)
-    needed = scheme.needed(interest)
+    needed = scheme.partitions_for(interest)
     assert len(set(needed)) == len(needed)
     if interest.matches(event):
         assert sum(partition in needed for partition, _ in scheme.route(event) if partition in needed) == 1
@@ -61,9 +61,9 @@ async def test_the_filter_the_partitions_and_the_fan_out_agree_and_nothing_comes
 
 def test_a_partition_of_its_own_is_read_where_a_beginning_covers_its_type() -> None:
     scheme = Partitions(frozenset({"task-updated", "deploy"}))
-    assert scheme.needed(Interest(None, frozenset(), ("task-",))) == (ALL, "task-updated")
-    assert scheme.needed(Interest(None, frozenset({"deploy"}))) == ("deploy",)
-    assert scheme.needed(Interest(None, frozenset({"deploy"}), ("x",))) == (ALL, "deploy")
+    assert scheme.partitions_for(Interest(None, frozenset(), ("task-",))) == (ALL, "task-updated")
+    assert scheme.partitions_for(Interest(None, frozenset({"deploy"}))) == ("deploy",)
+    assert scheme.partitions_for(Interest(None, frozenset({"deploy"}), ("x",))) == (ALL, "deploy")
 
 
 @pytest.mark.parametrize("text", ["", "a b", "a*b", "**", "*a", "a" * 129, "a" * 128 + "*", "é", "a\n"])

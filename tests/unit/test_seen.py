@@ -1,19 +1,19 @@
 """What is remembered of the past: for so long, so much of it, and a repetition does not make it younger."""
 
-from tidewire.primitives.recent_keys import Seen
+from tidewire.primitives.recent_keys import RecentKeys
 
 from tests.clocks import Clock
 
 
 def test_what_is_remembered_is_bounded_and_the_oldest_leaves_first() -> None:
-    seen = Seen(60.0, most=3)
+    seen = RecentKeys(60.0, maximum=3)
     assert [seen.add(("all", str(n))) for n in range(5)] == [True] * 5
     assert [seen.knows([("all", str(n))]) for n in range(5)] == [False, False, True, True, True]
 
 
 def test_a_key_is_new_again_after_the_window_however_often_it_was_seen() -> None:
     clock = Clock()
-    seen = Seen(10.0, clock=clock)
+    seen = RecentKeys(10.0, clock=clock)
     assert seen.add("x")
     clock.advance(9.0)
     assert not seen.add("x")
@@ -23,7 +23,7 @@ def test_a_key_is_new_again_after_the_window_however_often_it_was_seen() -> None
 
 
 def test_keys_are_added_together_or_not_at_all() -> None:
-    seen = Seen(60.0)
+    seen = RecentKeys(60.0)
     assert seen.add_all(["a", "b"])
     assert not seen.add_all(["b", "c"])
     assert not seen.knows(["c"])
@@ -31,7 +31,7 @@ def test_keys_are_added_together_or_not_at_all() -> None:
 
 def test_long_keys_take_no_more_memory_than_short_ones() -> None:
     """A source of CloudEvents is part of a key, and may be as long as a request: 10,000 of them were gigabytes."""
-    seen = Seen(60.0, max_bytes=1_000_000)
+    seen = RecentKeys(60.0, max_bytes=1_000_000)
     for number in range(100):
         assert seen.add(("all", f"{number} " + "x" * 100_000))
     known = [seen.knows([("all", f"{number} " + "x" * 100_000)]) for number in range(100)]

@@ -10,7 +10,7 @@ from tidewire.model.audience import Interest
 from tidewire.model.cursor import Position, encode_one
 from tidewire.model.event import Event
 from tidewire.model.record import Record, pack, unpack
-from tidewire.model.record_page import StoredRecords
+from tidewire.model.record_page import RecordPage
 from tidewire.protocol.sse import CLOUDEVENTS, DATA, DataFormat
 from tidewire.transports.redis.layout import parse_entries, parse_page
 
@@ -56,7 +56,7 @@ interests = st.builds(
 def test_frames_of_a_page_are_the_frames_of_its_matching_records(
     page: list[Event], format: DataFormat, interest: Interest
 ) -> None:
-    read = StoredRecords.parse("all", 7, 1, stored(*page))
+    read = RecordPage.parse("all", 7, 1, stored(*page))
     assert read is not None
     one_by_one = []
     for record in read:
@@ -77,7 +77,7 @@ def test_frames_of_a_page_are_the_frames_of_its_matching_records(
     ],
 )
 def test_an_audience_is_found_wherever_it_stands(entry: bytes) -> None:
-    read = StoredRecords.parse("all", 7, 1, [b"0badc0de1790000000000" + entry])
+    read = RecordPage.parse("all", 7, 1, [b"0badc0de1790000000000" + entry])
     assert read is not None
     assert list(read.matching(Interest("u2"))) == []
     assert list(read.matching(Interest("u1"))) == [0]
@@ -97,7 +97,7 @@ def test_an_audience_is_found_wherever_it_stands(entry: bytes) -> None:
     ],
 )
 def test_what_is_not_one_whole_entry_makes_no_page(value: bytes) -> None:
-    assert StoredRecords.parse("all", 7, 1, [*stored(Event("1", "t", b"1")), value]) is None
+    assert RecordPage.parse("all", 7, 1, [*stored(Event("1", "t", b"1")), value]) is None
 
 
 def test_a_broken_entry_is_a_hole_in_the_page_and_the_others_are_read() -> None:
@@ -121,7 +121,7 @@ def test_a_log_written_in_the_other_order_is_still_read() -> None:
 
 
 def test_pages_are_cut_by_offset() -> None:
-    read = StoredRecords.parse("all", 7, 1, stored(*(Event(str(n), "t", b"1") for n in range(1, 6))))
+    read = RecordPage.parse("all", 7, 1, stored(*(Event(str(n), "t", b"1") for n in range(1, 6))))
     assert read is not None
     assert [record.event.id for record in read.up_to(3)] == ["1", "2", "3"]
     assert read.up_to(5) is read

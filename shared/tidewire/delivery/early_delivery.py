@@ -13,7 +13,7 @@ from typing import NamedTuple
 from tidewire.model.cursor import Position
 from tidewire.model.event import Event
 from tidewire.model.record import Record
-from tidewire.primitives.recent_keys import Seen
+from tidewire.primitives.recent_keys import RecentKeys
 
 MAX_EARLY = 50_000
 """Events told early that are remembered: five full outboxes. Past it the oldest is forgotten, and a subscriber who
@@ -39,7 +39,7 @@ class Once:
         self._window = window
         self._clock = clock
         self._bytes = 0  # that `early` takes
-        self._heard = Seen(window, clock=clock)
+        self._heard = RecentKeys(window, clock=clock)
 
     def tell(self, record: Record, number: int) -> bool:
         """Remember what is told early; False where it must not be: it was, or the log has brought it already.

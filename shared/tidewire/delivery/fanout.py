@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from tidewire.delivery.early_delivery import Early, Once
-from tidewire.delivery.position_waiters import Awaited
+from tidewire.delivery.position_waiters import PositionWaiters
 from tidewire.delivery.ring_buffer import Ring
 from tidewire.delivery.tracer import Tracer
 from tidewire.model.audience import Interest
@@ -111,7 +111,7 @@ class Fanout:
         self._dirty: list[_Group] = []  # groups with pending frames
         self._full = False  # one of them has as many as are written at once
         self._waiting: dict[asyncio.Future[None], None] = {}
-        self._awaited: dict[str, Awaited] = {}
+        self._awaited: dict[str, PositionWaiters] = {}
         self._rest_until = 0.0  # on the monotonic clock
 
     def broadcast(self, item: Record | Gap) -> None:
@@ -306,7 +306,7 @@ class Fanout:
         while not self.has_reached(positions):
             before = {name: self.positions.get(name) for name in positions}
             behind = next(name for name, at in positions.items() if _place(before[name]) < _place(at))
-            await self._awaited.setdefault(behind, Awaited()).reached(positions[behind])
+            await self._awaited.setdefault(behind, PositionWaiters()).reached(positions[behind])
             if any(_place(self.positions.get(name)) < _place(before[name]) for name in positions):
                 return  # the tail went back: the log did, and the ring holds the gap
 
@@ -341,7 +341,7 @@ class Fanout:
             group
             for user_id in dict.fromkeys(event.user_ids)  # named twice, still one event
             for group in self._by_user.get(user_id, ())
-            if group.interest.takes(event.type)
+            if group.interest.allows_type(event.type)
         ]
 
     def _indexes(self, group: "_Group") -> list[list["_Group"]]:

@@ -99,7 +99,7 @@ class Hub:
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
-    async def look(self) -> None:
+    async def check_transport(self) -> None:
         """See whether the transport answers, and say so in the log where it does not: the instance starts anyway."""
         try:
             async with asyncio.timeout(LOOK_SECONDS):
@@ -200,11 +200,11 @@ class Hub:
         Raises TransportUnavailable.
         """
         while True:
-            partitions = self.schemes.needed(interest)
+            partitions = self.schemes.partitions_for(interest)
             heads = Cursor({}) if self._log is None else await self.heads((*self._control, *partitions))
             await self.schemes.catch_up(heads.positions.get(SCHEMES))
             self.schemes.check()
-            if self.schemes.needed(interest) == partitions:
+            if self.schemes.partitions_for(interest) == partitions:
                 break
         subscriber = self._make_subscriber(interest, format, partitions)
         await subscriber.prepare(start, heads)
@@ -232,7 +232,7 @@ class Hub:
     async def add(self, interest: Interest, start: Start, format: Format, *, patient: bool = False) -> Subscriber:
         """Register a subscriber first, then read the head: nothing can fall between the two."""
         while True:
-            partitions = self.schemes.needed(interest)
+            partitions = self.schemes.partitions_for(interest)
             counted = (*self._control, *partitions)
             for name in counted:
                 self._readers[name] = self._readers.get(name, 0) + 1
@@ -249,7 +249,7 @@ class Hub:
             except BaseException:
                 self._release(counted)
                 raise
-            if self.schemes.needed(interest) == partitions:
+            if self.schemes.partitions_for(interest) == partitions:
                 break
             self._release(counted)  # another partition scheme was announced meanwhile
         self.subscribers.add(subscriber)
@@ -361,7 +361,7 @@ class Hub:
     def _send_strays_away(self) -> None:
         """End the streams that do not read all that the schemes in use need; they resume, and read it then."""
         for subscriber in tuple(self.subscribers):
-            if not set(self.schemes.needed(subscriber.interest)) <= set(subscriber.followed):
+            if not set(self.schemes.partitions_for(subscriber.interest)) <= set(subscriber.followed):
                 subscriber.close("draining")
 
     def _release(self, partitions: Sequence[str]) -> None:

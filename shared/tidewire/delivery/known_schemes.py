@@ -19,11 +19,11 @@ from tidewire.model.partition_schemes import (
 from tidewire.model.partitions import ALL, SCHEMES, Partitions
 from tidewire.model.record import Gap, Record
 from tidewire.primitives.backoff import Backoff
-from tidewire.primitives.throttled_log import Repeated
+from tidewire.primitives.throttled_log import ThrottledLog
 from tidewire.transports.base import Log, Transport
 
 logger = logging.getLogger(__name__)
-warnings = Repeated(logger)
+warnings = ThrottledLog(logger)
 
 
 class KnownSchemes:
@@ -39,9 +39,13 @@ class KnownSchemes:
         self._reading = asyncio.Lock()
         self._learning: asyncio.Task[None] | None = None
 
-    def needed(self, interest: Interest) -> tuple[str, ...]:
+    def partitions_for(self, interest: Interest) -> tuple[str, ...]:
         """Return the partitions that can hold an event matching `interest`."""
-        return self._own.needed(interest) if self._log is None else self._registry.needed(self._own, interest)
+        return (
+            self._own.partitions_for(interest)
+            if self._log is None
+            else self._registry.partitions_for(self._own, interest)
+        )
 
     def starts(self, interest: Interest, missing: Iterable[str], time: int) -> Mapping[int, list[str]]:
         """Return from which times to read partitions that a cursor of this time does not name.
@@ -65,10 +69,10 @@ class KnownSchemes:
         lost: list[str] = []
         if not cursor.time:  # a receipt's: it names the partitions of one event, other users' included
             return readable, lost
-        needed, types = self.needed(interest), self._registry.types(self._own)
+        needed, types = self.partitions_for(interest), self._registry.types(self._own)
         for name in cursor.positions:
             base, colon, shard = name.partition(":")
-            may_hold = (base == ALL or interest.takes(base)) and not base.startswith("realtime.")
+            may_hold = (base == ALL or interest.allows_type(base)) and not base.startswith("realtime.")
             if name in needed or not may_hold or (colon and interest.user_id is None):
                 continue
             if (base == ALL or base in types) and (not colon or _is_shard(shard)):

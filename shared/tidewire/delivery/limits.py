@@ -31,9 +31,9 @@ class PublishRate:
         bucket = "anyone" if key is None else hashlib.sha256(key.secret.encode()).hexdigest()[:16]
         wait = await self._buckets.take(bucket, events, *self._rate)
         if wait > 0:
-            most, seconds = self._rate
+            maximum, seconds = self._rate
             raise TooManyRequests(
-                f"More than {most:,} events, or copies for user shards, in {seconds:g} s with this key"
+                f"More than {maximum:,} events, or copies for user shards, in {seconds:g} s with this key"
                 " (REALTIME_PUBLISH_RATE)",
                 "publish-rate",
                 math.ceil(wait),
@@ -43,8 +43,8 @@ class PublishRate:
 class Connections:
     """Open streams and long polls of this instance; 0 is no limit, and costs nothing."""
 
-    def __init__(self, most: int, most_of_user: int) -> None:
-        self._most = most
+    def __init__(self, maximum: int, most_of_user: int) -> None:
+        self._most = maximum
         self._most_of_user = most_of_user
         self._open = 0
         self._by_user: dict[str, int] = {}

@@ -6,7 +6,7 @@ from heapq import heapify, heappop, heappush
 from tidewire.model.cursor import Position
 
 
-class Awaited:
+class PositionWaiters:
     """The places of one partition that somebody waits for.
 
     After an outage thousands of subscribers have read the log further than the tail is. To let all of them look at each

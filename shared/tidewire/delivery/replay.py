@@ -14,15 +14,15 @@ from tidewire.errors import TransportUnavailable
 from tidewire.model.audience import Interest
 from tidewire.model.cursor import Cursor, Position, encode_one
 from tidewire.model.record import Gap, GapReason, Record
-from tidewire.model.record_page import StoredRecords
+from tidewire.model.record_page import RecordPage
 from tidewire.primitives.backoff import Backoff
-from tidewire.primitives.throttled_log import Repeated
+from tidewire.primitives.throttled_log import ThrottledLog
 from tidewire.protocol.sse import DataFormat, Format
 from tidewire.transports.base import Log, PagedLog, Transport
 from tidewire.transports.log_base import pages_of
 
 logger = logging.getLogger(__name__)
-warnings = Repeated(logger)  # of all streams: each tries again by itself
+warnings = ThrottledLog(logger)  # of all streams: each tries again by itself
 
 BATCH_BYTES = 64 * 1024  # of replayed frames a write; more would only fill the server's buffer
 BATCH_ITEMS = 200  # records read before others have their turn: a log in memory never waits by itself
@@ -166,7 +166,7 @@ class Reader:
         try:
             async for page in pages:
                 written = False
-                if isinstance(page, StoredRecords) and isinstance(self.format, DataFormat) and self._follows(page):
+                if isinstance(page, RecordPage) and isinstance(self.format, DataFormat) and self._follows(page):
                     written = await self._replay_stored(page, self.format)
                     await asyncio.sleep(0)
                 else:
@@ -198,13 +198,13 @@ class Reader:
             raise
         await self._flush(frames)
 
-    def _follows(self, page: StoredRecords) -> bool:
+    def _follows(self, page: RecordPage) -> bool:
         """Tell whether a page begins where we are, no other partition is in our cursor, and nothing was told early."""
         ours = self.positions[page.partition]
         at_our_place = (page.epoch, page.first) == (ours.epoch, ours.offset + 1)
         return at_our_place and len(self.partitions) == 1 and self._fanout.once is None
 
-    async def _replay_stored(self, page: StoredRecords, format: DataFormat) -> bool:
+    async def _replay_stored(self, page: RecordPage, format: DataFormat) -> bool:
         """Replay a page without making records of it; tell whether there was something in it for us."""
         indexes = page.matching(self.interest)
         self._stats.filtered += len(page) - len(indexes)

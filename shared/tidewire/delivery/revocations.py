@@ -22,12 +22,12 @@ from tidewire.model.partitions import SCHEMES
 from tidewire.model.permissions import REVOCATIONS
 from tidewire.model.record import Gap, Record
 from tidewire.primitives.backoff import Backoff
-from tidewire.primitives.throttled_log import Repeated
+from tidewire.primitives.throttled_log import ThrottledLog
 from tidewire.protocol.sse import Format
 from tidewire.transports.base import Log, Transport
 
 logger = logging.getLogger(__name__)
-warnings = Repeated(logger)
+warnings = ThrottledLog(logger)
 
 PARTITION = (REVOCATIONS,)
 

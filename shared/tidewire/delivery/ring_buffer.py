@@ -36,8 +36,8 @@ class Ring:
             self.bytes -= self._sizes.popleft()
             self._start += 1
 
-    def since(self, number: int, most: int) -> Sequence[Record | Gap] | None:
+    def since(self, number: int, maximum: int) -> Sequence[Record | Gap] | None:
         """Return up to `most` items from `number` on; None where the first of them has left."""
         if number < self._start:
             return None
-        return [self._items[n] for n in range(number, min(self.end, number + most))]
+        return [self._items[n] for n in range(number, min(self.end, number + maximum))]

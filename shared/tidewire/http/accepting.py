@@ -17,7 +17,7 @@ from pathlib import Path
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from tidewire.primitives.throttled_log import Repeated
+from tidewire.primitives.throttled_log import ThrottledLog
 from tidewire.settings.config import Settings
 
 logger = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class OpenFiles:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
         self.limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._others = len(list(Path("/dev/fd").iterdir())) + STORE_FILES
-        self._warnings = Repeated(logger, clock)
+        self._warnings = ThrottledLog(logger, clock)
 
     def is_full(self, connections: int) -> bool:
         """Whether so few files are left that they are kept for short requests; warns before."""

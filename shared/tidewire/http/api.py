@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tidewire.errors import ContentTooLarge, InvalidRequest, TidewireError, Unavailable, UnsupportedCoding
 from tidewire.http.cors import cors_headers, preflight_headers
 from tidewire.monitoring.logs import REQUEST_ID, request_id, requests, told
-from tidewire.primitives.throttled_log import Repeated
+from tidewire.primitives.throttled_log import ThrottledLog
 from tidewire.protocol import media_type as media_types
 from tidewire.protocol.headers import SECURITY, check_single, combined
 from tidewire.protocol.problem import MEDIA_TYPE, Problem, from_error, problem
@@ -31,12 +31,12 @@ QUIET = ("/api/health/", "/api/metrics")
 UNSIGNED = "/api/health/"  # what asks for health stands beside the process, not in front of the site
 
 
-def create_app(routes: Sequence[BaseRoute], settings: Settings) -> "CorsApp":
+def create_app(routes: Sequence[BaseRoute], settings: Settings) -> "ApiMiddleware":
     """Return an app of these routes in which every error is a problem+json answer.
 
     With `settings.netlify_secret` it takes only what came through the site's signed rewrite, and asks for health.
     """
-    on_error = functools.partial(_on_error, Repeated(logger))
+    on_error = functools.partial(_on_error, ThrottledLog(logger))
     app = Starlette(
         routes=routes,
         exception_handlers={
@@ -48,10 +48,10 @@ def create_app(routes: Sequence[BaseRoute], settings: Settings) -> "CorsApp":
     )
     app.router.redirect_slashes = False  # a client may make a GET of a redirected POST
     front = app if settings.netlify_secret is None else _require_signed(app, settings.netlify_secret)
-    return CorsApp(front, settings.allowed_origins)
+    return ApiMiddleware(front, settings.allowed_origins)
 
 
-def to_lambda(app: "CorsApp") -> Any:
+def to_lambda(app: "ApiMiddleware") -> Any:
     """Return the handler for AWS Lambda's HTTP events."""
     from mangum import Mangum
     from mangum.adapter import DEFAULT_TEXT_MIME_TYPES
@@ -78,25 +78,25 @@ def _without_base_path(app: ASGIApp) -> Any:
     return serve
 
 
-async def read_body(request: Request, most: int) -> bytes:
+async def read_body(request: Request, maximum: int) -> bytes:
     """Return the body of at most `most` bytes, decompressed; raises ContentTooLarge before more than that is kept."""
-    return decoded(await read_raw(request, most), request, most)
+    return decoded(await read_raw(request, maximum), request, maximum)
 
 
-async def read_raw(request: Request, most: int) -> bytes:
+async def read_raw(request: Request, maximum: int) -> bytes:
     """Return the body of at most `most` bytes as it was sent; raises ContentTooLarge before more than that is kept."""
     length = request.headers.get("content-length", "0")
-    if length.isascii() and length.isdigit() and int(length) > most:
-        raise _too_large(most)
+    if length.isascii() and length.isdigit() and int(length) > maximum:
+        raise _too_large(maximum)
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
-        if len(body) > most:
-            raise _too_large(most)
+        if len(body) > maximum:
+            raise _too_large(maximum)
     return bytes(body)
 
 
-def decoded(body: bytes, request: Request, most: int) -> bytes:
+def decoded(body: bytes, request: Request, maximum: int) -> bytes:
     """Return the content of a body in the coding that its request names, of at most `most` bytes.
 
     Raises ContentTooLarge before more than that is made of it, UnsupportedCoding, and InvalidRequest.
@@ -110,18 +110,18 @@ def decoded(body: bytes, request: Request, most: int) -> bytes:
 
     member = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
     try:
-        content = member.decompress(body, most + 1)
+        content = member.decompress(body, maximum + 1)
     except zlib.error:
         raise InvalidRequest("The body is not the gzip that its Content-Encoding announces") from None
-    if len(content) > most:
-        raise _too_large(most)
+    if len(content) > maximum:
+        raise _too_large(maximum)
     if not member.eof or member.unused_data:  # of several members each would cost a copy of the rest
         raise InvalidRequest("The body is not one whole gzip member")
     return content
 
 
-def _too_large(most: int) -> ContentTooLarge:
-    return ContentTooLarge(f"The body may have at most {most // 1024:,} KiB")
+def _too_large(maximum: int) -> ContentTooLarge:
+    return ContentTooLarge(f"The body may have at most {maximum // 1024:,} KiB")
 
 
 def media_type(request: Request) -> str | None:
@@ -134,7 +134,7 @@ def to_response(answer: Problem) -> Response:
     return Response(answer.body, answer.status, dict(answer.headers))
 
 
-async def _on_error(warnings: Repeated, request: Request, error: Exception) -> Response:
+async def _on_error(warnings: ThrottledLog, request: Request, error: Exception) -> Response:
     if isinstance(error, Unavailable):
         fields = told(request_id=request.scope.get("request_id"))
         warnings.warn(f"answered 503: {error.detail}", extra=fields)
@@ -167,7 +167,7 @@ def _require_signed(app: ASGIApp, secret: str) -> ASGIApp:
     return take_signed
 
 
-class CorsApp:
+class ApiMiddleware:
     """Adds the CORS and the security headers and the request's id to every answer, errors included: without the first
     ones a page cannot even read the error. Tells the log of each request.
     """

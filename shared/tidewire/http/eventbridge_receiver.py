@@ -112,11 +112,11 @@ class BusFunction:
             if "Records" in event:
                 failed = self._runner.run(receiver.redrive(event["Records"], id))
                 if failed:
-                    self._warm.doubt()
+                    self._warm.request_refresh()
                 return {"batchItemFailures": failed}
             return {"events": self._runner.run(receiver.receive(event, id))}
         except Unavailable:
-            self._warm.doubt()
+            self._warm.request_refresh()
             raise
         finally:
             if metrics is not None:

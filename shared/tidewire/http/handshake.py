@@ -22,7 +22,7 @@ def handshake(path: str, rate: Rate | None, is_known: Callable[[Request], bool] 
 
     `is_known`: whether the path of a request leads anywhere; the answer is 404 otherwise.
     """
-    allowed = "*" if rate is None else str(max(1, int(rate.most * 60 / rate.seconds)))  # requests per minute
+    allowed = "*" if rate is None else str(max(1, int(rate.maximum * 60 / rate.seconds)))  # requests per minute
 
     async def answer(request: Request) -> Response:
         if not is_known(request):

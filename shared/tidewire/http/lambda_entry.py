@@ -51,10 +51,10 @@ class Warm(Generic[Made]):
             self._retire(old[1])
         return made
 
-    def doubt(self) -> None:
+    def request_refresh(self) -> None:
         """Look for rotated secrets at the next call: something has refused those of now."""
         if self._environment is not None:
-            self._environment.doubt()
+            self._environment.request_refresh()
 
     def close(self) -> None:
         """Close what was made; the next call reads the environment and makes it anew."""
@@ -85,7 +85,7 @@ class HttpFunction:
         if made.hub.tracer is not None:
             made.hub.tracer.flush()
         if answer["statusCode"] == 503:  # perhaps the store has another password by now
-            self._warm.doubt()
+            self._warm.request_refresh()
         return answer
 
     def close(self) -> None:

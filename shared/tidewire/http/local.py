@@ -57,7 +57,7 @@ def main() -> int:
         _warn(settings)
         authentication = "required" if settings.auth_required else "off"
         banner = f"Tidewire on {{url}} (transport: {settings.transport}, authentication: {authentication})"
-        serve(served, settings, hub.drain, hub.aclose, banner, begin=hub.look)
+        serve(served, settings, hub.drain, hub.aclose, banner, begin=hub.check_transport)
     except SettingsError as error:
         print(f"tidewire: {error}", file=sys.stderr)
         return 2

@@ -53,7 +53,7 @@ class StreamApp:
     """Answers GET /api/events with a stream of server-sent events, or with one JSON page."""
 
     def __init__(
-        self, hub: Hub, settings: Settings, doubt: Callable[[], None] = lambda: None, *, streams: bool = True
+        self, hub: Hub, settings: Settings, request_refresh: Callable[[], None] = lambda: None, *, streams: bool = True
     ) -> None:
         """Serve the hub's streams; `doubt` is told when the log could not be reached: its secrets may be old.
 
@@ -62,7 +62,7 @@ class StreamApp:
         self._hub = hub
         self._streams = streams
         self._settings = settings
-        self._doubt = doubt
+        self._doubt = request_refresh
         self._connections = Connections(settings.max_connections, settings.max_user_connections)
         self._verifier = Verifier.from_settings(settings)
         self._signer = Signer.from_settings(settings)

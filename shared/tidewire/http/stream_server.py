@@ -100,7 +100,7 @@ class StreamServer:
         self.hub = make_hub(settings)
         # Where the adapter buffers, an answer that never ends would never begin: a client would wait in vain.
         streams = self._known.get(INVOKE_MODE) != BUFFERED
-        self._app = StreamApp(self.hub, settings, self._environment.doubt, streams=streams)
+        self._app = StreamApp(self.hub, settings, self._environment.request_refresh, streams=streams)
         self._metrics = EmbeddedMetrics.from_settings(self.hub, settings, self._known)
 
     async def _watch(self) -> None:
@@ -111,7 +111,7 @@ class StreamServer:
             await asyncio.sleep(LOOK_SECONDS)
             away = 0.0 if self.hub.tail_running else away + LOOK_SECONDS
             if away:  # perhaps the store has another password by now, and those who are connected only wait
-                self._environment.doubt()
+                self._environment.request_refresh()
             await self._follow_rotation()
             worst = max(worst, away, self.hub.fanout.tail_lag.take_worst())
             if look % LOOKS_A_REPORT == 0:
@@ -150,7 +150,7 @@ def main() -> int:
     try:
         server = StreamServer(os.environ, begin=prepare)
         banner = "Tidewire's streams on {url}" + PATH
-        serve(server, server.settings, server.drain, server.aclose, banner, begin=server.hub.look)
+        serve(server, server.settings, server.drain, server.aclose, banner, begin=server.hub.check_transport)
     except SettingsError as error:
         print(f"tidewire: {error}", file=sys.stderr)
         return 2

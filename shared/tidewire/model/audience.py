@@ -26,10 +26,10 @@ class Interest(msgspec.Struct, frozen=True):
 
     def matches(self, event: Addressed) -> bool:
         """Tell whether the event goes to this subscriber; without a user id only events for everyone do."""
-        if not self.takes(event.type):
+        if not self.allows_type(event.type):
             return False
         return event.user_ids is None or (self.user_id is not None and self.user_id in event.user_ids)
 
-    def takes(self, type: str) -> bool:
+    def allows_type(self, type: str) -> bool:
         """Tell whether events of this type may go to the subscriber."""
         return self.types is None or type in self.types or (bool(self.prefixes) and type.startswith(self.prefixes))

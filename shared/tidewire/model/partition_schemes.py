@@ -97,15 +97,15 @@ class Registry:
         others = self.in_use if self.announced else (Partitions(),)
         return list(dict.fromkeys((own, *others)))
 
-    def needed(self, own: Partitions, interest: Interest) -> tuple[str, ...]:
+    def partitions_for(self, own: Partitions, interest: Interest) -> tuple[str, ...]:
         """Return the partitions that can hold an event matching `interest` under any scheme in use."""
-        return tuple(dict.fromkeys(name for scheme in self.schemes(own) for name in scheme.needed(interest)))
+        return tuple(dict.fromkeys(name for scheme in self.schemes(own) for name in scheme.partitions_for(interest)))
 
     def begins(self, interest: Interest) -> Mapping[str, int]:
         """Return since when (ms) each partition that `interest` needs has been written to."""
         begins: dict[str, int] = {}
         for scheme, use in self.in_use.items():
-            for name in scheme.needed(interest):
+            for name in scheme.partitions_for(interest):
                 begins[name] = min(use.since, begins.get(name, use.since))
         return begins
 

@@ -48,12 +48,12 @@ class Partitions(msgspec.Struct, frozen=True):
         """Return how many records the log keeps of these events."""
         return sum(len(self.route(event)) if self.user_shards and event.user_ids else 1 for event in events)
 
-    def needed(self, interest: Interest) -> tuple[str, ...]:
+    def partitions_for(self, interest: Interest) -> tuple[str, ...]:
         """Return the partitions that can hold an event matching `interest`."""
         if interest.types is None:
             bases: Sequence[str] = (ALL, *sorted(self.types))
         else:
-            own = sorted(filter(interest.takes, self.types))
+            own = sorted(filter(interest.allows_type, self.types))
             named = not interest.prefixes and interest.types <= self.types  # else some of its types are in `ALL`
             bases = own if named else (ALL, *own)
         if not self.user_shards or interest.user_id is None:

@@ -31,7 +31,7 @@ class Gap(NamedTuple):
     position: Position | None
 
 
-class Stored(msgspec.Struct, omit_defaults=True, rename="camel", kw_only=True, gc=False):
+class StoredEvent(msgspec.Struct, omit_defaults=True, rename="camel", kw_only=True, gc=False):
     """An event as it stands in a log: all of its fields, `data` as the bytes that they are."""
 
     type: str
@@ -49,7 +49,7 @@ class Stored(msgspec.Struct, omit_defaults=True, rename="camel", kw_only=True, g
 
 
 _encoder = msgspec.json.Encoder()
-_decoder = msgspec.json.Decoder(Stored)
+_decoder = msgspec.json.Decoder(StoredEvent)
 
 read_stored = _decoder.decode
 """What `pack` returned → its fields; raises msgspec.DecodeError. Without a frame of Python: pages ask it per record."""
@@ -58,7 +58,7 @@ read_stored = _decoder.decode
 def pack(event: Event) -> bytes:
     """Return the event as the JSON text that logs store; `data` goes in untouched."""
     return _encoder.encode(
-        Stored(
+        StoredEvent(
             type=event.type,
             user_ids=event.user_ids,
             attributes=dict(event.attributes),

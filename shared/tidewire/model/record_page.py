@@ -12,14 +12,14 @@ import msgspec
 
 from tidewire.model.audience import Interest
 from tidewire.model.cursor import Position
-from tidewire.model.record import Record, Stored, read_stored
+from tidewire.model.record import Record, StoredEvent, read_stored
 
 CHECK, TIME = 8, 21  # where the check ends in an entry, and where the time does; the packed event follows
 ENTRY_BYTES, USER_BYTES = 400, 100  # of an entry's fields, and of one of its users, without what stands in the entry
 _STAMPS = re.compile(rb"(?:[0-9a-f]{8}[0-9]{13})*+")
 
 
-class StoredRecords(Sequence[Record]):
+class RecordPage(Sequence[Record]):
     """Records of one partition in order and without a hole, the first one at `epoch`, `first`.
 
     `values[i]` is the entry at offset `first + i`: check (8 hex digits), time (13 digits), packed event; `stored[i]` is
@@ -29,7 +29,7 @@ class StoredRecords(Sequence[Record]):
     __slots__ = ("_addressed", "epoch", "first", "one_line", "partition", "stored", "values")
 
     def __init__(
-        self, partition: str, epoch: int, first: int, values: Sequence[bytes], stored: Sequence[Stored]
+        self, partition: str, epoch: int, first: int, values: Sequence[bytes], stored: Sequence[StoredEvent]
     ) -> None:
         self.partition = partition
         self.epoch = epoch
@@ -76,7 +76,7 @@ class StoredRecords(Sequence[Record]):
             indexes = sorted((*everyone, *own))
         if interest.types is None:
             return indexes
-        return [index for index in indexes if interest.takes(self.stored[index].type)]
+        return [index for index in indexes if interest.allows_type(self.stored[index].type)]
 
     def _address(self) -> tuple[Sequence[int], dict[str, list[int]]]:
         audiences = [stored.user_ids for stored in self.stored]
@@ -107,11 +107,11 @@ class StoredRecords(Sequence[Record]):
     @overload
     def __getitem__(self, index: int) -> Record: ...
     @overload
-    def __getitem__(self, index: slice) -> "StoredRecords": ...
-    def __getitem__(self, index: int | slice) -> "Record | StoredRecords":
+    def __getitem__(self, index: slice) -> "RecordPage": ...
+    def __getitem__(self, index: int | slice) -> "Record | RecordPage":
         if isinstance(index, slice):
             start, stop, _ = index.indices(len(self.values))
             part = slice(start, stop)
-            return StoredRecords(self.partition, self.epoch, self.first + start, self.values[part], self.stored[part])
+            return RecordPage(self.partition, self.epoch, self.first + start, self.values[part], self.stored[part])
         index = range(len(self.values))[index]
         return Record(self.stored[index].event(), self.partition, self.position(index))

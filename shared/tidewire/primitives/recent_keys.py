@@ -9,19 +9,19 @@ MAX_BYTES = 4 * 1024 * 1024  # of memory: a usual key takes 250, and one with a 
 KEY_BYTES = 200  # a tuple, the heads of its texts, and its slot
 
 
-class Seen:
+class RecentKeys:
     """The keys of the last `window` seconds, `most` of them and `max_bytes` at most; the oldest leave first."""
 
     def __init__(
         self,
         window: float,
-        most: int = MAX_REMEMBERED,
+        maximum: int = MAX_REMEMBERED,
         *,
         max_bytes: int = MAX_BYTES,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._window = window
-        self._most = most
+        self._most = maximum
         self._max_bytes = max_bytes
         self._bytes = 0
         self._clock = clock

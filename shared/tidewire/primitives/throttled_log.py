@@ -9,7 +9,7 @@ SECONDS = 60.0
 KINDS = 100  # texts that are told apart; past that the oldest are forgotten, and warn anew
 
 
-class Repeated:
+class ThrottledLog:
     """Logs a warning at once, and the same text again only after `SECONDS`, with the number that was left out."""
 
     def __init__(self, logger: logging.Logger, clock: Callable[[], float] = time.monotonic) -> None:

@@ -14,7 +14,7 @@ import msgspec
 
 from tidewire.model.cursor import encode_one, names_one
 from tidewire.model.record import Gap, Record
-from tidewire.model.record_page import StoredRecords
+from tidewire.model.record_page import RecordPage
 
 READY, GAP, CLOSING = "realtime.ready", "realtime.gap", "realtime.closing"
 EXPIRING = "realtime.expiring"
@@ -99,7 +99,7 @@ class DataFormat:
         """Return the event under its own type."""
         return frame(cursor, record.event.type, record.event.data)
 
-    def records(self, records: StoredRecords, indexes: Iterable[int]) -> list[bytes]:
+    def records(self, records: RecordPage, indexes: Iterable[int]) -> list[bytes]:
         """Return the frames of these records; their cursors name the one partition alone."""
         names, moment, place = names_one(records.partition, records.epoch).encode(), b"", b""
         values, entries, first, one_line = records.values, records.stored, records.first, records.one_line
@@ -140,7 +140,7 @@ class CloudEventsFormat(DataFormat):
         """Return the event as an unnamed message."""
         return frame(cursor, None, cloudevent(record))
 
-    def records(self, records: StoredRecords, indexes: Iterable[int]) -> list[bytes]:
+    def records(self, records: RecordPage, indexes: Iterable[int]) -> list[bytes]:
         """Return the messages of these records."""
         return [
             self.record(encode_one(records.partition, records.position(index)), records[index]) for index in indexes

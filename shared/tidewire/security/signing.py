@@ -31,11 +31,11 @@ class Signer:
         audience: str | None = None,
         leeway: float = 0.0,
         *,
-        most: float = MAX_TTL,
+        maximum: float = MAX_TTL,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.able = secret is not None
-        self.max_ttl = max(1, int(min(MAX_TTL, most - leeway)))
+        self.max_ttl = max(1, int(min(MAX_TTL, maximum - leeway)))
         self._secret = secret or ""
         self._ticket_key = hmac.digest(self._secret.encode(), _TICKET_KEY, "sha256")
         self._fixed = {name: text for name, text in (("iss", issuer), ("aud", audience)) if text is not None}
@@ -49,7 +49,7 @@ class Signer:
         A revocation is remembered for as long as the log keeps an event: no token of ours may outlive it.
         """
         s = settings
-        return cls(s.jwt_secret, s.jwt_issuer, s.jwt_audience, s.jwt_leeway, most=s.retention)
+        return cls(s.jwt_secret, s.jwt_issuer, s.jwt_audience, s.jwt_leeway, maximum=s.retention)
 
     def token(self, user_id: str | None, types: Types | None, ttl: int) -> str:
         """Return a subscriber token that holds for `ttl` seconds."""

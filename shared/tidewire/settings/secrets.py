@@ -63,7 +63,7 @@ class Environment:
         """Whether the next `read` asks AWS, and takes its time."""
         return bool(self._references) and self._clock() - self._read_at >= self._max_age
 
-    def doubt(self) -> None:
+    def request_refresh(self) -> None:
         """Read again at the next call, unless that was just done: something has refused what it was told."""
         if self._clock() - self._read_at >= EAGER_AGE:
             self._read_at = 0.0

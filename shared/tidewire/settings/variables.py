@@ -101,7 +101,7 @@ _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
 _LONGEST = 3_650 * 86_400.0  # seconds: ten years; more is a mistake, and would be too much for Redis
 
 
-def duration(env: Mapping[str, str], name: str, default: float, least: float, most: float = _LONGEST) -> float:
+def duration(env: Mapping[str, str], name: str, default: float, minimum: float, maximum: float = _LONGEST) -> float:
     """Return seconds; a bare number is seconds."""
     if name not in env:
         return default
@@ -109,8 +109,8 @@ def duration(env: Mapping[str, str], name: str, default: float, least: float, mo
     if match is None:
         raise SettingsError(name, "must be a duration such as 500ms, 15s, 5m, 24h or 7d")
     seconds = float(match[1]) * _UNITS[match[2] or "s"]
-    if not least <= seconds <= most:
-        raise SettingsError(name, f"must be at least {least:g}s and at most {most:g}s")
+    if not minimum <= seconds <= maximum:
+        raise SettingsError(name, f"must be at least {minimum:g}s and at most {maximum:g}s")
     return seconds
 
 
@@ -123,21 +123,21 @@ def lifetime(env: Mapping[str, str], default: float | None) -> float | None:
     return duration(env, "REALTIME_STREAM_SECONDS", 0.0, 0.1)
 
 
-def integer(env: Mapping[str, str], name: str, default: int, least: int, most: int | None = None) -> int:
+def integer(env: Mapping[str, str], name: str, default: int, minimum: int, maximum: int | None = None) -> int:
     """Return a whole number from `least` to `most`."""
     if name not in env:
         return default
     text = env[name].replace("_", "")
-    if not re.fullmatch(r"[0-9]{1,15}", text) or not least <= int(text) <= (most or int(text)):
-        upper = "" if most is None else f" and at most {most}"
-        raise SettingsError(name, f"must be a whole number, at least {least}{upper}")
+    if not re.fullmatch(r"[0-9]{1,15}", text) or not minimum <= int(text) <= (maximum or int(text)):
+        upper = "" if maximum is None else f" and at most {maximum}"
+        raise SettingsError(name, f"must be a whole number, at least {minimum}{upper}")
     return int(text)
 
 
 class Rate(NamedTuple):
     """At most so many in so many seconds, and as many at once."""
 
-    most: int
+    maximum: int
     seconds: float
 
 
@@ -145,10 +145,10 @@ def rate(env: Mapping[str, str], name: str) -> Rate | None:
     """Return a rate such as `100/1s`, None where it is not set."""
     if name not in env:
         return None
-    most, slash, time = env[name].partition("/")
-    if not slash or not most.strip() or not time.strip():
+    maximum, slash, time = env[name].partition("/")
+    if not slash or not maximum.strip() or not time.strip():
         raise SettingsError(name, "must be a number and a duration, such as 100/1s or 6000/1m")
-    parts = {name: most.strip()}, {name: time.strip()}
+    parts = {name: maximum.strip()}, {name: time.strip()}
     return Rate(integer(parts[0], name, 0, 1), duration(parts[1], name, 1.0, 1.0, 86_400.0))
 
 

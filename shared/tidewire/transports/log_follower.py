@@ -41,9 +41,9 @@ class TailPage:
 
     def note(self, sizes: Sequence[int], *, full: bool) -> None:
         """Take account of what the last read brought, in bytes; `full` where a stream had as many as were asked for."""
-        most = min(log_base.PAGE, self.records * 2) if full else self.FIRST
-        fitting = log_base.PAGE_BYTES * len(sizes) // max(sum(sizes), 1) if sizes else most
-        self.records = max(1, min(most, fitting))
+        maximum = min(log_base.PAGE, self.records * 2) if full else self.FIRST
+        fitting = log_base.PAGE_BYTES * len(sizes) // max(sum(sizes), 1) if sizes else maximum
+        self.records = max(1, min(maximum, fitting))
 
 
 def control_first(partitions: Iterable[str]) -> list[str]:

@@ -192,10 +192,10 @@ class _Partition:
         """The time of the oldest that is kept, an id or a record; infinity where nothing is."""
         return min(self._oldest_id(), self._oldest_record())
 
-    def forget(self, most: int) -> int:
+    def forget(self, maximum: int) -> int:
         """Forget the oldest ids and records, `most` of them at most; return their bytes."""
         before = self.bytes
-        for _ in range(most):
+        for _ in range(maximum):
             if self._ids and self._oldest_id() <= self._oldest_record():
                 self._forget_id()
             elif self._trimmed < len(self._records):
@@ -249,8 +249,8 @@ class _Partition:
                 return min(position.time, at)
         return position.time
 
-    def _trim(self, oldest: float, most: int) -> None:
-        surplus = len(self._records) - most if most else 0
+    def _trim(self, oldest: float, maximum: int) -> None:
+        surplus = len(self._records) - maximum if maximum else 0
         while self._trimmed < surplus or self._oldest_record() <= oldest:
             self._forget_record()
         self._compact()

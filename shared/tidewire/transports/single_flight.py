@@ -12,7 +12,7 @@ from typing import Any
 
 from tidewire.model.cursor import Cursor, Position
 from tidewire.model.record import Record
-from tidewire.model.record_page import StoredRecords
+from tidewire.model.record_page import RecordPage
 from tidewire.transports.log_base import ReadPage
 
 KEPT = 2.0  # seconds that a page is kept for those who come a little later
@@ -133,13 +133,13 @@ _Key = tuple[str, int, int, str]
 
 
 def _size(records: Sequence[Record]) -> int:
-    if isinstance(records, StoredRecords):
+    if isinstance(records, RecordPage):
         return records.kept_bytes
     return sum(record.event.kept_bytes for record in records)
 
 
 def _up_to(until: int, records: Sequence[Record]) -> Sequence[Record]:
-    if isinstance(records, StoredRecords):
+    if isinstance(records, RecordPage):
         return records.up_to(until)
     last = records[-1].position
     if last is None or last.offset <= until:

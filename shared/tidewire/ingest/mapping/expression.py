@@ -77,11 +77,11 @@ def _check_call(node: Mapping[str, Any]) -> None:
     name, given, table = node["value"], len(node["children"]), _functions().FUNCTION_TABLE
     if name not in table:
         raise ValueError(f"calls an unknown function; known are {', '.join(sorted(table))}")
-    takes = table[name]["signature"]
-    is_variadic = bool(takes) and bool(takes[-1].get("variadic"))
-    if given < len(takes) or (given > len(takes) and not is_variadic):
-        least = "at least " if is_variadic else ""
-        raise ValueError(f"calls {name}() with {given} arguments: it takes {least}{len(takes)}")
+    parameters = table[name]["signature"]
+    is_variadic = bool(parameters) and bool(parameters[-1].get("variadic"))
+    if given < len(parameters) or (given > len(parameters) and not is_variadic):
+        at_least = "at least " if is_variadic else ""
+        raise ValueError(f"calls {name}() with {given} arguments: it takes {at_least}{len(parameters)}")
 
 
 def _plain_path(node: Mapping[str, Any]) -> list[str | int] | None:

@@ -139,20 +139,20 @@ def command(
             param_hint="--region",
         )
     found = compare(workload, table)
-    least = cheapest({name: estimate.total for name, estimate in found.items()})
+    minimum = cheapest({name: estimate.total for name, estimate in found.items()})
     searches = {axis: Search(workload, table, axis) for axis in AXES}
     changes = {axis: (search.stretches(), search.tips()) for axis, search in searches.items()}
     if as_json_:
-        as_json(_fields(workload, table, found, mode or least, least, changes))
+        as_json(_fields(workload, table, found, mode or minimum, minimum, changes))
     else:
-        _show(workload, table, found, mode or least, least, changes)
+        _show(workload, table, found, mode or minimum, minimum, changes)
 
 
 _Changes = Mapping[Axis, tuple[list[Stretch], list[Tip]]]
 
 
 def _fields(
-    workload: Workload, table: Prices, found: Mapping[Mode, Estimate], mode: Mode, least: Mode, changes: _Changes
+    workload: Workload, table: Prices, found: Mapping[Mode, Estimate], mode: Mode, minimum: Mode, changes: _Changes
 ) -> dict[str, Any]:
     """Return all there is, as JSON tells it."""
     lines = [
@@ -174,13 +174,13 @@ def _fields(
         "total": found[mode].total,
         "notes": found[mode].notes,
         "totals": {name: estimate.total for name, estimate in found.items()},
-        "cheapest": least,
+        "cheapest": minimum,
         "tips": {axis: {"cheapest": stretches, "cheaper": tips} for axis, (stretches, tips) in changes.items()},
     }
 
 
 def _show(
-    workload: Workload, table: Prices, found: Mapping[Mode, Estimate], mode: Mode, least: Mode, changes: _Changes
+    workload: Workload, table: Prices, found: Mapping[Mode, Estimate], mode: Mode, minimum: Mode, changes: _Changes
 ) -> None:
     """Write the lines, the totals, and where the cheapest mode changes."""
     estimate = found[mode]
@@ -193,7 +193,7 @@ def _show(
     for note in estimate.notes:
         click.echo(f"- {note}")
     click.echo()
-    totals = [(name, f"{other.total:,.2f}", "the cheapest" if name == least else "") for name, other in found.items()]
+    totals = [(name, f"{other.total:,.2f}", "the cheapest" if name == minimum else "") for name, other in found.items()]
     _table("each mode", ("", ">", ""), totals)
     for axis, (stretches, tips) in changes.items():
         click.echo()

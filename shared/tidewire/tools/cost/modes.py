@@ -192,11 +192,11 @@ def _note_environments(bill: Bill, at_once: float) -> None:
         )
 
 
-def _processes(load: Workload, least: int, streams: int, vcpus: float) -> int:
+def _processes(load: Workload, minimum: int, streams: int, vcpus: float) -> int:
     """Return how many processes the busiest hour needs, by its streams and by its deliveries."""
     deliveries = load.users * load.sent / MONTH_SECONDS * load.peak
     by_deliveries = math.ceil(deliveries / (DELIVERIES_A_VCPU * vcpus))
-    return max(least, math.ceil(load.connected_at_peak / streams), by_deliveries)
+    return max(minimum, math.ceil(load.connected_at_peak / streams), by_deliveries)
 
 
 def _shared_reading(load: Workload, count: int, opened: float) -> tuple[float, float]:

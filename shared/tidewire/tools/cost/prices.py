@@ -124,7 +124,7 @@ def _price(root: Table, key: str, free_tiers: bool) -> Price | None:
     if table is None:
         return None
     each = _number(table, "price")
-    per = _number(table, "per", least=1)
+    per = _number(table, "per", minimum=1)
     free = _number(table, "free", default=0)
     steps = []
     above = free
@@ -168,14 +168,14 @@ def _required_text(table: Table, name: str) -> str:
     return table.text(name, pattern=r"[ -~]{1,300}", rule="a text of one line") or ""
 
 
-def _number(table: Table, key: str, *, default: float | None = None, least: float = 0) -> float:
+def _number(table: Table, key: str, *, default: float | None = None, minimum: float = 0) -> float:
     value: Any = table.value(key)
     if value is None and default is not None:
         return default
     if value is None:
         table.problem(key, "is missing")
-    elif isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < least:
-        table.problem(key, f"must be a number, {least:g} or more")
+    elif isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < minimum:
+        table.problem(key, f"must be a number, {minimum:g} or more")
     else:
         return float(value)
     return 1.0  # not used: `finish` raises

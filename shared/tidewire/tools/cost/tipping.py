@@ -55,8 +55,8 @@ class Search:
         self._at: Callable[[int], Workload] = load.with_users if axis == "users" else load.with_events
         self._prices = prices
         self._known: dict[int, Totals] = {}
-        most = min(max(getattr(load, axis) * REACH, LEAST_REACH), int(LIMITS[axis][1]))
-        self._grid = sorted({1, most, *_grid(most)})
+        maximum = min(max(getattr(load, axis) * REACH, LEAST_REACH), int(LIMITS[axis][1]))
+        self._grid = sorted({1, maximum, *_grid(maximum)})
 
     def totals(self, number: int) -> Totals:
         """Return each mode's total at so many users or events."""
@@ -108,10 +108,10 @@ class Search:
         return high
 
 
-def _grid(most: int) -> set[int]:
+def _grid(maximum: int) -> set[int]:
     step = 10 ** (1 / STEPS_A_DECADE)
     found, number = set(), 1.0
-    while number < most:
+    while number < maximum:
         found.add(int(number))
         number = max(number * step, number + 1)
     return found

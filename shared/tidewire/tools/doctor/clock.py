@@ -34,7 +34,7 @@ async def clock(deployment: Deployment) -> Finding:
 
 def _skew(date: float, before: float, after: float) -> float:
     """Return how far the server's clock is ahead at least; 0 where the two may be the same."""
-    least, most = date - after, date + DATE_AGE - before
-    if least > 0:
-        return least
-    return min(most, 0.0)
+    minimum, maximum = date - after, date + DATE_AGE - before
+    if minimum > 0:
+        return minimum
+    return min(maximum, 0.0)

@@ -17,25 +17,25 @@ ONLY_ONE = "Have no Access-Control headers made by what is in front: the functio
 
 async def cors(deployment: Deployment) -> Finding:
     """Ask where tickets are."""
-    return await _look(deployment, "POST", f"{deployment.url}/api/tickets")
+    return await _check_page(deployment, "POST", f"{deployment.url}/api/tickets")
 
 
 async def cors_stream(deployment: Deployment) -> Finding:
     """Ask where streams are."""
     deployment.need_subscriber()
-    return await _look(deployment, "GET", deployment.stream_url)
+    return await _check_page(deployment, "GET", deployment.stream_url)
 
 
-async def _look(deployment: Deployment, method: str, url: str) -> Finding:
+async def _check_page(deployment: Deployment, method: str, url: str) -> Finding:
     origin = deployment.origin
     if origin is None:
         return skip("no origin was given", "Give the page's: --origin https://app.example.com")
     if origin == origin_of(url):
         return skip(f"a page of {origin} asks its own host: it needs none")
-    return await look(deployment, method, url, origin)
+    return await check_preflight(deployment, method, url, origin)
 
 
-async def look(deployment: Deployment, method: str, url: str, origin: str) -> Finding:
+async def check_preflight(deployment: Deployment, method: str, url: str, origin: str) -> Finding:
     """Ask there as a page of another host does: by a preflight, and then for an answer. Raises Decided."""
     asks = {"access-control-request-method": method, "access-control-request-headers": ", ".join(sorted(ASKED))}
     preflight = await deployment.ask("OPTIONS", url, headers={"origin": origin, **asks})

@@ -7,7 +7,7 @@ import msgspec
 
 from tidewire.client.answers import detail_of
 from tidewire.settings.endpoints import LOCAL
-from tidewire.tools.doctor.cors import look, origin_of
+from tidewire.tools.doctor.cors import check_preflight, origin_of
 from tidewire.tools.doctor.deployment import Deployment, bearer, refused
 from tidewire.tools.doctor.faults import place, unreachable
 from tidewire.tools.doctor.findings import Decided, Finding, fail, ok, skip
@@ -42,7 +42,7 @@ async def page(deployment: Deployment) -> Finding:
             return fail(f"{told} {where}, and the page's own policy lets it connect nowhere there", advice, url=where)
     if origin_of(str(stream)) != origin and (deployment.origin is None or str(stream) != deployment.stream_url):
         try:
-            found = await look(deployment, "GET", str(stream), origin)
+            found = await check_preflight(deployment, "GET", str(stream), origin)
         except Decided as decided:
             found = decided.finding
         if found.verdict != "ok":

@@ -18,7 +18,7 @@ from tidewire.model.partitions import Partitions
 from tidewire.model.record import Gap, Record
 from tidewire.primitives.backoff import Backoff
 from tidewire.primitives.counters import OUTBOX_APPENDED, OUTBOX_REFUSED, OUTBOX_SET_ASIDE, OUTBOX_TAKEN
-from tidewire.primitives.throttled_log import Repeated
+from tidewire.primitives.throttled_log import ThrottledLog
 from tidewire.primitives.token_bucket import LocalBuckets
 from tidewire.transports import log_base
 from tidewire.transports.base import Backlog, Buckets, Fallible, Handler, Log, Receipt, Tail
@@ -55,7 +55,7 @@ class Fallback:
         self._scheme = partitions
         self._buckets = LocalBuckets()
         self._outbox = Outbox(self._keys, max_events, max_bytes)
-        self._warnings = Repeated(log)
+        self._warnings = ThrottledLog(log)
         self._is_away = False  # the last append was lost: who publishes now does not wait for the next one
         self._suspects: dict[Entry, str] = {}  # refused while nothing else went in: they are why, or the log is
         self._refusing: dict[str, str] = {}  # partitions of events that were refused alone; nothing went in since
@@ -165,16 +165,16 @@ class Fallback:
     async def _flush(self) -> None:
         """Append the outbox in its order until it is empty; a failure of any kind is followed by another try."""
         backoff = Backoff(cap=CAP)
-        most = 1
+        maximum = 1
         try:
-            while batch := self._outbox.first(most, BATCH_BYTES):
+            while batch := self._outbox.first(maximum, BATCH_BYTES):
                 error = await self._append(batch)
                 if error is None:
                     self._suspects.clear()
-                    most = min(most * GROWTH, BATCH_EVENTS)
+                    maximum = min(maximum * GROWTH, BATCH_EVENTS)
                     backoff.reset()
                     continue
-                most = 1
+                maximum = 1
                 if len(batch) > 1 and isinstance(error, EventRefused | AppendRefused):
                     continue  # one by one, to find which of them is refused
                 if isinstance(error, EventRefused):

@@ -92,11 +92,11 @@ class Outbox:
         self.bytes += size
         return taken
 
-    def first(self, most: int, max_bytes: int) -> list[Entry]:
+    def first(self, maximum: int, max_bytes: int) -> list[Entry]:
         """Return the oldest entries: at least one, and no more than are allowed."""
         batch: list[Entry] = []
         size = 0
-        for entry in islice(self._entries, most):
+        for entry in islice(self._entries, maximum):
             size += entry.size
             if batch and size > max_bytes:
                 break

@@ -212,7 +212,7 @@ class PostgresLog:
 
     def _doubt_tails(self) -> None:
         for tail in self._tails:
-            tail.doubt()
+            tail.request_refresh()
 
     async def _read_registry(self) -> Registry:
         head = (await self.places(self._pool.fetch, (SCHEMES,))).positions[SCHEMES]

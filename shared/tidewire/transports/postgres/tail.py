@@ -11,7 +11,7 @@ from tidewire.model.cursor import Cursor, Position
 from tidewire.model.record import Record
 from tidewire.primitives.backoff import Backoff
 from tidewire.primitives.counters import RECONNECTS
-from tidewire.primitives.throttled_log import Repeated
+from tidewire.primitives.throttled_log import ThrottledLog
 from tidewire.transports.log_follower import BROKE, Following, control_first
 from tidewire.transports.postgres import connection
 from tidewire.transports.postgres.connection import Fetch, Row, Server, listen
@@ -94,7 +94,7 @@ class PostgresTail:
         self._heard = asyncio.Event()
         self.advice: str | None = None
         self.failure: str | None = None
-        self._warnings = Repeated(log)
+        self._warnings = ThrottledLog(log)
 
     @property
     def running(self) -> bool:
@@ -127,7 +127,7 @@ class PostgresTail:
         self._doubted = not self._away.is_set()  # it may lead to a server that is not the primary any more
         self._ring(*self._following.at)
 
-    def doubt(self) -> None:
+    def request_refresh(self) -> None:
         """Open the listening connection anew unless it has just answered: another one has gone silent."""
         silence = asyncio.get_running_loop().time() - self._alive_at
         if silence >= connection.TIMEOUT and not self._away.is_set():

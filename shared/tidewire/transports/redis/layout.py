@@ -23,7 +23,7 @@ from tidewire.model.cursor import Position
 from tidewire.model.partition_schemes import Registry, read_announcement
 from tidewire.model.partitions import SCHEMES
 from tidewire.model.record import Record, pack, unpack
-from tidewire.model.record_page import StoredRecords
+from tidewire.model.record_page import RecordPage
 from tidewire.transports.appending import FOREVER, Answer, Part, Placed
 from tidewire.transports.base import Retention
 
@@ -211,7 +211,7 @@ def parse_page(partition: str, entries: Sequence[tuple[bytes, Sequence[bytes]]])
         # Redis answers in order and nothing twice: as many entries as numbers from the first to the last are all.
         if epoch == last_epoch and int(last) - int(first) == len(entries) - 1:
             values = [fields[1] for _, fields in entries]
-            stored = StoredRecords.parse(partition, int(epoch), int(first), values)
+            stored = RecordPage.parse(partition, int(epoch), int(first), values)
             if stored is not None:
                 return stored
     return parse_entries(partition, entries)

@@ -28,8 +28,8 @@ from tidewire.model.partitions import Partitions
 from tidewire.model.record import Gap, Record, pack, unpack
 from tidewire.primitives.backoff import Backoff
 from tidewire.primitives.counters import RECONNECTS
-from tidewire.primitives.recent_keys import Seen
-from tidewire.primitives.throttled_log import Repeated
+from tidewire.primitives.recent_keys import RecentKeys
+from tidewire.primitives.throttled_log import ThrottledLog
 from tidewire.transports.base import Handler, Receipt, Retention
 from tidewire.transports.log_follower import BROKE, stop
 from tidewire.transports.redis.connection import Address
@@ -46,7 +46,7 @@ from tidewire.transports.redis.redis_py import (
 )
 
 log = logging.getLogger(__name__)
-warnings = Repeated(log)
+warnings = ThrottledLog(log)
 
 PING = 20.0
 """Seconds between two messages to oneself: the connection may be half open for hours, or lead to a node that was
@@ -77,7 +77,7 @@ class RedisPubSub:
             url
         )  # redis-py would take an option that it does not know for one of its connections, and fail late
         self.name = os.urandom(_NAME // 2).hex().encode()
-        self.seen = Seen(retention.idempotency_window)
+        self.seen = RecentKeys(retention.idempotency_window)
         self.ping_seconds = ping
         self._prefix = prefix
         self._scheme = partitions
@@ -151,7 +151,7 @@ class RedisPubSub:
             # What a failover or a NAT has done to one connection it has done to all that are open.
             await self._client.connection_pool.disconnect(inuse_connections=False)
             for tail in self._tails:
-                tail.doubt()
+                tail.request_refresh()
             raise
 
     @property
@@ -168,7 +168,7 @@ class RedisPubSub:
         """The channel that this process alone listens to; no partition's name has an equals sign."""
         return self.channel(f"={self.name.decode()}")
 
-    def look(self) -> Call:
+    def check_transport(self) -> Call:
         """Return the keys and arguments with which `CARRY` only sees whether it runs on the primary."""
         return carrying(self._prefix, ())
 
@@ -209,7 +209,7 @@ class _PubSubTail:
         self._lost.difference_update(partitions)
         self._changed.set()
 
-    def doubt(self) -> None:
+    def request_refresh(self) -> None:
         """See soon whether we still hear: others as old are silent or lead elsewhere. To leave may be a loss."""
         self._doubted = True
         self._changed.set()
@@ -234,7 +234,7 @@ class _PubSubTail:
             try:
                 self._doubted = False
                 await connection.connect()
-                await self._command(connection, *CARRY.whole(*self._transport.look()))
+                await self._command(connection, *CARRY.whole(*self._transport.check_transport()))
                 await connection.read_response()  # raises on a replica
                 await self._listen(connection, backoff)
                 continue

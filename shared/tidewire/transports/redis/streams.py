@@ -14,7 +14,7 @@ from tidewire.model.partitions import Partitions
 from tidewire.model.record import Gap, Record
 from tidewire.primitives.backoff import Backoff
 from tidewire.primitives.counters import RECONNECTS
-from tidewire.primitives.throttled_log import Repeated
+from tidewire.primitives.throttled_log import ThrottledLog
 from tidewire.transports import log_base
 from tidewire.transports.appending import Answer, Part, Writer
 from tidewire.transports.base import Handler, Receipt, Retention
@@ -40,7 +40,7 @@ from tidewire.transports.redis.pool import CONNECTIONS, Connections, make_circui
 from tidewire.transports.single_flight import SharedHead, SharedPages
 
 log = logging.getLogger(__name__)
-warnings = Repeated(log)
+warnings = ThrottledLog(log)
 
 BLOCK = 30.0
 """Seconds that one XREAD waits: two commands a minute while idle. TCP keepalives notice a dead connection as early."""

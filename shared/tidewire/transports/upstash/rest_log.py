@@ -24,7 +24,7 @@ from tidewire.model.partitions import Partitions
 from tidewire.model.record import Gap, Record
 from tidewire.primitives.backoff import Backoff
 from tidewire.primitives.counters import RECONNECTS
-from tidewire.primitives.throttled_log import Repeated
+from tidewire.primitives.throttled_log import ThrottledLog
 from tidewire.transports import log_base
 from tidewire.transports.appending import Answer, Part, Writer
 from tidewire.transports.base import Handler, Receipt, Retention
@@ -47,7 +47,7 @@ from tidewire.transports.single_flight import SharedHead, SharedPages
 from tidewire.transports.upstash.session import CONNECTIONS, TOO_LARGE, CommandError, Session, unavailable
 
 log = logging.getLogger(__name__)
-warnings = Repeated(log)
+warnings = ThrottledLog(log)
 
 POLL_MIN = 0.25  # seconds: what a person does not notice, and at worst 14,400 commands an hour
 POLL_MAX = 5.0  # seconds: the first event after a silence is 2.5 s late on average, for 720 commands an hour
