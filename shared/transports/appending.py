@@ -16,7 +16,7 @@ from shared.cursor import Position
 from shared.errors import TransportRefused, TransportUnavailable
 from shared.event import Event
 from shared.partitions import SCHEMES, Partitions
-from shared.schemes import MAX_ANNOUNCEMENTS, TOO_MANY, Announcement, Registry, fit_cursor
+from shared.schemes import LIST_FULL, MAX_ANNOUNCEMENTS, TOO_MANY, Announcement, Registry, fit_cursor
 from shared.transports.base import Receipt, Retention
 
 FOREVER = Retention(315_360_000.0, MAX_ANNOUNCEMENTS, 86_400.0)
@@ -106,8 +106,7 @@ class Writer:
             due = self._due(since)
             if not due:
                 return
-            if not fit_cursor(self.registry.schemes(self._scheme)):
-                raise TransportRefused(TOO_MANY)
+            self._check_room(due)
             parts = [_announcing(index, announcement) for index, announcement in enumerate(due)]
             answers, registry = await self._append(self.registry.check, parts)
             if registry is not None:
@@ -117,6 +116,19 @@ class Writer:
             times = [position.time for position in placed]
             self.registry = self.registry.extended(list(zip(due, times, strict=True)), placed[-1].check)
             self._announced = self._clock()
+
+    def _check_room(self, due: Sequence[Announcement]) -> None:
+        """Raise TransportRefused where the list of schemes has no room for this one.
+
+        What counts is the list as it will be: by then a scheme that nobody has renewed for long is over. Without that
+        the last schemes of a log that was idle for weeks would be in use for ever, and refuse every other one.
+        """
+        now = int(self._clock() * 1000)
+        then = self.registry.extended([(announcement, now) for announcement in due], "")
+        if not fit_cursor(then.schemes(self._scheme)):
+            raise TransportRefused(TOO_MANY)
+        if then.pushed_out and self._scheme not in self.registry.in_use:  # a renewal is never refused
+            raise TransportRefused(LIST_FULL)
 
     def _due(self, since: int | None) -> list[Announcement]:
         if not self.registry.announced:

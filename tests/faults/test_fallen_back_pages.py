@@ -10,7 +10,7 @@ from tests.upstash.test_over_http import over_rest
 
 
 async def test_pages_of_a_store_that_fell_back_have_a_gap(make_redis: MakeRedis, make_instance: MakeInstance) -> None:
-    """No tail follows, over TCP or over REST: the client's cursor alone is ahead of what the restart has brought back."""
+    """No tail follows, over TCP or REST: the client's cursor alone is ahead of what the restart has brought back."""
     redis = await asyncio.to_thread(make_redis)
     with StandIn(redis.port) as upstash:
         instances = [await asyncio.to_thread(make_instance, **on) for on in (on_redis(redis), over_rest(upstash))]
@@ -25,4 +25,4 @@ async def test_pages_of_a_store_that_fell_back_have_a_gap(make_redis: MakeRedis,
                 page = await read_page(instance, last_event_id=cursor, wait=wait)
                 assert page["gap"] == {"reason": "epoch", "recovered": False}
                 assert [found["data"]["name"] for found in page["events"]] == SNAPSHOT
-            assert (await read_page(instance, last_event_id=page["cursor"]))["gap"] is None
+                assert (await read_page(instance, last_event_id=page["cursor"]))["gap"] is None

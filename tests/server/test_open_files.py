@@ -104,7 +104,7 @@ def no_file_left(instance: Instance) -> Iterator[None]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nobody can change the limit of a process that runs")
 async def test_streams_go_on_where_accept_finds_no_file(redis_url: str, make_instance: MakeInstance) -> None:
-    """accept() itself fails (EMFILE) although the instance reckons that it has files: those in use are others than it knows.
+    """accept() itself fails (EMFILE), although the instance reckons that it has files left.
 
     Whoever comes waits until a stream ends, and is answered then, with the limit as low as before. Each of them has
     to be closed for the next one, so accept() fails once for each: that is two lines in the log, and no more.
