@@ -100,10 +100,13 @@ class Writer:
                 self.registry = registry
         raise TransportUnavailable("The partition schemes of the log change all the time: are all instances set alike?")
 
-    async def announce(self, since: int | None = None) -> None:
-        """Announce this writer's scheme if the registry lacks it, or if that was long ago; `since` in ms."""
+    async def announce(self) -> None:
+        """Announce this writer's scheme if the registry lacks it, or if that was long ago.
+
+        Raises TransportRefused where the list of schemes has no room for it.
+        """
         for _ in range(_ROUNDS):
-            due = self._due(since)
+            due = self._due()
             if not due:
                 return
             self._check_room(due)
@@ -130,22 +133,22 @@ class Writer:
         if then.pushed_out and self._scheme not in self.registry.in_use:  # a renewal is never refused
             raise TransportRefused(LIST_FULL)
 
-    def _due(self, since: int | None) -> list[Announcement]:
+    def _due(self) -> list[Announcement]:
         if not self.registry.announced:
             if self._scheme == Partitions():
                 return []
             # Whoever writes under the default scheme has never announced it: from now on it is one among others.
-            return [self._announcement(Partitions(), 0), self._announcement(self._scheme, since)]
+            return [self._announcement(Partitions(), 0), self._announcement(self._scheme)]
         use = self.registry.in_use.get(self._scheme)
         if use is None:
-            return [self._announcement(self._scheme, since)]
+            return [self._announcement(self._scheme)]
         now = self._clock()
         old = use.renewed / 1000 < now - self._keep / 2
         if old and self._announced < now - self._keep / 4:  # also where this clock is days ahead of the store's
             return [self._announcement(self._scheme, use.since)]
         return []
 
-    def _announcement(self, scheme: Partitions, since: int | None) -> Announcement:
+    def _announcement(self, scheme: Partitions, since: int | None = None) -> Announcement:
         return Announcement(tuple(sorted(scheme.types)), scheme.user_shards, int(self._keep * 1000), since)
 
     def _pieces(self, event: Event) -> list[tuple[tuple[str, str], Event]]:
