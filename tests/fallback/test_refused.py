@@ -4,7 +4,9 @@ import asyncio
 
 import pytest
 
-from shared.errors import EventRefused
+from shared.errors import EventRefused, TransportUnavailable
+from shared.partitions import Partitions
+from shared.record import Record
 from shared.transports.fallback import Fallback
 from shared.transports.upstash import UpstashRest
 from tests.clocks import virtual_time
@@ -46,6 +48,16 @@ async def set_aside(instance: Process) -> float:
 async def has_set_aside(instance: Process, count: int) -> bool:
     """Whether the instance has set aside so many events."""
     return await set_aside(instance) == count
+
+
+async def served(instance: Instance, name: str) -> bool:
+    """Publish an event, and return whether it is durable; False where there was no room for it."""
+    try:
+        (receipt,) = await instance.fallback.publish([draft(id=name)])
+    except TransportUnavailable:
+        await asyncio.sleep(0.1)
+        return False
+    return receipt.durable
 
 
 @pytest.mark.parametrize("rule", [CONSTRAINT, TRIGGER, NO_RIGHT], ids=["constraint", "trigger", "no-right"])
@@ -205,3 +217,73 @@ async def test_a_partition_that_is_refused_is_an_error_at_once() -> None:
         await soon(lambda: here.fallback.backlog.events == 0)
         with pytest.raises(EventRefused):
             await here.fallback.publish([draft(2, id="second")])
+
+
+@virtual_time
+async def test_an_outbox_full_of_refused_events_serves_others(caplog: pytest.LogCaptureFixture) -> None:
+    """A full outbox took nothing that could show that the log takes other events: it stayed full, with 503 for all."""
+    store = MemoryStore()
+    names = [f"barred {number}" for number in range(4)]
+    async with Instance(store, Partitions(frozenset({"a"})), max_events=len(names)) as here:
+        here.log.barred |= set(names)
+        for name in names:
+            (kept,) = await here.fallback.publish([draft(id=name, type="a")])
+            assert not kept.durable
+        await soon(lambda: here.log.batches.count([names[0]]) >= 2)  # the first by its publisher
+        served = await here.fallback.publish([draft(id="good"), draft(id="good too")])
+        assert all(receipt.durable for receipt in served)
+        for number in range(len(names)):
+            await here.fallback.publish([draft(id=f"good {number}")])
+        await soon(lambda: here.fallback.backlog.events == 0)
+        assert not here.fallback.is_away
+        log = store.open()
+        found = [item async for item in log.replay(await log.seek(("all",), None), await log.head(("all",)))]
+        logged = [item.event.id for item in found if isinstance(item, Record)]
+    assert logged == ["good", "good too", *(f"good {number}" for number in range(len(names)))]
+    lines = [record.message for record in caplog.records if "SET ASIDE" in record.message]
+    assert [name for name in names if any(name in line for line in lines)] == names
+    assert len(lines) == len(names)
+
+
+@virtual_time
+async def test_a_full_outbox_of_one_partition_is_emptied_too(caplog: pytest.LogCaptureFixture) -> None:
+    """Where the events that the log takes are of the same partition, they wait until all others were tried."""
+    names = [f"barred {number}" for number in range(4)]
+    async with Instance(MemoryStore(), max_events=len(names)) as here:
+        here.log.barred |= set(names)
+        for name in names:
+            await here.fallback.publish([draft(id=name)])
+        tries = 1
+        while not await served(here, "good"):
+            assert here.fallback.backlog.events == len(names)
+            tries += 1
+            assert tries < 100
+        await soon(lambda: here.fallback.backlog.events == 0)
+    assert sum("SET ASIDE" in record.message for record in caplog.records) == len(names)
+
+
+@virtual_time
+async def test_a_full_outbox_keeps_all_if_nothing_is_taken() -> None:
+    """Whoever is tried beyond the bounds, and refused as the others are, gets a 503 and leaves nothing behind."""
+    store = MemoryStore()
+    async with Instance(store, Partitions(frozenset({"a"})), max_events=3) as here:
+        here.log.bars_all = True
+        for number in range(3):
+            await here.fallback.publish([draft(id=f"{number}", type="a")])
+        for number in range(20):
+            name = f"refused {number}"
+            tries = (draft(id=name), draft(id=f"{name} too"))
+            answers = await asyncio.gather(
+                here.fallback.publish(tries), here.fallback.publish(tries), return_exceptions=True
+            )
+            assert [type(answer) for answer in answers] == [TransportUnavailable] * 2
+            assert here.fallback.backlog.events == 3
+        (again,) = await here.fallback.publish([draft(id="0", type="a")])
+        assert again.duplicate
+        assert not again.durable
+        here.log.bars_all = False
+        await soon(lambda: here.fallback.backlog.events == 0)
+        assert here.fallback.backlog.bytes == 0
+        log = store.open(Partitions(frozenset({"a"})))
+        heads = (await log.head(("a", "all"))).positions
+        assert {name: place.offset for name, place in heads.items()} == {"a": 3, "all": 0}
