@@ -8,10 +8,12 @@ from shared.errors import EventRefused, TransportUnavailable
 from shared.partitions import Partitions
 from shared.record import Record
 from shared.transports.fallback import Fallback
+from shared.transports.outbox import Entry
 from shared.transports.upstash import UpstashRest
 from tests.clocks import virtual_time
 from tests.contract.acts import event as draft
 from tests.contract.acts import publish as publish_to
+from tests.contract.acts import read
 from tests.contract.stores import MemoryStore
 from tests.fallback.away import Instance
 from tests.fallback.test_over_http import FALLBACK, back, early
@@ -48,6 +50,13 @@ async def set_aside(instance: Process) -> float:
 async def has_set_aside(instance: Process, count: int) -> bool:
     """Whether the instance has set aside so many events."""
     return await set_aside(instance) == count
+
+
+async def ids(store: MemoryStore, partition: str) -> list[str]:
+    """The ids that the log holds of one partition, in its order."""
+    log = store.open()
+    found = await read(log, await log.seek((partition,), None))
+    return [item.event.id for item in found if isinstance(item, Record)]
 
 
 async def served(instance: Instance, name: str) -> bool:
@@ -219,12 +228,15 @@ async def test_a_partition_that_is_refused_is_an_error_at_once() -> None:
             await here.fallback.publish([draft(2, id="second")])
 
 
+@pytest.mark.parametrize("bound", ["events", "bytes"])
 @virtual_time
-async def test_an_outbox_full_of_refused_events_serves_others(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_outbox_full_of_refused_events_serves_others(bound: str, caplog: pytest.LogCaptureFixture) -> None:
     """A full outbox took nothing that could show that the log takes other events: it stayed full, with 503 for all."""
     store = MemoryStore()
     names = [f"barred {number}" for number in range(4)]
-    async with Instance(store, Partitions(frozenset({"a"})), max_events=len(names)) as here:
+    size = Entry(draft(id=names[0], type="a"), [("a", names[0])]).size
+    limits = {"max_events": len(names)} if bound == "events" else {"max_bytes": len(names) * size}
+    async with Instance(store, Partitions(frozenset({"a"})), **limits) as here:  # type: ignore[arg-type]
         here.log.barred |= set(names)
         for name in names:
             (kept,) = await here.fallback.publish([draft(id=name, type="a")])
@@ -236,9 +248,7 @@ async def test_an_outbox_full_of_refused_events_serves_others(caplog: pytest.Log
             await here.fallback.publish([draft(id=f"good {number}")])
         await soon(lambda: here.fallback.backlog.events == 0)
         assert not here.fallback.is_away
-        log = store.open()
-        found = [item async for item in log.replay(await log.seek(("all",), None), await log.head(("all",)))]
-        logged = [item.event.id for item in found if isinstance(item, Record)]
+        logged = await ids(store, "all")
     assert logged == ["good", "good too", *(f"good {number}" for number in range(len(names)))]
     lines = [record.message for record in caplog.records if "SET ASIDE" in record.message]
     assert [name for name in names if any(name in line for line in lines)] == names
@@ -284,6 +294,40 @@ async def test_a_full_outbox_keeps_all_if_nothing_is_taken() -> None:
         here.log.bars_all = False
         await soon(lambda: here.fallback.backlog.events == 0)
         assert here.fallback.backlog.bytes == 0
-        log = store.open(Partitions(frozenset({"a"})))
-        heads = (await log.head(("a", "all"))).positions
-        assert {name: place.offset for name, place in heads.items()} == {"a": 3, "all": 0}
+        assert await ids(store, "a") == ["0", "1", "2"]
+        assert await ids(store, "all") == []
+
+
+@virtual_time
+async def test_nothing_overtakes_an_event_of_several_shards() -> None:
+    """What was passed over because it shares a shard with a refused event was overtaken in its other shard."""
+    scheme = Partitions(frozenset({"a"}), user_shards=2)
+    shards = {user: scheme.route(draft(type="a", users=[user]))[0][0] for user in ("u1", "u2", "u3", "u4")}
+    one = next(iter(shards))
+    other = next(user for user, shard in shards.items() if shard != shards[one])
+    store = MemoryStore()
+    async with Instance(store, scheme) as here:
+        here.log.leave()
+        for name, users in (("barred", [one]), ("both", [one, other]), ("last", [other])):
+            await here.fallback.publish([draft(id=name, type="a", users=users)])
+        here.log.barred.add("barred")
+        here.log.come_back()
+        await soon(lambda: here.fallback.backlog.events == 0)
+    assert await ids(store, shards[other]) == ["both", "last"]
+    assert await ids(store, shards[one]) == ["both"]
+
+
+@virtual_time
+async def test_a_refusal_that_becomes_final_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    """The event left the outbox, and was tried again with those of the same round: that ended the flush."""
+    async with Instance(MemoryStore()) as here:
+        here.log.barred |= {"first", "second"}
+        await here.fallback.publish([draft(id="first")])
+        await here.fallback.publish([draft(id="second")])
+        await soon(lambda: here.log.batches.count(["second"]) >= 1)
+        here.log.poison.add("first")
+        await soon(lambda: here.fallback.backlog.events == 1)
+        await here.fallback.publish([draft(id="good")])
+        await soon(lambda: here.fallback.backlog.events == 0)
+    told = [record.message for record in caplog.records if "SET ASIDE" in record.message]
+    assert ["first" in told[0], "second" in told[1], len(told)] == [True, True, 2]
