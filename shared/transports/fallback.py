@@ -84,6 +84,8 @@ class Fallback:
                 return receipts
         taken = self._take(events)
         if self._is_away and not self._outbox.guests:  # whose publisher, and whoever repeats them, waits
+            for entry, _ in taken:
+                entry.is_promised = True
             return [
                 Receipt(event.id, None, known, durable=False) for event, (_, known) in zip(events, taken, strict=True)
             ]
@@ -265,7 +267,8 @@ class Fallback:
 
     def _set_aside(self, entry: Entry, error: EventRefused) -> None:
         """Take an entry out of the way of those behind it."""
-        if not self._remove(entry, error):  # nobody waits: whoever published it was answered 202
+        self._remove(entry, error)
+        if entry.is_promised:  # even if somebody who sent it again waits, and is answered 422
             OUTBOX_SET_ASIDE.add()
             log.error(
                 "SET ASIDE: the event %s was accepted as not durable, and will never be in the log: %s",
@@ -276,15 +279,15 @@ class Fallback:
     def _dismiss(self, guests: Sequence[Entry]) -> None:
         """Refuse guests for which there is no room still."""
         error = TransportUnavailable(
-            "The log refuses what is in the outbox, which has no room for more: nothing of this request was kept"
+            "The log accepts nothing, and the outbox has no room for more: nothing of this request was kept"
         )
         for entry in [guest for guest in self._outbox.guests if guest in guests]:
             self._remove(entry, error)
             OUTBOX_REFUSED.add()
 
-    def _remove(self, entry: Entry, outcome: Receipt | EventRefused | TransportUnavailable) -> bool:
+    def _remove(self, entry: Entry, outcome: Receipt | EventRefused | TransportUnavailable) -> None:
         self._suspects.pop(entry, None)
-        return self._outbox.remove(entry, outcome)
+        self._outbox.remove(entry, outcome)
 
     def _are_refused(self, events: Sequence[Event]) -> bool:
         return any(partition in self._refusing for event in events for partition, _ in self._keys(event))

@@ -17,14 +17,18 @@ KEY_BYTES = 250  # each further key: a tuple, its slot, the partition's name
 
 
 class Entry:
-    """One event, and whoever waits for what becomes of it. `size`: bytes of memory."""
+    """One event, and whoever waits for what becomes of it.
 
-    __slots__ = ("_answer", "event", "keys", "size")
+    `size`: bytes of memory. `is_promised`: a publisher was answered 202, and does not learn what becomes of it.
+    """
+
+    __slots__ = ("_answer", "event", "is_promised", "keys", "size")
 
     def __init__(self, event: Event, keys: Sequence[Key]) -> None:
         self.event = event
         self.keys = keys
         self.size = event.kept_bytes + ENTRY_BYTES + KEY_BYTES * (len(keys) - 1)
+        self.is_promised = False
         self._answer: asyncio.Future[Receipt | None] | None = None
 
     def answer(self) -> asyncio.Future[Receipt | None]:
@@ -37,17 +41,17 @@ class Entry:
             self._answer = asyncio.get_running_loop().create_future()
         return self._answer
 
-    def settle(self, outcome: Receipt | EventRefused | TransportUnavailable | None) -> bool:
-        """Give those who wait the outcome; return whether anybody waits."""
+    def settle(self, outcome: Receipt | EventRefused | TransportUnavailable | None) -> None:
+        """Give those who wait the outcome."""
         answer, self._answer = self._answer, None
         if answer is None:
-            return False
+            return
         if isinstance(outcome, Exception):
             answer.set_exception(outcome)
             answer.exception()  # seen, also where every publisher has gone
         else:
             answer.set_result(outcome)
-        return True
+            self.is_promised = self.is_promised or outcome is None
 
 
 class Outbox:
@@ -117,14 +121,14 @@ class Outbox:
             batch.append(entry)
         return batch
 
-    def remove(self, entry: Entry, outcome: Receipt | EventRefused | TransportUnavailable) -> bool:
-        """Remove an entry, and give whoever waits the outcome; return whether anybody waits."""
+    def remove(self, entry: Entry, outcome: Receipt | EventRefused | TransportUnavailable) -> None:
+        """Remove an entry, and give whoever waits the outcome."""
         del self._entries[entry]
         self.bytes -= entry.size
         for key in entry.keys:
             if self._keys.get(key) is entry:
                 del self._keys[key]
-        return entry.settle(outcome)
+        entry.settle(outcome)
 
     def give_up_waiting(self) -> None:
         """Let all who wait know that the log is away, except for guests, which are not kept while it is."""

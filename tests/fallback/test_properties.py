@@ -250,7 +250,7 @@ class World:
             await instance.hub.aclose()
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(st.lists(actions, min_size=20, max_size=50), st.sampled_from(SCHEMES), st.integers(2, 12))
 def test_nothing_is_lost_or_doubled_whenever_the_log_goes_and_comes(
     story: list[tuple[object, ...]], scheme: Partitions, ring: int

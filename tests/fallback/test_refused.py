@@ -331,3 +331,22 @@ async def test_a_refusal_that_becomes_final_is_told_once(caplog: pytest.LogCaptu
         await soon(lambda: here.fallback.backlog.events == 0)
     told = [record.message for record in caplog.records if "SET ASIDE" in record.message]
     assert ["first" in told[0], "second" in told[1], len(told)] == [True, True, 2]
+
+
+@virtual_time
+async def test_a_retry_that_waits_does_not_hide_a_loss(caplog: pytest.LogCaptureFixture) -> None:
+    """The first publisher was answered 202, and its event left without a line when a second one waited for it."""
+    async with Instance(MemoryStore(), Partitions(frozenset({"a"})), max_events=2) as here:
+        here.log.barred |= {"first", "second"}
+        for name in ("first", "second"):
+            await here.fallback.publish([draft(id=name, type="a")])
+        await soon(lambda: here.log.batches.count(["first"]) >= 2)
+        good, again = await asyncio.gather(
+            here.fallback.publish([draft(id="good")]),
+            here.fallback.publish([draft(id="first", type="a")]),
+            return_exceptions=True,
+        )
+        assert not isinstance(good, BaseException)
+        assert good[0].durable
+        assert isinstance(again, EventRefused)
+        assert any("SET ASIDE: the event first" in record.message for record in caplog.records)
