@@ -12,12 +12,13 @@ from tidewire.errors import TransportUnavailable
 from tidewire.model.audience import Interest
 from tidewire.model.cursor import Cursor, Position, Start
 from tidewire.model.event import Event
+from tidewire.model.partition_schemes import MAX_ANNOUNCEMENTS
 from tidewire.model.partitions import ALL, SCHEMES, Partitions
 from tidewire.protocol.sse import DATA
 from tidewire.transports.base import Log, Retention
 
 from tests.contract.acts import event, publish, tailing
-from tests.contract.stores import LogStore, MemoryStore, RedisStore
+from tests.contract.stores import FallbackStore, LogStore, MemoryStore, RedisStore
 from tests.sinks import RecordingSink, subscribed
 
 NONE = Partitions()
@@ -209,6 +210,49 @@ async def test_more_schemes_than_a_cursor_can_name_are_refused(no_last_flush: No
             refused = refused if receipt.durable else "REALTIME_PARTITIONS"  # a fallback keeps it, and says so
     assert "REALTIME_PARTITIONS" in refused
     await store.open(schemes[0]).publish([event("still")])
+
+
+async def test_a_full_list_of_schemes_refuses_one_more(no_last_flush: None, store: LogStore) -> None:
+    """The oldest announcement went, though the log still held its scheme's events: nobody read them from `earliest`."""
+    first, *others, one_too_many = [Partitions(user_shards=shards) for shards in range(2, MAX_ANNOUNCEMENTS + 2)]
+    for scheme in (first, *others):  # the default scheme is announced beside the first one: then the list is full
+        log = store.open(scheme)
+        await log.publish([event(scheme.user_shards, users=[USER])])
+        await log.aclose()
+    refused = ""
+    try:
+        (receipt,) = await store.open(one_too_many).publish([event("one too many", users=[USER])])
+    except TransportUnavailable as error:
+        refused = error.detail
+    else:  # a fallback keeps it, and says so
+        assert not receipt.durable
+    if not isinstance(store, FallbackStore):
+        assert f"{MAX_ANNOUNCEMENTS} announcements" in refused
+        assert "REALTIME_USER_SHARDS" in refused
+    await store.open(first).publish([event("still", users=[USER])])
+    async with Hub(store.open(first), first) as hub, subscribed(hub, USER, since="earliest") as sink:
+        assert (await sink.ready())["recovered"] is True
+    expected = [*(scheme.user_shards for scheme in (first, *others)), "still"]
+    assert sorted(sink.data, key=str) == sorted(expected, key=str)
+
+
+async def test_schemes_of_a_log_that_was_idle_make_room() -> None:
+    """Nobody renewed the old ones, so by the log alone they were in use for ever: each new scheme was refused."""
+    store = MemoryStore()
+    retention = Retention(3_600, 0, 3_600)
+    large = [Partitions(frozenset(f"{n}-{letter * 45}" for letter in "abcdefghijklmnop"), 8) for n in range(2)]
+    await store.open(large[0], retention).publish([event("first")])
+    with pytest.raises(TransportUnavailable, match="no cursor could name"):
+        await store.open(large[1], retention).publish([event("too early")])
+    await store.pass_time(10_000)
+    async with Hub(store.open(large[1], retention), large[1]) as hub:
+        await hub.dispatch([event("in time")])
+        async with subscribed(hub, since="earliest") as sink:
+            await sink.has("in time")
+    for number in range(2, MAX_ANNOUNCEMENTS + 2):
+        await store.open(Partitions(user_shards=number), retention).publish([event(number)])
+        await store.pass_time(1_000)
+    await store.aclose()
 
 
 async def test_a_wiped_log_has_no_schemes_and_gets_them_again(store: LogStore) -> None:

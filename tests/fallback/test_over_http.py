@@ -124,7 +124,7 @@ async def test_a_cursor_of_the_request_forges_no_frame(make_redis: MakeRedis, ma
     redis = make_redis()
     redis.kill()
     instance = make_instance(**on_redis(redis, **FALLBACK))
-    forged = "x\nevent: realtime.gap\ndata: {}\n\nevent: forged\ndata: 1\n\n"
+    forged = 'x\nevent: realtime.gap\ndata: {"reason": "forged"}\n\nevent: note\ndata: {"name": "forged"}\n\n'
     async with open_stream(instance.port, {"last_event_id": forged}) as stream:
         follower = Follower(stream, "")
         await eventually_subscribed(instance)

@@ -3,13 +3,17 @@
 import asyncio
 
 import pytest
-from tidewire.errors import EventRefused
+from tidewire.errors import EventRefused, TransportUnavailable
+from tidewire.model.partitions import Partitions
+from tidewire.model.record import Record
 from tidewire.transports.fallback.fallback import Fallback
+from tidewire.transports.fallback.outbox import Entry
 from tidewire.transports.upstash.rest_log import UpstashRest
 
 from tests.clocks import virtual_time
 from tests.contract.acts import event as draft
 from tests.contract.acts import publish as publish_to
+from tests.contract.acts import read
 from tests.contract.stores import MemoryStore
 from tests.fallback.away import Instance
 from tests.fallback.test_over_http import FALLBACK, back, early
@@ -46,6 +50,23 @@ async def set_aside(instance: Process) -> float:
 async def has_set_aside(instance: Process, count: int) -> bool:
     """Whether the instance has set aside so many events."""
     return await set_aside(instance) == count
+
+
+async def ids(store: MemoryStore, partition: str) -> list[str]:
+    """The ids that the log holds of one partition, in its order."""
+    log = store.open()
+    found = await read(log, await log.seek((partition,), None))
+    return [item.event.id for item in found if isinstance(item, Record)]
+
+
+async def served(instance: Instance, name: str) -> bool:
+    """Publish an event, and return whether it is durable; False where there was no room for it."""
+    try:
+        (receipt,) = await instance.fallback.publish([draft(id=name)])
+    except TransportUnavailable:
+        await asyncio.sleep(0.1)
+        return False
+    return receipt.durable
 
 
 @pytest.mark.parametrize("rule", [CONSTRAINT, TRIGGER, NO_RIGHT], ids=["constraint", "trigger", "no-right"])
@@ -205,3 +226,127 @@ async def test_a_partition_that_is_refused_is_an_error_at_once() -> None:
         await soon(lambda: here.fallback.backlog.events == 0)
         with pytest.raises(EventRefused):
             await here.fallback.publish([draft(2, id="second")])
+
+
+@pytest.mark.parametrize("bound", ["events", "bytes"])
+@virtual_time
+async def test_an_outbox_full_of_refused_events_serves_others(bound: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A full outbox took nothing that could show that the log takes other events: it stayed full, with 503 for all."""
+    store = MemoryStore()
+    names = [f"barred {number}" for number in range(4)]
+    size = Entry(draft(id=names[0], type="a"), [("a", names[0])]).size
+    limits = {"max_events": len(names)} if bound == "events" else {"max_bytes": len(names) * size}
+    async with Instance(store, Partitions(frozenset({"a"})), **limits) as here:  # type: ignore[arg-type]
+        here.log.barred |= set(names)
+        for name in names:
+            (kept,) = await here.fallback.publish([draft(id=name, type="a")])
+            assert not kept.durable
+        await soon(lambda: here.log.batches.count([names[0]]) >= 2)  # the first by its publisher
+        served = await here.fallback.publish([draft(id="good"), draft(id="good too")])
+        assert all(receipt.durable for receipt in served)
+        for number in range(len(names)):
+            await here.fallback.publish([draft(id=f"good {number}")])
+        await soon(lambda: here.fallback.backlog.events == 0)
+        assert not here.fallback.is_away
+        logged = await ids(store, "all")
+    assert logged == ["good", "good too", *(f"good {number}" for number in range(len(names)))]
+    lines = [record.message for record in caplog.records if "SET ASIDE" in record.message]
+    assert [name for name in names if any(name in line for line in lines)] == names
+    assert len(lines) == len(names)
+
+
+@virtual_time
+async def test_a_full_outbox_of_one_partition_is_emptied_too(caplog: pytest.LogCaptureFixture) -> None:
+    """Where the events that the log takes are of the same partition, they wait until all others were tried."""
+    names = [f"barred {number}" for number in range(4)]
+    async with Instance(MemoryStore(), max_events=len(names)) as here:
+        here.log.barred |= set(names)
+        for name in names:
+            await here.fallback.publish([draft(id=name)])
+        tries = 1
+        while not await served(here, "good"):
+            assert here.fallback.backlog.events == len(names)
+            tries += 1
+            assert tries < 100
+        await soon(lambda: here.fallback.backlog.events == 0)
+    assert sum("SET ASIDE" in record.message for record in caplog.records) == len(names)
+
+
+@virtual_time
+async def test_a_full_outbox_keeps_all_if_nothing_is_taken() -> None:
+    """Whoever is tried beyond the bounds, and refused as the others are, gets a 503 and leaves nothing behind."""
+    store = MemoryStore()
+    async with Instance(store, Partitions(frozenset({"a"})), max_events=3) as here:
+        here.log.bars_all = True
+        for number in range(3):
+            await here.fallback.publish([draft(id=f"{number}", type="a")])
+        for number in range(20):
+            name = f"refused {number}"
+            tries = (draft(id=name), draft(id=f"{name} too"))
+            answers = await asyncio.gather(
+                here.fallback.publish(tries), here.fallback.publish(tries), return_exceptions=True
+            )
+            assert [type(answer) for answer in answers] == [TransportUnavailable] * 2
+            assert here.fallback.backlog.events == 3
+        (again,) = await here.fallback.publish([draft(id="0", type="a")])
+        assert again.duplicate
+        assert not again.durable
+        here.log.bars_all = False
+        await soon(lambda: here.fallback.backlog.events == 0)
+        assert here.fallback.backlog.bytes == 0
+        assert await ids(store, "a") == ["0", "1", "2"]
+        assert await ids(store, "all") == []
+
+
+@virtual_time
+async def test_nothing_overtakes_an_event_of_several_shards() -> None:
+    """What was passed over because it shares a shard with a refused event was overtaken in its other shard."""
+    scheme = Partitions(frozenset({"a"}), user_shards=2)
+    shards = {user: scheme.route(draft(type="a", users=[user]))[0][0] for user in ("u1", "u2", "u3", "u4")}
+    one = next(iter(shards))
+    other = next(user for user, shard in shards.items() if shard != shards[one])
+    store = MemoryStore()
+    async with Instance(store, scheme) as here:
+        here.log.leave()
+        for name, users in (("barred", [one]), ("both", [one, other]), ("last", [other])):
+            await here.fallback.publish([draft(id=name, type="a", users=users)])
+        here.log.barred.add("barred")
+        here.log.come_back()
+        await soon(lambda: here.fallback.backlog.events == 0)
+    assert await ids(store, shards[other]) == ["both", "last"]
+    assert await ids(store, shards[one]) == ["both"]
+
+
+@virtual_time
+async def test_a_refusal_that_becomes_final_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    """The event left the outbox, and was tried again with those of the same round: that ended the flush."""
+    async with Instance(MemoryStore()) as here:
+        here.log.barred |= {"first", "second"}
+        await here.fallback.publish([draft(id="first")])
+        await here.fallback.publish([draft(id="second")])
+        await soon(lambda: here.log.batches.count(["second"]) >= 1)
+        here.log.poison.add("first")
+        await soon(lambda: here.fallback.backlog.events == 1)
+        await here.fallback.publish([draft(id="good")])
+        await soon(lambda: here.fallback.backlog.events == 0)
+    told = [record.message for record in caplog.records if "SET ASIDE" in record.message]
+    assert ["first" in told[0], "second" in told[1], len(told)] == [True, True, 2]
+
+
+@virtual_time
+async def test_a_retry_that_waits_does_not_hide_a_loss(caplog: pytest.LogCaptureFixture) -> None:
+    """The first publisher was answered 202, and its event left without a line when a second one waited for it."""
+    async with Instance(MemoryStore(), Partitions(frozenset({"a"})), max_events=2) as here:
+        here.log.barred |= {"first", "second"}
+        for name in ("first", "second"):
+            await here.fallback.publish([draft(id=name, type="a")])
+        await soon(lambda: here.log.batches.count(["first"]) >= 2)
+        good, again = await asyncio.gather(
+            here.fallback.publish([draft(id="good")]),
+            here.fallback.publish([draft(id="first", type="a")]),
+            return_exceptions=True,
+        )
+        assert not isinstance(good, BaseException)
+        assert good[0].durable
+        assert isinstance(again, EventRefused)
+        assert any("SET ASIDE: the event first" in record.message for record in caplog.records)

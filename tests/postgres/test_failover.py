@@ -3,11 +3,23 @@
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.fallback.test_over_http import FALLBACK, is_ready
-from tests.faults.clients import Requests, event, eventually, follow, get, publish, receipts
+from tests.faults.clients import (
+    Requests,
+    event,
+    eventually,
+    eventually_subscribed,
+    follow,
+    get,
+    publish,
+    publish_all,
+    read_page,
+    receipts,
+)
 from tests.faults.proxy import Proxy
 from tests.postgres.test_instances import start
 from tests.postgres_server import MakePostgres, PostgresServer
@@ -185,3 +197,67 @@ async def not_ready(instance: Instance, why: str) -> None:
         return answer.status == 503 and why in answer.json()["detail"]
 
     await eventually(says_so)
+
+
+async def test_a_promoted_standby_that_was_behind_is_a_gap(pair: Pair, make_instance: MakeInstance) -> None:
+    """What the standby had not received is gone: streams, resumes, long polls and pages are all sent a gap.
+
+    The pages are those of an instance without streams: nothing but the client's cursor is ahead of the log there.
+    """
+    primary, standby = pair
+    kept, lost = ["kept-1", "kept-2"], ["lost-1", "lost-2", "lost-3"]
+    async with Proxy(f"{primary.url}{UNENCRYPTED}") as wire:
+        streaming, polled = [await start(make_instance, wire.url) for _ in range(2)]
+        async with follow(streaming) as live:
+            await publish_all(streaming, kept)
+            await in_step(pair)
+            await cut_off(standby)
+            await publish_all(streaming, lost)
+            await live.has(*kept, *lost)
+            cursor = (await read_page(polled, last_event_id=live.cursor))["cursor"]
+            waiting = asyncio.create_task(get_page(polled, cursor, 20))
+            await eventually_subscribed(polled, 1)
+            await asyncio.to_thread(primary.kill)
+            await promote(standby)
+            wire.lead_to(standby.port)
+
+            await live.seen.until(lambda: "epoch" in live.seen.gaps)
+            await waiting  # it ends with an answer, whatever it was when its connections broke
+            await eventually(lambda: is_ready(polled))
+            for wait in (0, 20):
+                page = await get_page(polled, cursor, wait)
+                assert page["gap"] == {"reason": "epoch", "recovered": False}
+                assert [item["data"]["name"] for item in page["events"]] == kept
+            await persist(streaming, "after")
+            await live.seen.until(lambda: "after" in live.names)
+            assert live.order == ["ready", *kept, *lost, "gap: epoch", *kept, "after"]
+        async with follow(polled, last_event_id=cursor) as resumed:
+            assert resumed.order == ["gap: epoch", *kept, "after", "ready after a loss"]
+
+
+async def cut_off(standby: PostgresServer) -> None:
+    """Return once the standby receives nothing any more."""
+    await asyncio.to_thread(standby.ask, "alter system set primary_conninfo = ''")
+    await asyncio.to_thread(standby.ask, "select pg_reload_conf()")
+
+    async def is_alone() -> bool:
+        return not await asyncio.to_thread(standby.ask, "select pid from pg_stat_wal_receiver")
+
+    await eventually(is_alone)
+
+
+async def get_page(instance: Instance, cursor: str, wait: int) -> dict[str, Any]:
+    """The next page after a cursor, asked for until the instance has one."""
+    pages: list[dict[str, Any]] = []
+
+    async def is_answered() -> bool:
+        path = f"/api/events?last_event_id={cursor}&wait={wait}"
+        answer = await get(instance, path, {"accept": "application/json"})
+        if answer.status == 200:
+            pages.append(answer.json())
+        else:
+            answer.assert_unavailable()
+        return bool(pages)
+
+    await eventually(is_answered)
+    return pages[0]

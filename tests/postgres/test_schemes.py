@@ -2,6 +2,7 @@
 
 import pytest
 from tidewire.delivery.hub import Hub
+from tidewire.errors import TransportUnavailable
 from tidewire.model.partitions import MAX_COPIES, SCHEMES, Partitions
 
 from tests.contract.acts import event
@@ -50,6 +51,18 @@ async def test_sql_alone_announces_the_scheme_that_it_goes_by(store: PostgresSto
         async with subscribed(hub, "u1", cursor=sink.cursor) as again:
             await again.ready()
     assert again.data == ["there"]
+
+
+async def test_sql_never_goes_by_a_scheme_that_was_refused(store: PostgresStore, application: Connect) -> None:
+    """It was set before it was refused: SQL got receipts for events in partitions that no process reads."""
+    connection = await application()
+    old, new = (Partitions(frozenset(f"{n}-{letter * 45}" for letter in "abcdefghijklmnop"), 8) for n in range(2))
+    await store.open(old).publish([event("first", users=["u1"])])
+    with pytest.raises(TransportUnavailable, match="REALTIME_PARTITIONS"):
+        await store.open(new).publish([event("refused")])
+    type = min(new.types)
+    await connection.fetch(PUBLISH, type, '"by sql"', ["u1"], None)
+    assert await seen_by(store, old, "u1") == ["first", "by sql"]
 
 
 async def test_an_id_counts_within_its_type(store: PostgresStore, application: Connect) -> None:

@@ -265,15 +265,18 @@ def test_an_ipv6_address_is_listened_on(tmp_path: "os.PathLike[str]") -> None:
     environment = {**inherited(), "HOST": "::1", "PORT": str(port), "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-m", "functions.local"]
     with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline().startswith(f"Tidewire on http://[::1]:{port} ")
-        response = httpx.get(f"http://[::1]:{port}/api/health/live")
-        assert response.content == ALIVE
-        process.terminate()
-        assert process.wait(15) == 0
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline().startswith(f"Tidewire on http://[::1]:{port} ")
+            response = httpx.get(f"http://[::1]:{port}/api/health/live")
+            assert response.content == ALIVE
+            process.terminate()
+            assert process.wait(15) == 0
+        finally:
+            process.kill()  # a failed assertion would wait for its end
 
 
-@pytest.mark.parametrize("module", ["functions.local", "functions.stream"])
+@pytest.mark.parametrize("module", ["functions.local", "functions.stream_server"])
 def test_an_address_that_cannot_be_had_is_one_line(instance: Instance, module: str) -> None:
     for settings, line_start in (
         ({"PORT": str(instance.port)}, f"tidewire: PORT: {instance.port} is in use on {HOST}: "),

@@ -1,14 +1,17 @@
 """Near the limit of open files an instance stays reachable, and says what is wrong."""
 
+import asyncio
+import resource
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
+from tests.faults.clients import follow, get, publish_all
 from tests.functions.api import Api, problem_of
-from tests.processes import Instance, wait_until
+from tests.processes import Instance, MakeInstance, wait_until
 from tests.server.peers import LIVE, SECONDS, Peer, peer, stream
 
 FILES = 100
@@ -77,3 +80,56 @@ def test_streams_leave_files_for_short_requests(instance: Instance) -> None:
     again = stream(instance)
     again.close()
     api.close()
+
+
+NO_FILE = "cannot accept a connection (Too many open files)"
+WAITING = 5
+
+
+def files(instance: Instance) -> set[int]:
+    """The numbers of what the instance has open; it gets the lowest that is free for what it opens next."""
+    return {int(entry.name) for entry in Path(f"/proc/{instance.pid}/fd").iterdir()}
+
+
+@contextmanager
+def no_file_left(instance: Instance) -> Iterator[None]:
+    """Within the block the instance can open nothing: its limit is what it has open now."""
+    soft, hard = resource.prlimit(instance.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(instance.pid, resource.RLIMIT_NOFILE, (max(files(instance)) + 1, hard))
+    try:
+        yield
+    finally:
+        resource.prlimit(instance.pid, resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nobody can change the limit of a process that runs")
+async def test_streams_go_on_where_accept_finds_no_file(redis_url: str, make_instance: MakeInstance) -> None:
+    """accept() itself fails (EMFILE), although the instance reckons that it has files left.
+
+    Whoever comes waits until a stream ends, and is answered then, with the limit as low as before. Each of them has
+    to be closed for the next one, so accept() fails once for each: that is two lines in the log, and no more.
+    """
+    settings = {"REALTIME_TRANSPORT": "redis", "REDIS_URL": redis_url, "REALTIME_AUTH": "none"}
+    full, elsewhere = [await asyncio.to_thread(make_instance, **settings) for _ in range(2)]
+    async with AsyncExitStack() as stack:
+        staying = await stack.enter_async_context(follow(full))
+        leaving = await stack.enter_async_context(AsyncExitStack())
+        await leaving.enter_async_context(follow(full))
+        while files(full) != set(range(len(files(full)))):  # a number in between would be one that is free
+            await leaving.enter_async_context(follow(full))
+        with no_file_left(full):
+            waiting = [Peer(full) for _ in range(WAITING)]
+            for one in waiting:
+                one.send(LIVE)
+            await asyncio.to_thread(wait_until, lambda: NO_FILE in full.log(), SECONDS)
+            await publish_all(elsewhere, ["meanwhile"])
+            await staying.has("meanwhile")
+            await leaving.aclose()
+            for one in waiting:
+                assert (await asyncio.to_thread(one.answer)).status == 200
+            await publish_all(elsewhere, ["after"])
+            await staying.has("meanwhile", "after")
+        assert staying.is_open()
+        assert (await get(full, "/api/health/ready")).status == 200
+        assert full.log().count(NO_FILE) == 2, full.log()
+        assert f"{NO_FILE}; none is silent" in full.log()

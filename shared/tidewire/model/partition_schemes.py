@@ -22,10 +22,14 @@ logger = logging.getLogger(__name__)
 
 MAX_ANNOUNCEMENTS = 64  # records that the control partition keeps; two days of eight schemes are a third of them
 LEARNED = 60_000  # ms in which every process with a tail has learned of a new scheme; it takes a round trip
-TOO_MANY = (
-    "The log still holds events of so many partition schemes that no cursor could name all partitions"
+_GO_BACK = (
     " (REALTIME_PARTITIONS, REALTIME_USER_SHARDS): go back to a scheme that is in use, or wait until an older one's"
     " events and ids are no longer kept"
+)
+TOO_MANY = f"The log still holds events of so many partition schemes that no cursor could name all partitions{_GO_BACK}"
+LIST_FULL = (
+    f"The log's list of partition schemes keeps {MAX_ANNOUNCEMENTS} announcements, and one more would push out a scheme"
+    f" whose events the log still holds{_GO_BACK}"
 )
 
 _PLACE = 24  # characters of one place in a cursor, with the largest offset
@@ -74,19 +78,24 @@ class Registry:
     """The schemes in use. `check` is that of the control partition's last record, "" while it has none."""
 
     def __init__(self, check: str = "", announced: Iterable[tuple[Announcement, int]] = ()) -> None:
-        """Take the announcements in their order, each with the time of its record."""
+        """Take the announcements in their order, each with the time of its record; the log keeps the last ones."""
         self.check = check
-        self.announced = tuple(announced)[-MAX_ANNOUNCEMENTS:]
+        given = tuple(announced)
+        self.announced = given[-MAX_ANNOUNCEMENTS:]
         self.in_use: dict[Partitions, InUse] = {}
-        newest = max((time for _, time in self.announced), default=0)
-        for announcement, time in self.announced:
+        newest = max((time for _, time in given), default=0)
+        for announcement, time in given:
             since = time if announcement.since is None else announcement.since
             self.in_use[announcement.scheme] = InUse(since, time)
         # No clock is asked: who still writes renews, so a scheme is over when another one outlived it by so much.
-        for announcement, _ in self.announced:
+        for announcement, _ in given:
             scheme = announcement.scheme
             if scheme in self.in_use and self.in_use[scheme].renewed < newest - announcement.keep:
                 del self.in_use[scheme]
+        kept = {announcement.scheme for announcement, _ in self.announced}
+        self.pushed_out = self.in_use.keys() - kept  # in use, but no record of the log says so any more
+        for scheme in self.pushed_out:
+            del self.in_use[scheme]
 
     def extended(self, announced: Sequence[tuple[Announcement, int]], check: str) -> Self:
         """Return the registry after further records, the last one with this check."""

@@ -15,7 +15,7 @@ import msgspec
 from tidewire.errors import TransportRefused, TransportUnavailable
 from tidewire.model.cursor import Position
 from tidewire.model.event import Event
-from tidewire.model.partition_schemes import MAX_ANNOUNCEMENTS, TOO_MANY, Announcement, Registry, fit_cursor
+from tidewire.model.partition_schemes import LIST_FULL, MAX_ANNOUNCEMENTS, TOO_MANY, Announcement, Registry, fit_cursor
 from tidewire.model.partitions import SCHEMES, Partitions
 from tidewire.transports.base import Receipt, Retention
 
@@ -100,14 +100,16 @@ class Writer:
                 self.registry = registry
         raise TransportUnavailable("The partition schemes of the log change all the time: are all instances set alike?")
 
-    async def announce(self, since: int | None = None) -> None:
-        """Announce this writer's scheme if the registry lacks it, or if that was long ago; `since` in ms."""
+    async def announce(self) -> None:
+        """Announce this writer's scheme if the registry lacks it, or if that was long ago.
+
+        Raises TransportRefused where the list of schemes has no room for it.
+        """
         for _ in range(_ROUNDS):
-            due = self._due(since)
+            due = self._due()
             if not due:
                 return
-            if not fit_cursor(self.registry.schemes(self._scheme)):
-                raise TransportRefused(TOO_MANY)
+            self._check_room(due)
             parts = [_announcing(index, announcement) for index, announcement in enumerate(due)]
             answers, registry = await self._append(self.registry.check, parts)
             if registry is not None:
@@ -118,22 +120,35 @@ class Writer:
             self.registry = self.registry.extended(list(zip(due, times, strict=True)), placed[-1].check)
             self._announced = self._clock()
 
-    def _due(self, since: int | None) -> list[Announcement]:
+    def _check_room(self, due: Sequence[Announcement]) -> None:
+        """Raise TransportRefused where the list of schemes has no room for this one.
+
+        What counts is the list as it will be: by then a scheme that nobody has renewed for long is over. Without that
+        the last schemes of a log that was idle for weeks would be in use for ever, and refuse every other one.
+        """
+        now = int(self._clock() * 1000)
+        then = self.registry.extended([(announcement, now) for announcement in due], "")
+        if not fit_cursor(then.schemes(self._scheme)):
+            raise TransportRefused(TOO_MANY)
+        if then.pushed_out and self._scheme not in self.registry.in_use:  # a renewal is never refused
+            raise TransportRefused(LIST_FULL)
+
+    def _due(self) -> list[Announcement]:
         if not self.registry.announced:
             if self._scheme == Partitions():
                 return []
             # Whoever writes under the default scheme has never announced it: from now on it is one among others.
-            return [self._announcement(Partitions(), 0), self._announcement(self._scheme, since)]
+            return [self._announcement(Partitions(), 0), self._announcement(self._scheme)]
         use = self.registry.in_use.get(self._scheme)
         if use is None:
-            return [self._announcement(self._scheme, since)]
+            return [self._announcement(self._scheme)]
         now = self._clock()
         old = use.renewed / 1000 < now - self._keep / 2
         if old and self._announced < now - self._keep / 4:  # also where this clock is days ahead of the store's
             return [self._announcement(self._scheme, use.since)]
         return []
 
-    def _announcement(self, scheme: Partitions, since: int | None) -> Announcement:
+    def _announcement(self, scheme: Partitions, since: int | None = None) -> Announcement:
         return Announcement(tuple(sorted(scheme.types)), scheme.user_shards, int(self._keep * 1000), since)
 
     def _pieces(self, event: Event) -> list[tuple[tuple[str, str], Event]]:

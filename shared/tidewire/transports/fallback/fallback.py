@@ -8,8 +8,9 @@ subscribers at once, without moving a cursor, and recognizes them when the tail 
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
+from itertools import islice
 
 from tidewire.errors import AppendRefused, EventRefused, TransportUnavailable
 from tidewire.model.cursor import Cursor
@@ -68,6 +69,9 @@ class Fallback:
         While the outbox is being emptied, what is published waits for its turn behind it. Raises TransportUnavailable
         where the outbox has no room; then none of the events was kept, and the log may have taken some, as ever. Raises
         EventRefused where the log refuses one of them for good.
+
+        A full outbox whose events the log refuses takes the events of one more request as guests: without them nothing
+        might ever show that the log accepts others. They are appended, or there was no room for them.
         """
         if not self._outbox:
             try:
@@ -80,7 +84,9 @@ class Fallback:
                 self._note_taken(events)
                 return receipts
         taken = self._take(events)
-        if self._is_away:
+        if self._is_away and not self._outbox.guests:  # whose publisher, and whoever repeats them, waits
+            for entry, _ in taken:
+                entry.is_promised = True
             return [
                 Receipt(event.id, None, known, durable=False) for event, (_, known) in zip(events, taken, strict=True)
             ]
@@ -138,6 +144,7 @@ class Fallback:
         if (flushing := self._flushing) is not None:
             await asyncio.wait((flushing,), timeout=LAST_FLUSH)
             await stop(flushing)
+        self._dismiss(self._outbox.guests)
         self._outbox.give_up_waiting()
         if self._outbox:
             log.error(
@@ -146,6 +153,7 @@ class Fallback:
                 sum(len(entry.event.data) for entry in self._outbox),
             )
             self._outbox = Outbox(self._keys, 0, 0)
+        self._suspects.clear()
         await self._log.aclose()
 
     def _keys(self, event: Event) -> list[Key]:
@@ -153,7 +161,7 @@ class Fallback:
 
     def _take(self, events: Sequence[Event]) -> list[tuple[Entry, bool]]:
         try:
-            taken = self._outbox.take(events)
+            taken = self._outbox.take(events, as_guests=bool(self._suspects))
         except TransportUnavailable:
             OUTBOX_REFUSED.add(by=len(events))
             raise
@@ -168,6 +176,7 @@ class Fallback:
         maximum = 1
         try:
             while batch := self._outbox.first(maximum, BATCH_BYTES):
+                guests = self._outbox.guests
                 error = await self._append(batch)
                 if error is None:
                     self._suspects.clear()
@@ -183,7 +192,9 @@ class Fallback:
                 if isinstance(error, AppendRefused) and await self._step_over(batch[0], error):
                     continue
                 self._note_away(error.detail)
+                self._dismiss(guests)  # not who came meanwhile, and may not have been tried
                 await self._pause(backoff.next())
+            self._note_back()
             log.info("the outbox is empty: the log holds all that was kept")
         finally:
             self._flushing = None
@@ -200,7 +211,7 @@ class Fallback:
             return AppendRefused("an append failed")
         self._note_taken(events)
         for entry, receipt in zip(batch, receipts, strict=True):
-            self._outbox.remove(entry, receipt)
+            self._remove(entry, receipt)
         OUTBOX_APPENDED.add(by=len(receipts))
         return None
 
@@ -211,10 +222,7 @@ class Fallback:
         the log, if behind that one. If none goes in, the log refuses everything, and the outbox keeps everything.
         """
         self._suspects.setdefault(oldest, why.detail)
-        for _ in range(PROBES):
-            entry, is_safe = self._probe()
-            if entry is None:
-                return False
+        for entry, is_safe in islice(self._probes(), PROBES):
             error = await self._append([entry])
             if error is None:
                 return await self._try_suspects()
@@ -228,17 +236,23 @@ class Fallback:
                 return False
         return False
 
-    def _probe(self) -> tuple[Entry | None, bool]:
-        """Return an entry to try behind those that are suspected, and whether others may be tried at once after it.
+    def _probes(self) -> Iterator[tuple[Entry, bool]]:
+        """Yield the entries to try behind those that are suspected, and whether others may be tried after each.
 
-        One in another partition changes no order there. One in the same partition does, should the refusal end just
-        before it is tried: so that is done once a round, until the log has proven to take some and to refuse others.
+        First those that share no partition with an entry before them, as they change no order. One that does share a
+        partition overtakes, should the refusal end just before it is tried: so that is done once a round, until the
+        log has proven to take some and to refuse others.
         """
-        suspected = {partition for entry in self._suspects for partition, _ in entry.keys}
-        apart = (entry for entry in self._outbox if all(partition not in suspected for partition, _ in entry.keys))
-        if not self._refusing and (entry := next(apart, None)) is not None:
-            return entry, True
-        return next((entry for entry in self._outbox if entry not in self._suspects), None), bool(self._refusing)
+        blocked: set[str] = set()
+        behind: list[Entry] = []
+        for entry in tuple(self._outbox):
+            if entry not in self._suspects:
+                if all(partition not in blocked for partition, _ in entry.keys):
+                    yield entry, True
+                else:
+                    behind.append(entry)
+            blocked.update(partition for partition, _ in entry.keys)
+        yield from ((entry, bool(self._refusing)) for entry in behind)
 
     async def _try_suspects(self) -> bool:
         for entry in list(self._suspects):
@@ -250,18 +264,31 @@ class Fallback:
                 return False  # away: they stay suspected until the next append
             if error is not None:
                 self._set_aside(entry, error)
-            del self._suspects[entry]
         return True
 
     def _set_aside(self, entry: Entry, error: EventRefused) -> None:
         """Take an entry out of the way of those behind it."""
-        if not self._outbox.remove(entry, error):  # nobody waits: whoever published it was answered 202
+        self._remove(entry, error)
+        if entry.is_promised:  # even if somebody who sent it again waits, and is answered 422
             OUTBOX_SET_ASIDE.add()
             log.error(
                 "SET ASIDE: the event %s was accepted as not durable, and will never be in the log: %s",
                 entry.event.id,
                 error.detail,
             )
+
+    def _dismiss(self, guests: Sequence[Entry]) -> None:
+        """Refuse guests for which there is no room still."""
+        error = TransportUnavailable(
+            "The log accepts nothing, and the outbox has no room for more: nothing of this request was kept"
+        )
+        for entry in [guest for guest in self._outbox.guests if guest in guests]:
+            self._remove(entry, error)
+            OUTBOX_REFUSED.add()
+
+    def _remove(self, entry: Entry, outcome: Receipt | EventRefused | TransportUnavailable) -> None:
+        self._suspects.pop(entry, None)
+        self._outbox.remove(entry, outcome)
 
     def _are_refused(self, events: Sequence[Event]) -> bool:
         return any(partition in self._refusing for event in events for partition, _ in self._keys(event))
@@ -287,6 +314,9 @@ class Fallback:
             for event in events:
                 for partition, _ in self._keys(event):
                     self._refusing.pop(partition, None)
+        self._note_back()
+
+    def _note_back(self) -> None:
         if self._is_away:
             self._is_away = False
             log.warning("the log is back: %d events that were kept in memory go into it", len(self._outbox))

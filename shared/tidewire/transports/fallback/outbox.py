@@ -17,40 +17,48 @@ KEY_BYTES = 250  # each further key: a tuple, its slot, the partition's name
 
 
 class Entry:
-    """One event, and whoever waits for what becomes of it. `size`: bytes of memory."""
+    """One event, and whoever waits for what becomes of it.
 
-    __slots__ = ("_answer", "event", "keys", "size")
+    `size`: bytes of memory. `is_promised`: a publisher was answered 202, and does not learn what becomes of it.
+    """
+
+    __slots__ = ("_answer", "event", "is_promised", "keys", "size")
 
     def __init__(self, event: Event, keys: Sequence[Key]) -> None:
         self.event = event
         self.keys = keys
         self.size = event.kept_bytes + ENTRY_BYTES + KEY_BYTES * (len(keys) - 1)
+        self.is_promised = False
         self._answer: asyncio.Future[Receipt | None] | None = None
 
     def answer(self) -> asyncio.Future[Receipt | None]:
         """Return what will be the log's receipt, or None where the log went away again; not to be cancelled.
 
-        It raises EventRefused where the log refuses the event for good.
+        It raises EventRefused where the log refuses the event for good, and TransportUnavailable where the event was a
+        guest and is not kept.
         """
         if self._answer is None:
             self._answer = asyncio.get_running_loop().create_future()
         return self._answer
 
-    def settle(self, outcome: Receipt | EventRefused | None) -> bool:
-        """Give those who wait the outcome; return whether anybody waits."""
+    def settle(self, outcome: Receipt | EventRefused | TransportUnavailable | None) -> None:
+        """Give those who wait the outcome."""
         answer, self._answer = self._answer, None
         if answer is None:
-            return False
-        if isinstance(outcome, EventRefused):
+            return
+        if isinstance(outcome, Exception):
             answer.set_exception(outcome)
             answer.exception()  # seen, also where every publisher has gone
         else:
             answer.set_result(outcome)
-        return True
+            self.is_promised = self.is_promised or outcome is None
 
 
 class Outbox:
-    """At most `max_events` events in `max_bytes` of memory; the same event again is the entry that is there."""
+    """At most `max_events` events in `max_bytes` of memory; the same event again is the entry that is there.
+
+    Beyond that it holds the guests: the events of one request, kept only until the log has accepted or refused them.
+    """
 
     def __init__(self, keys: Callable[[Event], Sequence[Key]], max_events: int, max_bytes: int) -> None:
         self.bytes = 0
@@ -59,6 +67,7 @@ class Outbox:
         self._max_bytes = max_bytes
         self._entries: OrderedDict[Entry, None] = OrderedDict()  # in order, and any of them may leave
         self._keys: dict[Key, Entry] = {}
+        self._invited: list[Entry] = []  # guests, unless there is room for them by now
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -66,10 +75,16 @@ class Outbox:
     def __iter__(self) -> Iterator[Entry]:
         return iter(self._entries)
 
-    def take(self, events: Sequence[Event]) -> list[tuple[Entry, bool]]:
+    @property
+    def guests(self) -> list[Entry]:
+        """The entries that it has no room for: the last ones, until enough of the others have left."""
+        is_over = len(self._entries) > self._max_events or self.bytes > self._max_bytes
+        return [entry for entry in self._invited if entry in self._entries] if is_over else []
+
+    def take(self, events: Sequence[Event], *, as_guests: bool = False) -> list[tuple[Entry, bool]]:
         """Add all events or none; return each one's entry, and whether it was there before.
 
-        Raises TransportUnavailable where there is no room for all of them.
+        Raises TransportUnavailable where there is no room for all of them, and they are no guests or others are here.
         """
         taken: list[tuple[Entry, bool]] = []
         keys: dict[Key, Entry] = {}
@@ -82,11 +97,14 @@ class Outbox:
             taken.append((known or entry, known is not None))
         added = [entry for entry, known in taken if not known]
         size = sum(entry.size for entry in added)
-        if len(self._entries) + len(added) > self._max_events or self.bytes + size > self._max_bytes:
+        has_room = len(self._entries) + len(added) <= self._max_events and self.bytes + size <= self._max_bytes
+        if added and not has_room and (self.guests or not as_guests):
             raise TransportUnavailable(
                 f"The log cannot be reached, and the outbox has no room ({self._max_events:,} events,"
                 f" {self._max_bytes // 1024:,} KiB): nothing of this request was kept"
             )
+        if added and not has_room:
+            self._invited = added
         self._entries.update(dict.fromkeys(added))
         self._keys.update(keys)
         self.bytes += size
@@ -103,16 +121,18 @@ class Outbox:
             batch.append(entry)
         return batch
 
-    def remove(self, entry: Entry, outcome: Receipt | EventRefused) -> bool:
-        """Remove an entry, and give whoever waits the outcome; return whether anybody waits."""
+    def remove(self, entry: Entry, outcome: Receipt | EventRefused | TransportUnavailable) -> None:
+        """Remove an entry, and give whoever waits the outcome."""
         del self._entries[entry]
         self.bytes -= entry.size
         for key in entry.keys:
             if self._keys.get(key) is entry:
                 del self._keys[key]
-        return entry.settle(outcome)
+        entry.settle(outcome)
 
     def give_up_waiting(self) -> None:
-        """Let all who wait know that the log is away."""
+        """Let all who wait know that the log is away, except for guests, which are not kept while it is."""
+        guests = set(self.guests)
         for entry in self._entries:
-            entry.settle(None)
+            if entry not in guests:
+                entry.settle(None)

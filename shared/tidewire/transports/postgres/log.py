@@ -36,7 +36,8 @@ SCHEMA_VERSION = 5
 NEWS_BYTES = 4 * 1024 * 1024
 """Of one partition that the tail reads at once: the largest events must fit through a slow line within the time-out."""
 
-_CONFIGURE = "select version, changed, schemes, began from {}.configure($1, $2, $3, $4, $5)"
+_LOOK = "select max(number), {0}.schemes_check() from {0}.migrations"
+_CONFIGURE = "select changed from {}.configure($1, $2, $3, $4, $5)"
 _APPEND = (
     'select epoch, "offset", "check", time, duplicate, elsewhere'
     " from {}.append_scoped($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"
@@ -78,6 +79,7 @@ class PostgresLog:
         self._configured = False
         self._configuring: asyncio.Task[None] | None = None
         schema = f'"{prefix}"'
+        self._look_sql = _LOOK.format(schema)
         self._configure_sql = _CONFIGURE.format(schema)
         self._append_sql = _APPEND.format(schema)
         self._places_sql = _PLACES.format(schema)
@@ -224,15 +226,19 @@ class PostgresLog:
         return parse_rows(await self.fetch(self._page_sql, partition, after.epoch, after.offset, until))
 
     async def _configure(self) -> None:
-        """Check the schema, tell it what SQL publishers must go by, and announce that: once a process."""
+        """Check the schema, announce the scheme, and set it as what SQL publishers go by: once a process.
+
+        Announced first: where the scheme is refused, realtime_publish would append by it where nobody reads.
+        """
         scheme = [sorted(self._scheme.types), self._scheme.user_shards]
         try:
-            ((version, changed, schemes, began),) = await self._pool.fetch(self._configure_sql, *scheme, *self._limits)
+            ((version, schemes),) = await self._pool.fetch(self._look_sql)
             if version < SCHEMA_VERSION:
                 raise TransportUnavailable(f"The database's schema is older than this code needs; {MIGRATE}")
             if schemes:
                 self._writer.registry = await self._read_registry()
-            await self._writer.announce(began)
+            await self._writer.announce()
+            ((changed,),) = await self._pool.fetch(self._configure_sql, *scheme, *self._limits)
         finally:
             self._configuring = None
         if changed:
