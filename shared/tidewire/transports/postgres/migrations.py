@@ -20,7 +20,7 @@ from tidewire.transports.postgres.errors import MIGRATE
 
 log = logging.getLogger(__name__)
 
-_FILES = Path(__file__).parent / "transports" / "sql"
+_FILES = Path(__file__).with_name("sql")
 _LOCK = "select pg_advisory_xact_lock(1953064037, 0)"  # (1953064037, …) are ours, and 0 is no log's
 _TABLE = """
     set local search_path = "{0}", pg_temp;
@@ -30,7 +30,7 @@ _TABLE = """
 
 
 class Migration(NamedTuple):
-    """One file of `transports/sql`."""
+    """One file of `sql/`."""
 
     number: int
     name: str
