@@ -50,10 +50,7 @@ def _tidewire(arguments: Arguments) -> None:
         if found is None:
             raise WrongCallError(f"has no command {rest[0]}")
         command, rest = found, rest[1:]
-    if list(arguments[:1]) == ["bench"]:
-        return _bench(rest)
     command.make_parser(click.Context(command, help_option_names=["-h", "--help"])).parse_args(rest)
-    return None
 
 
 def _python(arguments: Arguments) -> None:

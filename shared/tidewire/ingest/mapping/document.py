@@ -13,7 +13,7 @@ MAX_PROBLEMS = 20  # told at once
 MAX_TOLD_KEY = 64  # characters of one key
 
 
-DEFAULT_FILE = FilePath(__file__).parents[2] / "realtime.toml"  # beside shared/ and functions/
+DEFAULT_FILE = FilePath("realtime.toml")  # in the working directory: the root of a checkout, an image or a bundle
 VARIABLE = "REALTIME_CONFIG"
 SECTIONS = ("sources", "eventbridge")  # the tables at the top; each is read by the function that it is for
 

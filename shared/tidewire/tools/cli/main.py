@@ -19,7 +19,6 @@ COMMANDS: Mapping[str, str] = {
     "migrate": "Bring the schema of the log in Postgres up to date.",
     "webhook": "Try the rules of realtime.toml on a webhook's payload.",
     "cost": "Estimate what a month costs, and where.",
-    "bench": "Measure Tidewire against its yardsticks.",
     "completion": "Print the completion script for a shell.",
 }
 """Each command and its line in the help. `tail` is `command` in `tidewire.tools.cli.tail`: the help of all commands,
