@@ -1,19 +1,19 @@
-// The console page: subscribe, see the stream, publish, cut the line and watch it resume.
+// The console page: subscribe, see events, publish, drop the connection and see it resume.
 
 import { detail, problemText, readyText, reasonText, showCursor, showState } from "./console/connection.js";
 import { byId, listenForCopies, note, plural } from "./console/dom.js";
 import * as meters from "./console/meters.js";
 import * as publish from "./console/publish.js";
 import * as stream from "./console/stream.js";
-import { find } from "./client/route.js";
+import { fetchConfig } from "./client/endpoints.js";
 import { connect } from "./realtime.js";
 
 /** @type {import("./realtime.d.ts").Subscription | null} */ let subscription = null;
 const form = byId("subscribe");
 
-// ---- what a screen reader hears: states at once, events as a number now and then -----------------------------
+// ---- announcements for screen readers: states at once, the number of new events every 10 s -------------------
 
-let heard = 0;
+let unannounced = 0;
 const isDevelopment = ["localhost", "127.0.0.1", "[::1]"].includes(location.hostname);
 
 /** @param {string} text */
@@ -22,8 +22,8 @@ function announce(text) {
 }
 
 setInterval(() => {
-  if (heard > 0) announce(`${plural(heard, "new event")}.`);
-  heard = 0;
+  if (unannounced > 0) announce(`${plural(unannounced, "new event")}.`);
+  unannounced = 0;
 }, 10_000);
 
 // ---- subscribing ---------------------------------------------------------------------------------------------
@@ -42,10 +42,10 @@ function subscribe() {
       types: types.split(",").map((/** @type {string} */ type) => type.trim()).filter(Boolean),
       from: from === "time" ? new Date(time) : from === "resume" ? "now" : from,
       format,
-      share: false, // this page is here to look at a connection: its own
+      share: false, // the page shows its own connection
       storage: tabStorage(from === "resume"),
       onEvent(event) {
-        heard += 1;
+        unannounced += 1;
         meters.count("events");
         if (!event.replayed && event.time !== undefined) meters.measure(event.time);
         stream.addEvent(event, format);
@@ -53,7 +53,7 @@ function subscribe() {
       },
       onGap(gap) {
         meters.count("gaps");
-        stream.addNote("gap", `Gap: ${gap.reason}`, GAPS[gap.reason] ?? "Events were lost here.");
+        stream.addNote("gap", `Gap: ${gap.reason}`, GAPS[gap.reason] ?? "Events were lost.");
         announce(`Gap. ${GAPS[gap.reason] ?? "Events were lost."}`);
       },
       onReady(ready) {
@@ -61,7 +61,7 @@ function subscribe() {
         first = false;
         const text = readyText(ready);
         detail(`${text[0].toUpperCase()}${text.slice(1)}.`);
-        stream.addTideLine(text, ready.recovered);
+        stream.addDivider(text, ready.recovered);
         announce(`Live. ${text}.`);
         showCursor(ready.cursor);
       },
@@ -73,29 +73,29 @@ function subscribe() {
         } else if (state === "denied") {
           stream.addNote("refused", "Denied", problemText(change));
           announce(`Denied. ${problemText(change)}`);
-          needToken(change.problem?.status === 401);
+          if (change.problem?.status === 401) showTokenFields();
         }
       },
     });
   } catch (error) {
     subscription = null;
-    note(byId("subscribe-error"), from === "time" ? "Choose a time to replay from." : String(error));
+    note(byId("subscribe-error"), from === "time" ? "Enter a start time." : String(error));
     return;
   }
   showCursor(subscription.cursor);
-  const audience = token.trim() ? "the token's user" : userId.trim() || "events for everyone";
+  const audience = token.trim() ? "the token's user" : userId.trim() || "public events";
   byId("subscribed-to").textContent = `${audience} · ${types.trim() || "all types"} · from ${from === "time" ? time.replace("T", " ") : from}`;
   rememberInAddress({ userId, types, from, format });
 }
 
 const GAPS = /** @type {Record<string, string>} */ ({
-  trimmed: "The log no longer holds what followed the cursor.",
-  epoch: "The log was wiped or replaced: the cursor is of another one.",
-  "no-log": "This transport keeps no log; what happened meanwhile is lost.",
+  trimmed: "The log no longer contains the events after the cursor.",
+  epoch: "The log was deleted or replaced. The cursor belongs to the previous log.",
+  "no-log": "This transport has no log. Events during the interruption are lost.",
   invalid: "The server cannot read the cursor.",
 });
 
-/** The cursor is kept for the tab in any case; whether a new subscription starts from it is the form's choice. @param {boolean} resume */
+/** Always stores the tab's cursor; the form decides whether a new subscription starts from it. @param {boolean} resume */
 function tabStorage(resume) {
   return {
     getItem: (/** @type {string} */ key) => (resume ? sessionStorage.getItem(key) : null),
@@ -104,7 +104,7 @@ function tabStorage(resume) {
   };
 }
 
-/** Filters go into the address, so that a second tab can be opened with them. Never a token: addresses are logged. */
+/** The URL contains the filters, for a second tab. It never contains a token: URLs are logged. */
 function rememberInAddress(/** @type {Record<string, string>} */ { userId, types, from, format }) {
   const query = new URLSearchParams();
   if (userId) query.set("userId", userId);
@@ -124,28 +124,26 @@ function fillFromAddress() {
 
 // ---- with or without authentication --------------------------------------------------------------------------
 
-/** @param {boolean} needed */
-function needToken(needed) {
-  if (!needed) return;
+function showTokenFields() {
   byId("token-field").hidden = false;
   byId("user-field").hidden = !isDevelopment;
-  byId("mint").hidden = !isDevelopment;
+  byId("create-token").hidden = !isDevelopment;
   byId("key-field").hidden = false;
   stream.showExample(true);
 }
 
 /**
- * A subscriber token for the user in the form. Only where the server is this machine: a publish key has no business in a
- * browser elsewhere, since whoever has it can be anyone.
+ * Requests a subscriber token for the user in the form. Only on this machine: the owner of a publish key can act as any
+ * user, so it must not be used in a browser elsewhere.
  */
-async function mint() {
+async function createToken() {
   const userId = byId("user").value.trim();
   const key = byId("key").value.trim();
   note(byId("subscribe-error"));
   if (key === "") {
     byId("publish-card").open = true;
     byId("key").focus();
-    return note(byId("subscribe-error"), "A token is minted with a publish key: put it into the field on the Publish card.");
+    return note(byId("subscribe-error"), "This requires a publish key. Enter it in the Publish form.");
   }
   try {
     const response = await fetch("/api/tokens", {
@@ -156,17 +154,17 @@ async function mint() {
     const answer = await response.json().catch(() => ({}));
     if (!response.ok) return note(byId("subscribe-error"), problemText({ problem: { title: `HTTP ${response.status}`, ...answer } }));
     byId("token").value = answer.token;
-    announce("A token was minted.");
+    announce("Token created.");
     subscribe();
   } catch {
     note(byId("subscribe-error"), "The server cannot be reached.");
   }
 }
 
-/** Where it does not say (it is away, or older), the subscription itself will find out. */
-async function asksForTokens() {
-  const found = await find(new URL("/api/events", location.href)).catch(() => null);
-  return found !== null && "auth" in found && found.auth === "required";
+/** false also if the server does not respond, or is an older one: the subscription shows its error then. */
+async function requiresToken() {
+  const config = await fetchConfig(new URL("/api/events", location.href)).catch(() => null);
+  return config !== null && "auth" in config && config.auth === "required";
 }
 
 // ---- start ---------------------------------------------------------------------------------------------------
@@ -180,7 +178,7 @@ byId("from").addEventListener("change", () => {
 });
 byId("disconnect").addEventListener("click", () => subscription?.close());
 byId("drop").addEventListener("click", () => subscription?.drop(Number(byId("hold").value)));
-byId("mint").addEventListener("click", mint);
+byId("create-token").addEventListener("click", createToken);
 byId("retry").addEventListener("click", () => subscription?.retry());
 listenForCopies(announce);
 meters.start();
@@ -188,10 +186,10 @@ stream.start();
 publish.start(announce);
 fillFromAddress();
 if (matchMedia("(max-width: 60rem)").matches) byId("subscribe-card").open = byId("publish-card").open = false;
-if (!(await asksForTokens())) subscribe();
+if (!(await requiresToken())) subscribe();
 else {
-  needToken(true);
+  showTokenFields();
   byId("subscribe-card").open = true;
-  detail("This server asks for a token.");
+  detail("This server requires a token.");
   byId("token").focus();
 }

@@ -1,69 +1,69 @@
-// Needs nothing but ES2022: it compiles without the DOM library too, for Node and for workers.
+// Needs only ES2022: it also compiles without the DOM library, for Node and for workers.
 
 /**
- * A subscriber to Tidewire's `GET /api/events`. One connection, resumed from its cursor for as long as it is open.
+ * Subscribes to Tidewire's `GET /api/events`, and resumes at the cursor after each lost connection.
  *
- * `Events` types the data by event type: `connect<{"task-updated": Task}>({onEvent: (event) => …})`. It is a promise of
- * yours about what is published; nothing is checked while running.
+ * `Events` gives the data type of each event type: `connect<{"task-updated": Task}>({onEvent: (event) => …})`. The types
+ * are not checked at run time. Throws TypeError or RangeError on invalid options.
  */
 export function connect<Events extends object = AnyEvents>(options?: ConnectOptions<Events>): Subscription;
 
-/** Any event type, with data that is not known. */
+/** Any event type, with unknown data. */
 export type AnyEvents = Record<string, unknown>;
 
 export interface ConnectOptions<Events extends object = AnyEvents> {
   /**
-   * Address of the events. Default `/api/events` of the page's origin. JSON pages are read there; the stream is where the
-   * server says (`/api/config` beside it), which is the same address where one process serves everything.
+   * Address of the events. Default: `/api/events` on the page's origin. JSON pages are read from it. The stream's address
+   * comes from the server (`/api/config` next to it); a server that is a single process returns the same one.
    */
   url?: string | Address | undefined;
-  /** Address of the stream where the server shall not be asked for it. Default of `url`, where that is not given. */
+  /** Address of the stream; `/api/config` is not requested then. Also the default of `url`. */
   streamUrl?: string | Address | undefined;
   /**
-   * Subscriber token, or a function asked for one before each connection (and again before the token expires). For another
-   * user, close the subscription and connect anew: what is under way is still the old user's.
+   * Subscriber token, or a function that returns one. It is called before each connection, and again before the token
+   * expires. If the user changes, close the subscription and call `connect` again: the open stream is the old user's.
    */
   token?: string | null | (() => string | null | undefined | Promise<string | null | undefined>) | undefined;
-  /** Names the user where the server runs with authentication off. Elsewhere the token's `sub` decides. */
+  /** The user id, for a server without authentication. With authentication, the token's `sub` is the user. */
   userId?: string | undefined;
-  /** Event types to hear. Absent or empty: all that the token allows. */
+  /** Event types to receive. Absent or empty: all types that the token allows. */
   types?: Iterable<string> | string | undefined;
-  /** Where to start without a cursor. Default `now`. */
+  /** Start position without a cursor. Default `now`. */
   from?: "now" | "earliest" | Date | (string & {}) | undefined;
-  /** `data`: events as published. `cloudevents`: also `id`, `time` and `source`. Default `data`. */
+  /** `data`: the published data. `cloudevents`: also `id`, `time` and `source`. Default `data`. */
   format?: "data" | "cloudevents" | undefined;
   /**
-   * `stream`, the default: live, by JSON pages where no stream gets through. `poll`: one JSON page every `every` milliseconds,
-   * for what may be late: it holds no connection. A hidden page asks nothing, and at once when it is looked at.
+   * `stream` (default): live; JSON pages while streams do not get through. `poll`: a JSON page every `every` milliseconds,
+   * without an open connection. A hidden page does not poll; it does so when it is visible again.
    */
   mode?: "stream" | "poll" | undefined;
-  /** Milliseconds between two polls, give or take a tenth; 1,000 to a day. Default 30,000. */
+  /** Milliseconds between two polls, plus or minus 10 %: 1,000 to 86,400,000. Default 30,000. */
   every?: number | undefined;
-  /** Resume after this cursor; wins over `from` and over `storage`. */
+  /** Start after this cursor. Overrides `from` and the cursor in `storage`. */
   cursor?: string | undefined;
-  /** Keeps the cursor across page loads, e.g. `sessionStorage`. */
+  /** Stores the cursor across page loads, e.g. `sessionStorage`. */
   storage?: CursorStorage | undefined;
   /** Key in `storage`. Default: made from url, user and types. */
   storageKey?: string | undefined;
-  /** As for `fetch`; `include` sends the token cookie to another origin. Default `same-origin`. */
+  /** As in `fetch`; `include` sends the token cookie to another origin. Default `same-origin`. */
   credentials?: "include" | "omit" | "same-origin" | undefined;
-  /** The server's heartbeat interval in milliseconds; silent for two of them, a connection is dead. Default 15,000. */
+  /** The server's heartbeat interval in milliseconds. A connection without data for two of them is dead. Default 15,000. */
   heartbeat?: number | undefined;
   /**
-   * Whether tabs that would hear the same (address, types, user) share one connection. true, the default: where the client
-   * knows whose stream it is, by the token, by `userId`, or because `credentials` is `omit`. A text: the page says whose it
-   * is, e.g. the user's id beside a cookie that no script can read; tokens of two users never share. false: a connection of
-   * its own. Needs https or localhost.
+   * Whether tabs with the same address, types and user share one connection. true (default): if the client knows the user,
+   * from the token, from `userId`, or because `credentials` is `omit`. A string: the page names the user, e.g. by the user
+   * id next to an HttpOnly cookie; tokens of two users never share. false: never. Requires https or localhost.
    */
   share?: boolean | string | undefined;
-  /** Closes the subscription. */
+  /** Closes the subscription when it is aborted. */
   signal?: CloseSignal | undefined;
   onEvent?: ((event: RealtimeEvent<Events>) => void) | undefined;
-  /** Events after the cursor are lost: reload what they would have changed. */
+  /** Events after the cursor are lost: reload the data that they would have changed. */
   onGap?: ((gap: Gap) => void) | undefined;
+  /** The replay is complete; events after this are live. */
   onReady?: ((ready: Ready) => void) | undefined;
   onState?: ((state: State, change: StateChange) => void) | undefined;
-  /** A refusal, an address where nothing is, a token function that failed: in a sentence. Not: a connection that was lost. */
+  /** A refused request, a wrong address, or a token function that failed. A lost connection is not an error. */
   onError?: ((failure: Failure) => void) | undefined;
 }
 
@@ -73,37 +73,37 @@ export interface Address {
   readonly href: string;
 }
 
-/** The part of the DOM's `Storage` that is used. */
+/** The part of the DOM's `Storage` that the client uses. */
 export interface CursorStorage {
   getItem(key: string): string | null;
   setItem(key: string, value: string): void;
 }
 
-/** The part of `AbortSignal` that is used. */
+/** The part of `AbortSignal` that the client uses. */
 export interface CloseSignal {
   readonly aborted: boolean;
   addEventListener(type: "abort", listener: () => void, options?: any): void;
 }
 
 export interface Subscription {
-  /** Ends it for good. No callback runs afterwards, except `onState` with "closed". */
+  /** Ends the subscription. No callback runs after this, except `onState` with "closed". */
   close(): void;
-  /** Cuts the connection as if the network had failed; it resumes after the usual wait, or after `holdMs` if longer. */
+  /** Ends the connection like a network failure. It resumes after the usual delay, or after `holdMs` if that is longer. */
   drop(holdMs?: number): void;
-  /** Ends a wait, the leader's too, or tries again after "denied"; polls at once in `mode: "poll"`. */
+  /** Ends a wait (also the leader's), tries again after "denied", and polls at once with `mode: "poll"`. */
   retry(): void;
-  /** The place after everything handled so far; "" before the first. Opaque. */
+  /** The position after the last handled entry; "" before the first. Opaque. */
   readonly cursor: string;
   readonly state: State;
-  /** `poll` also while a proxy on the way keeps streams from arriving. */
+  /** Also `poll` while a proxy keeps streams from getting through. */
   readonly mode: "stream" | "poll";
   readonly role: Role;
 }
 
-/** leader: connected for the other tabs too. follower: hears what the leader does. alone: connected for itself. */
+/** leader: its connection serves the other tabs too. follower: receives events from the leader. alone: its own connection. */
 export type Role = "alone" | "leader" | "follower";
 
-/** connecting → replaying → live; after a loss waiting → connecting; denied and closed rest. */
+/** connecting → replaying → live; after a loss waiting → connecting; denied until `retry()`; closed is final. */
 export type State = "connecting" | "replaying" | "live" | "waiting" | "denied" | "closed";
 
 /** An event of one of these types; `if (event.type === "task-updated")` narrows its `data`. */
@@ -111,16 +111,16 @@ export type RealtimeEvent<Events extends object = AnyEvents> = { [Type in keyof 
 
 export interface EventOf<Type extends string, Data> {
   type: Type;
-  /** Parsed JSON. Numbers are JavaScript's: read `raw` where all digits count. undefined where the data is not JSON. */
+  /** Parsed JSON, undefined if the data is not JSON. Its numbers are JavaScript's; `raw` has all digits. */
   data: Data;
   /** The frame's text: the published data, or the whole CloudEvent. */
   raw: string;
   cursor: string;
-  /** true before `ready`: it happened earlier and was read from the log. */
+  /** true before `ready`: the event was read from the log. */
   replayed: boolean;
-  /** With `format: "cloudevents"`, and on JSON pages. */
+  /** With `format: "cloudevents"`, and in JSON pages. */
   id?: string | undefined;
-  /** RFC 3339, with `format: "cloudevents"`, and on JSON pages. */
+  /** RFC 3339. With `format: "cloudevents"`, and in JSON pages. */
   time?: string | undefined;
   source?: string | undefined;
 }
@@ -131,11 +131,11 @@ export interface Gap {
 }
 
 export interface Ready {
-  /** false exactly where a gap was told. */
+  /** false if a gap was reported. */
   recovered: boolean;
-  /** Events sent to this subscriber before `ready`. */
+  /** Number of events received before `ready`. */
   replayed: number;
-  /** This connection carried a cursor, or this tab one into the group. */
+  /** The connection, or this tab when it joined its group, started at a cursor. */
   resumed: boolean;
   cursor: string;
 }
@@ -143,11 +143,12 @@ export interface Ready {
 export interface StateChange {
   previous: State;
   /**
-   * Why: `start`, `lost`, `silent`, `dropped`, `renewed`, `refused`, `token-failed`, `token-timeout`, `stopped`, `closed`, `shared` and `leading` (among
-   * tabs: another tab's connection serves this one too, or this tab's the others), or the server's closing reason.
+   * `start`, `accepted`, `ready`, `lost`, `silent`, `dropped`, `renewed`, `refused`, `token-failed`, `token-timeout`,
+   * `stream-again` (after polls, a stream is tried again), `stopped` (204), `closed`, `shared` (this tab follows another
+   * one), `leading` (this tab now serves the others), or the server's closing reason.
    */
   reason: string;
-  /** Failures in a row. */
+  /** Number of consecutive failures. */
   attempt: number;
   mode: "stream" | "poll";
   role: Role;
@@ -158,15 +159,15 @@ export interface StateChange {
   error?: unknown;
 }
 
-/** What keeps the subscription from working. */
+/** The reason why the subscription does not work. */
 export interface Failure {
-  /** A sentence or two for whoever runs the page. */
+  /** One or two sentences for the page's operator. */
   message: string;
-  /** The answer's HTTP status, where there was an answer. */
+  /** HTTP status of the response, if there was one. */
   status?: number | undefined;
   problem: Problem;
   error?: unknown;
-  /** Nothing more is tried until `retry()`. */
+  /** true: there is no further attempt until `retry()`. */
   final: boolean;
 }
 

@@ -1,36 +1,36 @@
-// Tidewire's browser client: one subscriber that never loses its place.
+// Tidewire's browser client: a subscription that resumes at its cursor after each lost connection.
 //
 //   import { connect } from "./realtime.js";
 //   connect({ token: () => fetchToken(), onEvent: (event) => console.log(event.type, event.data) });
 //
-// fetch instead of EventSource: a token travels in a header (not in a URL that logs keep), one listener hears every
-// type, a refusal can be read, and a silent connection can be given up. Runs in browsers and in Node 20.
-// An instance serves this file and client/ beside it; copy both where a page shall have its own.
+// It uses fetch instead of EventSource: the token travels in a header (URLs are logged), one callback receives all event
+// types, the page can read why a request was refused, and a silent connection is replaced. Runs in browsers and in Node 20.
+// Each server with the console serves this file and client/. To host it yourself, copy both.
 
-import { eventOf, failureOf } from "./client/answer.js";
 import { HEARTBEAT_SLACK_MS, poll, stream } from "./client/attempt.js";
-import { addressOf, ask, everyOf, isVisibleAscii, listOf, startOf } from "./client/request.js";
-import { isHidden, Rest } from "./client/rest.js";
-import { backoff, BACKOFF_CAP_MS, CLOSING_JITTER_MS, isOver, NOWHERE_CAP_MS } from "./client/retry.js";
-import { Route } from "./client/route.js";
+import { Endpoints } from "./client/endpoints.js";
+import { fromParameter, isVisibleAscii, listOf, pollIntervalOf, sendRequest } from "./client/request.js";
+import { eventOf, failureOf } from "./client/response.js";
+import { backoff, BACKOFF_CAP_MS, CLOSING_JITTER_MS, NOT_FOUND_CAP_MS } from "./client/retry.js";
 import { groupOf, Tabs } from "./client/tabs.js";
-import { Tokens } from "./client/tokens.js";
+import { isExpiring, Tokens } from "./client/tokens.js";
+import { isHidden, Wait } from "./client/wait.js";
 import { Watchdog } from "./client/watchdog.js";
 
 /** @typedef {import("./realtime.d.ts").ConnectOptions} ConnectOptions */
 /** @typedef {import("./realtime.d.ts").State} State */
 /** @typedef {import("./realtime.d.ts").StateChange} StateChange */
 /** @typedef {import("./realtime.d.ts").Problem} Problem */
-/** @typedef {import("./client/answer.js").End} End */
-/** @typedef {import("./client/answer.js").Entry} Entry */
+/** @typedef {import("./client/response.js").End} End */
+/** @typedef {import("./client/response.js").Entry} Entry */
 
-/** A connection that ended sooner than this was no success: a server that answers and dies must not be hammered. */
+/** A connection that was live for less than this counts as a failure, so that a crashing server is not overloaded. */
 const STABLE_MS = 5_000;
 
-/** No `retry:` may keep a tab away longer than this. */
-const LONGEST_RETRY_MS = 60_000;
+/** Maximum of the server's `retry:`. */
+const MAX_RETRY_MS = 60_000;
 
-/** Attempts in a row that failed without one byte before a poll is tried. */
+/** Consecutive attempts without a byte before the client polls. */
 const BLOCKED_AFTER = 3;
 
 /** @param {ConnectOptions} [options] @returns {import("./realtime.d.ts").Subscription} */
@@ -40,49 +40,49 @@ export function connect(options = {}) {
 
 class Subscription {
   #options;
-  #route;
-  #every; // milliseconds between plain polls, 0 where it streams
+  #endpoints;
+  #pollInterval; // milliseconds, 0 in stream mode
   #from;
   #heartbeat;
   #storageKey;
   #cursor;
   /** @type {State} */ #state = "closed";
   /** @type {"stream" | "poll"} */ #mode;
-  #open = true;
-  #failures = 0; // in a row; the exponent of the backoff
-  #unheard = 0; // attempts in a row that brought no byte, or were cut for silence
-  #unauthorized = false; // the last answer was a 401
+  #isOpen = true;
+  #failures = 0; // consecutive; the exponent of the backoff
+  #silentAttempts = 0; // consecutive; without a byte, or ended by the watchdog
+  #wasUnauthorized = false; // the last response was a 401
   #serverRetry = 0;
   #liveSince = 0;
   /** @type {AbortController | null} */ #attempt = null;
-  #rest = new Rest();
+  #wait = new Wait();
   #tokens;
   #tabs;
-  #watchdog = new Watchdog(() => this.#cut({ kind: "silent", reason: "silent" }));
+  #watchdog = new Watchdog(() => this.#endAttempt({ kind: "silent", reason: "silent" }));
   #listeners = new AbortController();
 
   /** @param {ConnectOptions} options */
   constructor(options) {
     this.#options = options;
     const { url = options.streamUrl ?? "", userId = "", types, signal, token } = options;
-    this.#route = Route.of(options);
-    this.#every = everyOf(options);
-    this.#mode = this.#every > 0 ? "poll" : "stream";
-    this.#from = startOf(options.from);
+    this.#endpoints = Endpoints.of(options);
+    this.#pollInterval = pollIntervalOf(options);
+    this.#mode = this.#pollInterval > 0 ? "poll" : "stream";
+    this.#from = fromParameter(options.from);
     this.#heartbeat = options.heartbeat ?? 15_000;
     this.#storageKey = options.storageKey ?? `realtime:${[url, userId, listOf(types)].join("|")}`;
-    this.#cursor = options.cursor || this.#stored() || "";
-    this.#tokens = new Tokens(token, () => this.#cut({ kind: "lost", reason: "token-timeout" }),
-      () => this.#cut({ kind: "renewed", reason: "renewed" }));
-    this.#tabs = new Tabs(this.#member());
+    this.#cursor = options.cursor || this.#loadCursor() || "";
+    this.#tokens = new Tokens(token, () => this.#endAttempt({ kind: "lost", reason: "token-timeout" }),
+      () => this.#endAttempt({ kind: "renewed", reason: "renewed" }));
+    this.#tabs = new Tabs(this.#tabMember());
     if (signal?.aborted) {
-      this.#open = false;
+      this.#isOpen = false;
       return;
     }
     const until = { signal: this.#listeners.signal };
     signal?.addEventListener("abort", () => this.close(), until);
     globalThis.addEventListener?.("online", () => this.#networkChanged(), until);
-    globalThis.document?.addEventListener("visibilitychange", () => this.#comeBack(), until);
+    globalThis.document?.addEventListener("visibilitychange", () => this.#visibilityChanged(), until);
     this.#run();
   }
 
@@ -103,67 +103,67 @@ class Subscription {
   }
 
   close() {
-    this.#finish("closed");
+    this.#close("closed");
   }
 
   drop(holdMs = 0) {
-    this.#cut({ kind: "dropped", reason: "dropped", hold: holdMs });
+    this.#endAttempt({ kind: "dropped", reason: "dropped", hold: holdMs });
   }
 
   retry() {
-    this.#rest.wake();
-    this.#tabs.nudge();
+    this.#wait.skip();
+    this.#tabs.pingLeader();
   }
 
-  // ---- the loop: attempt, look how it ended, wait -------------------------------------------------------------
+  // ---- the loop: attempt, evaluate its end, wait --------------------------------------------------------------
 
   async #run() {
-    await null; // callbacks run only once the caller holds its handle
+    await null; // no callback runs before connect() has returned
     let reason = "start";
-    while (this.#open) {
+    while (this.#isOpen) {
       this.#enter("connecting", { reason });
-      const end = await this.#once();
+      const end = await this.#runAttempt();
       reason = end.reason;
-      if (this.#open) await this.#next(end);
+      if (this.#isOpen) await this.#afterAttempt(end);
     }
   }
 
-  /** One connection, from its token to its end, or following another tab's. Never throws. @returns {Promise<End>} */
-  async #once() {
+  /** One connection, or the time as a follower of another tab. Never throws. @returns {Promise<End>} */
+  async #runAttempt() {
     const attempt = new AbortController();
     const { signal } = attempt;
     this.#attempt = attempt;
     this.#liveSince = 0;
-    this.#watchdog.heardAt = 0;
+    this.#watchdog.receivedAt = 0;
     try {
-      const token = await this.#token(signal);
+      const token = await this.#nextToken(signal);
       if (typeof token !== "string") return token;
       if (token !== "" && !isVisibleAscii(token)) {
-        const problem = { title: "Unusable token", detail: "The token holds characters that no header can carry." };
+        const problem = { title: "Invalid token", detail: "The token contains characters that an HTTP header cannot carry." };
         return { kind: "denied", reason: "refused", problem };
       }
-      const group = await groupOf(this.#options, this.#route.address, token);
+      const group = await groupOf(this.#options, this.#endpoints.address, token);
       signal.throwIfAborted();
-      if (await this.#tabs.enter(group, signal)) return { kind: "again", reason: "leading" }; // with a token of today
+      if (await this.#tabs.join(group, signal)) return { kind: "restart", reason: "leading" }; // to get a current token
       if (this.#mode === "poll") {
-        const host = this.#host(this.#route.pages, token, signal);
-        return await poll(host, signal, this.#options.format, this.#every);
+        const context = this.#context(this.#endpoints.pages, token, signal);
+        return await poll(context, signal, this.#options.format, this.#pollInterval);
       }
-      const address = await this.#route.stream(token, signal);
-      return address instanceof URL ? await stream(this.#host(address, token, signal), signal) : address;
+      const address = await this.#endpoints.stream(token, signal);
+      return address instanceof URL ? await stream(this.#context(address, token, signal), signal) : address;
     } catch (error) {
       return signal.aborted ? signal.reason : { kind: "lost", reason: "lost", error };
     } finally {
       this.#watchdog.stop();
       this.#tokens.stop();
       this.#attempt = null;
-      attempt.abort(); // a stream we turned away from (closing, renewed) must not stay open behind our back
-      this.#settle();
+      attempt.abort(); // closes a stream that is still open (closing, renewed)
+      this.#flush();
     }
   }
 
-  /** The token, or how the attempt ended for want of one. @param {AbortSignal} signal @returns {Promise<string | End>} */
-  async #token(signal) {
+  /** The token, or how the attempt ended without one. @param {AbortSignal} signal @returns {Promise<string | End>} */
+  async #nextToken(signal) {
     try {
       return await this.#tokens.next(signal);
     } catch (error) {
@@ -174,127 +174,128 @@ class Subscription {
   }
 
   /** @param {End} end */
-  async #next(end) {
-    if (end.kind === "stop") return this.#finish(end.reason);
+  async #afterAttempt(end) {
+    if (end.kind === "stop") return this.#close(end.reason);
     if (end.reason === "stream-again") this.#mode = "stream";
-    if (end.kind === "renewed" || end.kind === "again") return;
-    // A token function may have answered from its cache just as that token expired: it is asked once more, no oftener.
-    const expired = end.kind === "unauthorized" && this.#tokens.renewable && !this.#unauthorized;
-    this.#unauthorized = end.kind === "unauthorized";
-    if (end.kind === "denied" || (end.kind === "unauthorized" && !expired)) {
-      this.#tabs.leave(); // another tab's token may do
-      return this.#stay("denied", end);
+    if (end.kind === "renewed" || end.kind === "restart") return;
+    // A token function may return a cached token that has just expired, so it is called once more, and only once.
+    const mayBeExpired = end.kind === "unauthorized" && this.#tokens.renewable && !this.#wasUnauthorized;
+    this.#wasUnauthorized = end.kind === "unauthorized";
+    if (end.kind === "denied" || (end.kind === "unauthorized" && !mayBeExpired)) {
+      this.#tabs.leave(); // another tab may have a valid token
+      return this.#rest("denied", end);
     }
-    const stable = this.#liveSince > 0 && Date.now() - this.#liveSince >= STABLE_MS;
-    if (stable) this.#failures = 0;
-    if (end.kind === "closing" && stable) return this.#stay("waiting", end, Math.random() * CLOSING_JITTER_MS);
-    if (end.kind === "early") this.#tokens.keep();
-    const asked = Math.max(end.floor ?? 0, end.hold ?? 0);
-    const isNowhere = end.problem?.status === 404;
-    if (isNowhere) this.#route.forget();
-    const cap = isNowhere ? NOWHERE_CAP_MS : BACKOFF_CAP_MS;
-    const delay = backoff(this.#failures, Math.max(this.#serverRetry, asked), Math.random, cap);
+    const isStable = this.#liveSince > 0 && Date.now() - this.#liveSince >= STABLE_MS;
+    if (isStable) this.#failures = 0;
+    if (end.kind === "closing" && isStable) return this.#rest("waiting", end, Math.random() * CLOSING_JITTER_MS);
+    if (end.kind === "too-early") this.#tokens.reuse();
+    const minimum = Math.max(end.minimum ?? 0, end.hold ?? 0);
+    const isNotFound = end.problem?.status === 404;
+    if (isNotFound) this.#endpoints.forget();
+    const cap = isNotFound ? NOT_FOUND_CAP_MS : BACKOFF_CAP_MS;
+    const delay = backoff(this.#failures, Math.max(this.#serverRetry, minimum), Math.random, cap);
     if (end.kind !== "dropped") {
       this.#chooseMode(end);
       this.#failures += 1;
     }
-    return this.#stay("waiting", end, delay, asked);
+    return this.#rest("waiting", end, delay, minimum);
   }
 
   /**
-   * A proxy that buffers or blocks streams lets short answers through: after signs of one, poll.
+   * Polls if a proxy seems to buffer or block streams: short responses get through.
    * @param {End} end
    */
   #chooseMode(end) {
-    if (this.#every > 0) return;
+    if (this.#pollInterval > 0) return;
     if (this.#mode === "poll") {
-      this.#mode = "stream"; // the poll failed too: the server is away, and not only its streams
-      this.#unheard = 0;
+      this.#mode = "stream"; // polls fail too, so the server itself is away
+      this.#silentAttempts = 0;
       return;
     }
-    const nothing = this.#watchdog.heardAt === 0 && end.problem === undefined;
-    this.#unheard = nothing || end.kind === "silent" ? this.#unheard + 1 : 0;
-    const buffered = end.kind === "silent" && (nothing || this.#unheard >= 2);
+    const isEmpty = this.#watchdog.receivedAt === 0 && end.problem === undefined;
+    this.#silentAttempts = isEmpty || end.kind === "silent" ? this.#silentAttempts + 1 : 0;
+    const isBuffered = end.kind === "silent" && (isEmpty || this.#silentAttempts >= 2);
     const status = end.problem?.status;
-    const isPagesOnly = status === 406 || (status === 404 && this.#route.isElsewhere);
-    if (!isPagesOnly && !buffered && this.#unheard < BLOCKED_AFTER) return;
+    const hasPagesOnly = status === 406 || (status === 404 && this.#endpoints.hasSeparateStream);
+    if (!hasPagesOnly && !isBuffered && this.#silentAttempts < BLOCKED_AFTER) return;
     this.#mode = "poll";
-    this.#route.forget();
-    if (end.kind === "lost") end.problem ??= this.#route.unreachable();
+    this.#endpoints.forget();
+    if (end.kind === "lost") end.problem ??= this.#endpoints.unreachable();
   }
 
   /**
-   * Waits. `retry()` ends it at any time, a network or a tab that comes back only after `floor`, which a server in need
-   * has asked for.
-   * @param {"waiting" | "denied"} state @param {End} end @param {number} [delay] @param {number} [floor]
+   * Waits in this state. `retry()` ends the wait at any time; a network or page that comes back, only after `minimum`.
+   * @param {"waiting" | "denied"} state @param {End} end @param {number} [delay] @param {number} [minimum]
    */
-  async #stay(state, end, delay, floor = 0) {
-    const over = this.#rest.stay(delay, state === "denied" ? Infinity : floor);
+  async #rest(state, end, delay, minimum = 0) {
+    const ended = this.#wait.beforeAttempt(delay, state === "denied" ? Infinity : minimum);
     this.#enter(state, { reason: end.reason, delay, problem: end.problem, error: end.error });
-    await over;
+    await ended;
   }
 
-  // ---- what an attempt, and the other tabs, may do here --------------------------------------------------------
+  // ---- what attempts and tabs get of this subscription --------------------------------------------------------
 
-  /** @param {URL} address @param {string} token @param {AbortSignal} signal @returns {import("./client/attempt.js").Host} */
-  #host(address, token, signal) {
+  /** @param {URL} address @param {string} token @param {AbortSignal} signal @returns {import("./client/attempt.js").Context} */
+  #context(address, token, signal) {
     const self = this;
     return {
       get cursor() { return self.#cursor; },
       get state() { return self.#state; },
-      get isOpen() { return self.#open; },
+      get isOpen() { return self.#isOpen; },
+      get isTokenExpiring() { return self.#tokens.renewable && isExpiring(token); },
       heartbeat: this.#heartbeat,
       watchdog: this.#watchdog,
-      ask: (accept, wait) => {
+      request: (accept, wait) => {
         const { credentials = "same-origin" } = this.#options;
-        return ask({ address, cursor: this.#cursor, from: this.#from, token, accept, wait, credentials, signal });
+        return sendRequest({ address, cursor: this.#cursor, from: this.#from, token, accept, wait, credentials, signal });
       },
       accepted: () => {
-        this.#unauthorized = false;
+        this.#wasUnauthorized = false;
         this.#enter("replaying", { reason: "accepted" });
-        if (this.#every === 0) this.#tokens.accepted(token, signal);
+        if (this.#pollInterval === 0) this.#tokens.accepted(token, signal);
       },
-      get isTokenOver() { return self.#tokens.renewable && isOver(token); },
-      pause: (ms) => this.#rest.pause(ms, signal),
+      pause: (ms) => this.#wait.betweenPolls(ms, signal),
       expiring: (seconds) => this.#tokens.expiring(seconds, signal),
-      retryIn: (ms) => { this.#serverRetry = Math.min(ms, LONGEST_RETRY_MS); },
-      tell: (entry) => {
-        this.#tabs.add(entry);
-        this.#apply(entry);
+      setRetry: (ms) => { this.#serverRetry = Math.min(ms, MAX_RETRY_MS); },
+      emit: (entry) => {
+        this.#tabs.record(entry);
+        this.#deliver(entry);
       },
-      settle: () => this.#settle(),
+      flush: () => this.#flush(),
     };
   }
 
   /** @returns {import("./client/tabs.js").Member} */
-  #member() {
+  #tabMember() {
     const self = this;
     return {
       get cursor() { return self.#cursor; },
       fromNow: this.#from === "now",
       heartbeat: this.#heartbeat,
-      apply: (entry) => this.#apply(entry),
-      settle: () => this.#store(),
+      deliver: (entry) => this.#deliver(entry),
+      saveCursor: () => this.#saveCursor(),
       mirror: ({ state, change }) => {
         this.#mode = change.mode;
-        if (state !== this.#state) this.#tell(state, change);
+        if (state !== this.#state) this.#setState(state, change);
       },
       joined: (resumed, recovered, replayed) => {
         this.#call("onReady", { recovered, replayed, resumed, cursor: this.#cursor });
       },
-      again: (reason) => {
-        this.#cut({ kind: "again", reason });
-        this.#rest.wake();
+      restart: (reason) => {
+        this.#endAttempt({ kind: "restart", reason });
+        this.#wait.skip();
       },
-      leads: () => this.#tell(this.#state, { previous: this.#state, reason: "leading", attempt: 0, mode: this.#mode, role: "leader" }),
-      nudge: () => this.#rest.hurry(),
+      becameLeader: () => {
+        this.#setState(this.#state, { previous: this.#state, reason: "leading", attempt: 0, mode: this.#mode, role: "leader" });
+      },
+      skipWait: () => this.#wait.skipIfAllowed(),
     };
   }
 
-  // ---- telling the page ---------------------------------------------------------------------------------------
+  // ---- callbacks ----------------------------------------------------------------------------------------------
 
   /** @param {Entry} entry */
-  #apply(entry) {
+  #deliver(entry) {
     if (entry.cursor !== "") this.#cursor = entry.cursor;
     const cursor = this.#cursor;
     if (entry.kind === "event") this.#call("onEvent", eventOf(entry.event, cursor, this.#options.format));
@@ -307,16 +308,19 @@ class Subscription {
     }
   }
 
-  /** @param {State} state @param {{reason: string, delay?: number, problem?: Problem, error?: unknown}} why */
-  #enter(state, why) {
-    if (!this.#open && state !== "closed") return;
-    const change = { previous: this.#state, attempt: this.#failures, mode: this.#mode, role: this.#tabs.role, ...why };
-    this.#tell(state, change);
-    this.#tabs.changed(state, change);
+  /**
+   * A change of this subscription's own connection, which the group's other tabs mirror.
+   * @param {State} state @param {{reason: string, delay?: number, problem?: Problem, error?: unknown}} details
+   */
+  #enter(state, details) {
+    if (!this.#isOpen && state !== "closed") return;
+    const change = { previous: this.#state, attempt: this.#failures, mode: this.#mode, role: this.#tabs.role, ...details };
+    this.#setState(state, change);
+    this.#tabs.stateChanged(state, change);
   }
 
   /** @param {State} state @param {StateChange} change */
-  #tell(state, change) {
+  #setState(state, change) {
     const previous = this.#state;
     this.#state = state;
     this.#call("onState", state, { ...change, previous, role: this.#tabs.role });
@@ -325,19 +329,22 @@ class Subscription {
   }
 
   /** @param {string} reason */
-  #finish(reason) {
-    if (!this.#open) return;
-    this.#open = false;
+  #close(reason) {
+    if (!this.#isOpen) return;
+    this.#isOpen = false;
     this.#listeners.abort();
     this.#tabs.leave();
-    this.#cut({ kind: "stop", reason });
-    this.#rest.wake();
+    this.#endAttempt({ kind: "stop", reason });
+    this.#wait.skip();
     this.#enter("closed", { reason });
   }
 
-  /** A page's bug in a callback must not end the stream. @param {"onEvent" | "onGap" | "onReady" | "onState" | "onError"} name @param {...any} args */
+  /**
+   * Reports an exception of a callback without ending the stream.
+   * @param {"onEvent" | "onGap" | "onReady" | "onState" | "onError"} name @param {...any} args
+   */
   #call(name, ...args) {
-    if (!this.#open && name !== "onState") return;
+    if (!this.#isOpen && name !== "onState") return;
     try {
       /** @type {any} */ (this.#options[name])?.(...args);
     } catch (error) {
@@ -346,43 +353,43 @@ class Subscription {
     }
   }
 
-  // ---- the network, the tab, the storage ------------------------------------------------------------------------
+  // ---- network, visibility, storage ---------------------------------------------------------------------------
 
   #networkChanged() {
-    this.#comeBack();
-    // The connection may hang on a network that is gone. One heartbeat must come, else it is dead.
-    if (this.#mode === "stream") this.#watchdog.hurry(this.#heartbeat + HEARTBEAT_SLACK_MS);
+    this.#visibilityChanged();
+    // The connection may belong to the old network: without a heartbeat from now on, it is dead.
+    if (this.#mode === "stream") this.#watchdog.shorten(this.#heartbeat + HEARTBEAT_SLACK_MS);
   }
 
-  #comeBack() {
+  #visibilityChanged() {
     if (isHidden()) return;
-    this.#rest.hurry();
-    this.#tabs.nudge();
+    this.#wait.skipIfAllowed();
+    this.#tabs.pingLeader();
   }
 
   /** @param {End} end */
-  #cut(end) {
+  #endAttempt(end) {
     this.#attempt?.abort(end);
   }
 
-  #settle() {
-    this.#store();
-    this.#tabs.settle();
+  #flush() {
+    this.#saveCursor();
+    this.#tabs.flush();
   }
 
-  #stored() {
+  #loadCursor() {
     try {
       return this.#options.storage?.getItem(this.#storageKey) ?? "";
     } catch {
-      return ""; // storage may be forbidden; then a reload starts at `from`
+      return ""; // storage is blocked: a reload starts at `from`
     }
   }
 
-  #store() {
+  #saveCursor() {
     try {
       if (this.#cursor !== "") this.#options.storage?.setItem(this.#storageKey, this.#cursor);
     } catch {
-      // full or forbidden: the connection itself does not need it
+      // Storage is full or blocked. The connection does not need it.
     }
   }
 }

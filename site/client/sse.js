@@ -1,46 +1,46 @@
-// Server-sent events, decoded by the rules of the WHATWG HTML standard (9.2.6, "Interpreting an event stream").
+// Decoder for server-sent events (WHATWG HTML standard, 9.2.6 "Interpreting an event stream").
 // Pure: bytes in, frames out; no network, no clock, no DOM.
 
 /**
- * A frame without a line end never ends: a proxy's error page or a hostile server would grow the buffer until the tab
- * dies. 8 Mi characters is 32 times the largest event a server accepts.
+ * Maximum length of a frame. Without it, an endless line (a proxy's error page, a hostile server) would exhaust the tab's
+ * memory. 8 Mi characters is 32 times the largest event that a server accepts.
  */
 export const MAX_FRAME_CHARS = 8 * 1024 * 1024;
 
 /**
- * What one blank line closed.
+ * A frame, terminated by a blank line.
  * @typedef {object} Frame
- * @property {string} type   the `event:` field, "message" where there was none
- * @property {string | null} data  the joined `data:` lines; null for a frame that only moves the cursor
- * @property {string} lastEventId  the cursor once this frame is handled
+ * @property {string} type   the `event:` field; "message" without one
+ * @property {string | null} data  the joined `data:` lines; null if the frame has only an id
+ * @property {string} lastEventId  the cursor after this frame
  */
 
-/** Decodes one response body. A new connection needs a new decoder: half a frame never survives its connection. */
+/** Decodes one response body. Each connection needs a new decoder: an incomplete frame ends with its connection. */
 export class Decoder {
-  #utf8 = new TextDecoder("utf-8"); // strips one leading BOM and replaces invalid bytes, as the standard asks
+  #utf8 = new TextDecoder("utf-8"); // strips one leading BOM and replaces invalid bytes, as the standard requires
   #lineEnd = /[\r\n]/g;
   #partial = "";
   #afterCarriageReturn = false;
   #type = "";
   #data = "";
   #id;
-  #idSeen = false;
+  #hasId = false;
 
-  /** The server's `retry:` in milliseconds, undefined until one came. @type {number | undefined} */
+  /** The server's last `retry:` in milliseconds; undefined before the first. @type {number | undefined} */
   retry;
 
   /**
-   * @param {string} [lastEventId] the cursor this connection resumes from. The standard starts each connection with an
-   *   empty one, so that one frame without an id would forget the place; browsers keep it, and so does this.
+   * @param {string} [lastEventId] the cursor that this connection resumes from. By the standard a connection starts with
+   *   an empty one, and a frame without an id would clear the cursor; browsers keep it, and so does this class.
    */
   constructor(lastEventId = "") {
     this.#id = lastEventId;
   }
 
   /**
-   * Takes the next bytes, cut anywhere: inside a character, a field, or between CR and LF.
+   * Decodes the next chunk. It may end anywhere: inside a character, a field, or between CR and LF.
    * @param {Uint8Array} bytes
-   * @returns {Frame[]} the frames these bytes completed
+   * @returns {Frame[]} the frames that are complete now
    */
   push(bytes) {
     return this.pushText(this.#utf8.decode(bytes, { stream: true }));
@@ -56,12 +56,12 @@ export class Decoder {
     if (text === "") return frames;
     let start = 0;
     if (this.#afterCarriageReturn) {
-      // The line was ended by its CR already: waiting to see whether an LF follows would hold the last frame back.
+      // CR already ended the line. Waiting for a possible LF would delay the last frame until the next chunk.
       if (text[0] === "\n") start = 1;
       this.#afterCarriageReturn = false;
     }
     for (;;) {
-      this.#lineEnd.lastIndex = start; // only new text is searched, so a long line in small chunks stays linear
+      this.#lineEnd.lastIndex = start; // search new text only: a long line in small chunks stays O(n)
       const match = this.#lineEnd.exec(text);
       if (match === null) break;
       const line = this.#partial + text.slice(start, match.index);
@@ -75,7 +75,9 @@ export class Decoder {
       if (frame !== null) frames.push(frame);
     }
     this.#partial += text.slice(start);
-    if (this.#partial.length + this.#data.length > MAX_FRAME_CHARS) throw new RangeError("The stream's frame is too large.");
+    if (this.#partial.length + this.#data.length > MAX_FRAME_CHARS) {
+      throw new RangeError(`A frame of the stream is longer than ${MAX_FRAME_CHARS} characters.`);
+    }
     return frames;
   }
 
@@ -94,7 +96,7 @@ export class Decoder {
     } else if (field === "id") {
       if (!value.includes("\0")) {
         this.#id = value;
-        this.#idSeen = true;
+        this.#hasId = true;
       }
     } else if (field === "retry" && /^[0-9]+$/.test(value)) {
       this.retry = Number.parseInt(value, 10);
@@ -106,12 +108,12 @@ export class Decoder {
   #dispatch() {
     const type = this.#type || "message";
     const data = this.#data;
-    const moved = this.#idSeen;
+    const hasId = this.#hasId;
     this.#type = "";
     this.#data = "";
-    this.#idSeen = false;
+    this.#hasId = false;
     if (data !== "") return { type, data: data.slice(0, -1), lastEventId: this.#id };
-    // No data: nobody is told, but an id counts. Heartbeats are such frames, past events this subscriber may not see.
-    return moved ? { type, data: null, lastEventId: this.#id } : null;
+    // Without data there is no event, but an id moves the cursor: a heartbeat after events that this subscriber does not get.
+    return hasId ? { type, data: null, lastEventId: this.#id } : null;
   }
 }

@@ -1,36 +1,40 @@
-// Notices a connection that is open and dead: a NAT that forgot it, a laptop that slept, a network that changed.
-// TCP may take minutes to say so; the server's heartbeat says it by being absent.
+// Detects a dead connection: the NAT dropped its entry, the laptop slept, the network changed. TCP can need minutes to
+// report that; a missing heartbeat shows it within seconds.
 
-/** A timer this late was throttled or slept itself, and what the server sent may still be queued behind it. */
+/** A timer that fires this late was throttled, or the machine slept: received bytes may still be queued behind it. */
 const LATE_MS = 1_000;
 
 export class Watchdog {
-  #onSilent;
+  #onTimeout;
   #limit = 0;
   #since = 0;
   #due = 0;
   /** @type {ReturnType<typeof setTimeout> | undefined} */ #timer;
 
-  /** When the server was last heard on this attempt, 0 before its first byte. */
-  heardAt = 0;
+  /** Time of the last byte received in this attempt; 0 before the first. */
+  receivedAt = 0;
 
-  /** @param {() => void} onSilent */
-  constructor(onSilent) {
-    this.#onSilent = onSilent;
+  /** @param {() => void} onTimeout */
+  constructor(onTimeout) {
+    this.#onTimeout = onTimeout;
   }
 
-  /** Starts over: silent for `limit` milliseconds from now is dead. @param {number} limit */
+  /** Starts an attempt: `onTimeout` is called after `limit` milliseconds without a byte. @param {number} limit */
   start(limit) {
     this.stop();
     this.#since = Date.now();
     this.#limit = limit;
-    this.heardAt = 0;
+    this.receivedAt = 0;
     this.#arm(limit);
   }
 
-  /** A sign of life, and how long the next one may take. Runs for each chunk, so a timer that is early stays. @param {number} limit */
-  heard(limit) {
-    this.heardAt = this.#since = Date.now();
+  /**
+   * Bytes were received; the next ones may take `limit` milliseconds. Runs for each chunk, so a timer that fires too
+   * early is not restarted here: `#check` extends it.
+   * @param {number} limit
+   */
+  received(limit) {
+    this.receivedAt = this.#since = Date.now();
     this.#limit = limit;
     if (this.#since + limit < this.#due && this.#timer !== undefined) {
       clearTimeout(this.#timer);
@@ -38,9 +42,9 @@ export class Watchdog {
     }
   }
 
-  /** The network changed under a quiet connection: do not wait the whole time for it. @param {number} limit */
-  hurry(limit) {
-    if (this.#timer !== undefined && this.heardAt > 0) this.heard(limit);
+  /** The network changed: an open connection must show a byte within `limit` milliseconds. @param {number} limit */
+  shorten(limit) {
+    if (this.#timer !== undefined && this.receivedAt > 0) this.received(limit);
   }
 
   stop() {
@@ -59,6 +63,6 @@ export class Watchdog {
     const left = this.#since + this.#limit - now;
     if (left > 0) this.#arm(left);
     else if (now - this.#due > LATE_MS) this.#arm(LATE_MS);
-    else this.#onSilent();
+    else this.#onTimeout();
   }
 }

@@ -1,4 +1,4 @@
-// The connection card: the tide gauge shows the state machine, the text below says why.
+// The Connection card: the gauge shows the state, the text below it the reason.
 
 import { byId, plural, short, span } from "./dom.js";
 
@@ -6,16 +6,16 @@ import { byId, plural, short, span } from "./dom.js";
 
 const REASONS = /** @type {Record<string, string>} */ ({
   lost: "The connection was lost",
-  silent: "Two heartbeats did not come: the connection is dead",
+  silent: "Two heartbeats are missing: the connection is dead",
   dropped: "You dropped the connection",
-  refused: "The server refused",
-  "token-failed": "There is no token",
-  "token-timeout": "The token did not come",
-  "max-age": "The server ended the stream at its age limit",
+  refused: "The server refused the request",
+  "token-failed": "The token function failed",
+  "token-timeout": "The token function timed out",
+  "max-age": "The server ended the stream at its maximum age",
   "token-expired": "The token expired",
   revoked: "This user's tokens were revoked",
   draining: "The server is shutting down",
-  "slow-consumer": "The server let this slow reader go",
+  "slow-consumer": "The server closed the stream: this client read too slowly",
 });
 
 /** @param {string} reason */
@@ -30,7 +30,7 @@ export function problemText({ problem, error }) {
 }
 
 let due = 0;
-let waitText = "";
+let waitReason = "";
 /** @type {ReturnType<typeof setInterval> | undefined} */ let countdown;
 
 /** @param {import("../realtime.d.ts").State} state @param {StateChange} change */
@@ -41,16 +41,16 @@ export function showState(state, change) {
     else item.removeAttribute("aria-current");
   }
   byId("rest-state").textContent = state === "denied" ? "denied" : "closed";
-  byId("rest-hint").textContent = state === "denied" ? "the server said no" : "not connected";
-  const poll = change.mode === "poll" ? " Streams do not get through here, so it polls." : "";
+  byId("rest-hint").textContent = state === "denied" ? "request refused" : "not connected";
+  const poll = change.mode === "poll" ? " Streams do not get through: polling instead." : "";
   clearInterval(countdown);
-  if (state === "connecting") detail(change.attempt > 0 ? `Attempt ${change.attempt + 1}…` : "Asking the server…");
-  else if (state === "replaying") detail(`Reading the log up to its head.${poll}`);
-  else if (state === "denied") detail(problemText(change) || "The server refused this subscriber.");
-  else if (state === "closed") detail(change.reason === "stopped" ? "The server asked to stop (204)." : "Not connected.");
+  if (state === "connecting") detail(change.attempt > 0 ? `Attempt ${change.attempt + 1}…` : "Connecting…");
+  else if (state === "replaying") detail(`Receiving stored events.${poll}`);
+  else if (state === "denied") detail(problemText(change) || "The server refused the subscription.");
+  else if (state === "closed") detail(change.reason === "stopped" ? "The server ended the subscription (204)." : "Not connected.");
   else if (state === "waiting") {
     due = Date.now() + (change.delay ?? 0);
-    waitText = [reasonText(change.reason), problemText(change)].filter(Boolean).join(": ");
+    waitReason = [reasonText(change.reason), problemText(change)].filter(Boolean).join(": ");
     tick();
     countdown = setInterval(tick, 100);
   }
@@ -61,26 +61,26 @@ export function showState(state, change) {
   document.title = state === "live" ? "Tidewire console" : `${state} · Tidewire console`;
 }
 
-/** "Drop" and "Reconnect now" share a place; the keyboard's focus goes along instead of falling off the page. @param {boolean} resting */
-function swap(resting) {
+/** Shows either "Drop connection" or "Reconnect now", and moves the keyboard focus with them. @param {boolean} showRetry */
+function swap(showRetry) {
   const [drop, retry] = [byId("drop"), byId("retry")];
   const focused = document.activeElement === drop || document.activeElement === retry;
-  retry.hidden = !resting;
-  drop.hidden = byId("hold-label").hidden = resting;
-  if (focused) (resting ? retry : drop).focus();
+  retry.hidden = !showRetry;
+  drop.hidden = byId("hold-label").hidden = showRetry;
+  if (focused) (showRetry ? retry : drop).focus();
 }
 
 function tick() {
   const left = Math.max(0, due - Date.now());
-  detail(`${waitText}. Next attempt in ${left < 60_000 ? `${(left / 1000).toFixed(1)} s` : span(left)}.`);
+  detail(`${waitReason}. Next attempt in ${left < 60_000 ? `${(left / 1000).toFixed(1)} s` : span(left)}.`);
 }
 
 /** @param {import("../realtime.d.ts").Ready} ready */
 export function readyText({ recovered, replayed, resumed }) {
-  const read = `${plural(replayed, "event")} replayed`;
-  if (!recovered) return `after the gap: ${read}, then live`;
-  if (resumed) return `resumed: ${read}, nothing lost`;
-  return replayed > 0 ? `${read}, then live` : "live from now";
+  const replay = `${plural(replayed, "event")} replayed`;
+  if (!recovered) return `after the gap: ${replay}, then live`;
+  if (resumed) return `resumed: ${replay}, nothing lost`;
+  return replayed > 0 ? `${replay}, then live` : "live from now";
 }
 
 /** @param {string} text */
@@ -93,7 +93,7 @@ export function showCursor(cursor) {
   const chip = byId("cursor");
   if (chip.dataset.copy === cursor || chip.dataset.flash !== undefined) return;
   chip.disabled = cursor === "";
-  chip.textContent = cursor === "" ? "none yet" : short(cursor, 28);
+  chip.textContent = cursor === "" ? "none" : short(cursor, 28);
   chip.title = cursor === "" ? "" : `Copy cursor: ${cursor}`;
   if (cursor === "") delete chip.dataset.copy;
   else chip.dataset.copy = cursor;

@@ -1,4 +1,4 @@
-// Small DOM helpers. Text goes in as text nodes only: nothing that came over the network is ever parsed as HTML.
+// DOM helpers. They insert text nodes only: nothing from the network is parsed as HTML.
 
 /** @param {string} id @returns {any} */
 export function byId(id) {
@@ -18,18 +18,18 @@ export function el(tag, className = "", ...children) {
   return element;
 }
 
-/** @param {HTMLElement} element @param {string} [text] shown where it is not empty */
+/** @param {HTMLElement} element @param {string} [text] "" hides the element */
 export function note(element, text = "") {
   element.textContent = text;
   element.hidden = text === "";
 }
 
-/** Enough of an opaque text to tell two apart: its ends. @param {string} text @param {number} [keep] */
+/** Shortens an opaque text to its two ends. @param {string} text @param {number} [keep] */
 export function short(text, keep = 16) {
   return text.length <= keep + 1 ? text : `${text.slice(0, keep / 2)}…${text.slice(-keep / 2)}`;
 }
 
-/** A button that shows the short form and copies the long one. @param {string} text @param {string} what @returns {HTMLElement} */
+/** A button that shows the shortened text and copies all of it. @param {string} text @param {string} what @returns {HTMLElement} */
 export function copyChip(text, what) {
   const button = /** @type {HTMLButtonElement} */ (el("button", "chip", short(text)));
   button.type = "button";
@@ -39,7 +39,7 @@ export function copyChip(text, what) {
   return button;
 }
 
-/** One listener for all chips, those of rows to come included. @param {(text: string) => void} announce */
+/** One listener for all chips, also those of later rows. @param {(text: string) => void} announce */
 export function listenForCopies(announce) {
   document.addEventListener("click", async (click) => {
     const chip = click.target instanceof Element ? /** @type {HTMLElement | null} */ (click.target.closest("[data-copy]")) : null;
@@ -49,7 +49,7 @@ export function listenForCopies(announce) {
       flash(chip, "copied");
       announce("Copied.");
     } catch {
-      flash(chip, "copying is not allowed here"); // plain http on another host than localhost
+      flash(chip, "copying is blocked here"); // http on a host other than localhost
     }
   });
 }
@@ -71,7 +71,7 @@ const CLOCK = new Intl.DateTimeFormat(undefined, {
 });
 const DAY = new Intl.DateTimeFormat(undefined, { month: "short", day: "numeric" });
 
-/** Time of day; with the date where that is not today. @param {Date} date */
+/** The time of day, with the date if it is not today. @param {Date} date */
 export function clock(date) {
   const today = date.toDateString() === new Date().toDateString();
   return today ? CLOCK.format(date) : `${DAY.format(date)} ${CLOCK.format(date)}`;

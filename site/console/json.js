@@ -1,12 +1,12 @@
-// JSON for the eye, token by token and not by JSON.parse: what was published as 1.0, 1e5 or a thirty-digit integer is
-// shown with exactly these digits, and duplicate keys stay visible. Pure.
+// Pretty-prints JSON token by token, without JSON.parse: 1.0, 1e5 and 30-digit integers keep their digits, and duplicate
+// keys stay visible. Pure.
 
 const TOKEN = /"(?:[^"\\]|\\.)*"|[{}[\],:]|-?\d[\d.eE+-]*|true|false|null/gy;
 const SPACE = /[ \t\r\n]*/y;
 
 /** @typedef {{kind: "key" | "string" | "number" | "word" | "mark" | "space", text: string}} Token */
 
-/** @param {string} raw @returns {string[]} lexemes in order */
+/** @param {string} raw @returns {string[]} in order */
 function lexemes(raw) {
   const found = [];
   for (let at = 0; ; ) {
@@ -20,11 +20,11 @@ function lexemes(raw) {
   }
 }
 
-/** What fits on one line stays on one. */
+/** Maximum length of data that stays on one line. */
 const LINE_CHARS = 72;
 
 /**
- * Pretty-printed tokens with two spaces a level; `{}` and `[]` stay closed, and short data stays on one line.
+ * Tokens with two spaces per level. `{}` and `[]` stay together, and short data stays on one line.
  * @param {string} raw valid JSON
  * @returns {Token[]}
  */
@@ -63,7 +63,7 @@ export function pretty(raw) {
 }
 
 /**
- * The raw text of one member of a JSON object, undefined where it has none.
+ * The raw text of a member of a JSON object; undefined if it is missing.
  * @param {string} raw @param {string} name
  * @returns {string | undefined}
  */

@@ -1,4 +1,4 @@
-// The publish form. The server's rules are told where they hurt: its errors carry JSON pointers to the fields.
+// The Publish form. The server's errors contain JSON pointers, so each is shown at its field.
 
 import { byId, copyChip, el, note } from "./dom.js";
 
@@ -29,9 +29,9 @@ async function send(id, announce) {
   try {
     JSON.parse(data);
   } catch (error) {
-    // Checked here, and not by the server: the text goes into the body as it is (1.0 stays 1.0), and what is no JSON
-    // could otherwise close the object and add members of its own.
-    return refuse({ errors: [{ pointer: "/data", detail: data === "" ? "Data is any JSON; null is fine." : reason(error) }] }, announce);
+    // The text goes into the body unchanged (1.0 stays 1.0). Without this check, invalid JSON could close the object and
+    // add members to it.
+    return refuse({ errors: [{ pointer: "/data", detail: data === "" ? "Data must be JSON, for example null." : reason(error) }] }, announce);
   }
   const members = [`"type":${JSON.stringify(byId("type").value.trim())}`, `"data":${data}`];
   const users = byId("userIds").value.split(",").map((/** @type {string} */ user) => user.trim()).filter(Boolean);
@@ -63,8 +63,8 @@ function receipt(event, answer, announce) {
   const durable = (event.durable ?? answer.durable) !== false;
   const title = event.duplicate ? "Duplicate" : "Accepted";
   const text = event.duplicate
-    ? "The log already held this id. Nothing was appended; this is the first one's cursor."
-    : durable ? "The log holds it." : "Kept in memory for now: the log is away.";
+    ? "The log already contains this id. Nothing was appended; the cursor is the first event's."
+    : durable ? "Stored in the log." : "Kept in memory until the log is available again.";
   const line = (/** @type {string} */ name, /** @type {string} */ value) => el("div", "", el("dt", "", name), el("dd", "", copyChip(value, name)));
   byId("receipt").replaceChildren(el("div", `receipt ${event.duplicate ? "duplicate" : ""}`,
     el("p", "", el("b", "", title), ` ${text}`),
@@ -92,11 +92,11 @@ function refuse(problem, announce) {
   }
   if (first !== "") {
     byId(first).focus();
-    announce("The event was refused. The field says why.");
+    announce("The event was refused. The field shows the error.");
   }
 }
 
-/** "/userIds/0", "/0/type" (a batch of one) or "#/id": the form's field. @param {string} pointer */
+/** "/userIds/0", "/0/type" (a batch of one) or "#/id": the name of the form's field; "" if there is none. @param {string} pointer */
 function fieldOf(pointer) {
   return pointer.replace(/^#/, "").split("/").slice(1, 3).find((part) => FIELDS.includes(part)) ?? "";
 }

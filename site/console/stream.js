@@ -1,22 +1,22 @@
-// The stream list: events, gaps and reconnects as rows, in the order in which they happened.
+// The list of events, gaps and reconnects, in the order in which they happened.
 
 import { byId, clock, copyChip, el, plural, span } from "./dom.js";
 import { member, pretty } from "./json.js";
 
-/** Rows kept; older ones leave the page. */
+/** Maximum number of rows; the oldest are removed. */
 const MAX_ROWS = 500;
 
-/** Characters of data kept by all rows together: 500 of the largest events would be 128 MB. */
+/** Maximum characters of data in all rows: 500 of the largest events would be 128 MB. */
 const MAX_CHARS = 8_000_000;
 
-/** Data longer than this stays plain; a webhook's few tens of thousands do not. */
+/** Longer data is not formatted. A webhook has some ten thousand characters. */
 const PRETTY_CHARS = 64_000;
 
-/** What is longer is shown as its beginning until asked for: 500 webhooks in full would be a million elements. */
+/** Longer data is folded: 500 unfolded webhooks would be a million elements. */
 const OPEN_CHARS = 2_000;
 const FOLDED_LINES = 12;
 
-/** At most ten paints a second, so that a burst of thousands leaves the page usable. */
+/** At most ten paints per second, so that the page stays usable during a burst of thousands of events. */
 const PAINT_MS = 100;
 
 /** @typedef {{render: () => HTMLElement, size: number, isEvent: boolean}} Entry */
@@ -57,20 +57,20 @@ export function addNote(kind, title, detail = "", cursor = "") {
   });
 }
 
-/** The line between what was read from the log and what is live. @param {string} text @param {boolean} recovered */
-export function addTideLine(text, recovered) {
+/** The line between replayed and live events. @param {string} text @param {boolean} recovered */
+export function addDivider(text, recovered) {
   const now = new Date();
   add({
     size: 0,
     isEvent: false,
-    render: () => el("li", `row tideline ${recovered ? "" : "torn"}`, el("span", "rule"), el("b", "", text), time(now), el("span", "rule")),
+    render: () => el("li", `row divider ${recovered ? "" : "lossy"}`, el("span", "rule"), el("b", "", text), time(now), el("span", "rule")),
   });
 }
 
 /** @param {Entry} entry */
 function add(entry) {
   pending.push(entry);
-  if (pending.length > 2 * MAX_ROWS) pending = pending.slice(-MAX_ROWS); // a hidden or paused tab keeps collecting
+  if (pending.length > 2 * MAX_ROWS) pending = pending.slice(-MAX_ROWS); // a hidden or paused page still receives events
   if (!paused) schedule();
   else label();
 }
@@ -165,7 +165,7 @@ function colour(block, tokens) {
   for (const { kind, text } of tokens) block.append(kind === "mark" || kind === "space" ? text : el("span", kind, text));
 }
 
-/** @param {HTMLElement} block @param {string} text @param {() => void} fill puts in what belongs there in full */
+/** @param {HTMLElement} block @param {string} text @param {() => void} fill appends the complete data */
 function fold(block, text, fill) {
   block.classList.add("folded");
   block.append(button(text, () => {
@@ -186,7 +186,7 @@ function button(text, act) {
 /** @param {Date} date */
 function time(date) {
   const valid = !Number.isNaN(date.getTime());
-  const element = /** @type {HTMLTimeElement} */ (el("time", "", valid ? clock(date) : "unreadable time"));
+  const element = /** @type {HTMLTimeElement} */ (el("time", "", valid ? clock(date) : "invalid time"));
   if (valid) element.dateTime = element.title = date.toISOString();
   return element;
 }
