@@ -1,21 +1,21 @@
-// Tasks, live, in React: <Tasks key={user} …/>, because its state is one user's. `tidewire/react` is site/react.js, by an
-// alias of your bundler, or a path to your copy.
+// A live list of tasks in React. Its state is one user's, so render <Tasks key={user} …/>. `tidewire/react` is site/react.js:
+// define an alias in your bundler, or import your copy by its path.
 import { useEffect, useState } from "react";
 import { useRealtime } from "tidewire/react";
 
 export function Tasks({ user, fetchToken, fetchTasks }) {
   const [tasks, setTasks] = useState({});
   const { state, gaps } = useRealtime({
-    user, // another one closes the stream at once
+    user, // the stream closes at once when this changes
     token: fetchToken,
     types: ["task-updated"],
     onEvent: ({ data }) => setTasks((known) => ({ ...known, [data.id]: data })),
   });
   useEffect(() => {
-    let isWanted = true;
-    fetchTasks(user).then((list) => isWanted && setTasks(Object.fromEntries(list.map((task) => [task.id, task]))));
-    return () => { isWanted = false; };
-  }, [fetchTasks, user, gaps]); // at the start, and where something was missed
+    let isCurrent = true;
+    fetchTasks(user).then((list) => isCurrent && setTasks(Object.fromEntries(list.map((task) => [task.id, task]))));
+    return () => { isCurrent = false; };
+  }, [fetchTasks, user, gaps]); // when mounted, and after a gap
 
   return (
     <>
