@@ -1,4 +1,4 @@
-"""A real Chromium, and for each test pages of its own: an error in one of them fails the test that has it open."""
+"""A real Chromium. Each test has its own pages, and an unexpected error in one of them fails the test."""
 
 import re
 import shutil
@@ -19,9 +19,9 @@ from tests.functions.tokens import PUBLISH_KEY, SECRET
 from tests.processes import ROOT, Instance, MakeInstance
 
 PATIENCE_MS = 15_000  # only a failing test waits so long
-NODE_AT_LEAST = 20
+MIN_NODE = 20
 
-# The page must get along without anything from outside; the browser's own errands would blur that.
+# The page must not depend on other hosts, so the browser's own requests are switched off.
 FLAGS = [
     "--disable-gpu",
     "--disable-quic",
@@ -31,7 +31,7 @@ FLAGS = [
     "--disable-sync",
 ]
 
-# A lost connection costs a client a second or two; with this it is back at once, and so is the test.
+# Shortens the delay before a client reconnects.
 QUICK = {"REALTIME_RETRY": "50ms"}
 
 
@@ -54,13 +54,13 @@ class MakeTwo(Protocol):
 
 
 def has_node() -> bool:
-    """Whether there is a Node to run the module's own tests; the Chromium here tests all of it in any case."""
+    """Whether Node can run the unit tests of the client. The tests in Chromium cover all of it too."""
     node = shutil.which("node")
     if node is None:
         return False
-    told = subprocess.run([node, "--version"], check=False, capture_output=True, text=True).stdout
-    version = re.match(r"v(\d+)", told)
-    return version is not None and int(version[1]) >= NODE_AT_LEAST
+    output = subprocess.run([node, "--version"], check=False, capture_output=True, text=True).stdout
+    version = re.match(r"v(\d+)", output)
+    return version is not None and int(version[1]) >= MIN_NODE
 
 
 collect_ignore = [] if has_node() else ["test_in_node.py"]
@@ -68,10 +68,10 @@ collect_ignore = [] if has_node() else ["test_in_node.py"]
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def chromium() -> AsyncIterator[Browser]:
-    """One browser for all tests, with an empty profile."""
+    """One browser with an empty profile for all tests."""
     expect.set_options(timeout=PATIENCE_MS)
     async with async_playwright() as playwright:
-        # Without its sandbox, which root and most containers cannot make: it opens no page but ours.
+        # Without the sandbox, which root and most containers cannot create. It opens only our pages.
         browser = await playwright.chromium.launch(executable_path=servers.find("chromium"), args=FLAGS)
         yield browser
         await browser.close()
@@ -79,8 +79,8 @@ async def chromium() -> AsyncIterator[Browser]:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def context(chromium: Browser) -> AsyncIterator[BrowserContext]:
-    """A profile for this test alone: no storage, cookie or cache is left from another one."""
-    # Without the water's motion, which is drawn by the processor here.
+    """A profile for this test: no storage, cookie or cache of another one."""
+    # Without the gauge's animation, which costs CPU time.
     context = await chromium.new_context(viewport={"width": 1280, "height": 900}, reduced_motion="reduce")
     context.set_default_timeout(PATIENCE_MS)
     yield context
@@ -89,15 +89,15 @@ async def context(chromium: Browser) -> AsyncIterator[BrowserContext]:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def pages(context: BrowserContext) -> AsyncIterator[Pages]:
-    """Opens pages; what they complain about without being expected to fails the test at its end."""
+    """Opens pages. Unexpected errors in them fail the test at its end."""
     pages = Pages(context)
     yield pages
-    assert pages.complaints() == []
+    assert pages.unexpected_errors() == []
 
 
 @pytest.fixture(scope="session")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartInstance]:
-    """Starts instances for the whole session: each costs as much as three tests."""
+    """Starts instances for the whole session: a start takes as long as three tests."""
     with ExitStack() as stack:
 
         def start(settings: Mapping[str, str], command: Sequence[str] = ()) -> Instance:
@@ -110,14 +110,14 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartInstance]:
 
 @pytest.fixture(scope="session")
 def api(start: StartInstance) -> Iterator[Api]:
-    """An instance in memory, open to everyone; a page that starts now sees nothing of earlier tests."""
+    """An instance with the memory transport and no authentication. Pages start at `now`, after earlier events."""
     with closing(Api(start({}))) as api:
         yield api
 
 
 @pytest.fixture(scope="session")
 def guarded(start: StartInstance) -> Iterator[Api]:
-    """An instance in memory that asks for tokens; what is published here has the key."""
+    """An instance with the memory transport that requires tokens; the Api has the publish key."""
     settings = {"REALTIME_AUTH": "required", "REALTIME_PUBLISH_KEYS": PUBLISH_KEY, "REALTIME_JWT_SECRET": SECRET}
     with closing(Api(start(settings))) as api:
         yield api.acting(key=PUBLISH_KEY)
@@ -125,14 +125,14 @@ def guarded(start: StartInstance) -> Iterator[Api]:
 
 @pytest.fixture
 def make_api(make_instance: MakeInstance) -> Iterator[MakeApi]:
-    """Starts an instance for this test alone, to be killed or set up in a way of its own."""
+    """Starts an instance for one test, which can stop it or set its own settings."""
     with ExitStack() as stack:
         yield lambda **settings: stack.enter_context(closing(Api(make_instance(**QUICK, **settings))))
 
 
 @pytest.fixture(scope="session")
 def dev(start: StartInstance) -> Instance:
-    """What a newcomer starts: `scripts/dev`."""
+    """The instance of `scripts/dev`."""
     return start({"BROWSER": "none"}, [str(ROOT / "scripts" / "dev")])
 
 
@@ -140,7 +140,7 @@ def dev(start: StartInstance) -> Instance:
 async def make_two(
     redis_url: str, context: BrowserContext, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[MakeTwo]:
-    """Starts a site and its streams. A blank page is of no host, and may ask none of this machine without leave."""
+    """Starts a site and its streams. The blank page needs a permission to send requests to this machine."""
     await context.grant_permissions(["local-network-access"])
 
     def make(settings: dict[str, str]) -> Instance:

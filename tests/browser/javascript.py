@@ -1,4 +1,4 @@
-"""The tools of .venv/js (scripts/js): bundles of applications, with the React that they ask for."""
+"""The JavaScript tools in .venv/js (scripts/js), and bundles of applications with a React version."""
 
 import functools
 import os
@@ -15,13 +15,13 @@ MODULES = HOME / "node_modules"
 SOURCES = ROOT / "tests" / "browser" / "js"
 SITE = ROOT / "site"
 SECONDS = 120  # only a failing test waits so long
-REACTS = {"18": "-18", "19": ""}  # what a version's packages are called in package.json
+REACTS = {"18": "-18", "19": ""}  # suffix of the packages in package.json
 EACH_REACT = [pytest.param("18", marks=pytest.mark.full), "19"]
 
 
 def run(program: str, *arguments: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    """Run one of the tools to its end."""
-    node = ROOT / ".venv" / "node" / "bin"  # where scripts/osls found no Node
+    """Run one of the tools."""
+    node = ROOT / ".venv" / "node" / "bin"  # installed by scripts/osls if there was no Node
     environment = {**inherited(), "PATH": f"{node}{os.pathsep}{os.environ['PATH']}", "NODE_PATH": str(MODULES)}
     command = [str(MODULES / ".bin" / program), *map(str, arguments)]
     return subprocess.run(
@@ -30,7 +30,7 @@ def run(program: str, *arguments: str | Path, cwd: Path = ROOT) -> subprocess.Co
 
 
 def modules_in(folder: Path) -> Path:
-    """The folder, in which an import finds the installed packages: ES modules do not look at NODE_PATH."""
+    """The folder, prepared so that imports find the packages: ES modules ignore NODE_PATH."""
     (folder / "node_modules").symlink_to(MODULES)
     (folder / "package.json").write_text('{"type": "module"}')
     return folder
@@ -38,7 +38,7 @@ def modules_in(folder: Path) -> Path:
 
 @functools.cache
 def bundle(source: Path, react: str) -> str:
-    """The script of an application, all that it imports included, for React of this major version."""
+    """The bundled script of an application, for this major version of React."""
     suffix = REACTS[react]
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder, "app.js")
@@ -47,7 +47,7 @@ def bundle(source: Path, react: str) -> str:
             source,
             "--bundle",
             "--jsx=automatic",
-            '--define:process.env.NODE_ENV="development"',  # StrictMode mounts twice in this one alone
+            '--define:process.env.NODE_ENV="development"',  # StrictMode mounts twice only in development
             f"--alias:react={MODULES / f'react{suffix}'}",
             f"--alias:react-dom={MODULES / f'react-dom{suffix}'}",
             f"--alias:tidewire/react={SITE / 'react.js'}",

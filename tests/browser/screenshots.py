@@ -1,4 +1,4 @@
-"""Takes the README's pictures of the console again: `python -m tests.browser.screenshots`, into docs/."""
+"""Makes the README's pictures of the console, in docs/: `python -m tests.browser.screenshots`."""
 
 import asyncio
 import tempfile
@@ -15,12 +15,12 @@ from tests.functions.api import Api
 from tests.processes import ROOT, Instance
 
 SCHEMES: tuple[Literal["dark", "light"], ...] = ("dark", "light")
-DESK = (1200, 900)
+DESKTOP = (1200, 900)
 PHONE = (390, 844)
 
 
 async def main() -> None:
-    """Makes the pictures of each scheme, on a desk and on a phone."""
+    """Make the pictures of both colour schemes on a desktop, and one on a phone."""
     with tempfile.TemporaryDirectory() as folder:
         instance = Instance(Path(folder), QUICK).start()
         try:
@@ -28,7 +28,7 @@ async def main() -> None:
                 browser = await playwright.chromium.launch(executable_path=servers.find("chromium"), args=FLAGS)
                 for scheme in SCHEMES:
                     with closing(Api(instance)) as api:
-                        await take(browser, api, scheme, DESK, f"console-{scheme}.png")
+                        await take(browser, api, scheme, DESKTOP, f"console-{scheme}.png")
                 with closing(Api(instance)) as api:
                     await take(browser, api, "dark", PHONE, "console-phone.png")
                 await browser.close()
@@ -37,7 +37,7 @@ async def main() -> None:
 
 
 async def take(browser: Browser, api: Api, scheme: Literal["dark", "light"], size: tuple[int, int], name: str) -> None:
-    """One picture: some work is told of, the connection is cut, and what was missed comes after it."""
+    """One picture: events arrive, the connection is dropped, and missed events are replayed."""
     width, height = size
     context = await browser.new_context(
         viewport={"width": width, "height": height}, color_scheme=scheme, reduced_motion="reduce"
@@ -55,11 +55,11 @@ async def take(browser: Browser, api: Api, scheme: Literal["dark", "light"], siz
     api.publish({"type": "invoice-paid", "data": {"number": "2026-114", "total": 1240.50}, "userIds": ["ada"]})
     await console.click("Reconnect now")
     await console.is_in_state("live")
-    if size == DESK:  # a phone shows the form when it is unfolded
+    if size == DESKTOP:  # on a phone the form is folded
         await console.fill(id=f"task-7-{scheme}")
         await console.click("Publish")
         await expect(console.receipt).to_contain_text("Accepted")
-    await asyncio.sleep(1.5)  # the meters move on
+    await asyncio.sleep(1.5)  # let the meters draw
     await page.screenshot(path=ROOT / "docs" / name)
     await context.close()
 

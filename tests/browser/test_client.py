@@ -1,14 +1,14 @@
-"""site/realtime.js on bad lines, with bad tokens and behind bad proxies: each event once, in order; no hammering."""
+"""site/realtime.js with lost connections, invalid tokens and buffering proxies: each event once, in order."""
 
 import random
 import time
-from typing import Any
 
 import pytest
 from playwright.async_api import Page
 
-from tests.browser.line import Line, line_to
+from tests.browser.client import RequestLog, connect, has_seen, is_in_state, publish, saw_each_once, sentinel
 from tests.browser.pages import EVENTS, Pages
+from tests.browser.proxy import proxy_to
 from tests.functions.api import Api
 from tests.functions.tokens import user_token
 
@@ -16,58 +16,12 @@ pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group
 
 EVENT_COUNT = 300
 LARGEST_BATCH = 12
-MEAN_CUT = 1_500  # bytes of a stream: an event takes some 80
+MEAN_CUT = 1_500  # bytes of a stream; an event has about 80
 HALF_AN_HOUR_MS = 1_800_000
-
-# `dropping`: of all events, this share has the page cut its own connection. Waits are skipped, except where the test
-# is about them: how long they are is not what is at stake here.
-CONNECT = """async ({ options = {}, dropping = 0, patient = false, tokens = null, stored = false }) => {
-  const { connect } = await import("/realtime.js");
-  Object.assign(window, { seen: [], gaps: [], readies: [], states: [], modes: [], failures: [], drops: 0, asked: 0 });
-  const token = tokens && (async () => tokens[Math.min(asked++, tokens.length - 1)]);
-  window.subscription = connect({
-    ...options,
-    ...(token ? { token } : {}),
-    ...(stored ? { storage: sessionStorage } : {}),
-    onEvent(event) {
-      seen.push(event.data);
-      if (Math.random() >= dropping) return;
-      drops += 1;
-      if (Math.random() < 0.5) subscription.drop();
-      else setTimeout(() => subscription.drop());
-    },
-    onGap: (gap) => gaps.push(gap.reason),
-    onReady: (ready) => readies.push(ready),
-    onError: (failure) => failures.push(failure),
-    onState(state, change) {
-      states.push(state);
-      modes.push(change.mode);
-      if (state === "waiting" && !patient) subscription.retry();
-    },
-  });
-}"""
-
-
-async def connect(page: Page, **settings: Any) -> None:
-    """Subscribes, and returns at once."""
-    await page.evaluate(CONNECT, settings)
-
-
-async def is_in_state(page: Page, state: str) -> None:
-    await page.wait_for_function("state => subscription.state === state", arg=state)
-
-
-async def has_seen(page: Page, count: int) -> None:
-    await page.wait_for_function("count => seen.length >= count", arg=count)
-
-
-def publish(api: Api, *numbers: int) -> None:
-    """Publishes these as one batch, for everyone."""
-    api.publish(*({"type": "counted", "data": number} for number in numbers))
 
 
 async def publish_in_batches(api: Api, page: Page) -> None:
-    """Publishes all events, half of them only once the page is up to date, so that it meets both kinds."""
+    """Publish all events. Half of the batches wait for the page, so that it gets both live and replayed events."""
     dice = random.Random()
     count = 0
     while count < EVENT_COUNT:
@@ -77,74 +31,73 @@ async def publish_in_batches(api: Api, page: Page) -> None:
         if dice.random() < 0.5:
             await has_seen(page, count)
     await has_seen(page, EVENT_COUNT)
-    publish(api, EVENT_COUNT)  # the sentinel: what would come twice or too late has come by then
-    await has_seen(page, EVENT_COUNT + 1)
+    publish(api, EVENT_COUNT)  # the sentinel: a duplicate or late event would arrive before it
 
 
-async def assert_exactly_once(page: Page) -> None:
-    assert await page.evaluate("seen") == list(range(EVENT_COUNT + 1))
-    assert await page.evaluate("gaps") == []
+async def saw_all_once(page: Page) -> None:
+    await saw_each_once(page, EVENT_COUNT + 1)
     assert await page.evaluate("readies.every((ready) => ready.recovered)")
 
 
-async def test_a_page_that_drops_its_connection_anywhere_sees_each_event_once_in_order(api: Api, pages: Pages) -> None:
+async def test_drop_at_any_event_keeps_each_event_once(api: Api, pages: Pages) -> None:
+    """The page drops its connection in callbacks and between them."""
     page = await pages.blank(api.instance.url)
     await connect(page, dropping=0.1)
     await is_in_state(page, "live")
     await publish_in_batches(api, page)
-    await assert_exactly_once(page)
+    await saw_all_once(page)
     assert await page.evaluate("drops") >= 5
 
 
 @pytest.mark.parametrize("format", ["data", "cloudevents"])
-async def test_a_line_that_is_cut_at_any_byte_costs_and_doubles_no_event(api: Api, pages: Pages, format: str) -> None:
+async def test_a_cut_at_any_byte_keeps_each_event_once(api: Api, pages: Pages, format: str) -> None:
     pages.expect("net::ERR_(INCOMPLETE_CHUNKED_ENCODING|EMPTY_RESPONSE|INVALID_HTTP_RESPONSE|CONNECTION_RESET)")
-    async with line_to(api.instance) as line:
-        page = await pages.blank(line.url)
+    async with proxy_to(api.instance) as proxy:
+        page = await pages.blank(proxy.url)
         await connect(page, options={"format": format})
         await is_in_state(page, "live")
-        line.mean_cut = MEAN_CUT
+        proxy.mean_cut = MEAN_CUT
         await publish_in_batches(api, page)
-        await assert_exactly_once(page)
-        assert line.cuts >= 5
+        await saw_all_once(page)
+        assert proxy.cuts >= 5
 
 
-async def test_a_token_that_is_denied_is_not_sent_again_and_again(guarded: Api, pages: Pages) -> None:
+async def test_a_denied_token_is_not_sent_again(guarded: Api, pages: Pages) -> None:
+    """Until `retry()`: half an hour passes without another request."""
     pages.expect(r"status of 401 .*/api/events")
     page = await pages.blank(guarded.instance.url, clock=True)
-    requests: list[str] = []
-    page.on("request", lambda request: requests.append(request.url))
+    log = RequestLog(page)
     await connect(page, options={"token": "not.a.token"}, patient=True)
     await is_in_state(page, "denied")
     await page.clock.run_for(HALF_AN_HOUR_MS)
-    await page.evaluate("fetch('/api/health/live?sentinel')")
-    attempts = [url for url in requests if EVENTS in url]
-    assert len(attempts) == 1
-    assert "sentinel" in requests[-1]
+    await sentinel(page)
+    assert len(log.to(guarded, EVENTS)) == 1
+    assert "sentinel" in log.requests[-1].url
 
     await page.evaluate("subscription.retry()")
     await page.wait_for_function("states.filter((state) => state === 'denied').length === 2")
     assert await page.evaluate("states") == ["connecting", "denied", "connecting", "denied"]
 
 
-async def test_a_token_from_a_stale_cache_is_asked_for_once_more_and_no_oftener(guarded: Api, pages: Pages) -> None:
+async def test_after_a_401_the_token_function_is_called_once_more(guarded: Api, pages: Pages) -> None:
+    """It may have returned an expired token from a cache. A second expired token is final."""
     pages.expect(r"status of 401 .*/api/events")
     page = await pages.blank(guarded.instance.url)
-    stale = user_token("u1", exp=int(time.time()) - 60)
-    await connect(page, tokens=[stale, user_token("u1")])
+    expired = user_token("u1", exp=int(time.time()) - 60)
+    await connect(page, tokens=[expired, user_token("u1")])
     await is_in_state(page, "live")
-    assert await page.evaluate("failures") == [], "the next token was the cure"
+    assert await page.evaluate("failures") == [], "the next token was valid"
     await page.evaluate("subscription.close()")
 
-    await connect(page, tokens=[stale])
+    await connect(page, tokens=[expired])
     await is_in_state(page, "denied")
-    assert await page.evaluate("asked") == 2
+    assert await page.evaluate("tokenCalls") == 2
 
 
-async def test_a_token_is_renewed_before_it_ends_and_the_switch_loses_nothing(guarded: Api, pages: Pages) -> None:
+async def test_a_token_is_renewed_early_and_nothing_is_lost(guarded: Api, pages: Pages) -> None:
     page = await pages.blank(guarded.instance.url, clock=True)
     tokens = [user_token("u1", exp=int(time.time()) + lifetime) for lifetime in (300, 3600)]
-    # The page's clock is wound on and the server's is not: its heartbeats would be missed.
+    # The test advances the page's clock but not the server's, so heartbeats would be missing.
     await connect(page, tokens=tokens, options={"heartbeat": HALF_AN_HOUR_MS})
     await is_in_state(page, "live")
     publish(guarded, 0)
@@ -153,29 +106,22 @@ async def test_a_token_is_renewed_before_it_ends_and_the_switch_loses_nothing(gu
     publish(guarded, 1)
     await page.wait_for_function("readies.length === 2")
     publish(guarded, 2)
-    await has_seen(page, 3)
-    assert await page.evaluate("asked") == 2
-    assert await page.evaluate("seen") == [0, 1, 2]
-    assert await page.evaluate("gaps") == []
+    await saw_each_once(page, 3)
+    assert await page.evaluate("tokenCalls") == 2
     assert "waiting" not in await page.evaluate("states")
 
 
-async def test_behind_a_proxy_that_buffers_streams_events_come_by_long_poll(api: Api, pages: Pages) -> None:
-    async with line_to(api.instance) as line:
-        page = await _held_back_by(line, pages)
-        await page.clock.run_for(60_000)  # no byte of the stream for so long: something holds it back
+async def test_a_buffering_proxy_makes_the_client_poll(api: Api, pages: Pages) -> None:
+    """The proxy forwards no byte of a stream; long polls get through."""
+    async with proxy_to(api.instance) as proxy:
+        proxy.buffers_streams = True
+        page = await pages.blank(proxy.url, clock=True)
+        async with page.expect_request(f"**{EVENTS}*"):
+            await connect(page)
+        await page.clock.run_for(60_000)
         await is_in_state(page, "live")
         assert await page.evaluate("subscription.mode") == "poll"
         for number in range(5):
             publish(api, number)
             await has_seen(page, number + 1)
-        assert await page.evaluate("seen") == list(range(5))
-        assert await page.evaluate("gaps") == []
-
-
-async def _held_back_by(line: Line, pages: Pages) -> Page:
-    line.buffers_streams = True
-    page = await pages.blank(line.url, clock=True)
-    async with page.expect_request(f"**{EVENTS}*"):
-        await connect(page)
-    return page
+        await saw_each_once(page, 5)

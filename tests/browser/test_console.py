@@ -1,4 +1,4 @@
-"""The console page: from a publisher's shell, or its form, to the right readers' eyes, and to no other."""
+"""The console page: events from a shell or from its form are shown to the right users, and only to them."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ PAYLOAD = ROOT / "tests" / "payloads" / "github" / "deployment_status.json"
 HOSTILE = """<img src=x onerror="window.hacked = 1"></pre><script>window.hacked = 1</script><svg onload=hacked=1>"""
 HOSTILE_ID = "<svg/onload=window.hacked=1><a/href=javascript:window.hacked=1>"
 
-# field, what is wrong in it, what is not
+# field, an invalid value, a valid one
 MISTAKES = [
     ("type", "two words", "two-words"),
     ("type", "realtime.forged", "forged"),
@@ -33,7 +33,7 @@ MISTAKES = [
 
 
 async def post_with_curl(instance: Instance, body: Path, event_type: str, data: str) -> None:
-    """Publishes with the real curl, from a file, as a script would."""
+    """Publish a file with curl, as a script would."""
     body.write_text(f'{{"type": "{event_type}", "data": {data}}}')
     command = ["curl", "--silent", "--show-error", "--fail-with-body", f"{instance.url}/api/publish"]
     command += ["--header", "Content-Type: application/json", "--data-binary", f"@{body}"]
@@ -46,12 +46,12 @@ async def post_with_curl(instance: Instance, body: Path, event_type: str, data: 
 
 
 def as_written(text: str) -> Any:
-    """JSON in which each number is the text that it was written as."""
+    """Parsed JSON with numbers as their original text."""
     return json.loads(text, parse_int=str, parse_float=str)
 
 
 async def data_of(console: ConsolePage, event_type: str) -> str:
-    """All the data that this event's row shows, once it has been unfolded."""
+    """The data of this event's row, unfolded."""
     row = console.event(event_type)
     await expect(row).to_be_visible()
     unfold = row.locator(".more")
@@ -60,7 +60,8 @@ async def data_of(console: ConsolePage, event_type: str) -> str:
     return await row.locator(".data").inner_text()
 
 
-async def test_the_page_goes_live_without_an_error_or_a_word_to_another_host(api: Api, pages: Pages) -> None:
+async def test_the_page_goes_live_without_other_hosts(api: Api, pages: Pages) -> None:
+    """Without an error, too, and under a strict policy."""
     url = api.instance.url
     page = await pages.new()
     hosts: set[str] = set()
@@ -74,27 +75,25 @@ async def test_the_page_goes_live_without_an_error_or_a_word_to_another_host(api
     assert "*" not in policy
     console = ConsolePage(page)
     await console.is_in_state("live")
-    await expect(console.tide_lines).to_contain_text("live from now")
-    assert hosts == {"/"}, "a request went elsewhere than to the instance"
-    assert pages.complaints() == []
+    await expect(console.dividers).to_contain_text("live from now")
+    assert hosts == {"/"}, "a request went to another host"
+    assert pages.unexpected_errors() == []
 
 
-async def test_a_deployment_posted_with_curl_to_scripts_dev_is_seen_as_it_was_published(
-    dev: Instance, pages: Pages, tmp_path: Path
-) -> None:
+async def test_an_event_from_curl_is_shown_unchanged(dev: Instance, pages: Pages, tmp_path: Path) -> None:
+    """Published to `scripts/dev`. JSON.parse would show 1.0 as 1, and round a long integer."""
     console = await pages.console(dev.url)
     await post_with_curl(dev, tmp_path / "event.json", "deployment-status", PAYLOAD.read_text())
     await expect(console.event("deployment-status").locator(".phase")).to_have_text("live")
     assert as_written(await data_of(console, "deployment-status")) == as_written(PAYLOAD.read_text())
 
-    # A parser on the way would make 1 of 1.0, lose half of a long integer, and a minus.
     digits = '{"one":1.0,"power":1e5,"long":123456789012345678901234567890,"minus":-0.0}'
     await post_with_curl(dev, tmp_path / "event.json", "digits", digits)
     assert "".join((await data_of(console, "digits")).split()) == digits
 
 
-async def test_what_the_form_publishes_is_seen_and_sent_twice_is_seen_once(api: Api, pages: Pages) -> None:
-    order = unique("order")[:14]  # short enough to be shown whole
+async def test_the_form_publishes_an_id_only_once(api: Api, pages: Pages) -> None:
+    order = unique("order")[:14]  # short enough to be shown completely
     console = await pages.console(api.instance.url)
     await console.fill(type="task-updated", data='{"id": 7}', id=order)
     await console.click("Publish")
@@ -109,7 +108,7 @@ async def test_what_the_form_publishes_is_seen_and_sent_twice_is_seen_once(api: 
     await expect(console.events).to_have_count(2)
 
 
-async def test_a_mistake_is_told_at_its_field_and_publishes_nothing(api: Api, pages: Pages) -> None:
+async def test_an_invalid_field_shows_its_error(api: Api, pages: Pages) -> None:
     pages.expect(r"status of 4\d\d .*/api/publish")
     console = await pages.console(api.instance.url)
     invalid = console.page.locator("[aria-invalid=true]")
@@ -129,7 +128,7 @@ async def test_a_mistake_is_told_at_its_field_and_publishes_nothing(api: Api, pa
     await console.shows([0])
 
 
-async def test_an_event_for_one_user_is_not_shown_to_another(api: Api, pages: Pages) -> None:
+async def test_an_event_is_shown_only_to_its_users(api: Api, pages: Pages) -> None:
     first, second, nobody = [await pages.console(api.instance.url, query) for query in ("?userId=u1", "?userId=u2", "")]
     for data, users in (("for u2", ["u2"]), ("for u1", ["u1"]), ("for both", ["u1", "u2"]), ("for all", None)):
         api.publish({"type": "note", "data": data, "userIds": users})  # the last one is the sentinel
@@ -138,19 +137,19 @@ async def test_an_event_for_one_user_is_not_shown_to_another(api: Api, pages: Pa
     await nobody.shows(["for all"])
 
 
-async def test_a_replay_is_filtered_as_the_live_stream_is(api: Api, pages: Pages) -> None:
+async def test_a_replay_has_the_same_filter_as_live_events(api: Api, pages: Pages) -> None:
     for data, users in (("for u2", ["u2"]), ("for u1", ["u1"]), ("for all", None)):
         api.publish({"type": "history", "data": data, "userIds": users})
     console = await pages.console(api.instance.url, "?userId=u1&types=history&from=earliest")
-    await expect(console.tide_lines).to_contain_text("2 events replayed")
+    await expect(console.dividers).to_contain_text("2 events replayed")
     await console.shows(["for u1", "for all"])
 
 
-async def test_only_the_types_that_the_form_names_are_shown(api: Api, pages: Pages) -> None:
+async def test_only_the_selected_types_are_shown(api: Api, pages: Pages) -> None:
     console = await pages.console(api.instance.url)
     await console.fill(types="chat, note")
     await console.click("Connect")
-    await expect(console.tide_lines).to_have_count(2)
+    await expect(console.dividers).to_have_count(2)
     await console.is_in_state("live")
     for number, event_type in enumerate(["task", "note", "chat.typing", "chat"]):
         api.publish({"type": event_type, "data": number})
@@ -158,10 +157,10 @@ async def test_only_the_types_that_the_form_names_are_shown(api: Api, pages: Pag
 
 
 @pytest.mark.parametrize("query", ["", "?format=data"])
-async def test_markup_in_an_event_is_shown_as_text_and_never_runs(api: Api, pages: Pages, query: str) -> None:
+async def test_markup_in_an_event_is_shown_as_text(api: Api, pages: Pages, query: str) -> None:
     console = await pages.console(api.instance.url, query)
     api.publish({"type": "hostile", "data": {HOSTILE: HOSTILE}, "id": HOSTILE_ID + query})
-    for length, event_type in ((100, "long"), (1_000, "longest")):  # each has its own way to the page
+    for length, event_type in ((100, "long"), (1_000, "longest")):  # folded by lines, or by characters: different code
         api.publish({"type": event_type, "data": HOSTILE * length})
     assert (await data_of(console, "hostile")).count(json.dumps(HOSTILE)) == 2
     assert json.loads(await data_of(console, "long")) == HOSTILE * 100
@@ -171,7 +170,7 @@ async def test_markup_in_an_event_is_shown_as_text_and_never_runs(api: Api, page
     assert await console.page.evaluate("window.hacked") is None
 
 
-async def test_markup_in_a_receipt_is_shown_as_text_and_never_runs(api: Api, pages: Pages) -> None:
+async def test_markup_in_a_receipt_is_shown_as_text(api: Api, pages: Pages) -> None:
     console = await pages.console(api.instance.url)
     await console.fill(id=f"{HOSTILE_ID}-of-the-form")
     await console.click("Publish")
@@ -180,7 +179,8 @@ async def test_markup_in_a_receipt_is_shown_as_text_and_never_runs(api: Api, pag
     assert await console.page.evaluate("window.hacked") is None
 
 
-async def test_a_page_with_a_bug_that_parsed_markup_would_still_not_run_it(api: Api, pages: Pages) -> None:
+async def test_trusted_types_block_parsed_markup(api: Api, pages: Pages) -> None:
+    """The second line of defence, if a bug of the page parsed an event as HTML."""
     pages.expect("TrustedHTML", "Content Security Policy")
     console = await pages.console(api.instance.url)
     refused = await console.page.evaluate(
@@ -189,10 +189,11 @@ async def test_a_page_with_a_bug_that_parsed_markup_would_still_not_run_it(api: 
     assert refused == "TypeError"
 
 
-async def test_a_server_that_asks_for_a_token_is_asked_once_with_a_wrong_one(guarded: Api, pages: Pages) -> None:
+async def test_the_console_sends_an_invalid_token_only_once(guarded: Api, pages: Pages) -> None:
+    """Then the user enters a valid one. No URL contains a token."""
     pages.expect(r"status of 401 .*/api/events")
     console = await pages.unconnected_console(guarded.instance.url)
-    await expect(console.detail).to_have_text("This server asks for a token.")
+    await expect(console.detail).to_have_text("This server requires a token.")
     attempts: list[str] = []
     console.page.on("request", lambda request: attempts.append(request.url) if EVENTS in request.url else None)
     await console.fill(token="not.a.token")
@@ -210,25 +211,25 @@ async def test_a_server_that_asks_for_a_token_is_asked_once_with_a_wrong_one(gua
     await console.click("Publish")
     await console.shows([2])
     assert len(attempts) == 2
-    assert not any("token" in url for url in (*attempts, console.page.url)), "addresses are logged"
+    assert not any("token" in url for url in (*attempts, console.page.url)), "URLs are logged"
 
 
-async def test_in_development_a_token_is_minted_from_the_publish_key(guarded: Api, pages: Pages) -> None:
+async def test_the_console_creates_a_token_in_development(guarded: Api, pages: Pages) -> None:
     pages.expect(r"status of 40[13] ")
     console = await pages.unconnected_console(guarded.instance.url)
-    await expect(console.detail).to_have_text("This server asks for a token.")
-    await console.fill(user="u-minted")
-    await console.click("Mint a token")
+    await expect(console.detail).to_have_text("This server requires a token.")
+    await console.fill(user="u-created")
+    await console.click("Create token")
     await expect(console.field_error("subscribe")).to_contain_text("publish key")
     await console.fill(key="no-key-of-this-server")
-    await console.click("Mint a token")
-    await expect(console.field_error("subscribe")).not_to_contain_text("on the Publish card")
+    await console.click("Create token")
+    await expect(console.field_error("subscribe")).not_to_contain_text("in the Publish form")
     await expect(console.field_error("subscribe")).not_to_be_empty()
 
     await console.fill(key=PUBLISH_KEY)
-    await console.click("Mint a token")
+    await console.click("Create token")
     await console.is_in_state("live")
     guarded.publish({"type": "note", "data": "for u1", "userIds": ["u1"]})
-    guarded.publish({"type": "note", "data": "for the minted", "userIds": ["u-minted"]})
-    await console.shows(["for the minted"])
+    guarded.publish({"type": "note", "data": "for the created one", "userIds": ["u-created"]})
+    await console.shows(["for the created one"])
     assert "key" not in console.page.url

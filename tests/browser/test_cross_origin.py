@@ -1,4 +1,4 @@
-"""A page of another origin, in a real browser: what its tools add to requests, and what it may read of the answers."""
+"""A page of another origin: which headers it may send, and which it may read."""
 
 import pytest
 from playwright.async_api import Page
@@ -10,7 +10,7 @@ from tests.functions.tokens import PUBLISH_KEY, SECRET, user_token
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("browser-client")]
 
-ASK = """async ([address, token, key, headers]) => {
+READ_AND_PUBLISH = """async ([address, token, key, headers]) => {
   const read = async (path, options) => {
     const response = await fetch(address + path, options);
     return [response.status, response.headers.get("X-Request-Id"), await response.json()];
@@ -27,7 +27,7 @@ ASK = """async ([address, token, key, headers]) => {
   return [page, published];
 }"""
 
-ADDED = {
+TRACING_HEADERS = {
     "Cache-Control": "no-cache",
     "Pragma": "no-cache",
     "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
@@ -45,14 +45,14 @@ ADDED = {
 
 
 async def blank(pages: Pages, url: str) -> Page:
-    """A page of this origin, which may reach this machine: it is made up, and so not taken to come from here."""
+    """An empty page of this origin, with the permission to send requests to this machine."""
     page = await pages.blank(url)
     await page.context.grant_permissions(["local-network-access"])
     return page
 
 
-async def test_what_tracing_tools_add_blocks_nothing(api: Api, make_api: MakeApi, pages: Pages) -> None:
-    """Any header beyond those that we use ourselves made the browser block the request."""
+async def test_headers_of_tracing_tools_are_allowed(api: Api, make_api: MakeApi, pages: Pages) -> None:
+    """A browser blocks a request with a header that the server does not allow."""
     here = api.instance.url
     there = make_api(
         REALTIME_ALLOWED_ORIGINS=here.replace("http", "HTTP"),
@@ -60,12 +60,14 @@ async def test_what_tracing_tools_add_blocks_nothing(api: Api, make_api: MakeApi
         REALTIME_PUBLISH_KEYS=PUBLISH_KEY,
     )
     page = await blank(pages, here)
-    told = await page.evaluate(ASK, [there.instance.url, user_token("u1"), PUBLISH_KEY, ADDED])
-    assert [(status, id) for status, id, _ in told] == [(200, "from-the-page-0001"), (202, "from-the-page-0001")]
+    results = await page.evaluate(
+        READ_AND_PUBLISH, [there.instance.url, user_token("u1"), PUBLISH_KEY, TRACING_HEADERS]
+    )
+    assert [(status, id) for status, id, _ in results] == [(200, "from-the-page-0001"), (202, "from-the-page-0001")]
 
 
-async def test_a_page_reads_when_its_token_begins(api: Api, make_api: MakeApi, pages: Pages) -> None:
-    """Retry-After is exposed to other origins: their client waits for it too."""
+async def test_a_page_can_read_retry_after(api: Api, make_api: MakeApi, pages: Pages) -> None:
+    """The client needs it for a token that is not valid yet."""
     pages.expect("status of 401")
     there = make_api(REALTIME_ALLOWED_ORIGINS=api.instance.url, REALTIME_JWT_SECRET=SECRET)
     page = await blank(pages, api.instance.url)

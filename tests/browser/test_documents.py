@@ -1,4 +1,4 @@
-"""The JavaScript of the documents, each block on a page of its own: it runs, and hears what is published."""
+"""Each JavaScript block of the documents runs in a page, and receives a published event."""
 
 import contextlib
 import re
@@ -6,7 +6,7 @@ import re
 import pytest
 from playwright.async_api import Route
 
-from tests.browser.connections import has_streams
+from tests.browser.client import has_streams
 from tests.browser.pages import Pages
 from tests.docs.kinds import of_kind
 from tests.docs.markdown import Block
@@ -15,22 +15,22 @@ from tests.functions.tokens import user_token
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("browser-console")]
 
-# What a reader's page has of its own; each notes what it was called with.
-OF_THE_READER = """() => {
-  window.told = [];
-  window.show = (data) => told.push(data);
-  window.reloadEverything = () => told.push("everything");
-  console.log = (...values) => told.push(...values);
+# Functions of the reader's own page. They record their arguments.
+READER_FUNCTIONS = """() => {
+  window.received = [];
+  window.show = (data) => received.push(data);
+  window.reloadEverything = () => received.push("everything");
+  console.log = (...values) => received.push(...values);
 }"""
 TOKEN = "/my/realtime-token"
 SUBSCRIBES = re.compile(r"\b(connect|EventSource)\(")
 POLLS = re.compile(r'mode: "poll"')
 PAGE = re.compile(r"/api/events\?.*wait=0")
-HEARD = "(data) => told.some((value) => JSON.stringify(value) === JSON.stringify(data))"
+HAS_RECEIVED = "(data) => received.some((value) => JSON.stringify(value) === JSON.stringify(data))"
 
 
 @pytest.mark.parametrize("block", of_kind("javascript"), ids=str)
-async def test_a_block_of_javascript_runs_and_hears_what_is_published(guarded: Api, pages: Pages, block: Block) -> None:
+async def test_a_javascript_block_receives_an_event(guarded: Api, pages: Pages, block: Block) -> None:
     page = await pages.blank(guarded.instance.url)
 
     async def give(route: Route) -> None:
@@ -38,7 +38,7 @@ async def test_a_block_of_javascript_runs_and_hears_what_is_published(guarded: A
 
     await page.route(f"**{TOKEN}", give)
     await page.context.add_cookies([{"name": "realtime_token", "value": user_token("u1"), "url": guarded.instance.url}])
-    await page.evaluate(OF_THE_READER)
+    await page.evaluate(READER_FUNCTIONS)
     polls = POLLS.search(block.text) is not None
     up_to_date = page.expect_response(PAGE) if polls else contextlib.nullcontext()
     async with up_to_date:
@@ -49,6 +49,6 @@ async def test_a_block_of_javascript_runs_and_hears_what_is_published(guarded: A
     await has_streams(guarded, 0 if polls else 1)
     data = {"id": 7, "block": str(block)}
     guarded.publish({"type": "task-updated", "data": data, "userIds": ["u1"]})
-    await page.wait_for_function(HEARD, arg=data)
+    await page.wait_for_function(HAS_RECEIVED, arg=data)
     await page.close()
     await has_streams(guarded, 0)

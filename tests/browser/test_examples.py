@@ -1,4 +1,4 @@
-"""The pages that users copy: the examples do what they say, in so few lines."""
+"""The examples that users copy, and the copied client."""
 
 import asyncio
 import re
@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from playwright.async_api import BrowserContext, Page, Route, expect
 
+from tests.browser.client import has_streams
 from tests.browser.conftest import MakeTwo
-from tests.browser.connections import has_streams
 from tests.browser.javascript import EACH_REACT, bundle
 from tests.browser.pages import Pages
 from tests.browser.two_hosts import GUARDED
@@ -19,12 +19,12 @@ from tests.processes import ROOT
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("browser-console")]
 
 EXAMPLES = ROOT / "examples"
-MOST_LINES = 30
+MAX_LINES = 30
 
 PAGE = """
 import { createRoot } from "react-dom/client";
 import { Tasks } from "%s";
-const fetchTasks = async () => [{ id: 1, title: "of the list" }];
+const fetchTasks = async () => [{ id: 1, title: "from the list" }];
 const root = createRoot(document.body.appendChild(document.createElement("main")));
 window.show = (user, token) => {
   root.render(<Tasks key={user} user={user} fetchToken={async () => token} fetchTasks={fetchTasks} />);
@@ -33,7 +33,7 @@ window.show = (user, token) => {
 
 
 async def serve(page: Page, url: str) -> None:
-    """Puts the plain page where a site would."""
+    """Serve the example on this origin, as a site would."""
     body = (EXAMPLES / "event-source.html").read_text()
 
     async def answer(route: Route) -> None:
@@ -43,20 +43,21 @@ async def serve(page: Page, url: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["event-source.html", "tasks.jsx"])
-async def test_an_example_can_be_read_at_a_glance(name: str) -> None:
-    assert len((EXAMPLES / name).read_text().splitlines()) < MOST_LINES
+async def test_an_example_is_short(name: str) -> None:
+    assert len((EXAMPLES / name).read_text().splitlines()) < MAX_LINES
 
 
-async def test_the_client_is_whole_where_its_file_and_its_folder_are_copied() -> None:
+async def test_the_client_imports_only_what_users_copy() -> None:
+    """realtime.js and client/, without a build step."""
     site = ROOT / "site"
     for file in (site / "realtime.js", *(site / "client").glob("*.js")):
         for name in re.findall(r'^(?:import|export)\b[^;]*?from "([^"]+)"', file.read_text(), re.MULTILINE):
             target = (file.parent / name).resolve()
-            assert target.is_file(), f"{file.name} imports {name}: without a build step that is nothing"
+            assert target.is_file(), f"{file.name} imports {name}, which does not exist"
             assert target.parent == site / "client", f"{file.name} imports {name}, which is not copied"
 
 
-async def test_the_plain_page_shows_what_is_published_as_text(api: Api, pages: Pages) -> None:
+async def test_the_event_source_page_shows_events_as_text(api: Api, pages: Pages) -> None:
     page = await pages.new()
     await serve(page, api.instance.url)
     await page.goto(f"{api.instance.url}/examples/event-source.html")
@@ -66,10 +67,10 @@ async def test_the_plain_page_shows_what_is_published_as_text(api: Api, pages: P
     await expect(page.locator("li")).to_have_text(['"<b>7</b>"'])
 
 
-async def test_the_plain_page_resumes_with_another_ticket(
+async def test_the_event_source_page_resumes_with_a_new_ticket(
     make_two: MakeTwo, context: BrowserContext, pages: Pages
 ) -> None:
-    """Streams on a host of their own: the ticket of the first connection is over when the second one is needed."""
+    """Streams on another host: the first ticket has expired when the second connection needs one."""
     pages.expect("net::ERR_", "status of 401", "blocked by CORS policy")
     site, streams = make_two(**GUARDED)
     url = site.instance.url
@@ -84,7 +85,7 @@ async def test_the_plain_page_resumes_with_another_ticket(
     async def refuse(route: Route) -> None:
         await route.fulfill(status=401)
 
-    await page.route(f"{streams.instance.url}/**", refuse, times=1)  # what a ticket of a minute ago gets
+    await page.route(f"{streams.instance.url}/**", refuse, times=1)  # the response to an expired ticket
     await asyncio.to_thread(streams.instance.stop)
     site.publish({"type": "task-updated", "data": 2, "userIds": ["u1"]})
     await asyncio.to_thread(streams.instance.start)
@@ -92,7 +93,7 @@ async def test_the_plain_page_resumes_with_another_ticket(
 
 
 @pytest.mark.parametrize("react", EACH_REACT)
-async def test_the_component_shows_the_list_and_what_comes(
+async def test_the_react_component_shows_list_and_events(
     guarded: Api, pages: Pages, tmp_path: Path, react: str
 ) -> None:
     source = tmp_path / "page.jsx"
@@ -106,6 +107,6 @@ async def test_the_component_shows_the_list_and_what_comes(
         for number, name in enumerate(("u1", "u2"), start=2):
             data = {"id": number, "title": f"for {name}"}
             guarded.publish({"type": "task-updated", "data": data, "userIds": [name]})
-        await expect(page.locator("li")).to_have_text(["of the list", f"for {user}"])
+        await expect(page.locator("li")).to_have_text(["from the list", f"for {user}"])
     await page.close()
     await has_streams(guarded, 0)

@@ -1,4 +1,4 @@
-"""`connect({mode: "poll"})`: one plain request now and then, with the guarantees of a stream and without its cost."""
+"""`connect({mode: "poll"})`: short requests at an interval, with the guarantees of a stream."""
 
 import time
 from typing import Any
@@ -6,21 +6,20 @@ from typing import Any
 import pytest
 from playwright.async_api import Page
 
+from tests.browser.client import RequestLog, connect, has_seen, is_in_state, publish, saw_each_once, sentinel
 from tests.browser.conftest import MakeApi
 from tests.browser.pages import EVENTS, Pages
-from tests.browser.test_client import connect, has_seen, is_in_state, publish
-from tests.browser.two_hosts import Asked
 from tests.functions.api import Api
 from tests.functions.tokens import user_token
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("browser-client")]
 
 EVERY_MS = 60_000
-A_TENTH_MORE_MS = 66_000  # pages that were opened together must not ask together
+LONGEST_INTERVAL_MS = 66_000  # the client adds up to 10 % of jitter
 POLL = {"mode": "poll", "every": EVERY_MS}
 
-# A poll is over once the next one is scheduled. To wind the clock before that would run out the patience of a request
-# whose answer is here and not read yet. The client's own deadlines are 30 s at most.
+# A poll is complete when the next one is scheduled. If the test advanced the clock earlier, a request whose response is
+# still unread would time out. The client's other timers are at most 30 s.
 COUNT_SCHEDULED = """every => {
   window.scheduled = 0;
   const { setTimeout } = window;
@@ -30,136 +29,133 @@ COUNT_SCHEDULED = """every => {
   };
 }"""
 
-LOOK = """seen => {
-  Object.defineProperty(document, "visibilityState", { value: seen ? "visible" : "hidden", configurable: true });
+SET_VISIBLE = """isVisible => {
+  Object.defineProperty(document, "visibilityState", { value: isVisible ? "visible" : "hidden", configurable: true });
   document.dispatchEvent(new Event("visibilitychange"));
 }"""
 
 
-async def polling(api: Api, pages: Pages, **settings: Any) -> tuple[Page, Asked]:
-    """A page that polls, up to date, whose clock is wound by the test."""
+async def polling(api: Api, pages: Pages, **settings: Any) -> tuple[Page, RequestLog]:
+    """A polling page that is live; the test controls its clock."""
     page = await pages.blank(api.instance.url, clock=True)
-    asked = Asked(page)
+    log = RequestLog(page)
     await page.evaluate(COUNT_SCHEDULED, EVERY_MS)
     await connect(page, options=POLL, **settings)
     await is_in_state(page, "live")
     await page.wait_for_function("scheduled === 1")
-    return page, asked
+    return page, log
 
 
-async def wind_to_the_next_poll(page: Page) -> None:
-    """Only one is due in that time, and its answer has been read before the clock goes on."""
+async def advance_to_the_next_poll(page: Page) -> None:
+    """Exactly one poll is due in this time. Return once its response has been read."""
     before = await page.evaluate("scheduled")
-    await page.clock.run_for(A_TENTH_MORE_MS)
+    await page.clock.run_for(LONGEST_INTERVAL_MS)
     await page.wait_for_function("before => scheduled > before", arg=before)
 
 
-async def nothing_more_is_asked(page: Page, asked: Asked, api: Api, count: int) -> None:
-    """A request that is made now comes after all that were made before it."""
-    await page.evaluate("fetch('/api/health/live?sentinel')")
-    assert len(asked.at(api, EVENTS)) == count
+async def has_polled(page: Page, log: RequestLog, api: Api, count: int) -> None:
+    """The page has sent exactly this many polls."""
+    await sentinel(page)
+    assert len(log.to(api, EVENTS)) == count
 
 
-async def test_it_asks_once_every_interval_and_holds_nothing(api: Api, pages: Pages) -> None:
-    page, asked = await polling(api, pages)
+async def test_one_poll_per_interval(api: Api, pages: Pages) -> None:
+    page, log = await polling(api, pages)
     assert await page.evaluate("subscription.mode") == "poll"
     assert await page.evaluate("subscription.role") == "alone"
-    count = len(asked.at(api, EVENTS))
+    count = len(log.to(api, EVENTS))
     publish(api, 0, 1)
     await page.clock.run_for(50_000)
-    await nothing_more_is_asked(page, asked, api, count)
+    await has_polled(page, log, api, count)
     await page.clock.run_for(16_000)
     await has_seen(page, 2)
-    await nothing_more_is_asked(page, asked, api, count + 1)
-    assert all("wait=0" in request.url for request in asked.at(api, EVENTS))
+    await has_polled(page, log, api, count + 1)
+    assert all("wait=0" in request.url for request in log.to(api, EVENTS))
     assert await page.evaluate("readies.length") == 1
     assert await page.evaluate("states") == ["connecting", "replaying", "live"]
 
 
-async def test_a_hidden_page_asks_nothing_until_it_is_seen(api: Api, pages: Pages) -> None:
-    page, asked = await polling(api, pages)
-    count = len(asked.at(api, EVENTS))
-    await page.evaluate(LOOK, False)
+async def test_a_hidden_page_polls_when_it_is_visible_again(api: Api, pages: Pages) -> None:
+    page, log = await polling(api, pages)
+    count = len(log.to(api, EVENTS))
+    await page.evaluate(SET_VISIBLE, False)
     publish(api, 0)
     await page.clock.run_for(10 * EVERY_MS)
-    await nothing_more_is_asked(page, asked, api, count)
-    await page.evaluate(LOOK, True)
+    await has_polled(page, log, api, count)
+    await page.evaluate(SET_VISIBLE, True)
     await has_seen(page, 1)
-    await nothing_more_is_asked(page, asked, api, count + 1)
+    await has_polled(page, log, api, count + 1)
 
 
-async def test_a_look_sooner_than_the_interval_asks_nothing(api: Api, pages: Pages) -> None:
-    page, asked = await polling(api, pages)
-    count = len(asked.at(api, EVENTS))
-    for seen in (False, True, False, True):
-        await page.evaluate(LOOK, seen)
-    await nothing_more_is_asked(page, asked, api, count)
+async def test_only_retry_polls_before_the_interval_ends(api: Api, pages: Pages) -> None:
+    """A page that becomes visible earlier does not."""
+    page, log = await polling(api, pages)
+    count = len(log.to(api, EVENTS))
+    for visible in (False, True, False, True):
+        await page.evaluate(SET_VISIBLE, visible)
+    await has_polled(page, log, api, count)
     publish(api, 0)
-    await page.evaluate("subscription.retry()")  # who wants it now says so
+    await page.evaluate("subscription.retry()")
     await has_seen(page, 1)
 
 
-async def test_what_does_not_fit_a_page_follows_at_once(api: Api, pages: Pages) -> None:
+async def test_a_long_page_is_followed_by_the_next_at_once(api: Api, pages: Pages) -> None:
     page, _ = await polling(api, pages)
     for first in range(0, 1_100, 100):
         publish(api, *range(first, first + 100))
-    await page.clock.run_for(A_TENTH_MORE_MS)
+    await page.clock.run_for(LONGEST_INTERVAL_MS)
     await has_seen(page, 1_100)
     publish(api, 1_100)
-    await page.clock.run_for(A_TENTH_MORE_MS)
-    await has_seen(page, 1_101)
-    assert await page.evaluate("seen") == list(range(1_101))
-    assert await page.evaluate("gaps") == []
+    await page.clock.run_for(LONGEST_INTERVAL_MS)
+    await saw_each_once(page, 1_101)
 
 
-async def test_polls_that_fail_lose_and_double_nothing(make_api: MakeApi, redis_url: str, pages: Pages) -> None:
+async def test_failed_polls_lose_and_duplicate_nothing(make_api: MakeApi, redis_url: str, pages: Pages) -> None:
     pages.expect(r"net::ERR_(CONNECTION_\w+|EMPTY_RESPONSE)")
     settings = {"REALTIME_TRANSPORT": "redis", "REDIS_URL": redis_url, "REALTIME_AUTH": "none"}
     mortal, other = make_api(**settings), make_api(**settings)
     page, _ = await polling(mortal, pages, patient=True)
     publish(other, 0)
-    await page.clock.run_for(A_TENTH_MORE_MS)
+    await page.clock.run_for(LONGEST_INTERVAL_MS)
     await has_seen(page, 1)
     mortal.instance.kill()
     publish(other, 1)
-    await page.clock.run_for(A_TENTH_MORE_MS)
+    await page.clock.run_for(LONGEST_INTERVAL_MS)
     await is_in_state(page, "waiting")
     mortal.instance.start()
     await page.evaluate("subscription.retry()")
     await has_seen(page, 2)
     publish(other, 2)
-    await page.clock.run_for(A_TENTH_MORE_MS)
-    await has_seen(page, 3)
-    assert await page.evaluate("seen") == [0, 1, 2]
+    await page.clock.run_for(LONGEST_INTERVAL_MS)
+    await saw_each_once(page, 3)
     assert await page.evaluate("subscription.mode") == "poll"
-    assert await page.evaluate("gaps") == []
 
 
-async def test_a_token_that_ends_is_replaced_before_a_poll(guarded: Api, pages: Pages) -> None:
-    """It is not renewed meanwhile, as under a stream: a page that asks nothing needs none."""
+async def test_an_expiring_token_is_replaced_before_a_poll(guarded: Api, pages: Pages) -> None:
+    """Between polls no token is requested: the page needs none."""
     now = int(time.time())
     tokens = [user_token("u1", exp=now + 600), user_token("u1")]
     page, _ = await polling(guarded, pages, tokens=tokens)
     for _ in range(8):
-        await wind_to_the_next_poll(page)
-    assert await page.evaluate("asked") == 1
+        await advance_to_the_next_poll(page)
+    assert await page.evaluate("tokenCalls") == 1
     for _ in range(2):
-        await wind_to_the_next_poll(page)
+        await advance_to_the_next_poll(page)
     publish(guarded, 0)
-    await wind_to_the_next_poll(page)
+    await advance_to_the_next_poll(page)
     await has_seen(page, 1)
-    assert await page.evaluate("asked") == 2
+    assert await page.evaluate("tokenCalls") == 2
     assert "waiting" not in await page.evaluate("states")
 
 
 @pytest.mark.parametrize("options", [{"every": 10}, {"every": "often"}, {"every": 1e9}, {"mode": "push"}])
-async def test_an_interval_that_cannot_be_is_refused(api: Api, pages: Pages, options: dict[str, Any]) -> None:
+async def test_invalid_poll_options_throw(api: Api, pages: Pages, options: dict[str, Any]) -> None:
     page = await pages.blank(api.instance.url)
-    told = await page.evaluate(
+    message = await page.evaluate(
         """async options => {
           const { connect } = await import("/realtime.js");
-          try { connect(options); return "taken"; } catch (error) { return error.message; }
+          try { connect(options); return ""; } catch (error) { return error.message; }
         }""",
         {**POLL, **options},
     )
-    assert next(iter(options)) in told
+    assert next(iter(options)) in message

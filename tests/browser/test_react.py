@@ -1,4 +1,4 @@
-"""The React hook, with the real React 18 and 19, in an application that esbuild has bundled."""
+"""The React hook with React 18 and 19, in an application bundled by esbuild."""
 
 import shutil
 import time
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from playwright.async_api import Page
 
-from tests.browser.connections import has_streams
+from tests.browser.client import has_seen, has_streams, sentinel
 from tests.browser.javascript import EACH_REACT, SITE, SOURCES, bundle, modules_in, run
 from tests.browser.pages import EVENTS, Pages
 from tests.functions.api import Api
@@ -16,7 +16,7 @@ from tests.functions.tokens import user_token
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("browser-react")]
 
-MANY = 40  # events, each of which would be a render
+MANY = 40  # events
 
 
 @pytest.fixture(params=EACH_REACT)
@@ -26,7 +26,7 @@ def react(request: pytest.FixtureRequest) -> str:
 
 
 async def application(api: Api, pages: Pages, react: str, **props: Any) -> Page:
-    """The application, showing what these props make of it."""
+    """The application, rendered with these props."""
     page = await pages.blank(api.instance.url)
     await page.add_script_tag(content=bundle(SOURCES / "app.jsx", react))
     await show(page, **props)
@@ -40,10 +40,6 @@ async def show(page: Page, **props: Any) -> None:
 
 async def is_live(page: Page) -> None:
     await page.wait_for_function("view()?.state === 'live'")
-
-
-async def has_seen(page: Page, count: int) -> None:
-    await page.wait_for_function("count => seen.length >= count", arg=count)
 
 
 async def seen(page: Page) -> list[list[Any]]:
@@ -61,11 +57,11 @@ async def test_strict_mode_opens_one_stream_and_unmount_ends_it(make_api: Any, p
     await page.evaluate("show(null)")
     await has_streams(api, 0)
     api.publish({"type": "note", "data": 2})
-    await page.evaluate("fetch('/api/health/live?sentinel')")
+    await sentinel(page)
     assert await seen(page) == [["page", 1]]
 
 
-async def test_a_component_that_is_mounted_again_resumes(make_api: Any, pages: Pages, react: str) -> None:
+async def test_a_component_resumes_when_mounted_again(make_api: Any, pages: Pages, react: str) -> None:
     api = make_api()
     page = await application(api, pages, react)
     await is_live(page)
@@ -85,8 +81,8 @@ async def test_a_component_that_is_mounted_again_resumes(make_api: Any, pages: P
     assert await page.evaluate("gaps") == []
 
 
-async def test_types_that_change_keep_the_place(make_api: Any, pages: Pages, react: str) -> None:
-    """It began anew: what had come between the last event and the change was lost, without a word."""
+async def test_a_change_of_types_resumes(make_api: Any, pages: Pages, react: str) -> None:
+    """Events between the last one and the change are not lost. The same types in another order do not reconnect."""
     api = make_api()
     page = await application(api, pages, react, types=["one"])
     await is_live(page)
@@ -96,7 +92,7 @@ async def test_types_that_change_keep_the_place(make_api: Any, pages: Pages, rea
     async with page.expect_request(f"**{EVENTS}?types=one%2Ctwo*"):
         await show(page, types=["one", "two"])
     await has_seen(page, 2)
-    await show(page, types=["two", "one"])  # the same ones
+    await show(page, types=["two", "one"])
     api.publish({"type": "one", "data": 3})
     await has_seen(page, 3)
     assert await seen(page) == [["page", 1], ["page", 2], ["page", 3]]
@@ -104,8 +100,8 @@ async def test_types_that_change_keep_the_place(make_api: Any, pages: Pages, rea
 
 
 @pytest.mark.parametrize("by", ["token", "tokenBy"])
-async def test_the_next_user_hears_nothing_of_the_last(guarded: Api, pages: Pages, react: str, by: str) -> None:
-    """The page of u2 was sent the private events of u1 until u1's token was renewed."""
+async def test_the_next_user_gets_no_event_of_the_last(guarded: Api, pages: Pages, react: str, by: str) -> None:
+    """Without the `user` option, u2's page would get u1's events until u1's token was renewed."""
 
     def signed_in(user: str) -> dict[str, str]:
         return {"name": user, "user": user, by: user_token(user), "share": ""}
@@ -124,7 +120,7 @@ async def test_the_next_user_hears_nothing_of_the_last(guarded: Api, pages: Page
     await has_seen(page, 2)
     await has_streams(guarded, 1)
 
-    await show(page, **signed_in("u1"))  # back: where u1 was
+    await show(page, **signed_in("u1"))  # u1 resumes
     await has_seen(page, 4)
     assert await seen(page) == [
         ["u1", "for u1"],
@@ -136,7 +132,7 @@ async def test_the_next_user_hears_nothing_of_the_last(guarded: Api, pages: Page
     await has_streams(guarded, 0)
 
 
-NOTE_ABORTS = """() => {
+RECORD_ABORTS = """() => {
   window.aborted = {};
   const signals = [];
   const { fetch } = window;
@@ -149,9 +145,9 @@ NOTE_ABORTS = """() => {
 
 
 async def test_a_stream_ends_in_the_commit_of_the_next_user(guarded: Api, pages: Pages, react: str) -> None:
-    """Not after it has been painted, when React gets to it: an event in between would be shown to the next user."""
+    """Not in an effect after the paint: an event in between would be shown to the next user."""
     page = await pages.blank(guarded.instance.url)
-    await page.evaluate(NOTE_ABORTS)
+    await page.evaluate(RECORD_ABORTS)
     await page.add_script_tag(content=bundle(SOURCES / "app.jsx", react))
     await show(page, name="u1", token=user_token("u1"))
     await is_live(page)
@@ -180,7 +176,7 @@ async def test_a_new_token_of_the_same_user_resumes(guarded: Api, pages: Pages, 
     await has_streams(guarded, 0)
 
 
-async def test_no_event_is_a_render_unless_that_is_wanted(api: Api, pages: Pages, react: str) -> None:
+async def test_events_render_only_with_track_last(api: Api, pages: Pages, react: str) -> None:
     page = await application(api, pages, react)
     await is_live(page)
     before = await page.evaluate("renders")
@@ -195,7 +191,7 @@ async def test_no_event_is_a_render_unless_that_is_wanted(api: Api, pages: Pages
     await page.wait_for_function("view().last === 'shown'")
 
 
-async def test_all_options_of_connect_reach_it(api: Api, pages: Pages, react: str) -> None:
+async def test_the_hook_passes_all_options_to_connect(api: Api, pages: Pages, react: str) -> None:
     kind = f"passed-{react}"
     api.publish({"type": kind, "data": 1}, {"type": "other", "data": 2}, {"type": kind, "data": 3, "userIds": ["u9"]})
     options = {
@@ -214,7 +210,7 @@ async def test_all_options_of_connect_reach_it(api: Api, pages: Pages, react: st
     assert await page.evaluate("view().mode") == "poll"
 
 
-async def test_a_signal_and_a_set_of_types_reach_it(make_api: Any, pages: Pages, react: str) -> None:
+async def test_the_hook_accepts_a_signal_and_a_set(make_api: Any, pages: Pages, react: str) -> None:
     api = make_api()
     page = await application(api, pages, react)
     async with page.expect_request(f"**{EVENTS}?types=one%2Ctwo*"):
@@ -231,7 +227,7 @@ async def test_a_signal_and_a_set_of_types_reach_it(make_api: Any, pages: Pages,
     await page.wait_for_function("view()?.state === 'closed'")
 
 
-async def test_a_refusal_is_shown_and_can_be_tried_again(guarded: Api, pages: Pages, react: str) -> None:
+async def test_the_hook_shows_a_refusal_and_retries(guarded: Api, pages: Pages, react: str) -> None:
     pages.expect(r"status of 401 .*/api/events")
     page = await application(guarded, pages, react, token="not.a.token")
     await page.wait_for_function("view().state === 'denied'")
@@ -243,23 +239,24 @@ async def test_a_refusal_is_shown_and_can_be_tried_again(guarded: Api, pages: Pa
     assert await page.evaluate("view().failure") is None
 
 
-async def test_a_token_function_without_a_user_is_refused(api: Api, pages: Pages, react: str) -> None:
-    pages.expect("useRealtime: token is a function", "The above error occurred", "An error occurred in the <Follower>")
+async def test_a_token_function_without_a_user_throws(api: Api, pages: Pages, react: str) -> None:
+    pages.expect("useRealtime: `user` is required", "The above error occurred", "An error occurred in the <Follower>")
     page = await pages.blank(api.instance.url)
     await page.add_script_tag(content=bundle(SOURCES / "app.jsx", react))
     async with page.expect_event("pageerror"):
         await show(page, tokenBy="a.b.c")
 
 
-async def test_reacts_own_lint_finds_nothing_in_the_hook(tmp_path: Path) -> None:
-    workplace = modules_in(tmp_path)
+async def test_the_hook_passes_the_lint_of_react(tmp_path: Path) -> None:
+    """A second run proves that the lint detects an error."""
+    folder = modules_in(tmp_path)
     for file in (SITE / "react.js", SOURCES / "app.jsx", SOURCES / "eslint.config.js"):
-        shutil.copy(file, workplace)
-    done = run("eslint", "--max-warnings=0", ".", cwd=workplace)
+        shutil.copy(file, folder)
+    done = run("eslint", "--max-warnings=0", ".", cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
 
-    hook = (workplace / "react.js").read_text()
-    spoilt = hook.replace("  useInsertionEffect(() => {", "  latest.current = options;\n  useInsertionEffect(() => {")
-    assert spoilt != hook
-    (workplace / "react.js").write_text(spoilt)
-    assert "react-hooks/refs" in run("eslint", ".", cwd=workplace).stdout, "the lint does not see what it should"
+    hook = (folder / "react.js").read_text()
+    broken = hook.replace("  useInsertionEffect(() => {", "  latest.current = options;\n  useInsertionEffect(() => {")
+    assert broken != hook
+    (folder / "react.js").write_text(broken)
+    assert "react-hooks/refs" in run("eslint", ".", cwd=folder).stdout, "the lint does not detect the error"

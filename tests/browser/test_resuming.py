@@ -1,4 +1,4 @@
-"""The console after its connection, or its server, has gone: nothing lost, nothing twice, and no loss untold."""
+"""The console after a lost connection or a stopped server: no event lost or duplicated, each gap reported."""
 
 import asyncio
 
@@ -11,19 +11,17 @@ from tests.functions.api import Api
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("browser-console")]
 
-# how the browser logs a server that is away, or dies within an answer
+# how the browser logs a server that is away, or that stops within a response
 AWAY = r"net::ERR_(CONNECTION_\w+|CONTENT_LENGTH_MISMATCH|INCOMPLETE_CHUNKED_ENCODING|EMPTY_RESPONSE)"
 
 
 def publish(api: Api, *numbers: int) -> None:
-    """Publishes one after the other, so that their order is known."""
+    """Publish one after the other, so that their order is known."""
     for number in numbers:
         api.publish({"type": "counted", "data": number})
 
 
-async def test_what_happens_while_the_connection_is_cut_arrives_after_it_once_and_in_order(
-    api: Api, pages: Pages
-) -> None:
+async def test_events_of_an_interruption_are_replayed_once(api: Api, pages: Pages) -> None:
     console = await pages.console(api.instance.url)
     publish(api, 1, 2)
     await console.shows([1, 2])
@@ -32,7 +30,7 @@ async def test_what_happens_while_the_connection_is_cut_arrives_after_it_once_an
     await console.is_in_state("waiting")
     publish(api, 3, 4, 5)
     await console.click("Reconnect now")
-    await expect(console.tide_lines.first).to_contain_text("resumed: 3 events replayed, nothing lost")
+    await expect(console.dividers.first).to_contain_text("resumed: 3 events replayed, nothing lost")
     await console.is_in_state("live")
     publish(api, 6)
     await console.shows([1, 2, 3, 4, 5, 6])
@@ -42,17 +40,17 @@ async def test_what_happens_while_the_connection_is_cut_arrives_after_it_once_an
     await expect(console.gaps).to_have_text("0")
 
 
-async def test_a_connection_that_was_cut_comes_back_by_itself(api: Api, pages: Pages) -> None:
+async def test_a_dropped_connection_resumes_by_itself(api: Api, pages: Pages) -> None:
     console = await pages.console(api.instance.url)
     await console.drop("a moment")
     publish(api, 1)
-    await expect(console.tide_lines).to_have_count(2)
+    await expect(console.dividers).to_have_count(2)
     publish(api, 2)
     await console.shows([1, 2])
     await expect(console.reconnects).to_have_text("1")
 
 
-async def test_a_reload_resumes_where_the_tab_was_where_the_user_wants_it(api: Api, pages: Pages) -> None:
+async def test_a_reload_resumes_with_from_resume(api: Api, pages: Pages) -> None:
     console = await pages.console(api.instance.url, "?from=resume")
     publish(api, 1)
     await console.shows([1])
@@ -64,7 +62,8 @@ async def test_a_reload_resumes_where_the_tab_was_where_the_user_wants_it(api: A
     await console.shows([2, 3, 4])
 
 
-async def test_a_log_that_died_with_its_server_is_a_gap_that_is_told_and_shown(make_api: MakeApi, pages: Pages) -> None:
+async def test_a_lost_log_is_shown_as_a_gap(make_api: MakeApi, pages: Pages) -> None:
+    """The memory log ends with its server."""
     pages.expect(AWAY)
     api = make_api()
     console = await pages.console(api.instance.url)
@@ -78,16 +77,15 @@ async def test_a_log_that_died_with_its_server_is_a_gap_that_is_told_and_shown(m
     gap = console.page.locator("#rows > .gap")
     await expect(gap).to_have_count(1)
     await expect(gap).to_contain_text("Gap: epoch")
-    await expect(gap).to_contain_text("The log was wiped or replaced")
-    await expect(console.tide_lines.first).to_contain_text("after the gap: 0 events replayed")
+    await expect(gap).to_contain_text("The log was deleted or replaced")
+    await expect(console.dividers.first).to_contain_text("after the gap: 0 events replayed")
     await expect(console.gaps).to_have_text("1")
     publish(api, 2)
     await console.shows([1, 2])
 
 
-async def test_a_server_that_was_killed_is_resumed_without_a_gap_where_the_log_lives_on(
-    make_api: MakeApi, redis_url: str, pages: Pages
-) -> None:
+async def test_a_killed_server_causes_no_gap_with_redis(make_api: MakeApi, redis_url: str, pages: Pages) -> None:
+    """Events that another instance published meanwhile are replayed."""
     pages.expect(AWAY)
     settings = {"REALTIME_TRANSPORT": "redis", "REDIS_URL": redis_url, "REALTIME_AUTH": "none"}
     mortal, other = make_api(**settings), make_api(**settings)
@@ -102,6 +100,6 @@ async def test_a_server_that_was_killed_is_resumed_without_a_gap_where_the_log_l
     await console.is_in_state("live")
     publish(mortal, 5)
     await console.shows([1, 2, 3, 4, 5])
-    await expect(console.tide_lines.first).to_contain_text("resumed: 2 events replayed, nothing lost")
+    await expect(console.dividers.first).to_contain_text("resumed: 2 events replayed, nothing lost")
     await expect(console.reconnects).to_have_text("1")
     await expect(console.gaps).to_have_text("0")

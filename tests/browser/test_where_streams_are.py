@@ -1,15 +1,23 @@
-"""The client finds the stream: on this host, on one of its own, or nowhere, which it says."""
+"""The client finds the stream on this host or on another one, or reports that there is none."""
 
 from typing import Any
 
 import pytest
 from playwright.async_api import BrowserContext, Page, Route, expect
 
+from tests.browser.client import (
+    RequestLog,
+    connect,
+    has_seen,
+    has_streams,
+    is_in_state,
+    publish,
+    saw_each_once,
+    sentinel,
+)
 from tests.browser.conftest import MakeTwo
-from tests.browser.connections import has_streams
 from tests.browser.pages import EVENTS, Pages
-from tests.browser.test_client import connect, has_seen, is_in_state, publish
-from tests.browser.two_hosts import GUARDED, Asked
+from tests.browser.two_hosts import GUARDED
 from tests.functions.api import Api
 from tests.functions.tokens import user_token
 
@@ -20,44 +28,44 @@ AWAY = r"net::ERR_(CONNECTION_\w+|FAILED|INCOMPLETE_CHUNKED_ENCODING|EMPTY_RESPO
 
 
 async def failures(page: Page) -> list[dict[str, Any]]:
-    told: list[dict[str, Any]] = await page.evaluate("failures")
-    return told
+    """The arguments of `onError`."""
+    arguments: list[dict[str, Any]] = await page.evaluate("failures")
+    return arguments
 
 
-async def has_failed(page: Page, words: str) -> None:
-    """Return once the page was told a failure with these words."""
-    await page.wait_for_function("words => failures.some(({ message }) => message.includes(words))", arg=words)
+async def has_failed(page: Page, text: str) -> None:
+    """Return once `onError` was called with a message that contains this text."""
+    await page.wait_for_function("text => failures.some(({ message }) => message.includes(text))", arg=text)
 
 
-async def test_one_process_is_asked_once_where_streams_are(api: Api, pages: Pages) -> None:
+async def test_config_is_requested_once_per_page(api: Api, pages: Pages) -> None:
     page = await pages.blank(api.instance.url)
-    asked = Asked(page)
+    log = RequestLog(page)
     for _ in range(3):
         await connect(page, options={"share": False})
         await is_in_state(page, "live")
     await page.evaluate("subscription.drop()")
     await page.wait_for_function("readies.length === 2")
-    assert len(asked.at(api, CONFIG)) == 1
-    assert len(asked.at(api, TICKETS, "POST")) == 0
-    assert {ask.url.split("?")[0] for ask in asked.requests} >= {f"{api.instance.url}{EVENTS}"}
+    assert len(log.to(api, CONFIG)) == 1
+    assert len(log.to(api, TICKETS, "POST")) == 0
+    assert {request.url.split("?")[0] for request in log.requests} >= {f"{api.instance.url}{EVENTS}"}
 
 
-async def test_a_token_goes_to_the_streams_own_host(make_two: MakeTwo, pages: Pages) -> None:
-    """Also after the connection was lost; the site, which cannot carry streams, is not asked for any."""
+async def test_a_token_is_sent_to_the_other_host(make_two: MakeTwo, pages: Pages) -> None:
+    """In a header, and again after a lost connection. The site, which cannot serve streams, gets no request for one."""
     site, streams = two = make_two(**GUARDED)
     page = await pages.blank(site.instance.url)
-    asked = Asked(page)
+    log = RequestLog(page)
     await connect(page, tokens=[user_token("u1")])
     await is_in_state(page, "live")
     site.publish({"type": "note", "data": 0, "userIds": ["u1"]})
     await has_seen(page, 1)
     await page.evaluate("subscription.drop()")
     publish(two.site, 1)
-    await has_seen(page, 2)
-    assert await page.evaluate("seen") == [0, 1]
-    assert len(asked.at(site, CONFIG)) == 1
-    assert asked.at(site, EVENTS) == asked.at(site, TICKETS, "POST") == []
-    requests = asked.at(streams, EVENTS)
+    await saw_each_once(page, 2)
+    assert len(log.to(site, CONFIG)) == 1
+    assert log.to(site, EVENTS) == log.to(site, TICKETS, "POST") == []
+    requests = log.to(streams, EVENTS)
     assert len(requests) == 2
     for request in requests:
         assert (await request.all_headers())["authorization"].startswith("Bearer ")
@@ -68,7 +76,7 @@ async def test_a_token_goes_to_the_streams_own_host(make_two: MakeTwo, pages: Pa
 async def test_a_cookie_gets_a_ticket_for_each_connection(
     make_two: MakeTwo, context: BrowserContext, pages: Pages
 ) -> None:
-    """A cookie of the site does not reach another host, and no script can read it. It may be another user's by then."""
+    """The HttpOnly cookie does not reach another host. At the second connection it is another user's."""
     site, streams = make_two(**GUARDED)
 
     async def sign_in(user: str) -> None:
@@ -77,7 +85,7 @@ async def test_a_cookie_gets_a_ticket_for_each_connection(
 
     await sign_in("u1")
     page = await pages.blank(site.instance.url)
-    asked = Asked(page)
+    log = RequestLog(page)
     await connect(page)
     await is_in_state(page, "live")
     site.publish({"type": "note", "data": 0, "userIds": ["u1"]})
@@ -91,26 +99,26 @@ async def test_a_cookie_gets_a_ticket_for_each_connection(
     await has_seen(page, 2)
     assert await page.evaluate("seen") == [0, 2]
     assert await page.evaluate("gaps") == []
-    assert len(asked.at(site, TICKETS, "POST")) == 2
-    first, second = [request.url for request in asked.at(streams, EVENTS)]
+    assert len(log.to(site, TICKETS, "POST")) == 2
+    first, second = [request.url for request in log.to(streams, EVENTS)]
     assert "ticket=" in first
     assert "last_event_id=" in second
-    assert asked.at(streams, EVENTS, "OPTIONS") == [], "each of those would be an invocation"
+    assert log.to(streams, EVENTS, "OPTIONS") == [], "each preflight would be an invocation"
 
 
-async def test_an_address_that_is_given_is_not_asked_for(make_two: MakeTwo, pages: Pages) -> None:
+async def test_stream_url_needs_no_config(make_two: MakeTwo, pages: Pages) -> None:
     site, streams = make_two()
     page = await pages.blank(site.instance.url)
-    asked = Asked(page)
+    log = RequestLog(page)
     await connect(page, options={"streamUrl": f"{streams.instance.url}{EVENTS}"})
     await is_in_state(page, "live")
-    assert asked.at(site, CONFIG) == asked.at(streams, CONFIG) == []
+    assert log.to(site, CONFIG) == log.to(streams, CONFIG) == []
     await has_streams(streams, 1)
 
 
-async def test_streams_that_are_away_are_replaced_by_polls(make_two: MakeTwo, pages: Pages) -> None:
-    """Of the site, whose address carries short answers; nothing is lost on the way there, nor doubled."""
-    pages.expect(AWAY, "access the `loopback` address space")  # so Chromium says it of a host that is gone
+async def test_unreachable_streams_are_replaced_by_polls(make_two: MakeTwo, pages: Pages) -> None:
+    """At the site, without a lost or duplicate event. `onError` names the host of the streams."""
+    pages.expect(AWAY, "access the `loopback` address space")  # Chromium's message for a host that is away
     site, streams = make_two()
     page = await pages.blank(site.instance.url)
     await connect(page)
@@ -122,24 +130,22 @@ async def test_streams_that_are_away_are_replaced_by_polls(make_two: MakeTwo, pa
     await has_seen(page, 2)
     assert await page.evaluate("subscription.mode") == "poll"
     publish(site, 2)
-    await has_seen(page, 3)
-    assert await page.evaluate("seen") == [0, 1, 2]
-    assert await page.evaluate("gaps") == []
+    await saw_each_once(page, 3)
     await has_failed(page, streams.instance.url)
 
 
-async def test_an_origin_that_streams_refuse_is_named(make_two: MakeTwo, pages: Pages) -> None:
-    """A browser says of a CORS refusal no more than that the request failed."""
+async def test_a_cors_refusal_names_the_setting(make_two: MakeTwo, pages: Pages) -> None:
+    """The browser only reports that the request failed, so the message is a hint."""
     pages.expect(AWAY, "blocked by CORS policy")
     site, _ = make_two(origin="https://app.example.com")
     page = await pages.blank(site.instance.url)
     await connect(page)
     await is_in_state(page, "live")
     assert await page.evaluate("subscription.mode") == "poll"
-    await has_failed(page, f"{site.instance.url} is in its REALTIME_ALLOWED_ORIGINS")
+    await has_failed(page, f"add {site.instance.url} to its REALTIME_ALLOWED_ORIGINS")
 
 
-async def test_an_address_that_was_moved_is_asked_for_again(make_two: MakeTwo, pages: Pages) -> None:
+async def test_a_404_of_the_stream_reads_config_again(make_two: MakeTwo, pages: Pages) -> None:
     pages.expect("status of 404")
     site, streams = make_two()
     page = await pages.blank(site.instance.url)
@@ -147,15 +153,15 @@ async def test_an_address_that_was_moved_is_asked_for_again(make_two: MakeTwo, p
     await page.route(f"**{CONFIG}", lambda route: route.fulfill(body=old, content_type="application/json"), times=1)
     await page.route("**/api/removed*", lambda route: route.fulfill(status=404, body="{}"))
     await page.route(f"{site.instance.url}{EVENTS}*", lambda route: route.fulfill(status=404, body="{}"))
-    asked = Asked(page)
+    log = RequestLog(page)
     await connect(page)
     await is_in_state(page, "live")
     assert await page.evaluate("subscription.mode") == "stream"
-    assert len(asked.at(site, CONFIG)) == 2
+    assert len(log.to(site, CONFIG)) == 2
 
 
-async def test_a_404_is_said_in_a_sentence_and_not_hammered(api: Api, pages: Pages) -> None:
-    """What a page met on the routes of a template that had none for streams: a 404 for ever, and not a word."""
+async def test_a_404_is_reported_and_retried_slowly(api: Api, pages: Pages) -> None:
+    """For example a deployment without a route for streams: a permanent 404."""
     pages.expect("status of 404")
     page = await pages.blank(api.instance.url, clock=True)
     nothing = '{"message": "Not Found"}'
@@ -164,7 +170,7 @@ async def test_a_404_is_said_in_a_sentence_and_not_hammered(api: Api, pages: Pag
         await route.fulfill(status=404, body=nothing, content_type="application/json")
 
     await page.route("**/api/**", answer)
-    asked = Asked(page)
+    log = RequestLog(page)
     await connect(page, patient=True)
     await is_in_state(page, "waiting")
     [failure] = await failures(page)
@@ -174,51 +180,51 @@ async def test_a_404_is_said_in_a_sentence_and_not_hammered(api: Api, pages: Pag
     assert "streamUrl" in failure["message"]
     for _ in range(120):
         await page.clock.run_for(30_000)  # an hour
-    await page.evaluate("fetch('/api/health/live?sentinel')")
-    assert 5 < len(asked.at(api, EVENTS)) < 60
+    await sentinel(page)
+    assert 5 < len(log.to(api, EVENTS)) < 60
     assert await page.evaluate("subscription.state") in ("waiting", "connecting")
 
 
-async def test_an_older_server_has_its_stream_where_its_pages_are(api: Api, pages: Pages) -> None:
+async def test_without_config_the_stream_has_the_pages_address(api: Api, pages: Pages) -> None:
     pages.expect("status of 404 .*/api/config")
     page = await pages.blank(api.instance.url)
     await page.route(f"**{CONFIG}", lambda route: route.fulfill(status=404, body="Not Found"))
-    asked = Asked(page)
+    log = RequestLog(page)
     for _ in range(2):
         await connect(page, options={"share": False})
         await is_in_state(page, "live")
-    assert len(asked.at(api, CONFIG)) == 1
+    assert len(log.to(api, CONFIG)) == 1
 
 
-async def test_a_host_that_says_nothing_to_strangers_is_used(make_two: MakeTwo, pages: Pages) -> None:
-    """A page that names the streams' host as `url`: a 404 without CORS headers looks as if the host were away."""
+async def test_a_config_blocked_by_cors_is_ignored(make_two: MakeTwo, pages: Pages) -> None:
+    """`url` is the streams' host. Its 404 has no CORS headers, so it looks like a network error."""
     pages.expect(AWAY)
     site, streams = make_two()
     page = await pages.blank(site.instance.url)
-    await page.route(f"{streams.instance.url}{CONFIG}", lambda route: route.abort())  # so it looks to the page
+    await page.route(f"{streams.instance.url}{CONFIG}", lambda route: route.abort())
     await connect(page, options={"url": f"{streams.instance.url}{EVENTS}"})
     await is_in_state(page, "live")
     assert await page.evaluate("subscription.mode") == "stream"
     await has_streams(streams, 1)
 
 
-async def test_a_server_in_need_is_asked_no_sooner_than_it_says(api: Api, pages: Pages) -> None:
+async def test_a_503_of_config_is_retried_after_retry_after(api: Api, pages: Pages) -> None:
     pages.expect("status of 503")
     page = await pages.blank(api.instance.url, clock=True)
     headers = {"Retry-After": "40"}
     await page.route(f"**{CONFIG}", lambda route: route.fulfill(status=503, headers=headers), times=1)
-    asked = Asked(page)
+    log = RequestLog(page)
     await connect(page, patient=True)
     await is_in_state(page, "waiting")
     await page.clock.run_for(39_000)
-    await page.evaluate("fetch('/api/health/live?sentinel')")
-    assert len(asked.at(api, CONFIG)) == 1
-    assert asked.at(api, EVENTS) == []
+    await sentinel(page)
+    assert len(log.to(api, CONFIG)) == 1
+    assert log.to(api, EVENTS) == []
     await page.clock.run_for(3_000)
     await is_in_state(page, "live")
 
 
-async def test_an_address_with_pages_alone_is_polled_at_once(api: Api, pages: Pages) -> None:
+async def test_a_406_makes_the_client_poll_at_once(api: Api, pages: Pages) -> None:
     pages.expect("status of 406")
     page = await pages.blank(api.instance.url)
 
@@ -229,19 +235,19 @@ async def test_an_address_with_pages_alone_is_polled_at_once(api: Api, pages: Pa
             await route.continue_()
 
     await page.route(f"**{EVENTS}*", answer)
-    asked = Asked(page)
+    log = RequestLog(page)
     await connect(page)
     await is_in_state(page, "live")
     assert await page.evaluate("subscription.mode") == "poll"
     publish(api, 0)
     await has_seen(page, 1)
-    assert "wait=0" in asked.at(api, EVENTS)[1].url
+    assert "wait=0" in log.to(api, EVENTS)[1].url
 
 
-async def test_the_console_finds_a_streams_own_host(make_two: MakeTwo, pages: Pages) -> None:
+async def test_the_console_finds_the_other_host(make_two: MakeTwo, pages: Pages) -> None:
     site, streams = make_two(**GUARDED)
     console = await pages.unconnected_console(site.instance.url)
-    await expect(console.detail).to_have_text("This server asks for a token.")
+    await expect(console.detail).to_have_text("This server requires a token.")
     await console.fill(token=user_token("u1"))
     await console.click("Connect")
     await console.is_in_state("live")
@@ -250,8 +256,8 @@ async def test_the_console_finds_a_streams_own_host(make_two: MakeTwo, pages: Pa
     await console.shows([1])
 
 
-async def test_a_wrong_address_of_streams_leaves_the_pages(make_two: MakeTwo, pages: Pages) -> None:
-    """As after a typing mistake in REALTIME_STREAM_URL: said in a sentence, and events come all the same."""
+async def test_a_wrong_stream_address_makes_the_client_poll(make_two: MakeTwo, pages: Pages) -> None:
+    """After a typing error in REALTIME_STREAM_URL, events still arrive, and `onError` names the address."""
     pages.expect("status of 404")
     site, streams = make_two()
     page = await pages.blank(site.instance.url)
@@ -264,15 +270,15 @@ async def test_a_wrong_address_of_streams_leaves_the_pages(make_two: MakeTwo, pa
     await has_failed(page, f"{streams.instance.url}{EVENTS} answered 404")
 
 
-async def test_only_the_tab_that_leads_asks_where_streams_are(make_two: MakeTwo, pages: Pages) -> None:
+async def test_only_the_leading_tab_requests_config(make_two: MakeTwo, pages: Pages) -> None:
     site, streams = make_two()
     tabs = [await pages.blank(site.instance.url) for _ in range(2)]
-    asked = [Asked(tab) for tab in tabs]
+    logs = [RequestLog(tab) for tab in tabs]
     for tab in tabs:
         await connect(tab, options={"userId": "u1"})
         await is_in_state(tab, "live")
     site.publish({"type": "note", "data": 0, "userIds": ["u1"]})
     for tab in tabs:
         await has_seen(tab, 1)
-    assert [len(of_tab.at(site, CONFIG)) for of_tab in asked] == [1, 0]
+    assert [len(log.to(site, CONFIG)) for log in logs] == [1, 0]
     await has_streams(streams, 1)

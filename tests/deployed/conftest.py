@@ -150,7 +150,7 @@ async def browse(chromium: Browser) -> AsyncIterator[OpenBrowser]:  # noqa: F811
     yield open_profile
     for context, _ in opened:
         await context.close()
-    assert [complaint for _, pages in opened for complaint in pages.complaints()] == []
+    assert [error for _, pages in opened for error in pages.unexpected_errors()] == []
 
 
 @pytest_asyncio.fixture(loop_scope="session")

@@ -16,7 +16,7 @@ pytestmark = [
 async def test_a_pasted_token_shows_an_event_live(deployed: Deployment, pages: Pages) -> None:
     """Step 4 of docs/deploy.md, by the addresses of the template alone."""
     console = await pages.unconnected_console(deployed.site)
-    await expect(console.detail).to_have_text("This server asks for a token.")
+    await expect(console.detail).to_have_text("This server requires a token.")
     await console.fill(token=deployed.token("console-1"))
     await console.click("Connect")
     await console.is_in_state("live")

@@ -1,4 +1,4 @@
-// What a page has: its storage, its signals and its addresses are taken as they are.
+// A page passes its own storage, signals and URLs.
 import { connect } from "./site/realtime.js";
 
 const aborter = new AbortController();

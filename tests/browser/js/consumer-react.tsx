@@ -27,6 +27,6 @@ export function WithText({ token }: { token: string | undefined }) {
 }
 
 export function Unsafe({ fetchToken }: { fetchToken: () => Promise<string> }) {
-  // @ts-expect-error a token function without its user: the next user would be sent what is the last one's
+  // @ts-expect-error a token function requires `user`
   return <p>{useRealtime({ token: fetchToken }).state}</p>;
 }

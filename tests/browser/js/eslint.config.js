@@ -1,4 +1,4 @@
-// The preset that React recommends, on what we ship and what we show: no rule is switched off.
+// The preset that React recommends, for the hook and the application. No rule is switched off.
 import parser from "@typescript-eslint/parser";
 import reactHooks from "eslint-plugin-react-hooks";
 

@@ -1,4 +1,4 @@
-"""What the client makes of a server's answers, and of none: it waits and stops as told, and tells the page."""
+"""The client's reaction to responses, and to none: delays, final states, and what the page gets to know."""
 
 import time
 from typing import Any
@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from playwright.async_api import Page, Route
 
+from tests.browser.client import connect, has_seen, is_in_state, publish, saw_each_once, sentinel
 from tests.browser.conftest import MakeApi
 from tests.browser.pages import EVENTS, Pages
-from tests.browser.test_client import connect, has_seen, is_in_state, publish
 from tests.functions.api import Api
 from tests.functions.tokens import PUBLISH_KEY, SECRET, user_token
 
@@ -28,61 +28,61 @@ LISTEN = """async () => {
 
 
 async def listen(page: Page) -> None:
+    """Subscribe, and keep each change of the state."""
     await page.evaluate(LISTEN)
 
 
 async def change(page: Page, state: str) -> dict[str, Any]:
-    """What the page was told when it came into this state."""
+    """The argument of `onState` when the subscription first entered this state."""
     await page.wait_for_function("state => changes.some((change) => change.state === state)", arg=state)
-    told: dict[str, Any] = await page.evaluate("state => changes.find((change) => change.state === state)", state)
-    return told
+    details: dict[str, Any] = await page.evaluate("state => changes.find((change) => change.state === state)", state)
+    return details
 
 
 async def answered(page: Page, status: int, body: str = "", **headers: str) -> list[str]:
-    """Has every request for events answered so; the list grows with each."""
-    asked: list[str] = []
+    """Answer each subscribe request with this response; the list has the requested URLs."""
+    urls: list[str] = []
 
     async def answer(route: Route) -> None:
-        asked.append(route.request.url)
+        urls.append(route.request.url)
         await route.fulfill(status=status, body=body, headers=headers)
 
     await page.route(f"**{EVENTS}*", answer)
-    return asked
+    return urls
 
 
-async def test_a_204_ends_it_for_good(api: Api, pages: Pages) -> None:
+async def test_a_204_closes_the_subscription(api: Api, pages: Pages) -> None:
     page = await pages.blank(api.instance.url, clock=True)
-    asked = await answered(page, 204)
+    urls = await answered(page, 204)
     await listen(page)
     assert (await change(page, "closed"))["reason"] == "stopped"
     await page.clock.run_for(AN_HOUR_MS)
-    await page.evaluate("fetch('/api/health/live?sentinel')")
-    assert len(asked) == 1
+    await sentinel(page)
+    assert len(urls) == 1
 
 
-async def test_a_refusal_is_told_with_its_reason_and_no_attempt_comes_before_its_time(api: Api, pages: Pages) -> None:
+async def test_a_503_is_not_retried_before_retry_after(api: Api, pages: Pages) -> None:
+    """Not even when the network comes back. The page gets the server's problem."""
     pages.expect("status of 503")
     page = await pages.blank(api.instance.url, clock=True)
     problem = '{"title": "Service Unavailable", "status": 503, "detail": "The log cannot be reached"}'
     kind = {"Content-Type": "application/problem+json", "Retry-After": "40"}
-    asked = await answered(page, 503, problem, **kind)
+    urls = await answered(page, 503, problem, **kind)
     await listen(page)
-    told = await change(page, "waiting")
-    assert told["problem"]["detail"] == "The log cannot be reached"
-    assert 40_000 <= told["delay"] <= 41_000
-    await page.evaluate(
-        "dispatchEvent(new Event('online'))"
-    )  # the network is back, and the server still wants its rest
+    waiting = await change(page, "waiting")
+    assert waiting["problem"]["detail"] == "The log cannot be reached"
+    assert 40_000 <= waiting["delay"] <= 41_000
+    await page.evaluate("dispatchEvent(new Event('online'))")
     await page.clock.run_for(39_000)
-    await page.evaluate("fetch('/api/health/live?sentinel')")
-    assert len(asked) == 1
+    await sentinel(page)
+    assert len(urls) == 1
     await page.clock.run_for(3_000)
     await page.wait_for_function("changes.filter(({ state }) => state === 'waiting').length === 2")
-    assert len(asked) == 2
+    assert len(urls) == 2
 
 
 async def test_a_token_that_is_not_valid_yet_is_waited_for(make_api: MakeApi, pages: Pages) -> None:
-    """The clock that made it is ahead: the page gave up for good. The next token would be as early, so it is kept."""
+    """The issuer's clock is ahead. A new token would not be valid either, so the client sends the same one again."""
     pages.expect("status of 401")
     api = make_api(REALTIME_JWT_SECRET=SECRET, REALTIME_PUBLISH_KEYS=PUBLISH_KEY)
     page = await pages.blank(api.instance.url)
@@ -101,11 +101,11 @@ async def test_a_token_that_is_not_valid_yet_is_waited_for(make_api: MakeApi, pa
     assert not await page.evaluate("changes.some(({ state }) => state === 'denied')")
 
 
-async def test_waits_grow_with_each_failure_and_the_network_coming_back_ends_one(api: Api, pages: Pages) -> None:
+async def test_delays_grow_and_end_when_the_network_is_back(api: Api, pages: Pages) -> None:
     pages.expect("status of 502")
     page = await pages.blank(api.instance.url, clock=True)
-    await page.evaluate("Math.random = () => 1")  # the longest of what may be drawn
-    asked = await answered(page, 502)
+    await page.evaluate("Math.random = () => 1")  # the maximum of each delay
+    urls = await answered(page, 502)
     await listen(page)
     for count, longest in enumerate((1_000, 2_000, 4_000), start=1):
         await page.wait_for_function(
@@ -115,12 +115,11 @@ async def test_waits_grow_with_each_failure_and_the_network_coming_back_ends_one
         assert delays[-1] == longest
         await page.evaluate("dispatchEvent(new Event('online'))")
     await page.wait_for_function("changes.filter(({ state }) => state === 'waiting').length === 4")
-    assert len(asked) == 4
+    assert len(urls) == 4
 
 
-async def test_a_server_that_falls_silent_is_given_up_after_two_heartbeats_and_resumed(
-    make_api: MakeApi, pages: Pages
-) -> None:
+async def test_a_silent_connection_is_replaced(make_api: MakeApi, pages: Pages) -> None:
+    """After two missing heartbeats, and without a lost event."""
     api = make_api(REALTIME_HEARTBEAT="200ms")
     page = await pages.blank(api.instance.url)
     await connect(page, options={"heartbeat": 200})
@@ -134,12 +133,10 @@ async def test_a_server_that_falls_silent_is_given_up_after_two_heartbeats_and_r
         api.instance.resume()
     await page.wait_for_function("readies.length === 2")
     publish(api, 1)
-    await has_seen(page, 2)
-    assert await page.evaluate("seen") == [0, 1]
-    assert await page.evaluate("gaps") == []
+    await saw_each_once(page, 2)
 
 
-async def test_an_abort_signal_closes_it_and_nothing_is_told_afterwards(make_api: MakeApi, pages: Pages) -> None:
+async def test_no_callback_runs_after_an_abort(make_api: MakeApi, pages: Pages) -> None:
     api = make_api()
     page = await pages.blank(api.instance.url)
     await listen(page)
@@ -154,21 +151,21 @@ async def test_an_abort_signal_closes_it_and_nothing_is_told_afterwards(make_api
 
 
 @pytest.mark.parametrize(("status", "final"), [(400, True), (403, True), (429, False), (500, False), (503, False)])
-async def test_a_refusal_is_an_error_in_a_sentence(api: Api, pages: Pages, status: int, final: bool) -> None:
+async def test_a_refusal_calls_on_error(api: Api, pages: Pages, status: int, final: bool) -> None:
     pages.expect(f"status of {status}")
     page = await pages.blank(api.instance.url, clock=True)
     problem = f'{{"title": "No", "status": {status}, "detail": "Because of {status}"}}'
     await answered(page, status, problem, **{"Content-Type": "application/problem+json"})
     await connect(page, patient=True)
     await is_in_state(page, "denied" if final else "waiting")
-    failure, *_ = await page.evaluate("failures")  # one that is not final comes again with the next try
+    failure, *_ = await page.evaluate("failures")  # one that is not final is repeated by the next attempt
     assert failure["message"] == f"No: Because of {status}"
     assert failure["status"] == status
     assert failure["final"] == final
 
 
-async def test_a_token_function_that_fails_is_an_error(guarded: Api, pages: Pages) -> None:
-    """It was a connection that was lost, without a word of why; and after three of these the page polled."""
+async def test_a_failing_token_function_calls_on_error(guarded: Api, pages: Pages) -> None:
+    """It does not count as a lost connection: after three of these the client would poll."""
     page = await pages.blank(guarded.instance.url)
     await page.evaluate(
         """async () => {
