@@ -1,4 +1,4 @@
-"""What scripts/package makes, made once for all tests here."""
+"""The bundle and the templates of scripts/package, made once for all tests here."""
 
 import fcntl
 import json
@@ -25,7 +25,7 @@ STATE = Path(".serverless", "serverless-state.json")
 
 
 def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
-    """Return a folder that one worker has filled, for all of them: a build takes seconds of CPU."""
+    """A folder that one worker fills for all: a build takes seconds of CPU time."""
     base = factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
     with (folder.parent / f"{name}.lock").open("w") as lock:
@@ -39,39 +39,39 @@ def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None
 
 @pytest.fixture(scope="session")
 def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a bundle for this machine holds."""
+    """The contents of a bundle for this machine."""
     fill = lambda folder: builder.fill(folder / "bundle", "local", builder.LOCAL_PYTHON)  # noqa: E731
     return once(tmp_path_factory, "here", fill) / "bundle"
 
 
 @pytest.fixture(scope="session")
 def for_lambda(tmp_path_factory: pytest.TempPathFactory) -> tuple[zipfile.ZipFile, str]:
-    """The bundle for Lambda, and what scripts/bundle.py has said of it."""
+    """The bundle for Lambda, and the output of scripts/bundle.py."""
 
     def build(folder: Path) -> None:
         command = [sys.executable, "scripts/bundle.py", "--out", str(folder / "lambda.zip")]
         built = subprocess.run(command, cwd=ROOT, env=inherited(), capture_output=True, text=True, check=False)
         assert built.returncode == 0, built.stderr
-        (folder / "told").write_text(built.stdout + built.stderr)
+        (folder / "output").write_text(built.stdout + built.stderr)
 
     folder = once(tmp_path_factory, "for-lambda", build)
-    return zipfile.ZipFile(folder / "lambda.zip"), (folder / "told").read_text()
+    return zipfile.ZipFile(folder / "lambda.zip"), (folder / "output").read_text()
 
 
 @pytest.fixture(scope="session")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of what osls reads, so that no test writes into another's .serverless."""
+    """A copy of osls's input files, so that no test writes into another one's .serverless."""
     return lay_out(tmp_path_factory.mktemp("project"))
 
 
 @pytest.fixture(scope="session")
 def package(project: Path) -> Package:
-    """Packages with these arguments: `package("--stage", "prod")` is the template."""
+    """`package("--stage", "prod")` returns the template for these arguments."""
 
     def make(*arguments: str) -> dict[str, Any]:
         template = run_osls(project, *arguments)
         state = json.loads((project / STATE).read_text())["service"]
-        assert "stackName" not in state["provider"], "the stack has the service's name and the stage's"
+        assert "stackName" not in state["provider"], "the stack is named after service and stage"
         return template
 
     return make
@@ -79,7 +79,7 @@ def package(project: Path) -> Package:
 
 @pytest.fixture(scope="session")
 def template(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The template of a stage, with the stream on a function URL."""
+    """The template of a stage with streams on a function URL."""
 
     def make(folder: Path) -> None:
         package: Package = request.getfixturevalue("package")
@@ -91,7 +91,7 @@ def template(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 @pytest.fixture(scope="session")
 def previews(package: Package) -> dict[str, dict[str, Any]]:
-    """The templates of two pull requests' stages, with all that can be asked for: streams by way of API Gateway, …"""
+    """The templates of two preview stages with all optional parameters, e.g. streams on API Gateway."""
     stages = [stage({"CONTEXT": "deploy-preview", "REVIEW_ID": number}) for number in ("7", "8")]
     more = ("--param", "streamBy=rest-api", "--param", "alarmTopic=arn:aws:sns:x:1:topic", "--param", f"otlp={OTLP}")
     reserved = ("--param", "streams=5", "--param", "publishers=2")

@@ -1,4 +1,4 @@
-"""Runs `osls package` on a copy of what it reads, as scripts/package does, without the bundle."""
+"""Runs `osls package` on a copy of its input files, as scripts/package does, with an empty bundle."""
 
 import json
 import shutil
@@ -12,7 +12,7 @@ TEMPLATE = Path(".serverless", "cloudformation-template-update-stack.json")
 
 
 def lay_out(folder: Path) -> Path:
-    """Put into the folder what osls reads."""
+    """Copy the input files of osls into the folder."""
     shutil.copytree(ROOT / "deploy", folder / "deploy")
     shutil.copy(ROOT / "serverless.yml", folder)
     (folder / "functions").mkdir()
@@ -22,7 +22,7 @@ def lay_out(folder: Path) -> Path:
 
 
 def run_osls(project: Path, *arguments: str) -> dict[str, Any]:
-    """The template that `scripts/osls package` makes of these arguments there."""
+    """The template that `osls package` makes there with these arguments."""
     (osls,) = (ROOT / ".venv").glob("osls-*/node_modules/.bin/osls")
     path = {"PATH": f"{ROOT / '.venv' / 'node' / 'bin'}:{inherited()['PATH']}"}
     environment = {**inherited(), **path, "SLS_TELEMETRY_DISABLED": "1", "SLS_NOTIFICATIONS_MODE": "off"}

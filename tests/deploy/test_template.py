@@ -1,4 +1,4 @@
-"""The template: as CloudFormation wants it, with no more rights than needed, and an alarm for what goes wrong."""
+"""The CloudFormation template: valid, with minimal permissions, and with alarms."""
 
 import itertools
 import json
@@ -19,7 +19,7 @@ from tests.processes import ROOT
 pytestmark = [
     pytest.mark.xdist_group("template"),
     pytest.mark.timeout(180),
-]  # a build, on a machine that others use too
+]  # a build, on a shared machine
 
 FUNCTIONS = {"publish", "webhooks", "tokens", "ops", "receive", "stream", "poll"}
 
@@ -32,9 +32,8 @@ def functions(template: dict[str, Any]) -> dict[str, Any]:
     return {item["FunctionName"].split("-")[-1]: item for item in of_type(template, "AWS::Lambda::Function").values()}
 
 
-def test_cloudformation_would_take_it_also_with_streams_by_way_of_api_gateway(
-    template: dict[str, Any], previews: dict[str, dict[str, Any]], tmp_path: Path
-) -> None:
+def test_the_template_is_valid(template: dict[str, Any], previews: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+    """With streams on a function URL, and with streams on API Gateway."""
     assert of_type(template, "AWS::ApiGateway::Method") == {}
     (url,) = of_type(template, "AWS::Lambda::Url").values()
     assert url["InvokeMode"] == "RESPONSE_STREAM"
@@ -45,7 +44,7 @@ def test_cloudformation_would_take_it_also_with_streams_by_way_of_api_gateway(
     assert methods["GET"]["ResponseTransferMode"] == "STREAM"
     assert methods["GET"]["TimeoutInMillis"] == 900_000
     assert "response-streaming-invocations" in json.dumps(methods["GET"]["Uri"])
-    # W3005: osls names dependencies that CloudFormation would find by itself.
+    # W3005: osls writes dependencies that CloudFormation would infer.
     cfn_lint = str(Path(sys.executable).parent / "cfn-lint")
     files = [tmp_path / "function-url.json", tmp_path / "rest-api.json"]
     for file, text in zip(files, (template, other), strict=True):
@@ -56,13 +55,13 @@ def test_cloudformation_would_take_it_also_with_streams_by_way_of_api_gateway(
 
 
 def names(template: dict[str, Any]) -> dict[str, set[str]]:
-    """What the stack names in an account, in the store and in its parameters, by kind."""
+    """The names that the stack uses in the account, in the store and in its parameters, by kind."""
     found: dict[str, set[str]] = {
         "export": {output["Export"]["Name"] for output in template["Outputs"].values() if "Export" in output}
     }
     for resource in template["Resources"].values():
         for key, value in resource.get("Properties", {}).items():
-            named = re.search(r"(?<!Metric)(?<!Stage)Name$", key)  # theirs are within what is named
+            named = re.search(r"(?<!Metric)(?<!Stage)Name$", key)  # both belong to a named resource
             if named and isinstance(value, str):
                 found.setdefault(f"{resource['Type']} {key}", set()).add(value)
     variables = [function["Environment"]["Variables"] for function in functions(template).values()]
@@ -73,9 +72,8 @@ def names(template: dict[str, Any]) -> dict[str, set[str]]:
     return found
 
 
-def test_no_stage_and_no_preview_has_a_name_a_prefix_or_a_parameter_in_common_with_another_one(
-    template: dict[str, Any], previews: dict[str, dict[str, Any]]
-) -> None:
+def test_stages_and_previews_share_no_names(template: dict[str, Any], previews: dict[str, dict[str, Any]]) -> None:
+    """No resource name, prefix, parameter or permission."""
     stages = {"prod": names(template), **{stage: names(preview) for stage, preview in previews.items()}}
     kinds = {"export", "prefix", "parameter", "right", "AWS::Events::EventBus Name", "AWS::SQS::Queue QueueName"}
     for stage, found in stages.items():
@@ -86,29 +84,26 @@ def test_no_stage_and_no_preview_has_a_name_a_prefix_or_a_parameter_in_common_wi
         assert {kind: shared for kind in one if (shared := one[kind] & other.get(kind, set()))} == {}
 
 
-def test_clients_are_told_the_address_that_the_template_makes(
-    template: dict[str, Any], previews: dict[str, dict[str, Any]]
-) -> None:
-    """The function URL, or the REST API with its stage: cfn-lint has seen that both are resources of the template."""
+def test_clients_get_the_address_of_the_stream(template: dict[str, Any], previews: dict[str, dict[str, Any]]) -> None:
+    """The function URL, or the REST API with its stage: cfn-lint checks that both resources exist."""
     rest_api = "https://${ApiGatewayRestApi}.execute-api.${AWS::Region}.${AWS::URLSuffix}/pr-7/api/events"
-    ways = ((template, "${StreamLambdaFunctionUrl.FunctionUrl}api/events"), (previews["pr-7"], rest_api))
-    for made, address in ways:
+    variants = ((template, "${StreamLambdaFunctionUrl.FunctionUrl}api/events"), (previews["pr-7"], rest_api))
+    for made, address in variants:
         for name in ("tokens", "poll"):
             assert functions(made)[name]["Environment"]["Variables"]["REALTIME_STREAM_URL"] == {"Fn::Sub": address}
 
 
-def test_nothing_is_reserved_unless_it_is_asked_for(
+def test_concurrency_is_reserved_only_by_parameters(
     template: dict[str, Any], previews: dict[str, dict[str, Any]]
 ) -> None:
-    """A new account has 10 concurrent executions, and at least 10 must stay unreserved: else nothing is deployed."""
+    """A new account has 10 concurrent executions, of which 10 must stay unreserved: a deployment would fail."""
     assert [name for name, one in functions(template).items() if "ReservedConcurrentExecutions" in one] == []
     for name, function in functions(previews["pr-7"]).items():
         assert function["ReservedConcurrentExecutions"] == (5 if name == "stream" else 2), name
 
 
-def test_every_function_is_there_on_arm_with_a_log_that_ends_and_its_stage_s_names(
-    template: dict[str, Any],
-) -> None:
+def test_every_function_has_its_settings(template: dict[str, Any]) -> None:
+    """arm64, a log with a retention, the names of its stage, and the mode of the Lambda Web Adapter."""
     found = functions(template)
     assert found.keys() == FUNCTIONS
     for name, function in found.items():
@@ -128,9 +123,7 @@ def test_every_function_is_there_on_arm_with_a_log_that_ends_and_its_stage_s_nam
         assert (ROOT / function["Handler"]).stat().st_mode & 0o111
 
 
-def test_traces_are_off_on_every_function_or_go_from_all_of_them_to_one_place(
-    template: dict[str, Any], previews: dict[str, dict[str, Any]]
-) -> None:
+def test_all_functions_send_traces_or_none(template: dict[str, Any], previews: dict[str, dict[str, Any]]) -> None:
     for stage, made, endpoint in (("prod", template, ""), ("pr-7", previews["pr-7"], OTLP)):
         for name, function in functions(made).items():
             variables = function["Environment"]["Variables"]
@@ -140,9 +133,8 @@ def test_traces_are_off_on_every_function_or_go_from_all_of_them_to_one_place(
             assert bool(settings.trace_exporters) is bool(endpoint)
 
 
-def test_no_secret_is_in_the_template_and_each_function_may_read_what_it_names_and_no_more(
-    template: dict[str, Any],
-) -> None:
+def test_each_function_may_read_only_its_own_secrets(template: dict[str, Any]) -> None:
+    """The template contains their names, no values. No permission has a wildcard."""
     roles = of_type(template, "AWS::IAM::Role")
     for name, function in functions(template).items():
         role = json.dumps(roles[f"{name.title()}Role"])
@@ -167,58 +159,54 @@ def test_no_secret_is_in_the_template_and_each_function_may_read_what_it_names_a
     assert "events:PutEvents" not in json.dumps(roles["ReceiveRole"])
 
 
-def test_every_path_of_the_contract_leads_to_its_function_but_metrics_which_are_not_for_the_public(
-    template: dict[str, Any],
-) -> None:
+def test_every_path_but_metrics_has_a_route(template: dict[str, Any]) -> None:
+    """To the function whose description names it. Metrics of one environment of many are useless, and not public."""
     routes = of_type(template, "AWS::ApiGatewayV2::Route").values()
     integrations = of_type(template, "AWS::ApiGatewayV2::Integration")
-    led = {
+    functions_by_route = {
         route["RouteKey"]: next(
             name for name in FUNCTIONS if f"{name.title()}LambdaFunction" in json.dumps(integrations[target(route)])
         )
         for route in routes
     }
-    preflights = {key for key in led if key.startswith("OPTIONS ")}
+    preflights = {key for key in functions_by_route if key.startswith("OPTIONS ")}
     contract = {
         f"{method.upper()} {path}"
         for path, methods in json.loads(OPENAPI.read_text())["paths"].items()
         for method in methods.keys() & {"get", "post"}
     }
-    # On Lambda /api/metrics would tell of one environment, and to everyone.
-    assert led.keys() - preflights == contract - {"GET /api/metrics"}
-    # What the pages of another host ask with a header that is not simple, and the handshake of CloudEvents' webhooks.
-    asked = {"/api/publish", "/api/config", "/api/tickets", "/api/events", "/api/webhooks/{source}"}
-    assert preflights == {f"OPTIONS {path}" for path in asked}
+    assert functions_by_route.keys() - preflights == contract - {"GET /api/metrics"}
+    # Requests of other origins that need a preflight, and the handshake of CloudEvents webhooks.
+    needed = {"/api/publish", "/api/config", "/api/tickets", "/api/events", "/api/webhooks/{source}"}
+    assert preflights == {f"OPTIONS {path}" for path in needed}
     named = {name: function["Description"] for name, function in functions(template).items()}
-    for key, name in led.items():
-        told = re.findall(r"(?:GET|POST) |/api/[\w/{}.-]*", named[name])
+    for key, name in functions_by_route.items():
+        described = re.findall(r"(?:GET|POST) |/api/[\w/{}.-]*", named[name])
         method, path = key.split(" ")
-        assert method == "OPTIONS" or f"{method} " in told, key
-        assert any(path.startswith(start) for start in told), key
+        assert method == "OPTIONS" or f"{method} " in described, key
+        assert any(path.startswith(start) for start in described), key
     assert "metrics" not in named["ops"]
 
 
 def target(route: dict[str, Any]) -> str:
-    """The integration that a route names."""
+    """The logical id of the route's integration."""
     prefix, integration = route["Target"]["Fn::Join"][1]
     assert prefix == "integrations"
     return str(integration["Ref"])
 
 
-def test_what_the_site_fronts_verifies_signed_rewrites_once_there_is_a_secret_and_what_it_does_not_front_never_asks(
-    template: dict[str, Any],
-) -> None:
-    asking = {
+def test_functions_behind_the_site_verify_signed_rewrites(template: dict[str, Any]) -> None:
+    """If the parameter exists: the `?` lets a stack without it start."""
+    verifying = {
         name: variables["REALTIME_NETLIFY_SECRET"]
         for name, function in functions(template).items()
         if "REALTIME_NETLIFY_SECRET" in (variables := function["Environment"]["Variables"])
     }
-    # `?`: a stack without the parameter starts, and takes what is not signed.
-    assert asking == dict.fromkeys(FUNCTIONS - {"stream", "poll", "receive"}, "ssm:/tidewire/prod/netlify-secret?")
-    assert references(asking) == asking
+    assert verifying == dict.fromkeys(FUNCTIONS - {"stream", "poll", "receive"}, "ssm:/tidewire/prod/netlify-secret?")
+    assert references(verifying) == verifying
 
 
-def test_what_cannot_be_delivered_is_kept_and_can_be_redriven(template: dict[str, Any]) -> None:
+def test_undelivered_events_are_kept_for_a_redrive(template: dict[str, Any]) -> None:
     (rule,) = of_type(template, "AWS::Events::Rule").values()
     (target,) = rule["Targets"]
     dead = {"Fn::GetAtt": ["DeadLetters", "Arn"]}
@@ -236,14 +224,14 @@ def test_what_cannot_be_delivered_is_kept_and_can_be_redriven(template: dict[str
     assert policy["PolicyDocument"]["Statement"][0]["Principal"] == {"Service": "events.amazonaws.com"}
 
 
-def test_an_alarm_rings_for_errors_throttles_dead_letters_and_a_tail_that_lags(template: dict[str, Any]) -> None:
+def test_alarms_for_errors_throttles_dead_letters_and_lag(template: dict[str, Any]) -> None:
     alarms = of_type(template, "AWS::CloudWatch::Alarm").values()
-    told = {
+    metrics = {
         (alarm["MetricName"], alarm["Dimensions"][0]["Value"]) for alarm in alarms if alarm["Namespace"] != "AWS/SQS"
     }
     for name in FUNCTIONS:
-        assert ("Errors", f"tidewire-prod-{name}") in told
-        assert ("Throttles", f"tidewire-prod-{name}") in told
-    assert ("TailLag", "tidewire-prod-stream") in told
+        assert ("Errors", f"tidewire-prod-{name}") in metrics
+        assert ("Throttles", f"tidewire-prod-{name}") in metrics
+    assert ("TailLag", "tidewire-prod-stream") in metrics
     assert "ApproximateNumberOfMessagesVisible" in {alarm["MetricName"] for alarm in alarms}
     assert all(alarm["AlarmActions"] for alarm in alarms)
