@@ -151,9 +151,9 @@ async function createToken() {
       headers: { "Content-Type": "application/json", Authorization: `Bearer ${key}` },
       body: JSON.stringify(userId === "" ? {} : { userId }),
     });
-    const answer = await response.json().catch(() => ({}));
-    if (!response.ok) return note(byId("subscribe-error"), problemText({ problem: { title: `HTTP ${response.status}`, ...answer } }));
-    byId("token").value = answer.token;
+    const body = await response.json().catch(() => ({}));
+    if (!response.ok) return note(byId("subscribe-error"), problemText({ problem: { title: `HTTP ${response.status}`, ...body } }));
+    byId("token").value = body.token;
     announce("Token created.");
     subscribe();
   } catch {

@@ -46,10 +46,10 @@ async function send(id, announce) {
       headers: { "Content-Type": "application/json", ...(key === "" ? {} : { Authorization: `Bearer ${key}` }) },
       body: `{${members.join(",")}}`,
     });
-    const answer = await response.json().catch(() => ({}));
-    if (response.ok && answer.events?.[0]) return receipt(answer.events[0], answer, announce);
+    const body = await response.json().catch(() => ({}));
+    if (response.ok && body.events?.[0]) return receipt(body.events[0], body, announce);
     if (response.status === 401 || response.status === 403) byId("key-field").hidden = false;
-    refuse({ title: `HTTP ${response.status}`, ...answer }, announce);
+    refuse({ title: `HTTP ${response.status}`, ...body }, announce);
   } catch (error) {
     refuse({ title: "The server cannot be reached", detail: reason(error) }, announce);
   } finally {
@@ -57,10 +57,10 @@ async function send(id, announce) {
   }
 }
 
-/** @param {any} event @param {any} answer @param {(text: string) => void} announce */
-function receipt(event, answer, announce) {
+/** @param {any} event @param {any} body @param {(text: string) => void} announce */
+function receipt(event, body, announce) {
   sentId = String(event.id);
-  const durable = (event.durable ?? answer.durable) !== false;
+  const durable = (event.durable ?? body.durable) !== false;
   const title = event.duplicate ? "Duplicate" : "Accepted";
   const text = event.duplicate
     ? "The log already contains this id. Nothing was appended; the cursor is the first event's."
