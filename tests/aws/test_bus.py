@@ -14,7 +14,7 @@ from tidewire.primitives import aws_clients
 from tidewire.primitives.backoff import Backoff
 from tidewire.protocol import eventbridge_event
 from tidewire.protocol.sse import DATA
-from tidewire.protocol.subscribe_request import parse_query
+from tidewire.protocol.subscribe_request import parse_subscribe_request
 from tidewire.settings.config import Settings
 from tidewire.transports import eventbridge
 from tidewire.transports.eventbridge import MAX_REQUEST_BYTES, EventBridge, batches, size_of
@@ -173,7 +173,7 @@ def test_a_process_with_streams_is_told_to_name_the_log() -> None:
 async def test_a_subscriber_is_refused_and_not_left_waiting(transport: EventBridge) -> None:
     async with Hub(transport) as hub:
         with pytest.raises(TransportUnavailable, match="streams read the log behind it"):
-            await hub.add(Interest(None, None), parse_query(b"", {}).start, DATA)
+            await hub.add(Interest(None, None), parse_subscribe_request(b"", {}).start, DATA)
 
 
 def test_the_span_that_put_an_event_on_the_bus_comes_with_it() -> None:

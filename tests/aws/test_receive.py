@@ -140,7 +140,7 @@ def _change(**changes: Any) -> Callable[[dict[str, Any]], Any]:
         (_change(dataText=None, data="\ud800"), "surrogate"),
         (_change(attributes={"data": "x"}), "not an attribute name"),
         (lambda own: {**own, "detail": "text"}, "detail is not an event"),
-        (lambda own: {**own, "source": "my.billing"}, "says nothing of this source"),
+        (lambda own: {**own, "source": "my.billing"}, "has no rules for this source"),
         (lambda own: {**own, "source": "aws.s3", "detail-type": "Object Created"}, "does not fit"),
         (lambda own: {"detail": own["detail"]}, "has no source"),
         (lambda own: [own], "no event of EventBridge"),
@@ -235,7 +235,7 @@ def test_a_target_that_would_lose_what_comes_does_not_start(
         handle(payload("eventbridge/own_event"))
 
 
-def test_a_misspelt_rule_stops_the_start_with_its_line(handle: Handle, payload: LoadPayload, tmp_path: Path) -> None:
+def test_a_misspelt_rule_stops_the_start_with_its_path(handle: Handle, payload: LoadPayload, tmp_path: Path) -> None:
     (tmp_path / "realtime.toml").write_text(RULES.replace("userIds", "userId"))
-    with pytest.raises(SettingsError, match=r"realtime.toml line 7: .*userId is unknown"):
+    with pytest.raises(SettingsError, match=r"realtime\.toml: eventbridge\.\S+\.userId is unknown"):
         handle(payload("eventbridge/own_event"))

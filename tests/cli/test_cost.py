@@ -133,8 +133,8 @@ def test_a_price_table_of_one_s_own_is_used_or_refused_with_its_key_and_line(tmp
     wrong = str(written(tmp_path, ("price = 0.0000133334", "cost = 1")))
     ran = run("cost", *MANY, "--prices", wrong)
     assert (ran.code, ran.out) == (2, "")
-    assert "tidewire: ours.toml line 27: lambda-gb-seconds.price is missing" in ran.err
-    assert "ours.toml line 28: lambda-gb-seconds.cost is unknown" in ran.err
+    assert "tidewire: ours.toml: lambda-gb-seconds.price is missing" in ran.err
+    assert "ours.toml: lambda-gb-seconds.cost is unknown" in ran.err
     ran = run("cost", *MANY, "--prices", str(tmp_path / "none.toml"))
     assert (ran.code, ran.err) == (2, "tidewire: none.toml: cannot be read (FileNotFoundError)\n")
 

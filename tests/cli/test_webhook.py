@@ -52,7 +52,12 @@ def test_it_says_where_no_rule_counts_the_delivery() -> None:
 @pytest.mark.parametrize(
     ("arguments", "text", "code", "told"),
     [
-        (("gitlab", "-"), "{}", 1, "tidewire: realtime.toml has no source of this name; it has: github, stripe, slack"),
+        (
+            ("gitlab", "-"),
+            "{}",
+            1,
+            "tidewire: realtime.toml has no source of this name; its sources: github, ",
+        ),
         (("github", "-"), "{", 1, "tidewire: The body is not valid JSON"),
         (("github", "missing.json"), "", 2, "missing.json"),
         (("github", "-", "--header", "X-GitHub-Event"), "{}", 2, "must be written 'Name: value'"),
@@ -60,7 +65,7 @@ def test_it_says_where_no_rule_counts_the_delivery() -> None:
             ("github", "-", "-H", "X-GitHub-Event: issues"),
             '{"issue": {"assignees": [7]}, "action": "x"}',
             1,
-            "tidewire: The payload does not fit realtime.toml line 10: userIds must not be empty",
+            "tidewire: The payload does not fit realtime.toml: sources.github.events[1].userIds: must not be empty",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""The price table: dated, with a source each, and a wrong one is told by key and line."""
+"""The price table: dated, with a source each, and a wrong one is refused with the path of its key."""
 
 import datetime as dt
 import tomllib
@@ -58,7 +58,7 @@ def test_a_table_of_one_s_own_is_taken(tmp_path: Path) -> None:
         ("date = 2026-11-26", "date = 2026-11-26T10:00:00Z", "date must be the day of these prices"),
         ("above = 18_750_000_000", "above = 1", "lambda-gb-seconds.steps[1].above must be more than"),
         ("storage = 0.25, ", "", "redis-plans.plans[0].storage is missing"),
-        ('currency = "USD"', 'currency = ""', "currency must be a text of one line"),
+        ('currency = "USD"', 'currency = ""', "currency must be a string of one line"),
     ],
 )
 def test_a_wrong_table_is_told_by_key_and_line_and_never_by_its_value(
@@ -68,11 +68,7 @@ def test_a_wrong_table_is_told_by_key_and_line_and_never_by_its_value(
     with pytest.raises(SettingsError) as raised:
         load(file)
     problem = next(line for line in str(raised.value).splitlines() if told in line)
-    lines = TABLE.read_text().split(old)[0].count("\n") + 1
-    missing = "is missing" in told
-    number = int(problem.split("line ")[1].split(":")[0])
-    assert problem.startswith("ours.toml line ")
-    assert number == lines if not missing else number <= lines
+    assert problem.startswith(f"ours.toml: {told}")
 
 
 def test_a_file_that_is_no_table_is_told_by_its_name(tmp_path: Path) -> None:
@@ -83,5 +79,5 @@ def test_a_file_that_is_no_table_is_told_by_its_name(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"^ours\.toml: is not UTF-8 \(at byte 0\)$"):
         load(file)
     file.write_text("date = 2026-11-26\nprice 1")
-    with pytest.raises(SettingsError, match=r"^ours\.toml line 2: is not valid TOML"):
+    with pytest.raises(SettingsError, match=r"^ours\.toml: is not valid TOML: .* \(at line 2"):
         load(file)

@@ -11,7 +11,7 @@ from urllib.parse import quote, urlencode
 
 import httpx
 import pytest
-from tidewire.ingest.webhooks.trial import events_of
+from tidewire.ingest.webhooks.sources import preview
 
 from tests.functions.api import Api, problem_of, receipts_of, unique
 from tests.processes import Instance
@@ -246,5 +246,5 @@ def test_the_trial_reads_a_form(sources: Api, tmp_path: Path) -> None:
     file = tmp_path / "realtime.toml"
     file.write_text(SIGNERS["slack"].table("slack", SLACK))
     body = (PAYLOADS / "slack" / "slash_command.txt").read_bytes()
-    [event] = events_of(str(file), "slack", body, {"Content-Type": FORM})
+    [event] = preview(str(file), "slack", body, {"Content-Type": FORM})
     assert event.type == "weather-asked"

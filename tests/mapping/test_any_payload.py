@@ -5,10 +5,10 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tidewire.errors import MappingError
-from tidewire.ingest.mapping.expression import Expression, _functions
+from tidewire.ingest.mapping.expression import Expression, function_class
 from tidewire.ingest.mapping.payload import Payload
 from tidewire.model.event import problems
-from tidewire.protocol.publish_request import check_json
+from tidewire.protocol.strict_json import check_json
 
 from tests.mapping.rules import events
 
@@ -26,7 +26,7 @@ CALLS = {1: "(a) (c) (c[0]) (@)", 2: "(a, b) (b, c) (c, a) (c, &@) (&@, c) (a, c
 def expressions() -> list[str]:
     """Each function of JMESPath with arguments that fit it and others, and each operator."""
     calls = []
-    for name, table in sorted(_functions().FUNCTION_TABLE.items()):
+    for name, table in sorted(function_class().FUNCTION_TABLE.items()):
         arity = len(table["signature"])
         calls += [f"{name}({part.strip('()')})" for part in CALLS[arity].replace(") (", ")|(").split("|")]
     operators = [f"a {operator} b" for operator in ("==", "!=", "<", "<=", ">", ">=", "&&", "||", "|")]

@@ -12,7 +12,7 @@ import tidewire.settings.variables
 from tidewire.errors import SettingsError
 from tidewire.model.audience import Interest
 from tidewire.model.cursor import MAX_LENGTH, MAX_OFFSET, Cursor, Position
-from tidewire.model.permissions import TOKENS, PublishKey, Types
+from tidewire.model.permissions import TOKENS, AllowedTypes, PublishKey
 from tidewire.settings.config import MAX_PARTITION_NAMES, MAX_PARTITION_TYPES, MAX_USER_SHARDS, Settings
 from tidewire.settings.variables import NAMES, Rate
 from tidewire.wiring import make_hub, make_partitions
@@ -24,10 +24,10 @@ REST = {"REALTIME_TRANSPORT": "redis", "REALTIME_AUTH": "none"}
 UPSTASH = {**REST, "UPSTASH_REDIS_REST_URL": "https://h.example", "UPSTASH_REDIS_REST_TOKEN": "tok"}
 KEYS = {"REALTIME_PUBLISH_KEYS": "k"}
 LIMITED = (
-    PublishKey("a", Types(frozenset({"v"}), ("t-",)), frozenset()),
-    PublishKey("b:c", Types(frozenset({"u"})), frozenset()),
+    PublishKey("a", AllowedTypes(frozenset({"v"}), ("t-",)), frozenset()),
+    PublishKey("b:c", AllowedTypes(frozenset({"u"})), frozenset()),
 )
-MINTING = PublishKey("a", Types(), frozenset({TOKENS}))
+MINTING = PublishKey("a", AllowedTypes(), frozenset({TOKENS}))
 BUS = {"REALTIME_TRANSPORT": "eventbridge", "REALTIME_AUTH": "none", "AWS_REGION": "eu-west-1"}
 BUS_ARN = "arn:aws:events:us-east-2:123456789012:event-bus/events"
 OTLP = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}

@@ -8,7 +8,7 @@ from tidewire.delivery.ring_buffer import Ring
 from tidewire.model.audience import Interest
 from tidewire.model.event import Event
 from tidewire.model.partitions import ALL, Partitions
-from tidewire.model.permissions import TYPE_OR_PATTERN, Types
+from tidewire.model.permissions import TYPE_OR_PATTERN, AllowedTypes
 
 from tests.unit.members import Listener, record
 
@@ -24,14 +24,14 @@ def allowed(patterns: list[str], name: str) -> bool:
 
 @given(PATTERNS, NAMES)
 def test_a_type_is_in_the_set_where_a_pattern_matches_it(patterns: list[str], name: str) -> None:
-    types = Types.parse(patterns)
+    types = AllowedTypes.parse(patterns)
     assert (name in types) == allowed(patterns, name)
-    assert Types.parse(types.patterns()) == types
+    assert AllowedTypes.parse(types.patterns()) == types
 
 
 @given(PATTERNS, st.one_of(NAMES, st.text("ab-", max_size=3).map(lambda text: f"{text}*")), NAMES)
 def test_a_pattern_that_is_covered_gives_away_nothing_more(patterns: list[str], asked: str, name: str) -> None:
-    if Types.parse(patterns).covers(asked) and allowed([asked], name):
+    if AllowedTypes.parse(patterns).covers(asked) and allowed([asked], name):
         assert allowed(patterns, name)
 
 
@@ -39,7 +39,7 @@ def test_a_pattern_that_is_covered_gives_away_nothing_more(patterns: list[str], 
 async def test_the_filter_the_partitions_and_the_fan_out_agree_and_nothing_comes_twice(
     patterns: list[str], name: str, public: bool
 ) -> None:
-    types = Types.parse(patterns)
+    types = AllowedTypes.parse(patterns)
     interest = Interest("u1", types.names, types.prefixes)
     event = Event("1", name, b"1", None if public else ("u1", "u2"))
     assert interest.matches(event) == allowed(patterns, name)

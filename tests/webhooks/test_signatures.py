@@ -238,7 +238,7 @@ def test_a_secret_that_cannot_be_one_stops_the_start_and_is_not_told(secret: str
     source = make_receiver(signer, tmp_path).source
     with pytest.raises(SettingsError) as caught:
         source.keys({**signer.environ(), "WEBHOOK_SECRET_NEXT": secret})
-    assert str(caught.value).startswith("WEBHOOK_SECRET_NEXT: must be base64, after whsec_ (realtime.toml line 1: ")
+    assert str(caught.value).startswith("WEBHOOK_SECRET_NEXT: must be base64, after whsec_ (realtime.toml: ")
     assert "not base64" not in str(caught.value)
     assert "mlaut" not in str(caught.value)
 
@@ -252,7 +252,7 @@ def test_a_secret_that_is_not_set_stops_the_start_with_its_variable_and_the_line
         with pytest.raises(SettingsError) as caught:
             source.keys(environ)
         assert str(caught.value) == (
-            "WEBHOOK_SECRET_NEXT: is not set: realtime.toml line 1 names it as a secret of sources.provider"
+            "WEBHOOK_SECRET_NEXT: is not set: realtime.toml names it in sources.provider.secrets"
         )
 
 

@@ -1,4 +1,4 @@
-"""The sources of `realtime.toml`: read as documented, or refused with the line."""
+"""The sources of `realtime.toml`: read as documented, or refused with the path of the wrong key."""
 
 from pathlib import Path
 
@@ -45,72 +45,63 @@ def test_without_sources_there_are_none(tmp_path: Path) -> None:
 
 RULE = '[[sources.a.events]]\ntype = "t"\n'
 WRONG = [
-    ("[source.a]", 1, "source is unknown; known here: eventbridge, sources"),
-    ("sources = 1", 1, "sources must be a table"),
-    ("[sources]\na = 1", 2, "sources.a must be a table"),
+    ("[source.a]", "source is unknown; known keys: eventbridge, sources"),
+    ("sources = 1", "sources must be a table"),
+    ("[sources]\na = 1", "sources.a must be a table"),
     (
         '[sources."a/b"]\nscheme = "github"\nsecrets = ["A"]\n[[sources."a/b".events]]\ntype = "t"',
-        1,
-        "sources.a/b must be named",
+        'sources."a/b" must have a name of 1 to 64',
     ),
-    ('[sources.a]\nsecrets = ["A"]\n' + RULE, 1, "sources.a.scheme is required: one of standard-webhooks, github"),
+    ('[sources.a]\nsecrets = ["A"]\n' + RULE, "sources.a.scheme is required: one of standard-webhooks, github"),
     (
         '[sources.a]\nscheme = "gitlab"\nsecrets = ["A"]\n' + RULE,
-        2,
         "sources.a.scheme must be one of standard-webhooks, github",
     ),
-    ('[sources.a]\nscheme = "github"\n' + RULE, 1, "sources.a.secrets is required: names of environment variables"),
+    ('[sources.a]\nscheme = "github"\n' + RULE, "sources.a.secrets is required: names of environment variables"),
     (
         '[sources.a]\nscheme = "github"\nsecrets = []\n' + RULE,
-        3,
         "sources.a.secrets must be names of environment variables",
     ),
     (
         '[sources.a]\nscheme = "github"\nsecrets = "A"\n' + RULE,
-        3,
         "sources.a.secrets must be names of environment variables",
     ),
-    ('[sources.a]\nscheme = "github"\nsecrets = ["whsec_hunter2"]\n' + RULE, 3, "sources.a.secrets must be names of"),
-    ('[sources.a]\nscheme = "github"\nsecrets = ["A"]', 1, "sources.a has no rules: write [[sources.a.events]]"),
-    ('[sources.a]\nscheme = "github"\nsecrets = ["A"]\nevents = []', 1, "sources.a has no rules"),
-    ('[sources.a]\nscheme = "github"\nsecret = "A"\nsecrets = ["A"]\n' + RULE, 3, "sources.a.secret is unknown"),
-    ('[sources.a]\nscheme = "github"\nsecrets = ["A"]\nurl = "u"\n' + RULE, 4, "sources.a.url is unknown"),
-    ('[sources.a]\nscheme = "qstash"\nsecrets = ["A"]\n' + RULE, 1, "sources.a.url is required: the public URL"),
-    ('[sources.a]\nscheme = "qstash"\nsecrets = ["A"]\nurl = "/x"\n' + RULE, 4, "sources.a.url must be a URL"),
-    ('[sources.a]\nscheme = "hmac"\nsecrets = ["A"]\n' + RULE, 1, "sources.a.header is required"),
+    ('[sources.a]\nscheme = "github"\nsecrets = ["whsec_hunter2"]\n' + RULE, "sources.a.secrets must be names of"),
+    ('[sources.a]\nscheme = "github"\nsecrets = ["A"]', "sources.a has no rules: write [[sources.a.events]]"),
+    ('[sources.a]\nscheme = "github"\nsecrets = ["A"]\nevents = []', "sources.a has no rules"),
+    ('[sources.a]\nscheme = "github"\nsecret = "A"\nsecrets = ["A"]\n' + RULE, "sources.a.secret is unknown"),
+    ('[sources.a]\nscheme = "github"\nsecrets = ["A"]\nurl = "u"\n' + RULE, "sources.a.url is unknown"),
+    ('[sources.a]\nscheme = "qstash"\nsecrets = ["A"]\n' + RULE, "sources.a.url is required: the public URL"),
+    ('[sources.a]\nscheme = "qstash"\nsecrets = ["A"]\nurl = "/x"\n' + RULE, "sources.a.url must be a URL"),
+    ('[sources.a]\nscheme = "hmac"\nsecrets = ["A"]\n' + RULE, "sources.a.header is required"),
     (
         '[sources.a]\nscheme = "hmac"\nsecrets = ["A"]\nheader = "a b"\n' + RULE,
-        4,
         "sources.a.header must be the name of",
     ),
     (
         '[sources.a]\nscheme = "hmac"\nsecrets = ["A"]\nheader = "a"\nhash = "md5"\n' + RULE,
-        5,
         "sources.a.hash must be one of",
     ),
     (
         '[sources.a]\nscheme = "hmac"\nsecrets = ["A"]\nheader = "a"\nencoding = "b64"\n' + RULE,
-        5,
         "sources.a.encoding must be",
     ),
     (
         '[sources.a]\nscheme = "hmac"\nsecrets = ["A"]\nheader = "a"\nidHeader = 1\n' + RULE,
-        5,
         "sources.a.idHeader must be",
     ),
     (
         '[sources.a]\nscheme = "github"\nsecrets = ["A"]\n[[sources.a.events]]\ntyp = "t"',
-        5,
         "sources.a.events[0].typ is unknown",
     ),
 ]
 
 
-@pytest.mark.parametrize(("text", "line", "problem"), WRONG)
+@pytest.mark.parametrize(("text", "problem"), WRONG)
 def test_a_wrong_source_stops_the_start_with_its_line_and_never_with_a_secret(
-    text: str, line: int, problem: str, tmp_path: Path
+    text: str, problem: str, tmp_path: Path
 ) -> None:
     with pytest.raises(SettingsError) as caught:
         sources(text, tmp_path)
-    assert f"realtime.toml line {line}: {problem}" in str(caught.value)
+    assert f"realtime.toml: {problem}" in str(caught.value)
     assert "hunter2" not in str(caught.value)

@@ -17,8 +17,7 @@ from tidewire.errors import ContentTooLarge, InvalidRequest, TidewireError, Unav
 from tidewire.http.cors import cors_headers, preflight_headers
 from tidewire.monitoring.logs import REQUEST_ID, request_id, requests, told
 from tidewire.primitives.throttled_log import ThrottledLog
-from tidewire.protocol import media_type as media_types
-from tidewire.protocol.headers import SECURITY, check_single, combined
+from tidewire.protocol.headers import SECURITY, check_single, combined, parse_media_type
 from tidewire.protocol.problem import MEDIA_TYPE, Problem, from_error, problem
 from tidewire.security.signed_rewrites import HEADER, is_signed
 from tidewire.settings.config import Settings
@@ -126,7 +125,7 @@ def _too_large(maximum: int) -> ContentTooLarge:
 
 def media_type(request: Request) -> str | None:
     """Return the media type of the body, in lower case; None if there is none, or if its charset is not UTF-8."""
-    return media_types.media_type(request.headers.getlist("content-type"))
+    return parse_media_type(request.headers.getlist("content-type"))
 
 
 def to_response(answer: Problem) -> Response:

@@ -24,7 +24,7 @@ from tidewire.protocol.headers import SECURITY, check_single, combined
 from tidewire.protocol.json_page import Page
 from tidewire.protocol.problem import Problem, from_error, problem
 from tidewire.protocol.sse import CLOUDEVENTS, DATA, ClosingReason, expiring, retry, rfc3339
-from tidewire.protocol.subscribe_request import EventsQuery, parse_query
+from tidewire.protocol.subscribe_request import SubscribeRequest, parse_subscribe_request
 from tidewire.security.auth import Identity, Verifier, interest_of, subscriber_token
 from tidewire.security.signing import Signer
 from tidewire.settings.config import Settings
@@ -165,7 +165,7 @@ class StreamApp:
     async def _answer(
         self, query_string: bytes, headers: Mapping[str, str], cors: Mapping[str, str], send: Answer
     ) -> "_OpenStream | None":
-        query = parse_query(query_string, headers)
+        query = parse_subscribe_request(query_string, headers)
         identity = await self._identify(headers, query)
         interest = interest_of(identity, query.types)
         if _wants_page(headers):
@@ -173,7 +173,7 @@ class StreamApp:
             return None
         return await self._open(interest, query, identity, cors, send, _time_left(headers))
 
-    async def _identify(self, headers: Mapping[str, str], query: EventsQuery) -> Identity:
+    async def _identify(self, headers: Mapping[str, str], query: SubscribeRequest) -> Identity:
         if not self._settings.auth_required:
             return Identity(query.user_id)
         if query.ticket is not None and "authorization" not in headers:
@@ -183,7 +183,7 @@ class StreamApp:
     async def _open(
         self,
         interest: Interest,
-        query: EventsQuery,
+        query: SubscribeRequest,
         identity: Identity,
         cors: Mapping[str, str],
         send: Answer,
@@ -235,7 +235,7 @@ class StreamApp:
         return left if left > 0 else max(left + self._settings.jwt_leeway, 0.0)  # taken within the leeway
 
     async def _page(
-        self, interest: Interest, query: EventsQuery, identity: Identity, cors: Mapping[str, str], send: Send
+        self, interest: Interest, query: SubscribeRequest, identity: Identity, cors: Mapping[str, str], send: Send
     ) -> None:
         wait = query.wait if identity.expires_at is None else min(query.wait, self._left(identity.expires_at))
         page = Page(query.format, query.start.cursor)
@@ -258,7 +258,7 @@ class StreamApp:
             raise Unavailable("This instance is going away; come back, and another one will answer")
         await respond(send, 200, {**_PAGE_HEADERS, **cors}, page.body())
 
-    async def _read_page(self, page: Page, interest: Interest, query: EventsQuery, identity: Identity) -> None:
+    async def _read_page(self, page: Page, interest: Interest, query: SubscribeRequest, identity: Identity) -> None:
         filling = asyncio.create_task(page.filled_by(self._hub.replay(interest, query.start, page, page)))
         filling.add_done_callback(lambda done: done.cancelled() or done.exception())  # seen, if nobody waits any more
         try:
@@ -274,7 +274,7 @@ class StreamApp:
             filling.cancel()
 
     async def _wait_for_page(
-        self, page: Page, interest: Interest, query: EventsQuery, identity: Identity, wait: float
+        self, page: Page, interest: Interest, query: SubscribeRequest, identity: Identity, wait: float
     ) -> None:
         async with self._hub.subscribe(interest, query.start, page) as subscriber:
             self._admit(subscriber, identity)

@@ -16,8 +16,8 @@ from tidewire.delivery.revocations import Revocation
 from tidewire.errors import Forbidden, Unavailable
 from tidewire.http.api import media_type, read_body, to_response
 from tidewire.model.event import is_user_id
-from tidewire.model.permissions import REVOCATIONS, TOKENS, TYPE_OR_PATTERN, PublishKey, Types
-from tidewire.protocol import publish_request
+from tidewire.model.permissions import REVOCATIONS, TOKENS, TYPE_OR_PATTERN, AllowedTypes, PublishKey
+from tidewire.protocol import strict_json
 from tidewire.protocol.problem import problem
 from tidewire.protocol.sse import rfc3339
 from tidewire.protocol.subscribe_request import MAX_TYPES
@@ -87,8 +87,8 @@ def routes(hub: Hub, settings: Settings) -> list[BaseRoute]:
         check_right(keys.check(bearer(request.headers)), REVOCATIONS)
         if media_type(request) != JSON:
             return _not_json()
-        asked = publish_request.decode(_revocation_request, await _read(request), name="The request")
-        publish_request.check_all([("", _user_problems(asked.user_id))])
+        asked = strict_json.decode(_revocation_request, await _read(request), name="The request")
+        strict_json.check_all([("", _user_problems(asked.user_id))])
         milliseconds = time.time_ns() // 1_000_000
         (receipt,) = await hub.dispatch([Revocation(asked.user_id, milliseconds / 1000).event()])
         if not receipt.durable:  # the fallback's memory is no place for what everyone must know
@@ -117,7 +117,7 @@ def _config_route(settings: Settings) -> Route:
 
 async def _read(request: Request) -> bytes:
     body = await read_body(request, MAX_BODY_BYTES)
-    publish_request.check_json(body)
+    strict_json.check_json(body)
     return body
 
 
@@ -127,7 +127,7 @@ def _user_problems(user_id: str | None) -> list[tuple[str, str]]:
 
 
 def _parse(body: bytes, max_ttl: int) -> _TokenRequest:
-    asked = publish_request.decode(_token_request, body, name="The request")
+    asked = strict_json.decode(_token_request, body, name="The request")
     found = _user_problems(asked.user_id)
     if asked.types is not None and not 0 < len(asked.types) <= MAX_TYPES:
         found.append(("/types", f"must name 1 to {MAX_TYPES} types: leave it out to allow all"))
@@ -136,18 +136,18 @@ def _parse(body: bytes, max_ttl: int) -> _TokenRequest:
             found.append((f"/types/{index}", "must be an event type, or the beginning of some and *"))
     if asked.ttl is not None and not (1 <= asked.ttl <= max_ttl and asked.ttl == int(asked.ttl)):
         found.append(("/ttl", f"must be a whole number of seconds from 1 to {max_ttl:,}: a day, or REALTIME_RETENTION"))
-    publish_request.check_all([("", found)])
+    strict_json.check_all([("", found)])
     return asked
 
 
-def _types(asked: _TokenRequest, key: PublishKey) -> Types | None:
+def _types(asked: _TokenRequest, key: PublishKey) -> AllowedTypes | None:
     """Return what the token allows; raises Forbidden where that is more than the key does."""
     if key.types is not None:
         if asked.types is None:
             raise Forbidden("The publish key is limited to some types: name in types those that the token allows")
         if refused := [pattern for pattern in asked.types if not key.types.covers(pattern)]:
             raise Forbidden(f"The publish key does not allow {min(refused)!r}")
-    return None if asked.types is None else Types.parse(asked.types)
+    return None if asked.types is None else AllowedTypes.parse(asked.types)
 
 
 def _missing_for_tokens(settings: Settings) -> str | None:

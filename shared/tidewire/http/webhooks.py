@@ -14,8 +14,7 @@ from tidewire.http.api import decoded, media_type, read_raw, to_response
 from tidewire.http.handshake import handshake
 from tidewire.http.publish import receipts_body
 from tidewire.http.traced import traced
-from tidewire.ingest.mapping import form
-from tidewire.ingest.mapping.payload import Payload
+from tidewire.ingest.mapping.payload import FORM_MEDIA_TYPE, Payload
 from tidewire.ingest.webhooks.scheme import Delivery
 from tidewire.ingest.webhooks.sources import Receiver, read_sources
 from tidewire.primitives.counters import WEBHOOKS
@@ -62,10 +61,10 @@ def routes(hub: Hub, settings: Settings, clock: Callable[[], float] = time.time)
         receiver.verify(Delivery(headers, body, clock()))
         kind = media_type(request)
         if not _is_taken(request, kind):
-            accepted = {"accept": f"application/json, {form.MEDIA_TYPE}"}
-            detail = f"Let the provider send JSON (application/json), or else a form ({form.MEDIA_TYPE})"
+            accepted = {"accept": f"application/json, {FORM_MEDIA_TYPE}"}
+            detail = f"Let the provider send JSON (application/json), or else a form ({FORM_MEDIA_TYPE})"
             return "not-json", to_response(problem(415, detail, headers=accepted))
-        payload = Payload(decoded(body, request, MAX_BODY_BYTES), headers, is_form=kind == form.MEDIA_TYPE)
+        payload = Payload(decoded(body, request, MAX_BODY_BYTES), headers, is_form=kind == FORM_MEDIA_TYPE)
         challenge = receiver.source.scheme.challenge(payload)
         if challenge is not None:
             return "challenge", Response(msgspec.json.encode({"challenge": challenge}), 200, _HEADERS)
@@ -85,4 +84,4 @@ def _is_taken(request: Request, kind: str | None) -> bool:
     """Whether the request says that it is JSON or a form, or says nothing."""
     if kind is None:
         return "content-type" not in request.headers
-    return kind in ("application/json", form.MEDIA_TYPE) or kind.endswith("+json")
+    return kind in ("application/json", FORM_MEDIA_TYPE) or kind.endswith("+json")

@@ -1,1 +1,1 @@
-"""What other services send, as events: webhooks, rules for payloads, EventBridge, dead letters."""
+"""Events from other services: webhooks, mapping rules, EventBridge, dead letters."""

@@ -1,4 +1,4 @@
-"""Events that can never be appended, kept in an SQS queue with the reason, for somebody to look at."""
+"""An SQS queue for events that can never be appended, each with the reason."""
 
 import json
 import logging
@@ -13,7 +13,7 @@ MAX_REASON = 1_000  # characters
 
 
 class DeadLetters:
-    """The queue; `put` blocks."""
+    """The dead-letter queue; `put` blocks."""
 
     def __init__(self, url: str, region: str | None = None) -> None:
         self._url = url
@@ -21,16 +21,16 @@ class DeadLetters:
         self._client: Any = None
 
     def put(self, payload: object, code: str, reason: str) -> None:
-        """Keep the payload as it came; raises Unavailable where the queue does not take it.
+        """Send the payload to the queue unchanged. Raises Unavailable if the queue does not accept it.
 
-        The attributes are named as EventBridge names its own, so that one look at the queue tells what lies there.
+        The attributes have the names that EventBridge gives its own dead letters.
         """
         if self._client is None:
             self._client = aws_clients.client("sqs", self._region)
         try:
             self._client.send_message(
                 QueueUrl=self._url,
-                MessageBody=json.dumps(payload),  # ASCII: SQS refuses some characters, and JSON can escape all of them
+                MessageBody=json.dumps(payload),  # escaped to ASCII: SQS refuses some characters
                 MessageAttributes={
                     "ERROR_CODE": {"DataType": "String", "StringValue": code},
                     "ERROR_MESSAGE": {"DataType": "String", "StringValue": reason[:MAX_REASON]},

@@ -1,13 +1,13 @@
-r"""Events of other sources on the bus → ours, by `realtime.toml`:
+r"""Events of other sources on an EventBridge bus become ours by the rules of `realtime.toml`:
 
-    [eventbridge."aws.s3"]                             # the source, as the bus event names it
+    [eventbridge."aws.s3"]                             # the bus event's source
 
     [[eventbridge."aws.s3".events]]
     when = "\"detail-type\" == 'Object Created'"       # an expression over the whole bus event
     type = "upload-finished"
     data = "detail.object"
 
-The rules are those of webhooks: `when`, `type`, `userIds`, `data`, `id`.
+The rules have the keys of webhooks' rules: `when`, `type`, `userIds`, `data`, `id`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,14 +24,14 @@ SECTION = "eventbridge"
 
 
 class BusRules:
-    """The rules of each source."""
+    """The rules by source."""
 
     def __init__(self, rules: Mapping[str, Sequence[Rule]]) -> None:
         self._rules = rules
 
     @classmethod
     def read(cls, config_file: str | None) -> Self:
-        """Read the document of REALTIME_CONFIG; raises SettingsError. Without one there is no rule."""
+        """Read the document of REALTIME_CONFIG; no document means no rules. Raises SettingsError."""
         document = open_document(config_file)
         if document is None:
             return cls({})
@@ -40,7 +40,7 @@ class BusRules:
         for source, table in () if section is None else section.members():
             rules[source] = read_rules(table.tables("events"))
             if source.startswith(RECEIVED):
-                table.problem(None, f"is not a source of a bus: {RECEIVED}… are those of received webhooks")
+                table.problem(None, f"must not start with {RECEIVED}: these are the sources of received webhooks")
             if not rules[source]:
                 table.problem(None, f'needs at least one rule: [[{SECTION}."{source}".events]]')
             table.finish()
@@ -48,14 +48,14 @@ class BusRules:
         return cls(rules)
 
     def events(self, payload: Mapping[str, Any]) -> list[Event]:
-        """Return what a bus event of another source becomes, nothing where no rule counts it.
+        """Return the events of a bus event of another source, empty if no rule matches.
 
-        The first event has the bus event's id, so that a delivery that comes again appends nothing. Raises
-        InvalidRequest where the source has no rules, or one of them does not fit.
+        The first event has the bus event's id, so that a repeated delivery appends nothing. Raises InvalidRequest if
+        the source has no rules, or if one of them fails.
         """
         source = str(payload["source"])
         if source not in self._rules:
-            raise InvalidRequest(f'realtime.toml says nothing of this source: it needs [eventbridge."{source[:64]}"]')
-        # Half a surrogate pair becomes U+FFFD, as in a webhook: no later delivery could mend it.
+            raise InvalidRequest(f'realtime.toml has no rules for this source: add [eventbridge."{source[:64]}"]')
+        # A lone surrogate becomes U+FFFD, as in a webhook: no later delivery could correct it.
         body = dump(payload).encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
         return map_payload(self._rules[source], Payload(body), str(payload.get("id")), {"source": source})

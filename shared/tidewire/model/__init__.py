@@ -1,1 +1,1 @@
-"""Values of the domain: events, audiences, partitions, positions and records."""
+"""The domain: events, audiences, permissions, partitions, cursors and records."""

@@ -1,4 +1,4 @@
-"""Who sees what: the one predicate that live delivery and replay share."""
+"""The audience predicate, which live delivery and replay share: which subscriber receives which event."""
 
 from typing import Protocol
 
@@ -6,7 +6,7 @@ import msgspec
 
 
 class Addressed(Protocol):
-    """An event, or the part of it that says whom it is for."""
+    """An event, or the part of it that decides its audience."""
 
     @property
     def type(self) -> str: ...
@@ -15,9 +15,10 @@ class Addressed(Protocol):
 
 
 class Interest(msgspec.Struct, frozen=True):
-    """What a subscriber may and wants to see: events for everyone and for `user_id`, of `types` (None is all).
+    """The events that a subscriber receives: those for everyone and for `user_id`, of `types` (None is all types).
 
-    Where `types` is a set, so are the types that begin with one of `prefixes`. No prefix covers another one or a type.
+    If `types` is a set, types that begin with one of `prefixes` belong to it too. No prefix covers another one or a
+    type.
     """
 
     user_id: str | None = None
@@ -25,11 +26,11 @@ class Interest(msgspec.Struct, frozen=True):
     prefixes: tuple[str, ...] = ()
 
     def matches(self, event: Addressed) -> bool:
-        """Tell whether the event goes to this subscriber; without a user id only events for everyone do."""
+        """Whether this subscriber receives the event; without a user id, only events for everyone match."""
         if not self.allows_type(event.type):
             return False
         return event.user_ids is None or (self.user_id is not None and self.user_id in event.user_ids)
 
     def allows_type(self, type: str) -> bool:
-        """Tell whether events of this type may go to the subscriber."""
+        """Whether this subscriber receives events of this type."""
         return self.types is None or type in self.types or (bool(self.prefixes) and type.startswith(self.prefixes))

@@ -1,4 +1,4 @@
-"""The event, and the rules that a published one must meet."""
+"""The event, and the rules that a published event must meet."""
 
 import os
 import re
@@ -10,24 +10,24 @@ import msgspec
 
 TYPE_PATTERN = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
 ID_PATTERN = re.compile(r"[\x21-\x7e]{1,256}")  # visible ASCII: safe in a header, a log line and an SSE field
-RESERVED_TYPES = "realtime."  # control events of the stream; a published one could pass for a gap
+RESERVED_TYPES = "realtime."  # the stream's control events: a published one could pass for a gap
 EVENT_SOURCE_TYPES = ("error", "open")
-"""What an EventSource dispatches by itself (HTML Living Standard, section 9.2.3). An event of this type would run its
-`onerror` or `onopen`, as if the connection had been lost or opened."""
+"""Types that an EventSource dispatches itself (HTML Living Standard, section 9.2.3). A published event of this type
+would run `onerror` or `onopen`, as if the connection had been lost or opened."""
 
-RECORD_BYTES = 800  # of an event without data: its struct, texts, place and record, by CPython's own count
-RECEIVED = "/webhooks/"  # the source of a received webhook begins so: a publisher with it could suppress a delivery
+RECORD_BYTES = 800  # of memory for an event without data: struct, strings, position and record, measured in CPython
+RECEIVED = "/webhooks/"  # prefix of a received webhook's source: a publisher that used it could suppress a delivery
 
 MAX_USER_IDS = 1_000
 MAX_USER_ID_LENGTH = 256  # characters
 
 
 class Event(msgspec.Struct, frozen=True):
-    """An immutable fact: what happened (`type`, `data`) and who may see it (`user_ids`; None is everyone).
+    """An immutable event: `type`, `data`, and its audience (`user_ids`; None is everyone).
 
-    `data` is the JSON text exactly as published, in UTF-8. `attributes` are CloudEvents context attributes
-    (source, subject, time, extensions) that travel with the event. `traceparent` and `tracestate` (W3C Trace Context)
-    name the span that handed it over last; they are there only where that was traced, and no subscriber sees them.
+    `data` is the JSON text exactly as published, in UTF-8. `attributes` are its CloudEvents context attributes
+    (source, subject, time, extensions). `traceparent` and `tracestate` (W3C Trace Context) name the span that passed it
+    on last; they are None without tracing, and no subscriber receives them.
     """
 
     id: str
@@ -40,26 +40,26 @@ class Event(msgspec.Struct, frozen=True):
 
     @property
     def key(self) -> str:
-        """The scope in which an id makes a second publication a duplicate: the type, the id, and the source if given.
+        """The idempotency scope: a second event with this key is a duplicate. Type, source if there is one, and id.
 
         The type: a key that may publish only `task-*` must not suppress an event of another type by its id. The source:
         CloudEvents 1.0 promises unique ids within one source only. The publish key is not part of it, so a retry with
-        a rotated key stays a duplicate. Neither type nor id holds a space, so no two scopes are the same text.
+        a rotated key is a duplicate. Neither type nor id holds a space, so no two scopes have the same text.
         """
         return f"{self.type} {self.chained}"
 
     @property
     def chained(self) -> str:
-        """What the check of a record is computed over (`reading.chain`): source and id, in every log ever written."""
+        """The input of a record's check: source and id. Existing logs depend on this text."""
         source = self.attributes.get("source")
         return f"{source} {self.id}" if source else self.id
 
     @property
     def kept_bytes(self) -> int:
-        """About how many bytes of memory the event takes, with its record and place: what bounds are counted in.
+        """The approximate bytes of memory of the event with its record and position: the unit of all memory bounds.
 
-        An audience of 1,000 users takes a hundred times what the data of a small event does. It is the same whenever it
-        is asked for: what was added to a sum is what is taken off it.
+        An audience of 1,000 users takes a hundred times the memory of a small event's data. The value never changes, so
+        a sum of them returns to zero.
         """
         size = RECORD_BYTES + len(self.data) + len(self.id) + len(self.type)
         if self.user_ids is not None:
@@ -70,12 +70,12 @@ class Event(msgspec.Struct, frozen=True):
 
 
 def text_bytes(text: str) -> int:
-    """How much memory a text takes in CPython: at most 4 bytes a character, and its UTF-8 once it was encoded."""
+    """Return the bytes of memory of a string in CPython: at most 4 per character, plus its cached UTF-8."""
     return 60 + len(text) if text.isascii() else 90 + 6 * len(text)
 
 
 def problems(type: str, id: str | None, user_ids: tuple[str, ...] | None) -> Iterator[tuple[str, str]]:
-    """Yield (JSON pointer, what is wrong) for every rule of docs/protocol.md that the fields break."""
+    """Yield (JSON pointer, problem) for every rule of docs/protocol.md that the fields break."""
     if not TYPE_PATTERN.fullmatch(type):
         yield "/type", "must be 1 to 128 characters of A-Z a-z 0-9 . _ -"
     elif (problem := reserved(type)) is not None:
@@ -98,23 +98,23 @@ def problems(type: str, id: str | None, user_ids: tuple[str, ...] | None) -> Ite
 
 
 def reserved(type: str) -> str | None:
-    """Return why no event may be of this type although it is well formed; None where one may."""
+    """Return why a well-formed type is not allowed, None if it is allowed."""
     if type.startswith(RESERVED_TYPES):
         return f"must not start with {RESERVED_TYPES!r}: these names are reserved"
     if type in EVENT_SOURCE_TYPES:
-        return f"must not be {type!r}: an EventSource takes it for its own event; call it by what happened"
+        return f"must not be {type!r}: an EventSource takes it for its own event; choose another name"
     return None
 
 
 def is_user_id(text: str) -> bool:
-    """Tell whether `text` can name a user: 1 to 256 printable characters."""
+    """Whether `text` is a valid user id: 1 to 256 characters without control characters."""
     return 0 < len(text) <= MAX_USER_ID_LENGTH and not _CONTROL.search(text)
 
 
 def moment(text: str) -> datetime | None:
-    """Return the moment that an RFC 3339 text names, None if it is none.
+    """Return the time of an RFC 3339 text, None if it is not one.
 
-    Lower case is taken (section 5.6), and the leap second (section 5.7), 23:59:60 in UTC, as the second before it.
+    Lower case is accepted (section 5.6). A leap second (section 5.7), 23:59:60 in UTC, becomes the second before it.
     """
     match = _TIME.fullmatch(text)
     if match is None:
@@ -125,7 +125,7 @@ def moment(text: str) -> datetime | None:
         found = datetime.fromisoformat(f"{day}T{clock[:-2] + '59' if leap else clock}{fraction or ''}{zone.upper()}")
         in_utc = found.astimezone(UTC)
     except (ValueError, OverflowError):
-        return None  # the form is right, but there is no such day or hour
+        return None  # well formed, but no such day or hour
     return None if leap and (in_utc.hour, in_utc.minute) != (23, 59) else found
 
 
@@ -133,7 +133,7 @@ _TIME = re.compile(r"(\d{4}-\d\d-\d\d)[Tt](\d\d:\d\d:\d\d)(\.\d+)?([Zz]|[+-]\d\d
 
 
 def trace_context(traceparent: object, tracestate: object) -> tuple[str | None, str | None]:
-    """Return the two where they can be carried, None for what cannot: nothing is refused for its trace.
+    """Return the trace context, with None in place of an invalid value: no event is refused for its trace.
 
     W3C Trace Context: version 00 (section 3.2.2), and a tracestate of at most 512 characters (section 3.3.1.5).
     """
@@ -148,7 +148,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def new_id() -> str:
-    """Make a UUIDv7 (RFC 9562 section 5.7): unique, and sorted by the millisecond it was made in."""
+    """Return a new UUIDv7 (RFC 9562 section 5.7): unique, and sortable by its millisecond."""
     value = (
         (time.time_ns() // 1_000_000) << 80
         | 0x7 << 76

@@ -1,9 +1,9 @@
-"""The partition schemes in use, as the log itself knows them: what makes a change of the settings lose nothing.
+"""The partition schemes in use, recorded in the log itself, so that a change of the settings loses no event.
 
 Each writer appends under its own scheme, and announces it in the control partition `realtime.schemes` before its first
-append. An append names the check of that partition's last record; the log refuses it if another scheme was announced
-meanwhile. So every writer knows the other schemes, and finds a retry whose first append went elsewhere; and every
-reader reads what all of them need. While nobody ever announced one, only the default scheme is in use.
+append. An append carries the check of that partition's last record; the log refuses it if another scheme was announced
+meanwhile. So every writer knows the other schemes and detects a retry whose first append went to another partition;
+and every reader reads the partitions of all schemes. Without an announcement only the default scheme is in use.
 """
 
 import logging
@@ -20,43 +20,43 @@ from tidewire.model.partitions import ALL, SCHEMES, Partitions
 
 logger = logging.getLogger(__name__)
 
-MAX_ANNOUNCEMENTS = 64  # records that the control partition keeps; two days of eight schemes are a third of them
-LEARNED = 60_000  # ms in which every process with a tail has learned of a new scheme; it takes a round trip
-_GO_BACK = (
-    " (REALTIME_PARTITIONS, REALTIME_USER_SHARDS): go back to a scheme that is in use, or wait until an older one's"
-    " events and ids are no longer kept"
+MAX_ANNOUNCEMENTS = 64  # records of the control partition; eight schemes for two days make a third of them
+LEARNED = 60_000  # ms until every process with a tail knows a new scheme; usually a round trip
+_REMEDY = (
+    " (REALTIME_PARTITIONS, REALTIME_USER_SHARDS): return to a scheme in use, or wait until the events and ids of an"
+    " older scheme have expired"
 )
-TOO_MANY = f"The log still holds events of so many partition schemes that no cursor could name all partitions{_GO_BACK}"
+TOO_MANY = f"The log holds events of so many partition schemes that a cursor cannot name all partitions{_REMEDY}"
 LIST_FULL = (
-    f"The log's list of partition schemes keeps {MAX_ANNOUNCEMENTS} announcements, and one more would push out a scheme"
-    f" whose events the log still holds{_GO_BACK}"
+    f"The log's list of partition schemes holds {MAX_ANNOUNCEMENTS} announcements; another one would remove a scheme"
+    f" whose events are still in the log{_REMEDY}"
 )
 
-_PLACE = 24  # characters of one place in a cursor, with the largest offset
-_FRAME = 16  # … and of the cursor's version and time
+_POSITION = 24  # characters of one position in a cursor, with the largest offset
+_FIXED = 16  # characters of a cursor's version and time
 
 
 class Announcement(msgspec.Struct, frozen=True, rename="camel"):
-    """A writer uses this scheme. Times in ms; `since` None is the time of the record."""
+    """A record of the control partition: a writer uses this scheme. Times in ms; `since` defaults to the record's."""
 
     types: tuple[str, ...]
     user_shards: int
     keep: int
-    """How long nobody may append under the scheme before its partitions are empty and its ids forgotten."""
+    """Time after the last append in which the scheme's events and ids expire."""
     since: int | None = None
 
     @property
     def scheme(self) -> Partitions:
-        """Return the scheme."""
+        """The partition scheme."""
         return Partitions(frozenset(self.types), self.user_shards)
 
     def event(self) -> Event:
-        """Return the event that stands in the control partition."""
+        """Return the event to append to the control partition."""
         return Event(new_id(), SCHEMES, msgspec.json.encode(self))
 
 
 class InUse(NamedTuple):
-    """When a scheme was first announced, and when last; in ms."""
+    """The times of a scheme's first and last announcement, in ms."""
 
     since: int
     renewed: int
@@ -66,19 +66,19 @@ _decoder = msgspec.json.Decoder(Announcement)
 
 
 def read_announcement(event: Event) -> Announcement | None:
-    """Return the announcement in a record of the control partition; None, and a line in the log, if it is none."""
+    """Return the announcement in a record of the control partition; logs an error and returns None if malformed."""
     try:
         return _decoder.decode(event.data)
     except msgspec.DecodeError:
-        logger.error("a record of the partition %s is not a partition scheme", SCHEMES)  # noqa: TRY400 — its data
+        logger.error("a record of the partition %s is not a partition scheme", SCHEMES)  # noqa: TRY400 — holds its data
         return None
 
 
 class Registry:
-    """The schemes in use. `check` is that of the control partition's last record, "" while it has none."""
+    """The schemes in use. `check` is that of the control partition's last record, "" if it is empty."""
 
     def __init__(self, check: str = "", announced: Iterable[tuple[Announcement, int]] = ()) -> None:
-        """Take the announcements in their order, each with the time of its record; the log keeps the last ones."""
+        """Create from announcements in order, each with the time of its record (ms); the log keeps the last ones."""
         self.check = check
         given = tuple(announced)
         self.announced = given[-MAX_ANNOUNCEMENTS:]
@@ -87,22 +87,22 @@ class Registry:
         for announcement, time in given:
             since = time if announcement.since is None else announcement.since
             self.in_use[announcement.scheme] = InUse(since, time)
-        # No clock is asked: who still writes renews, so a scheme is over when another one outlived it by so much.
+        # Without a local clock: active writers renew, so a scheme has ended if another was renewed `keep` after it.
         for announcement, _ in given:
             scheme = announcement.scheme
             if scheme in self.in_use and self.in_use[scheme].renewed < newest - announcement.keep:
                 del self.in_use[scheme]
         kept = {announcement.scheme for announcement, _ in self.announced}
-        self.pushed_out = self.in_use.keys() - kept  # in use, but no record of the log says so any more
+        self.pushed_out = self.in_use.keys() - kept  # in use, but without a record in the log
         for scheme in self.pushed_out:
             del self.in_use[scheme]
 
     def extended(self, announced: Sequence[tuple[Announcement, int]], check: str) -> Self:
-        """Return the registry after further records, the last one with this check."""
+        """Return a registry with further announcements; `check` is that of the last record."""
         return type(self)(check, (*self.announced, *announced))
 
     def schemes(self, own: Partitions) -> list[Partitions]:
-        """Return all schemes that a process with the scheme `own` has to read, its own first."""
+        """Return all schemes that a process with the scheme `own` must read, its own first."""
         others = self.in_use if self.announced else (Partitions(),)
         return list(dict.fromkeys((own, *others)))
 
@@ -111,7 +111,7 @@ class Registry:
         return tuple(dict.fromkeys(name for scheme in self.schemes(own) for name in scheme.partitions_for(interest)))
 
     def begins(self, interest: Interest) -> Mapping[str, int]:
-        """Return since when (ms) each partition that `interest` needs has been written to."""
+        """Return the time (ms) of the first append to each partition that `interest` needs."""
         begins: dict[str, int] = {}
         for scheme, use in self.in_use.items():
             for name in scheme.partitions_for(interest):
@@ -119,12 +119,12 @@ class Registry:
         return begins
 
     def types(self, own: Partitions) -> frozenset[str]:
-        """Return the types that have or had a partition of their own, as far as is remembered."""
+        """Return the types with a partition of their own in any announced scheme."""
         return own.types.union(*(announcement.types for announcement, _ in self.announced))
 
 
 def longest_cursor(schemes: Iterable[Partitions]) -> int:
-    """Return the most characters that a cursor of someone who reads all of these schemes can have."""
+    """Return the maximum length, in characters, of a cursor over all of these schemes."""
     names: set[str] = set()
     for scheme in schemes:
         for base in (ALL, *scheme.types):
@@ -132,9 +132,9 @@ def longest_cursor(schemes: Iterable[Partitions]) -> int:
             if scheme.user_shards:
                 names.add(f"{base}:u{scheme.user_shards - 1}")
     packed = sum(1 + len(name) + 6 for name in names)
-    return _FRAME + math.ceil(packed * 4 / 3) + _PLACE * len(names)
+    return _FIXED + math.ceil(packed * 4 / 3) + _POSITION * len(names)
 
 
 def fit_cursor(schemes: Iterable[Partitions]) -> bool:
-    """Tell whether a cursor can name all partitions that somebody has to read under these schemes."""
+    """Whether a cursor over all of these schemes is at most `MAX_LENGTH` characters long."""
     return longest_cursor(schemes) <= MAX_LENGTH

@@ -1,4 +1,4 @@
-"""Which slices of the log an event is appended to, and which ones a subscriber reads."""
+"""Partitions of the log: where an event is appended, and which partitions a subscriber reads."""
 
 import zlib
 from collections.abc import Iterable, Sequence
@@ -11,29 +11,29 @@ from tidewire.model.permissions import REVOCATIONS
 
 ALL = "all"
 SCHEMES = "realtime.schemes"
-"""The control partition that holds the schemes in use (`shared/tidewire/model/partition_schemes.py`)."""
+"""The control partition that records the schemes in use (`shared/tidewire/model/partition_schemes.py`)."""
 
 MAX_COPIES = 16
-"""Copies of one event. An audience that hits more shards is stored once, in the partition that everyone reads: 1,000
-users would else make 1,000 copies of up to 256 KiB, and a receipt that names so many places is no cursor."""
+"""Copies of one event. An event for more shards is stored once, in the partition that everyone reads: otherwise 1,000
+users would make 1,000 copies of up to 256 KiB, and the receipt's cursor would be too long."""
 
 _CONTROL = frozenset({REVOCATIONS, SCHEMES})
 
 
 class Partitions(msgspec.Struct, frozen=True):
-    """The partition scheme: types with a partition of their own, and user shards (0 is none).
+    """The partition scheme: types with a partition of their own, and the number of user shards (0 is none).
 
-    With shards, an event with an audience goes to `<base>:u<hash(user) % shards>` alone, one copy a shard, each
-    addressed to that shard's users; `<base>` holds what everyone may see, and what is for users of more than
-    `MAX_COPIES` shards. A function that serves one user then reads two small streams instead of everybody's events.
-    What is revoked, and which schemes are in use, have partitions that no subscriber needs.
+    With shards, an event with an audience goes to `<base>:u<hash(user) % shards>`, one copy per shard, each addressed
+    to the users of that shard. `<base>` holds events for everyone, and events for more than `MAX_COPIES` shards. So a
+    function that serves one user reads two small partitions instead of everybody's events. The control partitions
+    (revocations, schemes) are not part of a scheme: no subscriber reads them.
     """
 
     types: frozenset[str] = frozenset()
     user_shards: int = 0
 
     def route(self, event: Event) -> list[tuple[str, Event]]:
-        """Return (partition, event as stored there) for each partition that the event belongs to."""
+        """Return (partition, event to store there) for each partition of the event."""
         base = event.type if event.type in self.types or event.type in _CONTROL else ALL
         if not self.user_shards or event.user_ids is None:
             return [(base, event)]
@@ -45,7 +45,7 @@ class Partitions(msgspec.Struct, frozen=True):
         return [(shard, msgspec.structs.replace(event, user_ids=tuple(users))) for shard, users in shards.items()]
 
     def copies(self, events: Iterable[Event]) -> int:
-        """Return how many records the log keeps of these events."""
+        """Return the number of records that these events become."""
         return sum(len(self.route(event)) if self.user_shards and event.user_ids else 1 for event in events)
 
     def partitions_for(self, interest: Interest) -> tuple[str, ...]:
@@ -61,10 +61,10 @@ class Partitions(msgspec.Struct, frozen=True):
         return tuple(name for base in bases for name in (base, self._shard(base, interest.user_id)))
 
     def scope(self, partition: str, event: Event) -> str:
-        """Return what makes a second append of this event to this partition a duplicate.
+        """Return the idempotency key of this event in this partition.
 
-        A shard of the same name holds other users under another number of shards: that its id is known in `all:u2` of 8
-        says nothing of the users of `all:u2` of 5.
+        With another number of shards, the shard of the same name has other users: an id that is known in `all:u2` of 8
+        shards may be new to the users of `all:u2` of 5.
         """
         return f"{self.user_shards} {event.key}" if ":" in partition else event.key
 

@@ -1,1 +1,1 @@
-"""Small tools without knowledge of the domain."""
+"""Small building blocks without domain knowledge."""

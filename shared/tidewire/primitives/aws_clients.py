@@ -1,4 +1,4 @@
-"""Clients of AWS's own APIs, made where one is needed: boto3 alone takes longer to import than all of ours."""
+"""boto3 clients, created on first use: importing boto3 takes longer than importing all of Tidewire."""
 
 import functools
 import threading
@@ -6,15 +6,15 @@ from typing import Any
 
 CONNECT_SECONDS = 2.0
 READ_SECONDS = 5.0
-TRIES = 3  # of one request: throttling, 5xx and lost connections are tried again, with backoff and jitter
+TRIES = 3  # of one request, with backoff and jitter: after throttling, 5xx and lost connections
 
-_making = threading.Lock()  # threads may share a client, but not make two of one session at once
+_creating = threading.Lock()  # threads may share a client, but one session must not create two at once
 
 
 def client(service: str, region: str | None = None) -> Any:
-    """Return a boto3 client; it blocks, so a coroutine calls it in a thread.
+    """Return a new boto3 client. Blocks: a coroutine must call it in a thread.
 
-    Lambda brings boto3 with its runtime; elsewhere requirements-aws.txt does.
+    Lambda's runtime includes boto3; elsewhere requirements-aws.txt installs it.
     """
     from botocore.config import Config
 
@@ -23,26 +23,26 @@ def client(service: str, region: str | None = None) -> Any:
         read_timeout=READ_SECONDS,
         retries={"mode": "standard", "total_max_attempts": TRIES},
     )
-    with _making:
+    with _creating:
         return _session().client(service, region_name=region, config=config)
 
 
 def failures() -> tuple[type[Exception], ...]:
-    """Return what a call of a client raises: AWS's refusals, and connections that fail."""
+    """Return the exceptions that a client call raises: AWS's error responses and failed connections."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     return BotoCoreError, ClientError
 
 
 def code(error: Exception) -> str:
-    """Name the failure by AWS's code for it; its text may hold the names and numbers of an account."""
-    answer: dict[str, Any] = getattr(error, "response", {})
-    return str(answer.get("Error", {}).get("Code") or type(error).__name__)
+    """Return AWS's error code; the error's text may contain account names and numbers."""
+    response: dict[str, Any] = getattr(error, "response", {})
+    return str(response.get("Error", {}).get("Code") or type(error).__name__)
 
 
 @functools.cache
 def _session() -> Any:
-    """Return the session that all clients share: it has read the descriptions of the services once."""
+    """Return the session that all clients share: it loads the service descriptions once."""
     import boto3
 
     return boto3.session.Session()

@@ -1,1 +1,1 @@
-"""Bytes in, bytes out: requests, server-sent events, JSON pages, CloudEvents and problem details."""
+"""The wire protocol as pure functions: requests, server-sent events, JSON pages, CloudEvents, problem details."""

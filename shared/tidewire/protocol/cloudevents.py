@@ -1,4 +1,4 @@
-"""CloudEvents 1.0 in its three HTTP modes → events (CloudEvents HTTP Protocol Binding 1.0.2)."""
+"""CloudEvents 1.0 as publish requests, in the three HTTP modes (CloudEvents HTTP Protocol Binding 1.0.2)."""
 
 import math
 import re
@@ -11,14 +11,8 @@ import msgspec
 from tidewire.errors import ContentTooLarge, InvalidRequest
 from tidewire.model import event as rules
 from tidewire.model.event import Event
-from tidewire.protocol.publish_request import (
-    MAX_EVENT_BYTES,
-    MAX_TOLD_NAME,
-    check_all,
-    check_json,
-    pointer_token,
-    split,
-)
+from tidewire.protocol.publish_request import MAX_EVENT_BYTES, split
+from tidewire.protocol.strict_json import MAX_NAME_CHARACTERS, check_all, check_json, pointer_token
 
 STRUCTURED = "application/cloudevents+json"
 BATCHED = "application/cloudevents-batch+json"
@@ -26,7 +20,7 @@ MAX_ATTRIBUTES = 32
 MAX_ATTRIBUTE_LENGTH = 1_024  # characters
 AUDIENCE = "userids"  # our extension attribute: comma-separated user ids
 
-_NAME = re.compile(r"[a-z0-9]{1,64}", re.ASCII)  # the specification asks for at most 20; it is not enforced by others
+_NAME = re.compile(r"[a-z0-9]{1,64}", re.ASCII)  # the specification says at most 20; others do not enforce it
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _JSON_TYPE = re.compile(r"(application|text)/([a-z0-9.+-]*\+)?json\s*(;.*)?", re.ASCII | re.IGNORECASE)
 _ESCAPED = re.compile(r"\\(.)")
@@ -54,7 +48,7 @@ def parse_structured(body: bytes, batched: bool) -> list[Event]:
 
 
 def parse_binary(headers: Mapping[str, str], body: bytes) -> list[Event]:
-    """Return the one event of a binary-mode request: `ce-*` headers, the body is the data."""
+    """Return the one event of a binary-mode request: `ce-*` headers, and the data as the body."""
     if len(body) > MAX_EVENT_BYTES:
         raise ContentTooLarge(f"An event may have at most {MAX_EVENT_BYTES // 1024} KiB")
     check_json(body)
@@ -62,7 +56,7 @@ def parse_binary(headers: Mapping[str, str], body: bytes) -> list[Event]:
     for name, value in headers.items():
         if name.startswith("ce-"):
             if name[3:] in values:
-                raise InvalidRequest("A ce- header stands twice", [(f"/{pointer_token(name[3:])}", "stands twice")])
+                raise InvalidRequest("A ce- header is repeated", [(f"/{pointer_token(name[3:])}", "is repeated")])
             values[name[3:]] = _header_text(name, value)
     check_all([("", _problems(values))])
     return [_event(values, body)]
@@ -71,16 +65,16 @@ def parse_binary(headers: Mapping[str, str], body: bytes) -> list[Event]:
 def _value(raw: msgspec.Raw) -> Any:
     try:
         return msgspec.json.decode(raw)
-    except msgspec.ValidationError:  # a whole number with thousands of digits
+    except msgspec.ValidationError:  # an integer of thousands of digits
         return math.inf
 
 
 def _header_text(name: str, value: str) -> str:
-    """Return a `ce-` header's text: quotes and percent-encoding undone, once (HTTP Protocol Binding 3.1.3.2)."""
+    """Return the value of a `ce-` header, unquoted and percent-decoded once (HTTP Protocol Binding 3.1.3.2)."""
     if len(value) > 1 and value[0] == value[-1] == '"':
         value = _ESCAPED.sub(r"\1", value[1:-1])
     try:
-        # Raw bytes beyond ASCII could be of any encoding: guessing would name another user.
+        # Bytes beyond ASCII have no known encoding: a guess could name another user.
         return unquote(value.encode("ascii").decode(), errors="strict")
     except ValueError:
         where = f"/{pointer_token(name[3:])}"
@@ -93,10 +87,10 @@ def _problems(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         return  # another version has other rules
     for name in ("id", "source", "type"):
         if not isinstance(values.get(name), str) or not values[name]:
-            yield f"/{name}", "is required, and must be a text that is not empty"
+            yield f"/{name}", "is required, and must be a string that is not empty"
             return
     if values["source"].startswith(rules.RECEIVED):
-        yield "/source", f"must not start with {rules.RECEIVED}: these sources are those of received webhooks"
+        yield "/source", f"must not start with {rules.RECEIVED}: these are the sources of received webhooks"
     if "data_base64" in values:
         yield "/data_base64", "is not supported: data must be JSON"
         return
@@ -108,19 +102,19 @@ def _problems(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def attribute_problems(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield (JSON pointer, what is wrong) for every rule that these context attributes break."""
+    """Yield (JSON pointer, problem) for every rule that these context attributes break."""
     for name, value in values.items():
         if name != AUDIENCE and names_audience(name):
-            where = f"/{pointer_token(name)}" if len(name) <= MAX_TOLD_NAME else ""
-            yield where, f"is not the audience's name: it is {AUDIENCE}, user ids with commas between them"
+            where = f"/{pointer_token(name)}" if len(name) <= MAX_NAME_CHARACTERS else ""
+            yield where, f"is not the audience: its name is {AUDIENCE}, a comma-separated list of user ids"
         elif name == "data" or not _NAME.fullmatch(name):
-            # `data` as a header would stand beside the body's data in what subscribers get.
-            where = f"/{pointer_token(name)}" if len(name) <= MAX_TOLD_NAME else ""
+            # A `ce-data` header would become a second `data` member beside the body's.
+            where = f"/{pointer_token(name)}" if len(name) <= MAX_NAME_CHARACTERS else ""
             yield where, "is not an attribute name: 1 to 64 lower-case letters and digits, and not data"
         elif not isinstance(value, str) and (name == AUDIENCE or not _is_bool_or_int32(value)):
             yield (
                 f"/{name}",
-                "must be a text" + ("" if name == AUDIENCE else ", a whole number of 32 bits or a boolean"),
+                "must be a string" + ("" if name == AUDIENCE else ", a 32-bit integer or a boolean"),
             )
         elif name != AUDIENCE and (len(str(value)) > MAX_ATTRIBUTE_LENGTH or _CONTROL.search(str(value))):
             yield f"/{name}", f"must have at most {MAX_ATTRIBUTE_LENGTH:,} characters, none of them control characters"
@@ -137,10 +131,10 @@ def _is_bool_or_int32(value: object) -> bool:
 
 
 def names_audience(attribute: str) -> bool:
-    """Tell whether an attribute is the audience's, or nearly: with one letter less, the event would become public.
+    """Whether an attribute is `userids`, or could be meant as it: as an extension, the event would become public.
 
-    Nearly: the same but for case, hyphens and underscores, one letter more, less or other, two letters swapped, or one
-    of the names by which others call an audience. Topics are not there yet, and must not pass for an attribute either.
+    That is: equal but for case, hyphens and underscores; one letter added, missing, changed or swapped; or a name that
+    other products give an audience. `topics` is reserved, so it is refused as an attribute too.
     """
     name = re.sub("[-_]", "", attribute).lower()
     return name in _AUDIENCES or _is_near(name, AUDIENCE) or _is_near(name, "topics")
@@ -161,7 +155,7 @@ _AUDIENCES = {
 
 
 def _is_near(name: str, wanted: str) -> bool:
-    """Tell whether one edit, or a swap of two neighbours, makes `wanted` of `name`, or none."""
+    """Whether at most one edit, or one swap of neighbours, turns `name` into `wanted`."""
     if abs(len(name) - len(wanted)) > 1:
         return False
     start = next((i for i, (a, b) in enumerate(zip(name, wanted, strict=False)) if a != b), min(len(name), len(wanted)))
@@ -171,13 +165,13 @@ def _is_near(name: str, wanted: str) -> bool:
 
 
 def check_headers(headers: Mapping[str, str]) -> None:
-    """Raise InvalidRequest if `ce-` headers name an audience outside of binary mode: it would be lost."""
+    """Raise InvalidRequest if a `ce-` header names an audience outside binary mode, where it would be ignored."""
     for name in headers:
         if name.startswith("ce-") and names_audience(name[3:]):
             raise InvalidRequest(
-                "ce- headers count only in binary mode: with ce-specversion and a JSON content type other than"
+                "ce- headers are read only in binary mode: with ce-specversion and a JSON content type other than"
                 f" {STRUCTURED} and {BATCHED}",
-                [(f"/{pointer_token(name[3:])}" if len(name) <= MAX_TOLD_NAME else "", "needs ce-specversion")],
+                [(f"/{pointer_token(name[3:])}" if len(name) <= MAX_NAME_CHARACTERS else "", "needs ce-specversion")],
             )
 
 
@@ -185,7 +179,7 @@ def _audience(values: Mapping[str, Any]) -> tuple[str, ...] | None:
     text = values.get(AUDIENCE)
     if not isinstance(text, str):
         return None
-    users = (user.strip(" ") for user in text.split(","))  # a line end is for the rules of user ids to refuse
+    users = (user.strip(" ") for user in text.split(","))  # spaces only: a line end must fail the user id check
     return tuple(dict.fromkeys(user for user in users if user))
 
 

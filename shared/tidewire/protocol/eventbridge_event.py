@@ -1,13 +1,13 @@
-"""An event as it travels over EventBridge: into the `detail` of a bus event, and out of it.
+"""Events on an EventBridge bus: to and from the `detail` of a bus event.
 
-    source       REALTIME_EVENT_SOURCE: by it a rule tells ours from the rest
+    source       REALTIME_EVENT_SOURCE, which the rule for `receive` matches
     detail-type  the event's type
     detail       {"id", "type", "userIds", "attributes", "dataText": the data as published, "data": the same as JSON}
-                 and, where the publisher is traced, "traceparent" and "tracestate"
+                 and, if the publisher is traced, "traceparent" and "tracestate"
 
-The bus reads `detail` as JSON and writes it anew, in its own way, and takes no whole number beyond 64 bits. So the data
-travels as a text; the JSON beside it is for the patterns of other rules, and stays out where the bus could refuse it.
-An application may put events of its own on the bus, with `data` and without `dataText`.
+The bus parses `detail`, formats it anew, and refuses integers beyond 64 bits. So `dataText` carries the data as a
+string; `data` is for the patterns of other rules, and is left out if the bus could refuse it. An application may put
+its own events on the bus, with `data` and without `dataText`.
 """
 
 import json
@@ -21,11 +21,11 @@ from tidewire.errors import ContentTooLarge, InvalidRequest
 from tidewire.model import event as rules
 from tidewire.model.event import Event
 from tidewire.protocol.cloudevents import AUDIENCE, attribute_problems
-from tidewire.protocol.publish_request import MAX_EVENT_BYTES, STRING, check_all, check_json
+from tidewire.protocol.publish_request import MAX_EVENT_BYTES
+from tidewire.protocol.strict_json import STRING, check_all, check_json
 
-MATCHABLE_BYTES = 32 * 1024  # data up to this size travels as JSON too: AWS bills each 64 KB as an event of its own
+MATCHABLE_BYTES = 32 * 1024  # larger data is sent as `dataText` alone: AWS bills each 64 KB as one event
 
-_MISPLACED = "is no attribute here: write userIds beside attributes"
 _UNUSUAL = re.compile(rb"[0-9]{19}|[0-9][.eE]")  # 18 digits fit 64 bits
 
 
@@ -41,7 +41,7 @@ class _Outgoing(msgspec.Struct, omit_defaults=True, rename="camel"):
 
 
 class _Incoming(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
-    """What a publisher of ours or an application has put; `userId` for `userIds` would tell everyone."""
+    """The detail from a Tidewire publisher or an application. With `userId` for `userIds` it would go to everyone."""
 
     id: str | None = None
     type: str | None = None
@@ -49,12 +49,12 @@ class _Incoming(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
     data: Any = None
     user_ids: tuple[str, ...] | None = None
     attributes: dict[str, str] = {}
-    traceparent: Any = None  # whatever an application writes there: what is not valid is ignored, and no event is lost
+    traceparent: Any = None  # of any type: an invalid trace context is ignored, and loses no event
     tracestate: Any = None
 
 
 def to_detail(event: Event) -> str:
-    """Return the JSON text of the bus event's `detail`."""
+    """Return the event as the JSON text of `detail`."""
     plain = len(event.data) <= MATCHABLE_BYTES and not _UNUSUAL.search(STRING.sub(b"", event.data))
     detail = _Outgoing(
         event.id,
@@ -70,15 +70,15 @@ def to_detail(event: Event) -> str:
 
 
 def from_payload(payload: Mapping[str, Any]) -> Event:
-    """Return the event in a bus event as EventBridge hands it to a rule's target, parsed.
+    """Return the event of a parsed bus event.
 
-    An event without an id of its own has the bus event's, which stays the same when EventBridge delivers it again.
-    Raises InvalidRequest and ContentTooLarge: then no later delivery will fit either.
+    Without an id of its own it has the bus event's, which a repeated delivery has too. Raises InvalidRequest and
+    ContentTooLarge; a repeated delivery would fail in the same way.
     """
     try:
         detail = msgspec.convert(payload.get("detail"), _Incoming)
     except msgspec.ValidationError as error:
-        raise InvalidRequest(f"detail is not an event of ours: {error}") from None
+        raise InvalidRequest(f"detail is not a Tidewire event: {error}") from None
     type = detail.type if detail.type is not None else str(payload.get("detail-type"))
     id = detail.id if detail.id is not None else str(payload.get("id"))
     check_all(
@@ -87,7 +87,7 @@ def from_payload(payload: Mapping[str, Any]) -> Event:
             ("/detail/attributes", attribute_problems(detail.attributes)),
             (
                 "/detail/attributes",
-                [(f"/{AUDIENCE}", "is userIds, beside attributes")] * (AUDIENCE in detail.attributes),
+                [(f"/{AUDIENCE}", "must be userIds, beside attributes")] * (AUDIENCE in detail.attributes),
             ),
         ]
     )
@@ -101,15 +101,15 @@ def _data(detail: _Incoming) -> bytes:
         text = detail.data_text
         data = (dump(detail.data) if text is None else text).encode()
     except UnicodeEncodeError:
-        raise InvalidRequest("data holds half of a surrogate pair") from None
+        raise InvalidRequest("data holds a lone surrogate") from None
     if len(data) > MAX_EVENT_BYTES:
         raise ContentTooLarge(
-            f"An event may have at most {MAX_EVENT_BYTES // 1024} KiB, and its data {len(data):,} bytes"
+            f"An event may have at most {MAX_EVENT_BYTES // 1024} KiB; this one has {len(data):,} bytes"
         )
     check_json(data)
     return data
 
 
 def dump(value: object) -> str:
-    """Return parsed JSON as text again, numbers of any length included."""
+    """Return parsed JSON as text; integers may have any length."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

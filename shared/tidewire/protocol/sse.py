@@ -1,7 +1,7 @@
-"""Records to bytes: server-sent events by the WHATWG rules (HTML Living Standard, section 9.2).
+"""Server-sent events: frames by the WHATWG rules (HTML Living Standard, section 9.2).
 
-A `Format` turns what the hub delivers into the bytes of one kind of answer; both of them here are stateless, so
-that one encoded frame serves every subscriber.
+A `Format` encodes records and control events. The formats here are stateless: a frame encoded once serves every
+subscriber.
 """
 
 import functools
@@ -21,13 +21,13 @@ EXPIRING = "realtime.expiring"
 
 ClosingReason = Literal["max-age", "token-expired", "revoked", "draining", "slow-consumer"]
 
-SOURCE = "tidewire"  # CloudEvents `source` of an event that was published without one
+SOURCE = "tidewire"  # the CloudEvents `source` of an event published without one
 
 
 class Format(Protocol):
-    """How one kind of subscriber is written to; `cursor` is the place after what is written.
+    """Encodes what one kind of subscriber receives; `cursor` is the position after the frame.
 
-    Where the place is not known yet, `cursor` is None: the client keeps the id that it has.
+    `cursor` is None while the position is unknown: the client then keeps its last id.
     """
 
     def record(self, cursor: str | None, record: Record) -> bytes:
@@ -37,20 +37,20 @@ class Format(Protocol):
         """Return the bytes that announce a loss."""
 
     def ready(self, cursor: str, recovered: bool, replayed: int) -> bytes:
-        """Return the bytes that end the replay: from here on, all that is appended arrives."""
+        """Return the bytes that end the replay: the subscriber is live from here on."""
 
     def heartbeat(self, cursor: str | None) -> bytes:
-        """Return the bytes that move the cursor past events that were not for this subscriber."""
+        """Return the bytes that move the cursor past events for other subscribers."""
 
     def closing(self, reason: ClosingReason) -> bytes:
-        """Return the bytes that say why the server ends the stream."""
+        """Return the bytes that announce the end of the stream and its reason."""
 
 
 def frame(cursor: str | None = None, event: str | None = None, data: bytes | None = None) -> bytes:
-    """Return one SSE frame; None leaves a field out.
+    """Return one SSE frame; a field that is None is omitted.
 
-    No field can forge another: control characters are cut from `cursor` and `event`, and line ends in `data`
-    (JSON text between its tokens may hold them) start another `data:` line.
+    No value can forge a field: control characters are removed from `cursor` and `event`, and each line end in `data`
+    (JSON allows them between tokens) starts another `data:` line.
     """
     parts = []
     if cursor is not None:
@@ -59,17 +59,17 @@ def frame(cursor: str | None = None, event: str | None = None, data: bytes | Non
         parts.append(_event_field(event))
     if data is not None:
         parts.append(b"data: %b\n" % _data_lines(data))
-    parts.append(b"\n" if parts else b":\n\n")  # a comment shows that the connection lives
+    parts.append(b"\n" if parts else b":\n\n")  # a comment: only keeps the connection open
     return b"".join(parts)
 
 
 def retry(milliseconds: int) -> bytes:
-    """Return the frame that sets how long a client waits before it comes back."""
+    """Return the frame that sets the client's reconnection delay."""
     return b"retry: %d\n\n" % milliseconds
 
 
 def expiring(seconds: int) -> bytes:
-    """Return the frame that says how long the token still holds; without an id, so that no cursor moves."""
+    """Return the frame that announces the token's expiry, in seconds from now. Without an id, it moves no cursor."""
     return frame(None, EXPIRING, msgspec.json.encode({"seconds": seconds}))
 
 
@@ -93,15 +93,15 @@ def _one_line(text: str) -> bytes:
 
 
 class DataFormat:
-    """`format=data`: events named by their type, `data` as published."""
+    """`format=data`: SSE events named by the event's type, with `data` as published."""
 
     def record(self, cursor: str | None, record: Record) -> bytes:
-        """Return the event under its own type."""
+        """Return the event, named by its type."""
         return frame(cursor, record.event.type, record.event.data)
 
     def records(self, records: RecordPage, indexes: Iterable[int]) -> list[bytes]:
-        """Return the frames of these records; their cursors name the one partition alone."""
-        names, moment, place = names_one(records.partition, records.epoch).encode(), b"", b""
+        """Return the frames of these records, with cursors of their one partition."""
+        names, moment, prefix = names_one(records.partition, records.epoch).encode(), b"", b""
         values, entries, first, one_line = records.values, records.stored, records.first, records.one_line
         fields: dict[str, bytes] = {}
         frames = []
@@ -109,46 +109,46 @@ class DataFormat:
             value, stored = values[index], entries[index]
             if (field := fields.get(stored.type)) is None:
                 field = fields[stored.type] = b"\n%bdata: " % _event_field(stored.type)
-            if value[8:21] != moment:  # many records are of the same millisecond
+            if value[8:21] != moment:  # many records share a millisecond
                 moment = value[8:21]
-                place = b"id: %b.%x." % (names, int(moment))
+                prefix = b"id: %b.%x." % (names, int(moment))
             data = stored.data if one_line else _data_lines(bytes(stored.data))
-            frames.append(b"%b%x-%b%b%b\n\n" % (place, first + index, value[:8], field, data))
+            frames.append(b"%b%x-%b%b%b\n\n" % (prefix, first + index, value[:8], field, data))
         return frames
 
     def gap(self, cursor: str, gap: Gap) -> bytes:
-        """Return the announcement of a loss."""
+        """Return the gap control event."""
         return frame(cursor, GAP, msgspec.json.encode({"reason": gap.reason, "recovered": False}))
 
     def ready(self, cursor: str, recovered: bool, replayed: int) -> bytes:
-        """Return the end of the replay; its id primes the cursor."""
+        """Return the ready control event, whose id is the subscriber's position."""
         return frame(cursor, READY, msgspec.json.encode({"recovered": recovered, "replayed": replayed}))
 
     def heartbeat(self, cursor: str | None) -> bytes:
-        """Return an id-only frame: it dispatches nothing but moves the cursor."""
+        """Return a frame with an id only: it dispatches nothing and moves the cursor."""
         return frame(cursor)
 
     def closing(self, reason: ClosingReason) -> bytes:
-        """Return the reason why the server ends the stream; the id stays that of the last event written."""
+        """Return the closing control event, without an id: the cursor stays that of the last event."""
         return frame(None, CLOSING, msgspec.json.encode({"reason": reason}))
 
 
 class CloudEventsFormat(DataFormat):
-    """`format=cloudevents`: unnamed messages, each a CloudEvents 1.0 JSON object; control events keep their names."""
+    """`format=cloudevents`: unnamed SSE events with CloudEvents 1.0 JSON objects; control events keep their names."""
 
     def record(self, cursor: str | None, record: Record) -> bytes:
-        """Return the event as an unnamed message."""
+        """Return the event as an unnamed SSE event."""
         return frame(cursor, None, cloudevent(record))
 
     def records(self, records: RecordPage, indexes: Iterable[int]) -> list[bytes]:
-        """Return the messages of these records."""
+        """Return the frames of these records."""
         return [
             self.record(encode_one(records.partition, records.position(index)), records[index]) for index in indexes
         ]
 
 
 def cloudevent(record: Record) -> bytes:
-    """Return the record as a CloudEvents 1.0 JSON object; the audience is not part of it."""
+    """Return the record as a CloudEvents 1.0 JSON object, without the audience."""
     event = record.event
     attributes: dict[str, str] = {
         "specversion": "1.0",

@@ -1,4 +1,4 @@
-"""The query of GET /api/events → what the subscriber asked for; a wrong value is an InvalidRequest."""
+"""The subscribe request: the query and the Last-Event-ID header of GET /api/events, parsed and checked."""
 
 import re
 import time
@@ -13,12 +13,12 @@ from tidewire.model.cursor import Start
 from tidewire.model.event import TYPE_PATTERN, is_user_id, moment
 
 MAX_TYPES = 100
-MAX_FIELDS = 150  # each type may be a field of its own
+MAX_FIELDS = 150  # each type may be a field of its own (`types=a&types=b`)
 MAX_WAIT = 20.0  # seconds: below the 26 s after which Netlify's rewrites give up
 
 
-class EventsQuery(msgspec.Struct, frozen=True):
-    """The parsed query; `user_id` counts only where authentication is off."""
+class SubscribeRequest(msgspec.Struct, frozen=True):
+    """The parsed request. `wait` is in seconds; `user_id` counts only if authentication is off."""
 
     types: frozenset[str] | None
     start: Start
@@ -29,14 +29,14 @@ class EventsQuery(msgspec.Struct, frozen=True):
 
 
 RESUME = ("last_event_id", "lastEventId", "lastEventID", "Last-Event-ID")
-"""Names of the cursor in the query: ours, and those that EventSource polyfills add to the URL when they reconnect."""
+"""Names of the cursor in the query: ours, and those that EventSource polyfills add when they reconnect."""
 
 _TYPES = re.compile(r"types(\[\d{0,3}\])?", re.ASCII)
-"""`types=a,b`, and what libraries make of a list: `types=a&types=b`, `types[]=a&types[]=b`, `types[0]=a&types[1]=b`."""
+"""`types=a,b`, and how libraries encode a list: `types=a&types=b`, `types[]=a&types[]=b`, `types[0]=a&types[1]=b`."""
 
 
-def parse_query(query_string: bytes, headers: Mapping[str, str]) -> EventsQuery:
-    """Parse the query and the Last-Event-ID header, which wins over a cursor in the query. Raises InvalidRequest."""
+def parse_subscribe_request(query_string: bytes, headers: Mapping[str, str]) -> SubscribeRequest:
+    """Return the parsed request; Last-Event-ID overrides a cursor in the query. Raises InvalidRequest."""
     try:
         pairs = parse_qsl(
             query_string.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS
@@ -55,7 +55,7 @@ def parse_query(query_string: bytes, headers: Mapping[str, str]) -> EventsQuery:
             raise InvalidRequest(f"The query has {name!r} twice" if len(name) < 40 else "The query has a field twice")
         else:
             query[name] = value
-    return EventsQuery(
+    return SubscribeRequest(
         _types(types),
         Start(headers.get("last-event-id") or _cursor(cursors), _since(query.get("from", "now"))),
         _format(query.get("format", "data")),
@@ -66,10 +66,10 @@ def parse_query(query_string: bytes, headers: Mapping[str, str]) -> EventsQuery:
 
 
 def _cursor(cursors: Iterable[str]) -> str | None:
-    """Return the one cursor of the query; empty is absent."""
+    """Return the cursor of the query, None if there is none; an empty value means none."""
     named = [cursor for cursor in cursors if cursor]
     if len(named) > 1:
-        raise InvalidRequest(f"The query has different cursors: {', '.join(RESUME)} are one field, send one of them")
+        raise InvalidRequest(f"The query has different cursors: {', '.join(RESUME)} are one field: send one of them")
     return named[0] if named else None
 
 
@@ -89,7 +89,7 @@ def _since(text: str) -> Literal["now", "earliest"] | int:
         return "now"
     if text == "earliest":
         return "earliest"
-    # RFC 3339 allows a space between day and hour (section 5.6); a "+" that was not percent-encoded arrives as one.
+    # RFC 3339 allows a space between date and time (section 5.6); a "+" that was not percent-encoded arrives as one.
     spaced = text[:10] + text[10:11].replace(" ", "T") + text[11:].replace(" ", "+")
     found = moment(spaced)
     try:

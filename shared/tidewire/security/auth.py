@@ -17,7 +17,7 @@ import msgspec
 from tidewire.errors import Forbidden, Unauthorized
 from tidewire.model.audience import Interest
 from tidewire.model.event import Event, is_user_id
-from tidewire.model.permissions import TYPE_OR_PATTERN, PublishKey, Types
+from tidewire.model.permissions import TYPE_OR_PATTERN, AllowedTypes, PublishKey
 from tidewire.security.jwks import KeySet
 from tidewire.settings.config import Settings
 
@@ -44,7 +44,7 @@ class Identity(msgspec.Struct, frozen=True):
     """
 
     user_id: str | None = None
-    types: Types | None = None
+    types: AllowedTypes | None = None
     expires_at: float | None = None
     issued_at: float = 0.0
 
@@ -80,7 +80,7 @@ def check_types(key: PublishKey, events: Iterable[Event]) -> None:
 
 def check_right(key: PublishKey, right: str) -> None:
     """Raise Forbidden where the key is limited and this right is not among its limits."""
-    if right not in key.rights:
+    if right not in key.permissions:
         raise Forbidden(f"The publish key does not have the right {right}: list it again with :{right}")
 
 
@@ -216,7 +216,7 @@ def interest_of(identity: Identity, wanted: frozenset[str] | None) -> Interest:
     return Interest(identity.user_id, wanted)
 
 
-_EVERY_TYPE = Types.parse(["*"])
+_EVERY_TYPE = AllowedTypes.parse(["*"])
 
 
 def identity_of(claims: Mapping[str, Any]) -> Identity:
@@ -233,7 +233,7 @@ def identity_of(claims: Mapping[str, Any]) -> Identity:
         issued = float(claims.get("iat", 0.0))
     except OverflowError:
         raise Unauthorized("The token's exp or iat is not a time") from None
-    return Identity(subject, None if types is None else Types.parse(types), expires, issued)
+    return Identity(subject, None if types is None else AllowedTypes.parse(types), expires, issued)
 
 
 def _reason(error: Exception) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tidewire.errors import Unauthorized
-from tidewire.model.permissions import Types
+from tidewire.model.permissions import AllowedTypes
 from tidewire.security.auth import MAX_TOKEN_LENGTH, Identity, identity_of
 from tidewire.settings.config import Settings
 
@@ -51,7 +51,7 @@ class Signer:
         s = settings
         return cls(s.jwt_secret, s.jwt_issuer, s.jwt_audience, s.jwt_leeway, maximum=s.retention)
 
-    def token(self, user_id: str | None, types: Types | None, ttl: int) -> str:
+    def token(self, user_id: str | None, types: AllowedTypes | None, ttl: int) -> str:
         """Return a subscriber token that holds for `ttl` seconds."""
         now = self._clock()
         # With its fraction: a token made right after a revocation, in the same second, is not one from before it.
@@ -89,7 +89,7 @@ class Signer:
         return identity_of(claims if end is None else {**claims, "exp": end})
 
 
-def _claims(user_id: str | None, types: Types | None) -> dict[str, Any]:
+def _claims(user_id: str | None, types: AllowedTypes | None) -> dict[str, Any]:
     subject = {} if user_id is None else {"sub": user_id}
     return subject if types is None else {**subject, "types": types.patterns()}
 

@@ -12,7 +12,7 @@ import msgspec
 
 from tidewire.errors import SettingsError
 from tidewire.model.event import RESERVED_TYPES
-from tidewire.model.permissions import RIGHTS, TYPE_OR_PATTERN, PublishKey, Types
+from tidewire.model.permissions import PERMISSIONS, TYPE_OR_PATTERN, AllowedTypes, PublishKey
 from tidewire.settings.endpoints import (
     TraceExporter,
     aws_region,
@@ -198,11 +198,11 @@ def _publish_keys(env: Mapping[str, str]) -> tuple[PublishKey, ...]:
             raise SettingsError("REALTIME_PUBLISH_KEYS", "must be visible ASCII: no header could carry another key")
         key, colon, pattern = item.rpartition(":") if ":" in item else (item, "", "")
         is_type = TYPE_OR_PATTERN.fullmatch(pattern) and not pattern.startswith(RESERVED_TYPES)
-        if not key or (colon and pattern not in RIGHTS and not is_type):
+        if not key or (colon and pattern not in PERMISSIONS and not is_type):
             raise SettingsError(
                 "REALTIME_PUBLISH_KEYS",
                 "each must be a key or key:pattern; what follows the last colon is an event type, the beginning of some"
-                f" and *, or one of {', '.join(sorted(RIGHTS))}",
+                f" and *, or one of {', '.join(sorted(PERMISSIONS))}",
             )
         patterns = limits.setdefault(key, set())
         patterns.add(pattern)
@@ -211,7 +211,9 @@ def _publish_keys(env: Mapping[str, str]) -> tuple[PublishKey, ...]:
                 "REALTIME_PUBLISH_KEYS", "lists a key both with a pattern and without: which one holds?"
             )
     return tuple(
-        PublishKey(key) if "" in patterns else PublishKey(key, Types.parse(patterns - RIGHTS), RIGHTS & patterns)
+        PublishKey(key)
+        if "" in patterns
+        else PublishKey(key, AllowedTypes.parse(patterns - PERMISSIONS), PERMISSIONS & patterns)
         for key, patterns in limits.items()
     )
 

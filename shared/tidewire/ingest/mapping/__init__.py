@@ -1,1 +1,1 @@
-"""What comes from elsewhere → events, by the rules of `realtime.toml`."""
+"""The rules of `realtime.toml`: payloads from other services become events."""

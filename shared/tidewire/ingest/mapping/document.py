@@ -1,29 +1,32 @@
-"""A TOML document, checked whole: every problem is told with its line and its key, and never with a value."""
+"""A TOML document and its schema checks: collects every problem with the path of its key, never with a value."""
 
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
-from pathlib import Path as FilePath
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import Any
 
 from tidewire.errors import SettingsError
-from tidewire.ingest.mapping.lines import Path, lines_of
 
-MAX_PROBLEMS = 20  # told at once
-MAX_TOLD_KEY = 64  # characters of one key
+MAX_PROBLEMS = 20  # in one error
+MAX_KEY_CHARACTERS = 64  # of one key in an error
 
-
-DEFAULT_FILE = FilePath("realtime.toml")  # in the working directory: the root of a checkout, an image or a bundle
+DEFAULT_FILE = Path("realtime.toml")  # in the working directory: the root of a checkout, an image or a bundle
 VARIABLE = "REALTIME_CONFIG"
-SECTIONS = ("sources", "eventbridge")  # the tables at the top; each is read by the function that it is for
+SECTIONS = ("sources", "eventbridge")  # the top-level tables; each function reads its own
+
+KeyPath = tuple[str | int, ...]  # names of keys, and indexes of array items
+
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 def open_document(config_file: str | None) -> "Document | None":
-    """Return the document of `REALTIME_CONFIG`, or of `realtime.toml` beside the code, None where there is neither.
+    """Return the document that `REALTIME_CONFIG` names, or `realtime.toml` in the working directory; None if neither exists.
 
     Raises SettingsError.
     """
-    path = DEFAULT_FILE if config_file is None else FilePath(config_file)
+    path = DEFAULT_FILE if config_file is None else Path(config_file)
     if config_file is None and not path.exists():
         return None
     try:
@@ -36,96 +39,76 @@ def open_document(config_file: str | None) -> "Document | None":
 
 
 class Document:
-    """A document by its name; `section` gives the tables to read, and `finish` is the last call."""
+    """A named document. Read its tables from `root` or `section`, then call `finish` to raise the problems found."""
 
     def __init__(self, name: str, text: str) -> None:
-        """Parse; raises SettingsError where the text is not TOML."""
+        """Parse the text. Raises SettingsError if it is not TOML."""
         self.name = name
-        self._text = text
-        self._problems: list[tuple[Path, str]] = []
+        self._problems: list[str] = []
         try:
             content = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
-            self._refuse_syntax(str(error))
+            raise SettingsError(name, f"is not valid TOML: {error}") from None  # its text ends with line and column
         except RecursionError:
             raise SettingsError(name, "is not valid TOML: nested too deeply") from None
         self.root = Table(self, (), content)
-        self._lines: dict[Path, int] | None = None
 
     def section(self, name: str) -> "Table | None":
-        """Return one of SECTIONS, None where it is not there; what is none of them is noted."""
+        """Return one of SECTIONS, None if it is missing. Any other top-level key is a problem."""
         for known in SECTIONS:
             self.root.value(known)
         self.root.finish()
         return self.root.table(name)
 
-    def line(self, path: Path) -> int:
-        """Return the line of a key, or of what it is missing in."""
-        if self._lines is None:  # a start without problems never looks
-            self._lines = lines_of(self._text)
-        while path not in self._lines:
-            path = path[:-1]
-        return self._lines[path]
-
-    def problem(self, path: Path, what: str) -> None:
-        """Note that something is wrong there."""
-        self._problems.append((path, what))
+    def problem(self, path: KeyPath, problem: str) -> None:
+        """Record a problem of the key at `path`."""
+        self._problems.append(f"{dotted(path)} {problem}")
 
     def finish(self) -> None:
-        """Raise SettingsError with every problem noted, in the order of their lines, if there is one."""
-        told = sorted((self.line(path), f"{dotted(path)} {what}" if path else what) for path, what in self._problems)
-        if not told:
-            return
-        (line, first), *others = told[:MAX_PROBLEMS]
-        text = "".join([first, *(f"\n{self.name} line {line}: {what}" for line, what in others)])
-        raise SettingsError(f"{self.name} line {line}", text)
-
-    def _refuse_syntax(self, problem: str) -> NoReturn:
-        # "… (at line 3, column 7)", or "(at end of document)"
-        what, _, place = problem.partition(" (at ")
-        found = re.match(r"line (\d+)", place)
-        line = int(found[1]) if found else self._text.count("\n") + 1
-        raise SettingsError(f"{self.name} line {line}", f"is not valid TOML: {what}")
+        """Raise SettingsError with the problems recorded, one per line, in the order of the checks."""
+        if self._problems:
+            first, *others = self._problems[:MAX_PROBLEMS]
+            raise SettingsError(self.name, "".join([first, *(f"\n{self.name}: {problem}" for problem in others)]))
 
 
 class Table:
-    """One table of a document; a key that nobody asked for is a problem, found by `finish`."""
+    """A table of a document. `finish` reports the keys that no check has read."""
 
-    def __init__(self, document: Document, path: Path, content: Mapping[str, Any]) -> None:
+    def __init__(self, document: Document, path: KeyPath, content: Mapping[str, Any]) -> None:
         self.document = document
         self.path = path
         self._content = content
-        self._asked: set[str] = set()
+        self._known: set[str] = set()
 
     @property
-    def line(self) -> int:
-        """The line on which this table stands."""
-        return self.document.line(self.path)
+    def where(self) -> str:
+        """The file and the path of this table: `realtime.toml: sources.github`."""
+        return f"{self.document.name}: {dotted(self.path)}"
 
     def __contains__(self, key: str) -> bool:
         return key in self._content
 
-    def problem(self, key: str | None, what: str) -> None:
-        """Note that a key of this table, or the table itself, is wrong."""
-        self.document.problem(self.path if key is None else (*self.path, key), what)
+    def problem(self, key: str | None, problem: str) -> None:
+        """Record a problem of a key, or of the table itself if `key` is None."""
+        self.document.problem(self.path if key is None else (*self.path, key), problem)
 
     def value(self, key: str) -> Any:
-        """Return what stands there, None where nothing does."""
-        self._asked.add(key)
+        """Return the value of the key, None if it is missing."""
+        self._known.add(key)
         return self._content.get(key)
 
     def text(self, key: str, default: str | None = None, *, pattern: str = r"(?s).*", rule: str = "") -> str | None:
-        """Return a text that matches `pattern` whole; `rule` says in words what that is. None where it is wrong."""
+        """Return a string that matches the whole `pattern`, which `rule` describes in words; None if it does not."""
         value = self.value(key)
         if value is None:
             return default
         if not isinstance(value, str) or not re.fullmatch(pattern, value, re.ASCII):
-            self.problem(key, f"must be {rule or 'a text'}")
+            self.problem(key, f"must be {rule or 'a string'}")
             return None
         return value
 
     def choice(self, key: str, choices: tuple[str, ...], default: str | None = None) -> str | None:
-        """Return one of `choices`; None where it is another one, or missing without a default."""
+        """Return one of `choices`; None if the value is another one, or is missing and has no default."""
         value = self.value(key)
         if value is None and default is not None:
             return default
@@ -135,7 +118,7 @@ class Table:
         return str(value)
 
     def texts(self, key: str, *, pattern: str, rule: str) -> tuple[str, ...]:
-        """Return a list of one or more texts that each match `pattern`; empty where it is wrong."""
+        """Return a list of one or more strings that match `pattern`; empty if it is anything else."""
         value = self.value(key)
         if value is None:
             self.problem(key, f"is required: {rule}")
@@ -150,7 +133,7 @@ class Table:
         return ()
 
     def table(self, key: str) -> "Table | None":
-        """Return the table at this key, None where there is none."""
+        """Return the table at this key, None if there is none."""
         value = self.value(key)
         if value is not None and not isinstance(value, dict):
             self.problem(key, "must be a table")
@@ -158,30 +141,33 @@ class Table:
         return None if value is None else Table(self.document, (*self.path, key), value)
 
     def tables(self, key: str) -> list["Table"]:
-        """Return the tables of the array at this key (`[[key]]`); none where there is none."""
+        """Return the items of the array of tables at this key (`[[key]]`), empty if there is none."""
         value = self.value(key)
         if value is None:
             return []
         if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-            self.problem(key, f"must be tables: [[{dotted((*self.path, key))}]]")
+            self.problem(key, f"must be an array of tables: [[{dotted((*self.path, key))}]]")
             return []
-        return [Table(self.document, (*self.path, key, place), item) for place, item in enumerate(value)]
+        return [Table(self.document, (*self.path, key, index), item) for index, item in enumerate(value)]
 
     def members(self) -> Iterator[tuple[str, "Table"]]:
-        """Yield each key with its table: for tables whose keys are names."""
+        """Yield each key and its table, for a table whose keys are free names."""
         for name in self._content:
             if (table := self.table(name)) is not None:
                 yield name, table
 
     def finish(self) -> None:
-        """Note every key that nobody asked for: a misspelt `userIds` would otherwise tell everyone."""
-        for key in self._content.keys() - self._asked:
-            self.problem(key, f"is unknown; known here: {', '.join(sorted(self._asked))}")
+        """Report every key that no check has read: with a misspelt `userIds` the event would go to everyone."""
+        for key in self._content:
+            if key not in self._known:
+                self.problem(key, f"is unknown; known keys: {', '.join(sorted(self._known))}")
 
 
-def dotted(path: Path) -> str:
-    """Return a path as people write it: `sources.github.events[0].type`."""
-    text = ""
-    for step in path:
-        text += f"[{step}]" if isinstance(step, int) else f".{step[:MAX_TOLD_KEY]!s}"
-    return re.sub(r"[\x00-\x1f\x7f]", "?", text.removeprefix("."))
+def dotted(path: KeyPath) -> str:
+    """Return a path as TOML writes it, with indexes from 0: `sources.github.events[0].type`."""
+    return "".join(f"[{step}]" if isinstance(step, int) else f".{_key(step)}" for step in path).removeprefix(".")
+
+
+def _key(name: str) -> str:
+    shown = _CONTROL.sub("?", name[:MAX_KEY_CHARACTERS])
+    return shown if _BARE_KEY.fullmatch(shown) else f'"{shown}"'

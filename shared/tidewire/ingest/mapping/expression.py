@@ -1,4 +1,4 @@
-"""JMESPath expressions (https://jmespath.org/specification.html): checked whole at the start, searched per delivery."""
+"""JMESPath expressions (https://jmespath.org/specification.html): validated at the start, searched per delivery."""
 
 import functools
 from collections.abc import Iterable, Iterator, Mapping
@@ -9,12 +9,12 @@ from tidewire.ingest.mapping.payload import Payload, encode, is_finite
 
 MAX_LENGTH = 4_096  # characters
 
-# Beside jmespath's own errors (a ValueError): `a < b` of a text and a number, floor() of more than a double holds.
+# Besides jmespath's own errors (ValueError): `a < b` of a string and a number, floor() of more than a double holds.
 _FAILURES = (ValueError, TypeError, ArithmeticError, AttributeError)
 
 
 class Expression:
-    """One compiled expression; raises ValueError with what is wrong in it."""
+    """A compiled expression. The constructor raises ValueError with the problem of the text."""
 
     def __init__(self, text: str) -> None:
         import jmespath
@@ -32,24 +32,24 @@ class Expression:
         self._path = _plain_path(self._compiled.parsed)
 
     def search(self, payload: Payload) -> Any:
-        """Return the value found, None where there is nothing. Raises MappingError without any part of the payload."""
+        """Return the value found, None if there is none. Raises MappingError, without any part of the payload."""
         from jmespath.visitor import Options
 
         try:
-            return self._compiled.search(payload.value, Options(custom_functions=_functions()(payload.headers)))
+            return self._compiled.search(payload.value, Options(custom_functions=function_class()(payload.headers)))
         except _FAILURES as error:
             raise MappingError(f"cannot be computed: {_failure(error)}") from None
 
     def holds(self, payload: Payload) -> bool:
-        """Whether it is true as JMESPath sees it: not false, null or empty. Raises MappingError."""
+        """Whether the result is true in JMESPath: not false, null or empty. Raises MappingError."""
         value = self.search(payload)
         return value is not None and value is not False and value not in ("", [], {})
 
     def json(self, payload: Payload) -> bytes | None:
-        """Return the JSON text of what it finds, None where that is nothing or null.
+        """Return the JSON text of the result, None if it is missing or null. Raises MappingError.
 
-        For a plain path (`deployment.payload`, `tasks[0]`, `@`) this is the text in the body, character by character;
-        else numbers keep their digits, and the rest is written anew. Raises MappingError.
+        A plain path (`deployment.payload`, `tasks[0]`, `@`) returns the text of the body byte by byte; any other
+        expression keeps the digits of numbers and formats the rest anew.
         """
         if self._path is not None:
             part = payload.part(self._path)
@@ -62,7 +62,7 @@ class Expression:
 
 
 def _nodes(node: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """Yield an expression's node and all below it."""
+    """Yield a node of the parsed expression and all its descendants."""
     pending = [node]
     while pending:
         node = pending.pop()
@@ -71,10 +71,10 @@ def _nodes(node: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 
 def _check_call(node: Mapping[str, Any]) -> None:
-    """Find an unknown function and a wrong number of arguments at the start: jmespath would when a delivery comes."""
+    """Refuse an unknown function and a wrong number of arguments now; jmespath would only at the first delivery."""
     if node["type"] != "function_expression":
         return
-    name, given, table = node["value"], len(node["children"]), _functions().FUNCTION_TABLE
+    name, given, table = node["value"], len(node["children"]), function_class().FUNCTION_TABLE
     if name not in table:
         raise ValueError(f"calls an unknown function; known are {', '.join(sorted(table))}")
     parameters = table[name]["signature"]
@@ -85,7 +85,7 @@ def _check_call(node: Mapping[str, Any]) -> None:
 
 
 def _plain_path(node: Mapping[str, Any]) -> list[str | int] | None:
-    """Return the keys and places of a path without wildcards, None where it is anything else."""
+    """Return the keys and indexes of a path without wildcards, None for any other expression."""
     match node["type"]:
         case "current" | "identity":
             return []
@@ -104,17 +104,18 @@ def _plain_path(node: Mapping[str, Any]) -> list[str | int] | None:
 
 
 @functools.cache
-def _functions() -> Any:
+def function_class() -> Any:
+    """Return the class of the functions that expressions can call: JMESPath's and `header`."""
     from jmespath import functions
 
     class Functions(functions.Functions):
-        """JMESPath's functions and `header(name)`: the payload is `@`, and what came beside it is not part of it."""
+        """JMESPath's functions and `header(name)`, because `@` is the payload alone."""
 
         def __init__(self, headers: Mapping[str, str]) -> None:
             self._headers = headers
 
         def call_function(self, function_name: str, resolved_args: Iterable[Any]) -> Any:
-            """Call; what is no number any more (a sum of more than a double holds) is an error and not a null."""
+            """Call a function; an overflow (a sum beyond a double) is an error and not null."""
             result = super().call_function(function_name, resolved_args)
             if not is_finite(result):
                 raise OverflowError
@@ -126,14 +127,14 @@ def _functions() -> Any:
 
         @functions.signature({"types": []})
         def _func_to_string(self, value: Any) -> str:
-            # jmespath's own would write 1e5 as 100000.0.
+            # jmespath's own writes 1e5 as 100000.0.
             return value if isinstance(value, str) else encode(value).decode()
 
     return Functions
 
 
 def _reason(error: Exception) -> str:
-    """Say what is wrong in one line, without jmespath's drawing of the place."""
+    """Return the problem in one line, without jmespath's drawing of the position."""
     from jmespath import exceptions
 
     if isinstance(error, exceptions.EmptyExpressionError):
@@ -148,14 +149,14 @@ def _reason(error: Exception) -> str:
 
 
 def _failure(error: Exception) -> str:
-    """Say what failed: jmespath's own text would hold the value, which is event data."""
+    """Return what failed; jmespath's own text holds the value, which is event data."""
     from jmespath import exceptions
 
     if isinstance(error, exceptions.JMESPathTypeError):
         expected = ", ".join(error.expected_types)
-        return f"{error.function_name}() takes {expected}, and was given {error.actual_type}"
+        return f"{error.function_name}() takes {expected}, not {error.actual_type}"
     if isinstance(error, ArithmeticError):
         return "a number is too large"
     if isinstance(error, TypeError):
-        return "it compares or sorts values of different kinds"
-    return "a function cannot work with what is there"
+        return "it compares or sorts values of different types"
+    return "a function does not accept this value"

@@ -1,1 +1,1 @@
-"""Webhooks: one file a signature scheme, and the sources of `realtime.toml` that use them."""
+"""Webhooks: one file per signature scheme, and the sources of `realtime.toml` that use them."""

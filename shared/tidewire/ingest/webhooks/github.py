@@ -1,4 +1,4 @@
-"""GitHub ("Validating webhook deliveries" in its documentation): the body, signed with HMAC-SHA256."""
+"""GitHub ("Validating webhook deliveries" in its documentation): HMAC-SHA256 over the body."""
 
 from collections.abc import Sequence
 
@@ -11,10 +11,10 @@ PREFIX = "sha256="
 
 
 class GitHub(Scheme):
-    """Header `X-Hub-Signature-256: sha256=<hex>`. No time and no header is signed."""
+    """Header `X-Hub-Signature-256: sha256=<hex>`. Neither a time nor a header is signed."""
 
     def verify(self, delivery: Delivery, keys: Sequence[bytes]) -> None:
-        """Verify; the older X-Hub-Signature (SHA-1) is not looked at."""
+        """Verify the signature; the older X-Hub-Signature (SHA-1) is ignored."""
         signature = delivery.header("X-Hub-Signature-256")
         if not signature.startswith(PREFIX):
             raise BadSignature(f"X-Hub-Signature-256 does not begin with {PREFIX}")
@@ -23,5 +23,5 @@ class GitHub(Scheme):
         check_hex(keys, delivery.body, [signature.removeprefix(PREFIX)])
 
     def delivery_id(self, payload: Payload) -> str | None:
-        """Return the delivery's GUID, which a redelivery has again."""
+        """Return the delivery's GUID, which a redelivery repeats."""
         return payload.headers.get("x-github-delivery")

@@ -1,4 +1,4 @@
-"""The generic scheme: an HMAC of the body in a header, as many providers send it in one dress or another."""
+"""The generic scheme: an HMAC of the body in a header, with configurable name, prefix, hash and encoding."""
 
 import base64
 import hmac
@@ -19,9 +19,9 @@ _HEADER = r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}"
 
 @dataclass(frozen=True, slots=True)
 class HmacHeader(Scheme):
-    """`<header>: <prefix><signature>`, or a list of these with commas or spaces between them, one for each secret.
+    """`<header>: <prefix><signature>`, or a list of these separated by commas or spaces, one per secret.
 
-    id_header: the name of the header with the delivery's id, if there is one.
+    id_header: the name of the header with the delivery's id, None if there is none.
     """
 
     header: str
@@ -44,9 +44,9 @@ class HmacHeader(Scheme):
         )
 
     def verify(self, delivery: Delivery, keys: Sequence[bytes]) -> None:
-        """Verify; hexadecimal digits may be of either case."""
+        """Verify the signatures; hexadecimal digits may be in either case."""
         text = delivery.header(self.header)
-        # Whole first: a prefix may hold a comma or a space itself.
+        # The unsplit text too: a prefix may contain a comma or a space.
         items = dict.fromkeys([text, *map(str.strip, text.split(",")), *text.split(" ")])
         given = [item.removeprefix(self.prefix) for item in items if item.startswith(self.prefix)]
         if not given:
@@ -60,5 +60,5 @@ class HmacHeader(Scheme):
             raise BadSignature(f"{self.id_header} is not 1 to 256 visible ASCII characters")
 
     def delivery_id(self, payload: Payload) -> str | None:
-        """Return the text of `idHeader`, None where no such header is configured."""
+        """Return the value of `idHeader`, None if no such header is configured."""
         return None if self.id_header is None else payload.headers.get(self.id_header.lower())

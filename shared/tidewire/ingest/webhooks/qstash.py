@@ -9,8 +9,7 @@ from typing import Self
 from tidewire.errors import BadSignature
 from tidewire.ingest.mapping.document import Table
 from tidewire.ingest.mapping.payload import Payload
-from tidewire.ingest.webhooks.json_web_token import check_hash, verified_claims
-from tidewire.ingest.webhooks.scheme import Delivery, Scheme
+from tidewire.ingest.webhooks.scheme import Delivery, Scheme, check_hash, verified_claims
 from tidewire.model.event import ID_PATTERN
 
 
@@ -18,7 +17,7 @@ from tidewire.model.event import ID_PATTERN
 class QStash(Scheme):
     """Header `Upstash-Signature`: HS256, claims `iss` (Upstash), `sub` (the URL), `nbf`, `exp` and `body`.
 
-    url: the address as QStash calls it. The request cannot tell: a proxy or a rewrite stands before the function.
+    url: the public address that QStash calls. The request does not show it behind a proxy or a rewrite.
     """
 
     url: str
@@ -31,7 +30,7 @@ class QStash(Scheme):
         return cls(table.text("url", "", pattern=r"https?://[\x21-\x7e]+", rule="a URL, as QStash calls it") or "")
 
     def verify(self, delivery: Delivery, keys: Sequence[bytes]) -> None:
-        """Verify with the current key and the next one; a token lives five minutes."""
+        """Verify with the current key and the next one; a token is valid for five minutes."""
         required = ["sub", "nbf", "exp", "body"]
         claims = verified_claims(delivery.header("Upstash-Signature"), keys, "Upstash", required)
         if claims["sub"] != self.url:
@@ -42,5 +41,5 @@ class QStash(Scheme):
         check_hash(body.rstrip("=") if isinstance(body, str) else body, expected.rstrip("="))
 
     def delivery_id(self, payload: Payload) -> str | None:
-        """Return the message's id, which a retry has again; the token's `jti` is another one for each try."""
+        """Return the message id, which a retry repeats; the token's `jti` changes with each attempt."""
         return payload.headers.get("upstash-message-id")

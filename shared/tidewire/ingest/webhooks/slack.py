@@ -1,4 +1,4 @@
-"""Slack ("Verifying requests from Slack" in its documentation): time and body, signed with HMAC-SHA256."""
+"""Slack ("Verifying requests from Slack" in its documentation): HMAC-SHA256 over the time and the body."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +17,7 @@ class Slack(Scheme):
     """
 
     def verify(self, delivery: Delivery, keys: Sequence[bytes]) -> None:
-        """Verify."""
+        """Verify the time and the signature."""
         time, signature = delivery.header("X-Slack-Request-Timestamp"), delivery.header("X-Slack-Signature")
         check_time(time, delivery.now)
         if not signature.startswith(PREFIX):
@@ -26,15 +26,15 @@ class Slack(Scheme):
         check_hex(keys, signed, [signature.removeprefix(PREFIX)])
 
     def delivery_id(self, payload: Payload) -> Any:
-        """Return the event's id, in the body that is signed; a retry has it again. Forms have none, and no retries."""
+        """Return the event's id from the signed body, which a retry repeats. Forms have no id, and are not retried."""
         return member(payload, "event_id")
 
     def challenge(self, payload: Payload) -> str | None:
-        """Return the challenge of url_verification: Slack sends it, signed, when the URL is entered."""
+        """Return the challenge of url_verification, which Slack sends when its user enters the URL."""
         challenge = member(payload, "challenge")
-        is_asked = member(payload, "type") == "url_verification" and isinstance(challenge, str)
-        return challenge if is_asked else None
+        is_verification = member(payload, "type") == "url_verification" and isinstance(challenge, str)
+        return challenge if is_verification else None
 
     def is_shown(self, payload: Payload) -> bool:
-        """Whether it is a form: what answers a command or a click is shown as a message, and must be a 200."""
+        """Whether it is a form: Slack shows the response to a command or a click as a message, and requires a 200."""
         return payload.is_form

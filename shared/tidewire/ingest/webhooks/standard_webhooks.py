@@ -1,4 +1,4 @@
-"""Standard Webhooks (https://www.standardwebhooks.com): id, time and body, signed with HMAC-SHA256."""
+"""Standard Webhooks (https://www.standardwebhooks.com): HMAC-SHA256 over the id, the time and the body."""
 
 import base64
 import binascii
@@ -12,18 +12,18 @@ from tidewire.model.event import ID_PATTERN
 
 PREFIX = "whsec_"
 NAMES = ("webhook", "svix")
-"""How the headers' names begin: Svix, and providers that send by it, kept their own from before the standard."""
+"""Prefixes of the header names: Svix and the providers that use it kept theirs from before the standard."""
 PARTS = ("id", "timestamp", "signature")
 
 
 class StandardWebhooks(Scheme):
-    """Headers `webhook-id`, `webhook-timestamp`, and `webhook-signature`: a list of `v1,<base64>`, one for each secret.
+    """Headers `webhook-id`, `webhook-timestamp`, and `webhook-signature`: a list of `v1,<base64>`, one per secret.
 
-    Or the same three as `svix-…`: the first set that is complete, and never one header of each.
+    Or the same three as `svix-…`. The first complete set counts; the sets are never mixed.
     """
 
     def key(self, secret: str) -> bytes:
-        """Return the bytes that follow `whsec_` in base64, with or without padding."""
+        """Return the base64 after `whsec_`, decoded, with or without padding."""
         text = secret.removeprefix(PREFIX)
         try:
             key = base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
@@ -34,7 +34,7 @@ class StandardWebhooks(Scheme):
         return key
 
     def verify(self, delivery: Delivery, keys: Sequence[bytes]) -> None:
-        """Verify; signatures of other versions than v1 (v1a is asymmetric) are passed over."""
+        """Verify the v1 signatures; other versions (v1a is asymmetric) are ignored."""
         name = _name(delivery.headers)
         id, time = delivery.header(f"{name}-id"), delivery.header(f"{name}-timestamp")
         signatures = delivery.header(f"{name}-signature").split(" ")
@@ -51,6 +51,6 @@ class StandardWebhooks(Scheme):
 
 
 def _name(headers: Mapping[str, str]) -> str:
-    """Return the name of the first set that is complete, else of the first of which there is a part."""
+    """Return the prefix of the first complete set, else of the set with the most headers."""
     counts = [sum(bool(headers.get(f"{name}-{part}")) for part in PARTS) for name in NAMES]
     return NAMES[counts.index(max(counts))]

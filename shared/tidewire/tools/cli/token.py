@@ -46,7 +46,7 @@ def command(user: str | None, types: str, ttl: int, remote: bool, url: str, key:
 
 def _sign(user: str | None, types: list[str], ttl: int) -> str:
     from tidewire.model.event import is_user_id
-    from tidewire.model.permissions import TYPE_OR_PATTERN, Types
+    from tidewire.model.permissions import TYPE_OR_PATTERN, AllowedTypes
     from tidewire.security.signing import Signer
     from tidewire.settings.variables import defined
 
@@ -59,4 +59,4 @@ def _sign(user: str | None, types: list[str], ttl: int) -> str:
     if wrong := [name for name in types if not TYPE_OR_PATTERN.fullmatch(name)]:
         raise click.UsageError(f"--types: {wrong[0]!r} is neither an event type nor a beginning and *")
     signer = Signer(secret, env.get("REALTIME_JWT_ISSUER"), env.get("REALTIME_JWT_AUDIENCE"))
-    return signer.token(user, Types.parse(types) if types else None, ttl)
+    return signer.token(user, AllowedTypes.parse(types) if types else None, ttl)

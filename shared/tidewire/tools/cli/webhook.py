@@ -29,7 +29,7 @@ def try_(source: str, file: BinaryIO, headers: tuple[str, ...], config: str | No
     """
     import msgspec
 
-    from tidewire.ingest.webhooks.trial import events_of
+    from tidewire.ingest.webhooks.sources import preview
 
     sent = {}
     for header in headers:
@@ -37,7 +37,7 @@ def try_(source: str, file: BinaryIO, headers: tuple[str, ...], config: str | No
         if not colon or not name.strip():
             raise click.BadParameter("must be written 'Name: value'", param_hint="--header")
         sent[name.strip()] = value.strip()
-    events = events_of(config or os.environ.get("REALTIME_CONFIG") or None, source, file.read(), sent)
+    events = preview(config or os.environ.get("REALTIME_CONFIG") or None, source, file.read(), sent)
     if not events:
         click.echo("No rule counts this delivery: it would be answered with 202, and nothing appended.", err=True)
     for event in events:

@@ -165,7 +165,7 @@ def _required_table(root: Table, name: str) -> Table | None:
 def _required_text(table: Table, name: str) -> str:
     if name not in table:
         table.problem(name, "is missing")
-    return table.text(name, pattern=r"[ -~]{1,300}", rule="a text of one line") or ""
+    return table.text(name, pattern=r"[ -~]{1,300}", rule="a string of one line") or ""
 
 
 def _number(table: Table, key: str, *, default: float | None = None, minimum: float = 0) -> float:

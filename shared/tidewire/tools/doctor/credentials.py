@@ -153,12 +153,14 @@ async def _signed(deployment: Deployment) -> str:
     secret = environ.get("REALTIME_JWT_SECRET")
     if not secret or secret.startswith(("ssm:", "secretsmanager:")):
         return "no REALTIME_JWT_SECRET here to sign one with"
-    from tidewire.model.permissions import Types
+    from tidewire.model.permissions import AllowedTypes
     from tidewire.security.signing import Signer
 
     issuer, audience = (environ.get(name) or None for name in ("REALTIME_JWT_ISSUER", "REALTIME_JWT_AUDIENCE"))
     deployment.hidden.add(secret)
-    deployment.subscriber = Signer(secret, issuer, audience).token(deployment.user, Types.parse([TYPE]), TOKEN_SECONDS)
+    deployment.subscriber = Signer(secret, issuer, audience).token(
+        deployment.user, AllowedTypes.parse([TYPE]), TOKEN_SECONDS
+    )
     return "signed here with REALTIME_JWT_SECRET"
 
 
