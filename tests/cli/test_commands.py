@@ -1,9 +1,10 @@
-"""What all commands share: help, exit codes, a start that imports only what it needs."""
+"""All commands: help, version, exit codes, and a start that imports only what it needs."""
 
 import subprocess
 import sys
 
 import pytest
+import tidewire
 from tidewire.tools.cli.main import COMMANDS, command_line
 
 from tests.cli.running import run_process
@@ -20,7 +21,7 @@ def test_every_command_has_a_help_with_an_example(name: str) -> None:
     assert command.help
 
 
-def test_the_list_of_commands_imports_none_of_them_and_nothing_heavy() -> None:
+def test_the_help_imports_no_command_and_nothing_heavy() -> None:
     code = (
         "from tidewire.tools.cli.main import main; import sys; main(['--help']); print(*sys.modules, file=sys.stderr)"
     )
@@ -31,13 +32,19 @@ def test_the_list_of_commands_imports_none_of_them_and_nothing_heavy() -> None:
     assert all(name in told.stdout for name in COMMANDS)
 
 
+def test_the_version_is_that_of_the_package() -> None:
+    ran = run_process("--version")
+    assert (ran.code, ran.out) == (0, f"tidewire {tidewire.__version__}\n")
+
+
 def test_wrong_usage_is_code_2_and_names_what_is_wrong() -> None:
     ran = run_process("pubish")
     assert (ran.code, ran.out) == (2, "")
     assert "No such command 'pubish'" in ran.err
 
 
-def test_the_script_runs_from_any_folder_and_takes_no_module_from_it(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_the_script_runs_from_any_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """And imports no module from that folder."""
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     (elsewhere / "click.py").write_text("raise SystemExit('taken from the current folder')")
     told = subprocess.run(

@@ -1,4 +1,4 @@
-"""`tidewire cost`: lines, totals, the cheapest, where it tips over; and what it says to numbers that cannot be."""
+"""`tidewire cost`: lines, totals, the cheapest mode, break-even points; and errors for impossible numbers."""
 
 import functools
 import json
@@ -31,10 +31,10 @@ def row(text: str, name: str) -> str:
     return next(line for line in text.splitlines() if line.startswith(f"  {name} "))
 
 
-def test_it_shows_each_line_the_total_of_each_mode_and_where_the_cheapest_changes() -> None:
+def test_shows_lines_totals_and_break_even_points() -> None:
     ran = run("cost", *MANY, "--mode", "container")
     assert (ran.code, ran.err) == (0, "")
-    assert f"container: a month in USD, by the prices of {SHIPPED.date} for us-east-1" in ran.out
+    assert f"container: USD per month, at the prices of {SHIPPED.date} for us-east-1" in ran.out
     answer = told(*MANY, "--mode", "container")
     bill, modes, users, events, last = ran.out.split("\n\n")
     for line in answer["lines"]:
@@ -42,15 +42,15 @@ def test_it_shows_each_line_the_total_of_each_mode_and_where_the_cheapest_change
     assert f"  {answer['total']:,.2f}" in row(bill, "total")
     for mode in MODES:
         assert f"  {answer['totals'][mode]:,.2f}" in row(modes, mode)
-    assert row(modes, answer["cheapest"]).endswith("the cheapest")
+    assert row(modes, answer["cheapest"]).endswith("cheapest")
     assert "users, with 1,000,000 events" in users
     assert "events, with 1,000 users" in events
     starts = [f"{stretch['mode']} from {stretch['start']:,}" for stretch in answer["tips"]["users"]["cheapest"]]
-    assert f"the cheapest  {', '.join(starts)}" in ran.out
+    assert f"cheapest   {', '.join(starts)}" in ran.out
     assert last.startswith("Check the prices")
 
 
-def test_on_a_terminal_the_same_is_told_in_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_terminal_the_same_is_shown_in_tables(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = run("cost", *MANY)
     monkeypatch.setattr("tidewire.tools.cli.cost.is_terminal", lambda: True)
     drawn = run("cost", *MANY, settings={"COLUMNS": "200"})
@@ -60,7 +60,7 @@ def test_on_a_terminal_the_same_is_told_in_tables(monkeypatch: pytest.MonkeyPatc
     assert [cell for cell in cells if cell] == [" ".join(line.split()) for line in plain.out.splitlines() if line]
 
 
-def test_json_holds_the_prices_day_and_sources_the_workload_and_the_searched_changes() -> None:
+def test_json_has_prices_sources_workload_and_break_even() -> None:
     answer = told(*MANY)
     assert answer["prices"] == {"date": SHIPPED.date, "currency": "USD", "region": "us-east-1"}
     assert answer["mode"] == answer["cheapest"] == min(answer["totals"], key=answer["totals"].get)
@@ -108,23 +108,24 @@ def test_without_the_free_tier_nothing_is_free() -> None:
         ((*MANY, "--stream-seconds", "901"), "'--stream-seconds': must be a number from 10 to 900"),
         ((*MANY, "--shards", "4097"), "'--shards': must be a whole number from 0 to 256"),
         ((*MANY, "--delivered", "1000001"), "--delivered: must be at most --events, 1,000,000"),
-        ((*MANY, "--poll-every", "0.5"), "--poll-every: must be 1 or more together with --poll-wait"),
+        ((*MANY, "--poll-every", "0.5"), "--poll-every: must be at least 1, added to --poll-wait"),
         (
             (*MANY, "--batch", "100", "--event-bytes", "200000"),
             "--batch: must be at most 5: a request has at most 1 MiB",
         ),
         ((*MANY, "--mode", "server"), "'server' is not one of 'lambda', 'managed', 'container', 'poll'"),
         ((*MANY, "--transport", "kafka"), "'kafka' is not one of 'redis-tcp', 'upstash-rest', 'postgres'"),
-        ((*MANY, "--region", "eu-central-1"), "--region: must be us-east-1, which the prices are for"),
+        ((*MANY, "--region", "eu-central-1"), "--region: must be us-east-1, the region of the prices"),
     ],
 )
-def test_a_wrong_number_or_name_is_told_with_its_option_and_limit(arguments: tuple[str, ...], problem: str) -> None:
+def test_an_error_names_the_option_and_its_limits(arguments: tuple[str, ...], problem: str) -> None:
     ran = run("cost", *arguments)
     assert (ran.code, ran.out) == (2, "")
     assert problem in ran.err
 
 
-def test_a_price_table_of_one_s_own_is_used_or_refused_with_its_key_and_line(tmp_path: Path) -> None:
+def test_uses_a_custom_price_table(tmp_path: Path) -> None:
+    """Or refuses it with the path of the wrong key."""
     region = ('region = "us-east-1"', 'region = "eu-central-1"')
     ours = str(written(tmp_path, region, ("price = 0.0000133334", "price = 1")))
     answer = told(*MANY, "--mode", "lambda", "--prices", ours, "--region", "eu-central-1")
@@ -139,17 +140,17 @@ def test_a_price_table_of_one_s_own_is_used_or_refused_with_its_key_and_line(tmp
     assert (ran.code, ran.err) == (2, "tidewire: none.toml: cannot be read (FileNotFoundError)\n")
 
 
-def test_in_the_bundle_which_holds_no_prices_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bundle_has_no_prices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "tidewire.tools.cli.cost", raising=False)
     monkeypatch.setitem(sys.modules, "tidewire.tools.cost.modes", None)
     ran = run("cost", *MANY)
     assert (ran.code, ran.err) == (
         2,
-        "tidewire: the bundle holds no prices: run `tidewire cost` in the project's folder\n",
+        "tidewire: the bundle has no prices: run `tidewire cost` in the project's folder\n",
     )
 
 
-def test_nobody_and_nothing_is_an_answer_too() -> None:
+def test_an_empty_workload_has_a_cost() -> None:
     answer = told("--users", "0", "--events", "0")
     assert answer["total"] == 0
     assert answer["totals"]["container"] > 0

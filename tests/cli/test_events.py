@@ -21,7 +21,8 @@ def events(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def test_what_is_published_is_in_the_history_and_the_tail_of_its_user_only_digit_by_digit(at: dict[str, str]) -> None:
+def test_published_events_reach_their_user_digit_by_digit(at: dict[str, str]) -> None:
+    """In the history and in the tail of this user, and of no other one."""
     user, kind = unique("u"), unique("t")
     first = run(
         "publish", kind, ' {"id": 1.0, "big": 123456789012345678901} ', "--user", user, "--id", kind, settings=at
@@ -44,11 +45,11 @@ def test_what_is_published_is_in_the_history_and_the_tail_of_its_user_only_digit
     assert run("history", "--types", kind, "--json", settings=other).out == ""
 
 
-def test_a_file_of_events_is_published_in_batches_and_again_without_doubles(at: dict[str, str], tmp_path: Path) -> None:
+def test_a_file_is_published_in_batches_without_duplicates(at: dict[str, str], tmp_path: Path) -> None:
     kind = unique("t")
     file = tmp_path / "events.ndjson"
     file.write_text("".join(json.dumps({"type": kind, "data": n, "id": f"{kind}-{n}"}) + "\n\n" for n in range(250)))
-    assert run("publish", "--lines", str(file), settings=at).out == "published 250 events, 0 of them known before\n"
+    assert run("publish", "--lines", str(file), settings=at).out == "published 250 events, 0 of them duplicates\n"
     again = run("publish", "--lines", str(file), "--json", settings=at)
     assert events(again.out) == [{"published": 250, "duplicates": 250}]
     mine = {**at, "TIDEWIRE_TOKEN": user_token("u1")}
@@ -65,17 +66,18 @@ def test_a_file_of_events_is_published_in_batches_and_again_without_doubles(at: 
         (["publish", "t"], "give TYPE and DATA"),
         (["publish", "t", "1", "--url", "example.com"], "must be an http:// or https:// address"),
         (["token", "a\nb"], "USER must have"),
-        (["token", "u1", "--types", "a b"], "neither an event type nor a beginning"),
+        (["token", "u1", "--types", "a b"], "neither an event type nor a prefix"),
         (["history", "--limit", "-1"], "Invalid value for '--limit'"),
     ],
 )
-def test_what_cannot_be_meant_is_code_2_and_asks_no_server(arguments: list[str], told: str) -> None:
+def test_wrong_usage_is_code_2_without_a_request(arguments: list[str], told: str) -> None:
     ran = run(*arguments, settings={"TIDEWIRE_URL": "http://127.0.0.1:9", "REALTIME_JWT_SECRET": SECRET})
     assert ran.code == 2
     assert told in ran.err
 
 
-def test_a_refusal_is_code_1_and_nobody_there_is_code_3_and_no_secret_is_shown(at: dict[str, str]) -> None:
+def test_a_refusal_is_code_1_and_no_response_code_3(at: dict[str, str]) -> None:
+    """And no secret is shown."""
     wrong = {**at, "TIDEWIRE_KEY": "hunter2", "TIDEWIRE_TOKEN": "hunter2"}
     for arguments in (["publish", "t", "1"], ["history"], ["tail"]):
         ran = run(*arguments, settings=wrong)
@@ -83,7 +85,7 @@ def test_a_refusal_is_code_1_and_nobody_there_is_code_3_and_no_secret_is_shown(a
         assert ran.err.splitlines()[-1].startswith("tidewire: 401: ")
         assert "hunter2" not in ran.err
     gone = run("publish", "t", "1", settings={**wrong, "TIDEWIRE_URL": "http://127.0.0.1:9"})
-    assert (gone.code, gone.err) == (3, "tidewire: http://127.0.0.1:9: no answer (ConnectError)\n")
+    assert (gone.code, gone.err) == (3, "tidewire: http://127.0.0.1:9: no response (ConnectError)\n")
     unset = run("token", "u1")
     assert unset.code == 2
     assert unset.err.startswith("tidewire: REALTIME_JWT_SECRET: is not set")
@@ -95,7 +97,7 @@ def test_the_deployment_makes_a_token_that_it_takes(at: dict[str, str]) -> None:
     assert run("history", settings={**at, "TIDEWIRE_TOKEN": told["token"]}).code == 0
 
 
-def test_on_a_terminal_the_events_are_a_table_that_no_event_can_break_out_of(at: dict[str, str]) -> None:
+def test_no_event_can_break_out_of_the_terminal_table(at: dict[str, str]) -> None:
     kind = unique("t")
     run("publish", kind, "evil \x9b2J\u202e end", "--text", settings=at)
     main, child = pty.openpty()

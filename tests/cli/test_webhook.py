@@ -46,7 +46,7 @@ def test_headers_can_be_given_and_a_file_can_be_piped_in() -> None:
 def test_it_says_where_no_rule_counts_the_delivery() -> None:
     code, events, told = tried("github", STATUS)
     assert (code, events) == (0, [])
-    assert told.startswith("No rule counts this delivery")
+    assert told.startswith("No rule matches this delivery")
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,7 @@ async def test_a_token_of_a_clock_that_is_ahead_is_waited_for(make_instance: Mak
     assert states[1].detail == "401: The token does not hold: it is not valid yet"
 
 
-async def test_a_server_refuses_a_wrong_token_and_a_type_that_it_does_not_allow(make_instance: MakeInstance) -> None:
+async def test_a_wrong_token_and_a_forbidden_type_are_refused(make_instance: MakeInstance) -> None:
     instance = make_instance(REALTIME_JWT_SECRET=SECRET, REALTIME_PUBLISH_KEYS=PUBLISH_KEY)
     url = f"{instance.url}/api/events"
     with pytest.raises(Unauthorized, match="401: The token is not a JWT"):

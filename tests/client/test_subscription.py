@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 from tidewire.client import Event, Gap
-from tidewire.client.retrying import CLOSING_JITTER
+from tidewire.client.retry import CLOSING_JITTER
 from tidewire.client.subscription import BLOCKED_AFTER, FIRST_BYTE, STREAM_AGAIN
 from tidewire.errors import Forbidden, InvalidRequest, SubscriptionStopped, TidewireError, Unauthorized
 
@@ -34,7 +34,7 @@ def names(items: list[Event | Gap]) -> list[str]:
 
 
 @virtual_time
-async def test_a_stream_that_breaks_is_resumed_after_the_last_event_and_each_is_seen_once() -> None:
+async def test_a_broken_stream_is_resumed_without_duplicates() -> None:
     server = Server(
         stream(b"retry: 0\n\n", event("1", "a"), ready("1", 1), event("2", "b"), b"id: 3\n\n", b"id: 4\ndata: {"),
         httpx.ConnectError("refused"),
@@ -92,7 +92,8 @@ async def test_a_silent_stream_is_dead_after_two_heartbeats() -> None:
 
 
 @virtual_time
-async def test_a_server_that_is_away_is_asked_less_and_less_often_and_as_late_as_it_wishes() -> None:
+async def test_backs_off_while_the_server_is_unavailable() -> None:
+    """The delays grow, and respect the server's own minimum."""
     server = Server(
         stream(b"retry: 3000\n\n"),
         problem(503, "away", {"retry-after": "20"}),
@@ -112,7 +113,8 @@ async def test_a_server_that_is_away_is_asked_less_and_less_often_and_as_late_as
 
 
 @virtual_time
-async def test_a_server_that_ends_a_stream_in_order_is_asked_again_at_once_but_not_in_a_crowd() -> None:
+async def test_reconnects_at_once_after_an_orderly_end() -> None:
+    """With a little jitter, so that the clients of an instance do not reconnect together."""
     server = Server(
         stream(b"retry: 2000\n\n", ready("1"), 6.0, control("closing", reason="max-age")),
         stream(b"retry: 2000\n\n", ready("1"), 1.0, control("closing", reason="draining")),
@@ -131,9 +133,7 @@ async def test_a_server_that_ends_a_stream_in_order_is_asked_again_at_once_but_n
     ("status", "error"),
     [(204, SubscriptionStopped), (400, InvalidRequest), (401, Unauthorized), (403, Forbidden)],
 )
-def test_a_refusal_that_will_not_change_ends_it_with_what_the_server_said(
-    status: int, error: type[TidewireError]
-) -> None:
+def test_a_final_response_ends_it_with_the_servers_detail(status: int, error: type[TidewireError]) -> None:
     @virtual_time
     async def run() -> None:
         server = Server(problem(status, "because of this"), stream(event("1", "a")))
@@ -146,7 +146,7 @@ def test_a_refusal_that_will_not_change_ends_it_with_what_the_server_said(
 
 
 @virtual_time
-async def test_a_token_function_is_asked_once_more_after_a_401_and_no_oftener() -> None:
+async def test_a_token_function_is_called_once_more_after_a_401() -> None:
     tokens = iter(["old", "new", "newer", "newest"])
     server = Server(problem(401), stream(ready("1"), 1.0), problem(401), problem(401, "no more"), stream())
     subscription = server.subscribe(token=lambda: next(tokens))
@@ -181,7 +181,8 @@ async def test_a_token_that_ends_while_it_waits_is_replaced() -> None:
 
 
 @virtual_time
-async def test_a_token_that_no_header_can_carry_is_an_error_and_not_a_loop() -> None:
+async def test_a_token_that_a_header_cannot_carry_is_an_error() -> None:
+    """And not a loop of attempts."""
     server = Server()
     with pytest.raises(Unauthorized, match="no header"):
         await anext(server.subscribe(token="a\nb: c"))
@@ -189,7 +190,8 @@ async def test_a_token_that_no_header_can_carry_is_an_error_and_not_a_loop() -> 
 
 
 @virtual_time
-async def test_a_token_is_renewed_while_the_old_stream_delivers_and_the_switch_is_a_resume() -> None:
+async def test_renews_its_token_while_the_old_stream_delivers() -> None:
+    """The new connection resumes after the last event of the old one."""
     first, second = jwt({"exp": time.time() + 100, "n": 1}), jwt({"exp": time.time() + 9_000, "n": 2})
     tokens = iter([first, second])
     asked: list[float] = []
@@ -218,7 +220,7 @@ async def test_a_token_is_renewed_while_the_old_stream_delivers_and_the_switch_i
 
 
 @virtual_time
-async def test_a_server_that_says_that_the_token_expires_gets_another_one() -> None:
+async def test_renews_its_token_when_the_server_announces_expiry() -> None:
     tokens = iter(["opaque-1", "opaque-2"])
     server = Server(
         stream(ready("1"), control("expiring", seconds=30), SILENCE),
@@ -231,7 +233,7 @@ async def test_a_server_that_says_that_the_token_expires_gets_another_one() -> N
 
 
 @virtual_time
-async def test_a_renewal_that_fails_costs_nothing_while_the_old_token_holds() -> None:
+async def test_a_failed_renewal_keeps_the_valid_token() -> None:
     calls = 0
 
     def token() -> str:
@@ -248,7 +250,7 @@ async def test_a_renewal_that_fails_costs_nothing_while_the_old_token_holds() ->
 
 
 @virtual_time
-async def test_where_nothing_comes_through_but_pages_it_polls_and_says_so() -> None:
+async def test_polls_if_only_pages_get_through() -> None:
     server = Server(
         stream(SILENCE),  # a proxy that buffers
         page(cloudevent("a"), cloudevent("b"), cursor="2", gap="trimmed"),
@@ -289,7 +291,7 @@ async def test_after_a_while_of_pages_a_stream_is_tried_again() -> None:
 
 
 @virtual_time
-async def test_a_page_that_answers_at_once_does_not_become_a_tight_loop() -> None:
+async def test_an_immediate_page_causes_no_tight_loop() -> None:
     server = Server(
         stream(SILENCE), page(cursor="1"), *(page(cursor="1") for _ in range(5)), page(cloudevent("a"), cursor="2")
     )
@@ -300,7 +302,8 @@ async def test_a_page_that_answers_at_once_does_not_become_a_tight_loop() -> Non
 
 
 @virtual_time
-async def test_a_page_that_fails_too_means_that_the_server_is_away_and_streams_are_tried_again() -> None:
+async def test_streams_again_when_polling_fails_too() -> None:
+    """The server is down then, and not only its streams."""
     server = Server(
         *[httpx.ConnectError("refused")] * (BLOCKED_AFTER + 1),
         stream(event("1", "a"), SILENCE),

@@ -242,7 +242,7 @@ async def test_schemes_of_a_log_that_was_idle_make_room() -> None:
     retention = Retention(3_600, 0, 3_600)
     large = [Partitions(frozenset(f"{n}-{letter * 45}" for letter in "abcdefghijklmnop"), 8) for n in range(2)]
     await store.open(large[0], retention).publish([event("first")])
-    with pytest.raises(TransportUnavailable, match="no cursor could name"):
+    with pytest.raises(TransportUnavailable, match="a cursor cannot name"):
         await store.open(large[1], retention).publish([event("too early")])
     await store.pass_time(10_000)
     async with Hub(store.open(large[1], retention), large[1]) as hub:

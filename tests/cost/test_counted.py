@@ -79,9 +79,7 @@ async def asked(redis: RedisStore, watch: Watch) -> Counter[str]:
 
 @pytest.mark.parametrize("size", [1, 100])
 @pytest.mark.parametrize("rate", [None, Rate(1_000_000, 1.0)], ids=["no-rate", "rate"])
-async def test_a_publication_is_one_command_and_one_more_where_keys_have_a_rate(
-    redis: RedisStore, size: int, rate: Rate | None
-) -> None:
+async def test_a_publication_is_one_command_or_two_with_a_rate(redis: RedisStore, size: int, rate: Rate | None) -> None:
     log = redis.open()
     limit = PublishRate(rate, log)
     await limit.take(None, 1)
@@ -96,7 +94,7 @@ async def test_a_publication_is_one_command_and_one_more_where_keys_have_a_rate(
     assert counted.total() == commands.publishing(load)
 
 
-async def test_with_user_shards_a_publication_is_a_command_for_each_shard_that_its_users_hit(redis: RedisStore) -> None:
+async def test_a_publication_is_one_command_per_shard_of_its_users(redis: RedisStore) -> None:
     scheme = Partitions(user_shards=16)
     log = redis.open(scheme)
     await publish(log, "the first one brings the script")
@@ -111,7 +109,7 @@ async def test_with_user_shards_a_publication_is_a_command_for_each_shard_that_i
     assert counted.total() == commands.publishing(load), "numbered users' hashes are spread evenly"
 
 
-async def test_a_batch_of_types_with_partitions_of_their_own_is_a_command_for_each_of_them(redis: RedisStore) -> None:
+async def test_a_batch_is_one_command_per_partition(redis: RedisStore) -> None:
     scheme = Partitions(frozenset({"a", "b"}))
     log = redis.open(scheme)
     await publish(log, "the first one brings the script")
@@ -162,9 +160,7 @@ async def settle(hub: GuardedHub, publisher: Log, sink: RecordingSink) -> None:
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=SCHEME_IDS)
-async def test_a_poll_costs_the_heads_and_a_page_only_where_there_is_something_new(
-    redis: RedisStore, scheme: Partitions
-) -> None:
+async def test_a_poll_reads_the_heads_and_a_page_if_needed(redis: RedisStore, scheme: Partitions) -> None:
     log = redis.open(scheme)
     await publish(log, "the first one brings the script")
     await log.head((ALL,))
@@ -212,7 +208,7 @@ async def test_a_poll_that_waits_costs_no_more_than_is_reckoned(redis: RedisStor
     assert heads + 1 <= maximum <= commands.polling(load) - 2
 
 
-async def test_a_tail_reads_once_an_arrival_and_then_at_the_end_of_each_block(redis: RedisStore) -> None:
+async def test_a_tail_reads_per_arrival_and_per_block(redis: RedisStore) -> None:
     block, arrivals, ends = 0.1, 20, 4
     publisher = redis.open()
     await publish(publisher, "the first one brings the script")
@@ -252,7 +248,7 @@ def test_an_idle_hour_is_180_commands_over_tcp_and_720_over_rest() -> None:
 
 
 @pytest.mark.parametrize(("every", "hours"), [(300.0, 2), (10.0, 0.4), (1.0, 0.1)])
-def test_polls_over_rest_come_as_often_as_the_chain_of_waits_says(every: float, hours: float) -> None:
+def test_polls_over_rest_match_the_markov_chain(every: float, hours: float) -> None:
     chance = random.Random(7)
     moments, now = [], 0.0
     while now < hours * HOUR:
@@ -272,9 +268,7 @@ def test_polls_over_rest_come_as_often_as_the_chain_of_waits_says(every: float, 
 
 
 @pytest.mark.parametrize("scheme", SCHEMES[::2], ids=SCHEME_IDS[::2])
-async def test_over_rest_a_stream_and_a_poll_cost_the_same_whatever_the_partitions(
-    rest: UpstashStore, scheme: Partitions
-) -> None:
+async def test_over_rest_partitions_cost_nothing(rest: UpstashStore, scheme: Partitions) -> None:
     publisher = rest.open(scheme)
     await publish(publisher, "the first one brings the script")
     await publisher.head((ALL,))
@@ -297,7 +291,8 @@ async def test_over_rest_a_stream_and_a_poll_cost_the_same_whatever_the_partitio
 
 
 @virtual_time
-async def test_over_rest_a_poll_that_waits_costs_its_own_polls_besides_two_looks_at_the_heads() -> None:
+async def test_over_rest_a_waiting_poll_polls_the_store() -> None:
+    """Besides two reads of the heads."""
     seconds = 20.0
     log, ledger = make_log()
     async with tailing(log) as (_, tail):
@@ -315,9 +310,9 @@ async def test_over_rest_a_poll_that_waits_costs_its_own_polls_besides_two_looks
 
 
 def test_the_limits_of_the_code_are_those_that_are_reckoned_with() -> None:
-    assert (commands.BLOCK, commands.LOOK) == (streams.BLOCK, streams.LOOK)
+    assert (commands.BLOCK, commands.HEADS) == (streams.BLOCK, streams.LOOK)
     assert (commands.POLL_MIN, commands.POLL_MAX) == (rest_log.POLL_MIN, rest_log.POLL_MAX)
-    assert commands.SLOWING == rest_log._SLOWING
+    assert commands.POLL_GROWTH == rest_log._SLOWING
     assert commands.PAGE == log_base.PAGE
     assert modes.PAGE_EVENTS == MAX_EVENTS
     assert modes.LAG_SECONDS == LOOK_SECONDS * LOOKS_A_REPORT
@@ -334,7 +329,7 @@ def test_the_limits_of_the_code_are_those_that_are_reckoned_with() -> None:
     assert usual.stream_seconds == LAMBDA_STREAM_SECONDS
 
 
-def test_the_template_s_memory_and_the_quota_of_an_account_are_those_that_are_reckoned_with() -> None:
+def test_the_model_uses_the_template_s_memory_and_quota() -> None:
     template = (ROOT / "serverless.yml").read_text()
     assert f"memorySize: {Workload(0, 0).memory}\n" in template
     assert f"a new account has {modes.LAMBDA_ENVIRONMENTS} in all" in template
@@ -346,7 +341,7 @@ def line(message: str, **fields: object) -> int:
     return len(JsonLines().format(logging.makeLogRecord({**made, **told(**fields)})))
 
 
-def test_the_bytes_that_are_reckoned_with_are_those_of_frames_pages_records_and_lines() -> None:
+def test_the_model_s_bytes_match_real_frames_and_records() -> None:
     place = Position(1_795_662_848_482, 123_456, "0123abcd", 1_795_662_848_482)
     data = b'"' + b"x" * 298 + b'"'
     record = Record(Event(new_id(), "task-updated", data, ("user-1234",)), ALL, place)
@@ -373,4 +368,4 @@ async def test_an_event_takes_no_more_of_redis_than_is_reckoned(redis: RedisStor
     data, count = "x" * 298, 1_000
     await publish(log, *[data] * count)
     kept = ((await redis.client.info("memory"))["used_memory_dataset"] - before) / count
-    assert 0.5 * (300 + store.KEPT_BYTES) <= kept <= 300 + store.KEPT_BYTES
+    assert 0.5 * (300 + store.STORED_BYTES) <= kept <= 300 + store.STORED_BYTES

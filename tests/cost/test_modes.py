@@ -23,7 +23,7 @@ def counted(mode: Mode, load: Workload) -> dict[str, float]:
     return {line.key: line.quantity for line in found.lines}
 
 
-def test_on_lambda_each_stream_is_an_invocation_and_its_memory_is_paid_until_its_end() -> None:
+def test_a_lambda_stream_is_billed_until_its_end() -> None:
     lines = counted("lambda", SMALL)
     # 600 s are two streams of 300 s, and half a stream more that runs on after its client has left.
     assert lines["lambda-requests"] == 2 * 2.5 + 10, "streams and publications"
@@ -45,12 +45,13 @@ def test_on_lambda_each_stream_reads_the_log_for_itself() -> None:
     assert counted("lambda", rest)["redis-commands"] == pytest.approx(1_500 / 5 + 5 * 4 + 10, abs=0.1)
 
 
-def test_a_session_shorter_than_a_stream_is_one_stream_and_no_hours_are_none() -> None:
+def test_a_short_session_is_one_stream() -> None:
+    """And no hours are no stream."""
     assert counted("lambda", replace(SMALL, hours=1 / 60))["lambda-requests"] == 2 * 1 + 10
     assert counted("lambda", replace(SMALL, hours=0))["lambda-requests"] == 10
 
 
-def test_managed_instances_are_three_at_least_with_a_fee_on_their_price() -> None:
+def test_managed_instances_are_at_least_three_with_a_fee() -> None:
     lines = counted("managed", SMALL)
     assert lines["managed-instance-hours"] == 3 * 730
     assert lines["managed-fee"] == 3 * 730, "a share of what they cost, which is one an hour here"
@@ -70,14 +71,12 @@ def test_managed_instances_are_three_at_least_with_a_fee_on_their_price() -> Non
         ("container", 8_001, "fargate-gb-hours", 3 * 730),
     ],
 )
-def test_processes_are_as_many_as_the_busiest_hour_s_streams_need(
-    mode: Mode, users: int, key: str, count: float
-) -> None:
+def test_processes_cover_the_streams_of_the_busiest_hour(mode: Mode, users: int, key: str, count: float) -> None:
     load = Workload(users, 0, hours=730, peak=5, streams=4_000)
     assert counted(mode, load)[key] == count
 
 
-def test_processes_are_as_many_as_the_busiest_hour_s_deliveries_need() -> None:
+def test_processes_cover_the_deliveries_of_the_busiest_hour() -> None:
     # 1,000 users are sent 65.7 million events each: 25,000 a second, and five times that at the peak.
     load = Workload(1_000, 65_700_000, 65_700_000, hours=1, peak=5)
     assert counted("container", load)["fargate-gb-hours"] == 13 * 730
@@ -95,7 +94,7 @@ def test_a_container_takes_publications_itself_behind_a_balancer() -> None:
     assert lines["balancer-lcu-hours"] == pytest.approx(max(by_active, by_new))
 
 
-def test_containers_share_their_reads_and_read_nothing_while_nobody_is_there() -> None:
+def test_containers_share_reads_and_idle_without_users() -> None:
     # All users all month: two processes, 120 reads and 60 looks an hour each, whatever the number of streams.
     load = Workload(5_000, 0, hours=730, sessions=1, peak=1)
     reads = counted("container", load)["redis-commands"] - 5_000 * 1
@@ -123,16 +122,16 @@ def test_user_shards_make_publishers_pay_and_readers_save() -> None:
     shards = replace(load, shards=500)
     assert commands.publishing(load) == 100_000
     assert commands.publishing(shards) == 1_000_000
-    assert commands.heard_by_one(shards).records == pytest.approx(commands.heard_by_one(load).records / 500)
-    assert commands.heard_by_one(shards).arrivals == pytest.approx(commands.heard_by_one(load).arrivals / 50)
-    assert commands.heard_by_all(shards) == commands.heard_by_all(load)
+    assert commands.read_for_one(shards).records == pytest.approx(commands.read_for_one(load).records / 500)
+    assert commands.read_for_one(shards).arrivals == pytest.approx(commands.read_for_one(load).arrivals / 50)
+    assert commands.read_for_all(shards) == commands.read_for_all(load)
     stored = counted("container", shards)["redis-storage-gb"]
     assert stored == pytest.approx(1_000_000 * 24 / 730 * (300 + 350) / 1e9), "one copy each"
     wide = replace(shards, delivered=10_000)
     assert counted("container", wide)["redis-storage-gb"] == pytest.approx(10 * stored), "one in each of ten shards"
 
 
-def test_the_bus_costs_an_event_and_an_invocation_each_and_a_command_for_each() -> None:
+def test_the_bus_bills_events_invocations_and_commands() -> None:
     load = replace(SMALL, batch=10, event_bytes=100_000)
     before, lines = counted("container", load), counted("container", replace(load, bus=True))
     assert lines["eventbridge-events"] == 20, "of 64 KB"
@@ -144,7 +143,7 @@ def test_a_request_of_the_http_api_is_512_kb() -> None:
     assert counted("lambda", replace(SMALL, batch=10, event_bytes=60_000))["http-api-requests"] == 2
 
 
-def test_netlify_is_a_plan_and_credits_for_what_passes_its_rewrites() -> None:
+def test_netlify_is_a_plan_and_credits() -> None:
     prices = replace(SHIPPED, prices={**SHIPPED.prices, "netlify-credits": replace(SHIPPED["netlify-credits"], free=0)})
     load = Workload(0, 1_000_000, 0, netlify=True)
     lines = {line.key: line for line in estimate("lambda", load, prices).lines}
@@ -166,7 +165,8 @@ def test_a_fixed_plan_is_taken_where_it_holds_all_and_costs_less() -> None:
     assert not {line.key for line in found.lines} & {"redis-commands", "redis-bandwidth-gb", "redis-storage-gb"}
 
 
-def test_postgres_is_awake_while_anyone_is_connected_and_grows_with_its_connections() -> None:
+def test_postgres_is_awake_while_users_are_connected() -> None:
+    """And its size follows the number of connections."""
     busy = Workload(100, 0, hours=730, sessions=1, peak=1, transport="postgres")
     assert counted("container", busy)["postgres-cu-hours"] == pytest.approx(0.25 * 730)
     # Each stream on Lambda is a process of five connections: 500, of 104 a quarter CU.

@@ -11,7 +11,7 @@ from tidewire.tools.cost.prices import KEYS, PLANS, TABLE, Price, load
 from tests.cost.tables import SHIPPED, written
 
 
-def test_the_shipped_table_names_its_day_and_of_each_price_the_vendor_s_page_and_where_it_was_seen() -> None:
+def test_each_shipped_price_has_its_date_and_source() -> None:
     content = tomllib.loads(TABLE.read_text())
     assert dt.date.fromisoformat(SHIPPED.date) == content.pop("date")
     assert (content.pop("currency"), content.pop("region")) == ("USD", "us-east-1")
@@ -37,7 +37,7 @@ def test_a_price_is_for_as_many_units_as_its_row_says() -> None:
     assert load(free_tiers=False)["lambda-requests"].of(3_000_000) == pytest.approx(0.60)
 
 
-def test_a_table_of_one_s_own_is_taken(tmp_path: Path) -> None:
+def test_a_custom_table_is_used(tmp_path: Path) -> None:
     ours = load(written(tmp_path, ('region = "us-east-1"', 'region = "eu-central-1"'), ("price = 0.09", "price = 0.1")))
     assert (ours.region, ours["egress-gb"].each) == ("eu-central-1", 0.1)
 
@@ -61,9 +61,8 @@ def test_a_table_of_one_s_own_is_taken(tmp_path: Path) -> None:
         ('currency = "USD"', 'currency = ""', "currency must be a string of one line"),
     ],
 )
-def test_a_wrong_table_is_told_by_key_and_line_and_never_by_its_value(
-    tmp_path: Path, old: str, new: str, told: str
-) -> None:
+def test_an_error_names_the_path_of_the_key(tmp_path: Path, old: str, new: str, told: str) -> None:
+    """And never its value."""
     file = written(tmp_path, (old, new))
     with pytest.raises(SettingsError) as raised:
         load(file)
@@ -71,7 +70,7 @@ def test_a_wrong_table_is_told_by_key_and_line_and_never_by_its_value(
     assert problem.startswith(f"ours.toml: {told}")
 
 
-def test_a_file_that_is_no_table_is_told_by_its_name(tmp_path: Path) -> None:
+def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
     file = tmp_path / "ours.toml"
     with pytest.raises(SettingsError, match=r"^ours\.toml: cannot be read \(FileNotFoundError\)$"):
         load(file)

@@ -1,23 +1,23 @@
-"""What holds of every estimate, whatever the workload: more never costs less, and the search finds real changes."""
+"""Properties of every estimate: more never costs less, and the search finds real crossovers."""
 
 import math
 from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tidewire.tools.cost.break_even import AXES, Axis, Search, cheapest, compare
 from tidewire.tools.cost.modes import MODES, Mode, estimate
-from tidewire.tools.cost.tipping import AXES, Axis, Search, cheapest, compare
 from tidewire.tools.cost.workload import LIMITS, TRANSPORTS, Workload
 
 from tests.cost.tables import SHIPPED
 
 EXAMPLES = 50
-SEARCHED = 5  # each looks at some hundred estimates
-ROUNDING = 1e-9  # of sums that are the same but for their order
+SEARCHED = 5  # each computes some hundred estimates
+ROUNDING = 1e-9  # of sums in another order
 
 
 def workloads(maximum: float = math.inf) -> st.SearchStrategy[Workload]:
-    """Any workload within the limits, `most` users and events of it."""
+    """Any workload within the limits, with at most `maximum` users and events."""
 
     def whole(field: str) -> st.SearchStrategy[int]:
         minimum, greatest = LIMITS[field]
@@ -33,7 +33,7 @@ def workloads(maximum: float = math.inf) -> st.SearchStrategy[Workload]:
         for field in LIMITS
     }
     flags = {name: st.booleans() for name in ("rate_limited", "bus", "netlify")}
-    # A poll a second is the most that the command line takes.
+    # The command line allows at most one poll per second.
     fields["poll_every"] = st.floats(1, LIMITS["poll_every"][1])
     return st.builds(Workload, transport=st.sampled_from(TRANSPORTS), **fields, **flags)
 
@@ -42,7 +42,7 @@ modes = st.sampled_from(MODES)
 
 
 def at_least(more: float, less: float) -> bool:
-    """Whether it is as much, but for rounding."""
+    """Whether `more >= less`, except for rounding."""
     return more >= less * (1 - ROUNDING) - ROUNDING
 
 
@@ -57,7 +57,7 @@ def test_more_users_or_more_events_never_cost_less(load: Workload, mode: Mode, u
 
 @settings(max_examples=EXAMPLES)
 @given(workloads())
-def test_a_total_is_the_sum_of_its_lines_and_the_cheapest_mode_is_the_one_of_the_least(load: Workload) -> None:
+def test_totals_are_sums_and_the_cheapest_is_the_minimum(load: Workload) -> None:
     found = compare(load, SHIPPED)
     for one in found.values():
         assert one.total == math.fsum(line.cost for line in one.lines)
@@ -69,16 +69,15 @@ def test_a_total_is_the_sum_of_its_lines_and_the_cheapest_mode_is_the_one_of_the
 
 @settings(max_examples=SEARCHED)
 @given(workloads(maximum=100_000), st.sampled_from(AXES))
-def test_just_before_a_change_the_cheapest_is_another_and_a_tip_is_the_first_at_which_it_is_cheaper(
-    load: Workload, axis: Axis
-) -> None:
+def test_a_crossover_is_the_first_number_that_is_cheaper(load: Workload, axis: Axis) -> None:
+    """Just before a change of the cheapest mode, another one is the cheapest."""
     search = Search(load, SHIPPED, axis)
 
     def totals(number: int) -> dict[Mode, float]:
         at = load.with_users(number) if axis == "users" else load.with_events(number)
         return {mode: found.total for mode, found in compare(at, SHIPPED).items()}
 
-    first, *changes = search.stretches()
+    first, *changes = search.ranges()
     assert (first.start, first.mode) == (1, cheapest(totals(1)))
     before = first
     for change in changes:
@@ -86,11 +85,11 @@ def test_just_before_a_change_the_cheapest_is_another_and_a_tip_is_the_first_at_
         assert cheapest(totals(change.start)) == change.mode
         assert cheapest(totals(change.start - 1)) == before.mode != change.mode
         before = change
-    for tip in search.tips():
-        assert totals(tip.at)[tip.other] < totals(tip.at)[tip.mode]
-        if tip.at > 1:
-            assert totals(tip.at - 1)[tip.other] >= totals(tip.at - 1)[tip.mode]
-        if tip.until is not None:
-            assert tip.until >= tip.at
-            assert totals(tip.until)[tip.other] < totals(tip.until)[tip.mode]
-            assert totals(tip.until + 1)[tip.other] >= totals(tip.until + 1)[tip.mode]
+    for found in search.crossovers():
+        assert totals(found.at)[found.other] < totals(found.at)[found.mode]
+        if found.at > 1:
+            assert totals(found.at - 1)[found.other] >= totals(found.at - 1)[found.mode]
+        if found.until is not None:
+            assert found.until >= found.at
+            assert totals(found.until)[found.other] < totals(found.until)[found.mode]
+            assert totals(found.until + 1)[found.other] >= totals(found.until + 1)[found.mode]

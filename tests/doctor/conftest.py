@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tidewire.tools.doctor import CHECKS, Deployment, Finding, Limits, examine
+from tidewire.tools.doctor import CHECKS, Deployment, Finding, Limits, run_checks
 
 from tests.certificates import certify
 from tests.functions.tokens import LIMITED_KEY, MINTING_KEY, PUBLISH_KEY, SECRET
@@ -70,7 +70,7 @@ async def findings(
     """What these checks find there, or all of them; nothing of this shell's settings counts."""
     wanted = {name: check for name, check in CHECKS.items() if name in checks or not checks}
     async with Deployment(url, key, limits=limits, **{"origin": ORIGIN, "environ": {}, **given}) as deployment:
-        found = [finding async for finding in examine(deployment, wanted)]
+        found = [finding async for finding in run_checks(deployment, wanted)]
     assert [finding.check for finding in found] == list(wanted)
     assert all(finding.advice for finding in found if finding.verdict in ("warn", "fail"))
     return {finding.check: finding for finding in found}

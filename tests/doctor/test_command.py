@@ -14,7 +14,8 @@ from tests.processes import ROOT, Instance
 QUICK = ("--samples", "2", "--heartbeat", str(HEARTBEAT), "--origin", ORIGIN)
 
 
-def test_all_well_is_code_0_and_a_line_a_check_with_no_secret_in_it(instance: Instance) -> None:
+def test_success_is_code_0_and_one_line_per_check(instance: Instance) -> None:
+    """Without any secret."""
     ran = run("doctor", *QUICK, settings={"TIDEWIRE_URL": instance.url, "TIDEWIRE_KEY": PUBLISH_KEY})
     assert (ran.code, ran.err) == (0, "")
     *shown, last = ran.out.splitlines()
@@ -24,7 +25,7 @@ def test_all_well_is_code_0_and_a_line_a_check_with_no_secret_in_it(instance: In
     assert "eyJ" not in ran.out
 
 
-def test_a_failed_check_is_code_1_and_an_object_that_says_what_to_do(instance: Instance) -> None:
+def test_a_failed_check_is_code_1_with_advice(instance: Instance) -> None:
     ran = run("doctor", *QUICK, "--json", "--url", instance.url, settings={"TIDEWIRE_KEY": "hunter2"})
     assert (ran.code, ran.err) == (1, "")
     told = [json.loads(line) for line in ran.out.splitlines()]
@@ -60,13 +61,13 @@ def test_on_a_terminal_long_texts_stay_in_their_column(monkeypatch: pytest.Monke
         (["--samples", "0"], "--samples"),
     ],
 )
-def test_what_cannot_be_meant_is_code_2(arguments: list[str], told: str) -> None:
+def test_wrong_usage_is_code_2(arguments: list[str], told: str) -> None:
     ran = run("doctor", *arguments)
     assert (ran.code, ran.out) == (2, "")
     assert told in ran.err
 
 
-def test_the_document_tells_of_each_check_in_their_order() -> None:
+def test_the_document_lists_the_checks_in_order() -> None:
     rows = re.findall(
         r"^\| (`[^|]+`) \|",
         (ROOT / "docs" / "cli.md").read_text().partition("## doctor")[2].partition("## ")[0],

@@ -10,7 +10,7 @@ from tests.processes import Instance
 WHO = ("anonymous-publish", "wrong-key", "publish", "token", "ticket", "forged-token")
 
 
-async def test_a_wrong_key_fails_as_what_it_is_and_what_needs_it_is_skipped(instance: Instance) -> None:
+async def test_a_wrong_key_fails_one_check_and_skips_others(instance: Instance) -> None:
     found = await findings(instance.url, key="not-the-key-of-this-deployment")
     assert with_verdict(found, "fail") == ["publish"]
     assert "the key is refused: 401" in found["publish"].reason
@@ -21,7 +21,7 @@ async def test_a_wrong_key_fails_as_what_it_is_and_what_needs_it_is_skipped(inst
     assert all(finding.reason for finding in found.values())
 
 
-async def test_a_key_for_other_types_is_told_what_its_list_lacks(instance: Instance) -> None:
+async def test_names_the_type_that_a_limited_key_lacks(instance: Instance) -> None:
     found = await findings(instance.url, *WHO, key=LIMITED_KEY)
     assert with_verdict(found, "fail") == ["publish"]
     assert "403" in found["publish"].reason
@@ -34,7 +34,8 @@ async def test_a_key_for_nothing_but_the_doctor_is_enough(instance: Instance) ->
     assert with_verdict(found, "ok") == [*WHO, "long-poll"], found
 
 
-async def test_a_token_of_another_deployment_is_told_apart_from_a_key_that_is_wrong(instance: Instance) -> None:
+async def test_finds_a_token_of_another_deployment(instance: Instance) -> None:
+    """And does not confuse it with a wrong key."""
     foreign = token({"sub": "u1"}, "another-secret-of-at-least-32-bytes-length")
     found = await findings(instance.url, *WHO, token=foreign)
     assert with_verdict(found, "fail") == ["token"]
@@ -42,7 +43,7 @@ async def test_a_token_of_another_deployment_is_told_apart_from_a_key_that_is_wr
     assert "TIDEWIRE_TOKEN" in found["token"].advice
 
 
-async def test_with_a_token_alone_all_is_looked_at_that_needs_no_event(instance: Instance) -> None:
+async def test_a_token_alone_runs_the_checks_without_events(instance: Instance) -> None:
     found = await findings(instance.url, key=None, token=user_token("u1"))
     assert with_verdict(found, "fail") == []
     assert {"token", "ticket", "forged-token", "cors-stream", "stream", "heartbeats"} <= set(with_verdict(found, "ok"))
@@ -50,25 +51,22 @@ async def test_with_a_token_alone_all_is_looked_at_that_needs_no_event(instance:
     assert "TIDEWIRE_KEY" in found["latency"].advice
 
 
-async def test_a_token_for_nobody_is_not_used_because_its_events_would_be_everyones(instance: Instance) -> None:
+async def test_a_token_without_a_user_is_not_used(instance: Instance) -> None:
+    """Its events would be events for everyone."""
     found = await findings(instance.url, "token", key=None, token=user_token(None))
     assert found["token"].verdict == "skip"
     assert "events for everyone" in found["token"].reason
 
 
 @pytest.mark.parametrize(("secret", "verdict"), [(SECRET, "ok"), ("x" * 32, "fail")])
-async def test_a_secret_signs_a_token_that_holds_only_where_it_is_the_deployments(
-    instance: Instance, secret: str, verdict: str
-) -> None:
+async def test_a_token_signed_here_needs_the_right_secret(instance: Instance, secret: str, verdict: str) -> None:
     found = (await findings(instance.url, "token", key=None, environ={"REALTIME_JWT_SECRET": secret}))["token"]
     assert found.verdict == verdict
     assert "signed here with REALTIME_JWT_SECRET" in found.reason
     assert "REALTIME_JWT_SECRET" in found.advice or verdict == "ok"
 
 
-async def test_a_deployment_without_authentication_works_here_and_is_a_failure_elsewhere(
-    open_instance: Instance, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_authentication_off_fails_unless_local(open_instance: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
     found = await findings(open_instance.url, key=None)
     assert (with_verdict(found, "fail"), with_verdict(found, "warn")) == ([], ["anonymous-publish"])
     assert with_verdict(found, "skip") == ["wrong-key", "token", "ticket", "forged-token"]
@@ -80,9 +78,9 @@ async def test_a_deployment_without_authentication_works_here_and_is_a_failure_e
     assert "REALTIME_TRANSPORT" in elsewhere["health"].advice
 
 
-async def test_a_key_that_may_send_no_more_ends_the_samples_and_not_the_check(open_instance: Instance) -> None:
+async def test_a_rate_limit_ends_the_samples_not_the_check(open_instance: Instance) -> None:
     limits = Limits(answer=LIMITS.answer, heartbeat=HEARTBEAT, samples=100)
     found = await findings(open_instance.url, "anonymous-publish", "stream", "latency", key=None, limits=limits)
     assert found["latency"].verdict == "ok"
     assert 1 <= float(found["latency"].measured["samples"]) < 40
-    assert "cut short by the limit of this key: 429" in found["latency"].reason
+    assert "cut short by the rate limit of the key: 429" in found["latency"].reason

@@ -52,7 +52,7 @@ def test_no_expression_fails_on_any_payload(text: str) -> None:
 
 @given(text=texts, parts=st.lists(st.sampled_from(expressions()), min_size=4, max_size=4))
 @settings(max_examples=100)
-def test_what_a_rule_makes_is_an_event_that_could_have_been_published(text: str, parts: list[str]) -> None:
+def test_a_rule_makes_only_valid_events(text: str, parts: list[str]) -> None:
     keys = 'type = {{from = "{}"}}\nuserIds = "{}"\ndata = "{}"\nid = "{}"'.format(*parts)
     try:
         made = events(keys, text)

@@ -48,7 +48,7 @@ def test_a_number_comes_out_as_it_went_in(number: str, expression: str, template
     assert data(expression, f'{{"a": {{"n": {number}}}}}') == template.replace("%s", number)
 
 
-def test_a_plain_path_selects_the_text_itself_with_its_spaces_and_escapes() -> None:
+def test_a_plain_path_selects_the_text_byte_by_byte() -> None:
     text = r'{ "x" : "\u0041\/é\u00e9" ,' + '\r\n\t"y": [ 1.0 ] }'
     body = f' {{"a": [0, {{"b c": {text} }} ], "\\u0061b": 2}} '
     assert data('a[1]."b c"', body) == text

@@ -86,7 +86,7 @@ def test_a_syntax_error_is_named_by_line_and_column(text: str, place: str) -> No
     assert str(caught.value).endswith(f"({place})")
 
 
-def test_toml_that_is_nested_too_deeply_is_told_and_no_failure_of_ours() -> None:
+def test_toml_nested_too_deeply_is_a_settings_error() -> None:
     with pytest.raises(SettingsError, match=r"realtime\.toml: is not valid TOML: nested too deeply"):
         Document("realtime.toml", "a = " + "[" * 5_000)
 
@@ -95,12 +95,13 @@ def test_toml_that_is_nested_too_deeply_is_told_and_no_failure_of_ours() -> None
     ("text", "problem"),
     [("events = 1", ARRAY), ("events = [1]", ARRAY)],
 )
-def test_rules_that_are_no_tables_are_refused(text: str, problem: str) -> None:
+def test_rules_that_are_not_tables_are_refused(text: str, problem: str) -> None:
     with pytest.raises(SettingsError, match=re.escape(f"realtime.toml: {problem}")):
         rules(text)
 
 
-def test_the_file_is_the_one_that_the_variable_names_and_otherwise_may_be_missing(tmp_path: Path) -> None:
+def test_finds_the_file_of_the_variable_or_the_default(tmp_path: Path) -> None:
+    """Only a file that the variable names must exist."""
     file = tmp_path / "mine.toml"
     file.write_text("x = 1\n")
     opened = open_document(str(file))

@@ -13,7 +13,8 @@ from tests.mapping.rules import ID, event, events, rules
 TASK = json.dumps({"task": {"id": 7, "state": "done", "owners": ["u1", 42]}, "actor": {"id": 9, "name": None}})
 
 
-def test_a_rule_with_a_type_alone_tells_everyone_the_whole_payload_under_the_deliverys_own_id() -> None:
+def test_the_defaults_of_a_rule() -> None:
+    """Everyone receives the whole payload, under the delivery's own id."""
     assert event('type = "task-updated"', f" {TASK}\n") == Event(ID, "task-updated", TASK.encode(), None)
 
 
@@ -102,7 +103,7 @@ def test_an_audience_that_is_not_found_never_becomes_everyone(expression: str) -
         ),
     ],
 )
-def test_what_does_not_fit_names_the_line_and_the_key_and_nothing_of_the_payload(keys: str, problem: str) -> None:
+def test_an_error_names_the_key_and_nothing_of_the_payload(keys: str, problem: str) -> None:
     with pytest.raises(MappingError) as caught:
         events(keys, TASK)
     assert caught.value.detail.startswith(f"The payload does not fit realtime.toml: events[0].{problem}")
@@ -123,7 +124,7 @@ def test_an_event_larger_than_its_limit_is_told_to_select_less() -> None:
 
 
 @pytest.mark.parametrize("body", ["", "{", '{"a": 1, "a": 2}', "NaN", b"\xff", b"\xef\xbb\xbf{}", "1 2"])
-def test_a_body_that_readers_could_read_differently_is_no_payload(body: str | bytes) -> None:
+def test_ambiguous_json_is_not_a_payload(body: str | bytes) -> None:
     with pytest.raises(InvalidRequest) as caught:
         events('type = "t"', body)
     assert not isinstance(caught.value, MappingError)
@@ -146,14 +147,16 @@ type = "third"
 """
 
 
-def test_each_rule_that_counts_makes_an_event_with_an_id_of_its_own_that_a_retry_makes_again() -> None:
+def test_each_matching_rule_makes_an_event_with_its_own_id() -> None:
+    """A retry of the delivery makes the same ids."""
     for _ in range(2):
         made = map_payload(rules(SEVERAL), Payload(b'{"n": 1}'), "d", {"source": "/webhooks/x"})
         assert [(event.id, event.type) for event in made] == [("d", "all"), ("1", "named"), ("d~3", "third")]
         assert {event.key for event in made} == {"all /webhooks/x d", "named /webhooks/x 1", "third /webhooks/x d~3"}
 
 
-def test_two_events_of_one_delivery_under_one_id_are_refused_because_the_second_would_be_lost() -> None:
+def test_two_events_with_one_id_are_refused() -> None:
+    """The log would drop the second as a duplicate."""
     with pytest.raises(MappingError, match=r"events\[2\]\.id: finds the id of another"):
         map_payload(rules(SEVERAL), Payload(b'{"n": "d"}'), "d", {})
 

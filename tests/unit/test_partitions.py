@@ -23,9 +23,7 @@ def make(type: str, users: tuple[str, ...] | None = None) -> Event:
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("wanted", [None, {"a"}, {"a", "b"}, {"c"}, {"a", "c"}])
-def test_everyone_reads_each_event_that_is_for_them_in_exactly_one_place(
-    scheme: Partitions, wanted: set[str] | None
-) -> None:
+def test_a_subscriber_reads_each_event_in_one_partition(scheme: Partitions, wanted: set[str] | None) -> None:
     audiences = [None, ("u1",), ("u2", "u3", "u4"), tuple(f"u{n}" for n in range(20)), ("ü ñ",)]
     for user in USERS:
         interest = Interest(user, None if wanted is None else frozenset(wanted))
@@ -39,7 +37,7 @@ def test_everyone_reads_each_event_that_is_for_them_in_exactly_one_place(
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_the_copies_of_an_event_share_its_audience_out_and_nothing_else(scheme: Partitions) -> None:
+def test_copies_divide_the_audience_and_nothing_else(scheme: Partitions) -> None:
     event = Event("1", "a", b'{"x": 1}', tuple(f"u{n}" for n in range(20)), {"source": "/s"})
     parts = scheme.route(event)
     users = [user for _, part in parts for user in part.user_ids or ()]
@@ -60,7 +58,7 @@ def test_by_default_all_is_in_one_partition() -> None:
     assert Partitions().partitions_for(Interest("u1", frozenset({"a"}))) == (ALL,)
 
 
-def test_a_reader_of_one_type_reads_one_partition_and_a_user_two_small_ones() -> None:
+def test_a_type_is_one_partition_and_a_user_adds_a_shard() -> None:
     scheme = Partitions(frozenset({"a"}), 8)
     assert scheme.partitions_for(Interest(None, frozenset({"a"}))) == ("a",)
     everyone, own = scheme.partitions_for(Interest("u1", frozenset({"a"})))

@@ -58,9 +58,8 @@ def test_the_vector_of_slacks_own_tests(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("secret", [0, 1], ids=["current", "next"])
-def test_what_the_providers_sdk_signs_is_taken_with_each_of_the_secrets(
-    signer: Signer, receiver: Receiver, secret: int
-) -> None:
+def test_accepts_what_the_providers_sdk_signs(signer: Signer, receiver: Receiver, secret: int) -> None:
+    """The provider's own SDK signs, with the current and with the next secret."""
     body = body_of("d-1")
     headers = signer.sign(body, signer.secrets[secret], "d-1", NOW)
     receiver.verify(Delivery(headers, body, NOW))
@@ -78,7 +77,7 @@ def test_what_we_take_the_providers_sdk_takes_too() -> None:
     receiver.verify(signature=signed["qstash"]["upstash-signature"], body=body.decode(), url=URL)
 
 
-def test_the_deliverys_own_id_is_found_where_the_provider_puts_it(signer: Signer, receiver: Receiver) -> None:
+def test_finds_the_providers_delivery_id(signer: Signer, receiver: Receiver) -> None:
     body = body_of("d-1")
     headers = signer.sign(body, signer.secrets[0], "d-1", NOW)
     id = receiver.source.delivery_id(Payload(body, headers))
@@ -147,7 +146,8 @@ def test_a_token_of_qstash_ends(issued: int, tmp_path: Path) -> None:
         make_receiver(signer, tmp_path).verify(Delivery(headers, body, NOW))
 
 
-def test_a_token_of_qstash_for_another_url_is_refused_and_padding_changes_nothing(tmp_path: Path) -> None:
+def test_a_qstash_token_for_another_url_is_refused(tmp_path: Path) -> None:
+    """Base64 padding makes no difference."""
     body, signer = body_of("d-1"), SIGNERS["qstash"]
     receiver = make_receiver(signer, tmp_path)
     claims = qstash_claims(body, NOW)
@@ -176,7 +176,7 @@ def test_a_token_of_another_issuer_or_algorithm_is_refused(name: str, tmp_path: 
             receiver.verify(Delivery({header: made}, body, NOW))
 
 
-def test_a_provider_may_sign_with_the_old_and_the_new_secret_at_once(tmp_path: Path) -> None:
+def test_a_header_may_hold_signatures_of_both_secrets(tmp_path: Path) -> None:
     body = body_of("d-1")
     unknown = "whsec_" + "B" * 32
     for name, header in (("standard-webhooks", "webhook-signature"), ("stripe", "stripe-signature")):
@@ -193,7 +193,7 @@ def test_a_provider_may_sign_with_the_old_and_the_new_secret_at_once(tmp_path: P
             receiver.verify(Delivery({**headers, header: many}, body, NOW))
 
 
-def test_a_signature_of_standard_webhooks_that_does_not_name_its_version_proves_nothing(tmp_path: Path) -> None:
+def test_a_standard_webhooks_signature_needs_its_version(tmp_path: Path) -> None:
     body, signer = body_of("d-1"), SIGNERS["standard-webhooks"]
     headers = signer.sign(body, signer.secrets[0], "d-1", NOW)
     headers["webhook-signature"] = headers["webhook-signature"].removeprefix("v1,")
@@ -201,7 +201,8 @@ def test_a_signature_of_standard_webhooks_that_does_not_name_its_version_proves_
         make_receiver(signer, tmp_path).verify(Delivery(headers, body, NOW))
 
 
-def test_a_second_time_in_stripes_header_is_refused_because_only_one_can_be_signed(tmp_path: Path) -> None:
+def test_a_second_time_in_stripes_header_is_refused(tmp_path: Path) -> None:
+    """Only one of the times can be the signed one."""
     body, signer = body_of("d-1"), SIGNERS["stripe"]
     header = signer.sign(body, signer.secrets[0], "d-1", NOW)["stripe-signature"]
     with pytest.raises(BadSignature, match="exactly one t="):
@@ -233,7 +234,8 @@ def test_the_generic_scheme_signs_as_it_is_configured(encoding: str, hash: str, 
 
 
 @pytest.mark.parametrize("secret", ["whsec_", "whsec_not base64", "whsec_A", "ümlaut"])
-def test_a_secret_that_cannot_be_one_stops_the_start_and_is_not_told(secret: str, tmp_path: Path) -> None:
+def test_a_malformed_secret_stops_the_start(secret: str, tmp_path: Path) -> None:
+    """The error names the variable, and never the secret."""
     signer = SIGNERS["standard-webhooks"]
     source = make_receiver(signer, tmp_path).source
     with pytest.raises(SettingsError) as caught:
@@ -243,9 +245,8 @@ def test_a_secret_that_cannot_be_one_stops_the_start_and_is_not_told(secret: str
     assert "mlaut" not in str(caught.value)
 
 
-def test_a_secret_that_is_not_set_stops_the_start_with_its_variable_and_the_line(
-    signer: Signer, tmp_path: Path
-) -> None:
+def test_a_missing_secret_stops_the_start(signer: Signer, tmp_path: Path) -> None:
+    """The error names the variable, and the key of realtime.toml that requires it."""
     source = make_receiver(signer, tmp_path).source
     for value in ({}, {"WEBHOOK_SECRET_NEXT": " "}):
         environ = {"WEBHOOK_SECRET": signer.secrets[0], **value}

@@ -98,9 +98,8 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("text", "problem"), WRONG)
-def test_a_wrong_source_stops_the_start_with_its_line_and_never_with_a_secret(
-    text: str, problem: str, tmp_path: Path
-) -> None:
+def test_a_wrong_source_is_named_by_the_path_of_its_key(text: str, problem: str, tmp_path: Path) -> None:
+    """And never with its value, which may be a secret."""
     with pytest.raises(SettingsError) as caught:
         sources(text, tmp_path)
     assert f"realtime.toml: {problem}" in str(caught.value)

@@ -1,7 +1,7 @@
 """Server-sent events, decoded by the rules of the HTML Living Standard, 9.2.6 "Interpreting an event stream".
 
-Pure: bytes in, frames out. Client libraries report an id-only frame as an event, or not at all; here it moves
-the cursor.
+Pure: bytes in, frames out. Other client libraries report a frame with only an id as an event, or drop it; here it
+moves the cursor.
 """
 
 import codecs
@@ -9,13 +9,13 @@ import re
 from typing import NamedTuple
 
 MAX_FRAME = 8 * 1024 * 1024
-"""Characters of one frame: 32 times the largest event. A frame that never ends would fill the memory."""
+"""Characters of one frame, 32 times the largest event: a frame without an end must not fill the memory."""
 
 _LINE_END = re.compile("\r\n|\n|\r")
 
 
 class Frame(NamedTuple):
-    """What one blank line closed; `data` is None where there was none, and only the cursor moves."""
+    """A frame; `data` is None if it has no data field, and then only the cursor moves."""
 
     type: str
     data: str | None
@@ -23,22 +23,22 @@ class Frame(NamedTuple):
 
 
 class FrameTooLarge(ValueError):
-    """A frame went on beyond `MAX_FRAME`."""
+    """A frame is longer than `MAX_FRAME`."""
 
 
 class Decoder:
-    """Decodes one response body, cut anywhere. Half a frame never survives its connection: begin with a new decoder.
+    """Decodes one response body, in chunks of any size. Each connection needs a new decoder: half a frame is dropped.
 
-    `retry` is the server's wish in milliseconds, None until it told one.
+    `retry` is the reconnection delay that the server set, in milliseconds; None if it set none.
     """
 
     def __init__(self, last_event_id: str = "") -> None:
         self.retry: int | None = None
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         self._begun = False
-        self._after_cr = False  # that line has ended; an LF that follows belongs to the same line end
-        self._line: list[str] = []  # the parts of a line that has not ended: joined once, so that it stays linear
-        self._partial = 0  # characters of those parts
+        self._after_cr = False  # an LF that follows belongs to the same line end
+        self._line: list[str] = []  # the parts of an unfinished line, joined once, so that decoding stays linear
+        self._partial = 0  # characters of these parts
         self._size = 0  # characters of the frame's lines so far
         self._id = last_event_id
         self._moved = False

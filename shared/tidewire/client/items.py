@@ -1,4 +1,4 @@
-"""What a subscription hands to its caller: events, gaps, and how it is doing."""
+"""The items and states of a subscription: events, gaps and connection states."""
 
 import json
 from collections.abc import Mapping
@@ -8,11 +8,11 @@ import msgspec
 
 
 class Event(msgspec.Struct, frozen=True):
-    """An event as it was published; `raw` is its data's JSON text, character by character.
+    """A published event; `raw` is the JSON text of its data, unchanged.
 
-    `cursor` is where to go on after it. (Of a page it is the page's start, but for the last event: whoever stops
-    within a page reads it again and loses nothing.) `time` is RFC 3339; `attributes` are the CloudEvents attributes
-    beyond those. `replayed`: it was read from the log, before the subscription was live.
+    `cursor` resumes after the event. (While polling it is the start of the page for all but the last event, so a caller
+    that stops within a page receives the page again.) `time` is RFC 3339; `attributes` are the other CloudEvents
+    attributes. `replayed`: the event was read from the log before the subscription was live.
     """
 
     id: str
@@ -26,15 +26,14 @@ class Event(msgspec.Struct, frozen=True):
 
     @property
     def data(self) -> Any:
-        """The data, parsed anew at each call."""
+        """The data, parsed on each access."""
         return json.loads(self.raw)
 
 
 class Gap(msgspec.Struct, frozen=True):
-    """Events are lost to this subscriber: reload the state that they would have changed.
+    """Events are lost for this subscriber: reload the state that they would have changed.
 
-    `reason` is one of docs/protocol.md's, or what a newer server says; whoever resumes from `cursor` does not hear of
-    this gap again.
+    `reason` is one of docs/protocol.md, or that of a newer server. `cursor` resumes after the gap.
     """
 
     reason: str
@@ -45,11 +44,11 @@ Item = Event | Gap
 
 
 class State(msgspec.Struct, frozen=True):
-    """Where the subscription stands, told at each change.
+    """The state of the subscription, passed to `on_state` at each change.
 
-    `reason` is why: of `waiting`, how the last connection ended (a `realtime.closing` reason, `lost`, `silent`,
-    `renewed`, or `refused` with `detail`), and then `delay` is the wait in seconds. `replayed` and `recovered` are
-    what `realtime.ready` told. `mode` is `poll` where streams do not come through.
+    For `waiting`, `reason` is how the last connection ended (a `realtime.closing` reason, `lost`, `silent`, `renewed`,
+    or `refused` with `detail`), and `delay` is in seconds. `replayed` and `recovered` are those of `realtime.ready`.
+    `mode` is `poll` while streams do not get through.
     """
 
     name: Literal["connecting", "replaying", "live", "waiting", "closed"]

@@ -1,4 +1,4 @@
-"""A subscription: one connection after the other, so that its caller sees one stream of events without a hole."""
+"""A subscription: consecutive connections that yield one stream of events without a hole."""
 
 import asyncio
 import contextlib
@@ -12,21 +12,21 @@ from typing import Literal, Self
 import httpx
 import msgspec
 
-from tidewire.client.answers import NO_STREAM, End, Page, Refused, check, control, event_of, stream_url
 from tidewire.client.decoder import Decoder, Frame, FrameTooLarge
 from tidewire.client.items import Gap, Item, State
-from tidewire.client.renewal import Renewal, Token, fetch
-from tidewire.client.retrying import CLOSING_JITTER, backoff, expiry_of, renew_in
+from tidewire.client.responses import NO_STREAM, End, Page, Refused, check, control, event_of, stream_url
+from tidewire.client.retry import CLOSING_JITTER, backoff, expiry_of, renew_in
+from tidewire.client.token_renewal import Renewal, Token, fetch
 from tidewire.errors import Unauthorized
 
-FIRST_BYTE = 12.0  # seconds; a server answers at once, a cold function within a few: longer is a proxy that buffers
+FIRST_BYTE = 12.0  # seconds; a cold function needs a few, so a longer silence means a proxy that buffers
 HEARTBEAT_SLACK = 2.0  # seconds of network delay on top of two heartbeats
-STABLE = 5.0  # a connection that ended sooner was no success: a server that answers and dies must not be hammered
-LONGEST_RETRY = 60.0  # no `retry:` may keep a subscriber away longer
-POLL_WAIT = 20  # seconds that a page waits for an event; the most that a server allows
-STREAM_AGAIN = 300.0  # seconds of polling before a stream is tried again: the laptop may have left that network
-BLOCKED_AFTER = 3  # attempts in a row without a byte, before a page is tried
-TOKEN_SECONDS = 30.0  # the caller's token function talks to a server too, and may hang
+STABLE = 5.0  # seconds; a shorter connection counts as a failure, so a server that accepts and crashes gets backoff
+MAX_RETRY = 60.0  # seconds; the upper limit of `retry:`
+POLL_WAIT = 20  # seconds that a page waits for an event; the server's maximum
+STREAM_AGAIN = 300.0  # seconds of polling before the next attempt to stream: the network may have changed
+BLOCKED_AFTER = 3  # consecutive attempts without a byte before polling starts
+TOKEN_SECONDS = 30.0  # time-out of the caller's token function
 
 
 def subscribe(
@@ -43,23 +43,23 @@ def subscribe(
 ) -> "Subscription":
     """Return a subscription to `url`, the address of GET /api/events; iterating over it yields events and gaps.
 
-    Where `url` gives JSON pages alone, as on Lambda, the stream is opened where /api/config beside it says.
-    It opens at the first item that is asked for, and never ends by itself: it resumes after its last item, with
-    jittered backoff, and polls where streams do not come through. It reads only as fast as its caller takes.
+    If `url` serves JSON pages only, as on Lambda, the stream is opened at the address in /api/config next to it. The
+    connection opens at the first iteration. The subscription never ends by itself: it resumes after its last item, with
+    jittered backoff, and polls while streams do not get through. It reads only as fast as its caller iterates.
 
-    `token` may be a function, also an async one: it is called for each connection, and before a token expires; the
-    new one takes over without a hole. `start` is `now`, `earliest` or an RFC 3339 time, used where there is no
-    `cursor`. `heartbeat` is the server's, in seconds. `user_id` counts only where authentication is off.
+    `token` may be a function, also an async one: it is called for each connection and before a token expires; the new
+    connection resumes without a hole. `start` is `now`, `earliest` or an RFC 3339 time, used without a `cursor`.
+    `heartbeat` is the server's, in seconds. `user_id` is for servers without authentication.
 
-    Iterating raises Unauthorized (401; a token function is asked once more before, and one with Retry-After is waited
-    for: its token is not valid yet), Forbidden (403), InvalidRequest
-    (400) and SubscriptionStopped (204): asking again would not help. What `token` and `on_state` raise comes through.
+    Iterating raises Unauthorized (401, after a second call of a token function; with Retry-After it waits instead,
+    because the token is not valid yet), Forbidden (403), InvalidRequest (400) and SubscriptionStopped (204): these
+    responses are final. Exceptions of `token` and `on_state` propagate.
     """
     return Subscription(url, token, types, user_id, start, cursor, heartbeat, on_state, http)
 
 
 class Subscription:
-    """An async iterator of items. Leaving `async with`, or `aclose`, ends the connection; `cursor` is its place."""
+    """An async iterator of items; `cursor` is its position. `aclose`, or leaving `async with`, ends the connection."""
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class Subscription:
         self._url = httpx.URL(url)
         if self._url.scheme not in ("http", "https") or not self._url.host:
             raise ValueError("url must be an http:// or https:// address")
-        self._streams = self._url  # until the server says that they are elsewhere
+        self._stream_url = self._url  # until /api/config names another one
         query = {"format": "cloudevents", "types": ",".join(types), "userId": user_id or ""}
         self._query = {name: value for name, value in query.items() if value}
         self._source = token
@@ -87,9 +87,9 @@ class Subscription:
         self._on_state = on_state
         self._http = http
         self._mode: Literal["stream", "poll"] = "stream"
-        self._failures = 0  # in a row; the exponent of the backoff
-        self._unheard = 0  # attempts in a row that brought no byte, or were cut for silence
-        self._heard = False  # this attempt brought a byte
+        self._failures = 0  # consecutive; the exponent of the backoff
+        self._silent_attempts = 0  # consecutive attempts without a byte, or ended by silence
+        self._has_bytes = False  # this attempt received a byte
         self._live_at: float | None = None
         self._retry = 0.0
         self._refused_before = False  # the last answer was a 401
@@ -110,14 +110,14 @@ class Subscription:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """End the connection; `cursor` is where another subscription goes on."""
+        """End the connection; another subscription can resume from `cursor`."""
         await self._items.aclose()
 
-    # The loop: connect, look how it ended, wait.
+    # The loop: connect, evaluate the end, wait.
 
     async def _run(self) -> AsyncGenerator[Item, None]:
         own = self._http is None
-        # Time-outs are this module's: a stream is silent for longer than a client library expects.
+        # This module has its own time-outs: a stream is silent for longer than a client library expects.
         http = self._http or httpx.AsyncClient(timeout=None)  # noqa: S113
         reason = "start"
         try:
@@ -131,7 +131,7 @@ class Subscription:
                     end = ended.end
                 finally:
                     self._renewal.stop()
-                    await attempt.aclose()  # the stream of a renewed token must not stay open behind our back
+                    await attempt.aclose()  # or the stream of the old token would stay open
                 reason = end.reason
                 await self._rest(end)
         finally:
@@ -140,8 +140,8 @@ class Subscription:
             self._enter(State("closed", "closed", self._mode))
 
     async def _attempt(self, http: httpx.AsyncClient) -> AsyncGenerator[Item, None]:
-        """Yield what one connection brings; raises _Ended at its end, and what ends the subscription."""
-        self._heard, self._live_at = False, None
+        """Yield the items of one connection. Raises _Ended at its end, or the error that ends the subscription."""
+        self._has_bytes, self._live_at = False, None
         connection = self._poll if self._mode == "poll" else self._stream
         self._token = await self._next_token()
         try:
@@ -169,7 +169,7 @@ class Subscription:
             delay = random.uniform(0, CLOSING_JITTER)  # noqa: S311 — no secret
         else:
             if end.kind == "early":
-                self._renewal.fresh = self._token  # the next one would be made on the same clock, and as early
+                self._renewal.fresh = self._token  # a new one would come from the same clock, and be as early
             delay = backoff(self._failures, max(self._retry, end.floor))
             self._choose_mode(end)
             self._failures += 1
@@ -177,16 +177,16 @@ class Subscription:
         await asyncio.sleep(delay)
 
     def _choose_mode(self, end: End) -> None:
-        """A proxy that buffers or blocks streams lets short answers through: after signs of one, poll."""
+        """Switch to polling after signs of a proxy that buffers or blocks streams: short responses get through."""
         if self._mode == "poll":
-            self._mode, self._unheard = "stream", 0  # the page failed too: the server is away, not only its streams
+            self._mode, self._silent_attempts = "stream", 0  # the page failed too, so the server is down
             return
-        nothing = not self._heard and end.kind in ("lost", "silent")
+        nothing = not self._has_bytes and end.kind in ("lost", "silent")
         if nothing or end.kind == "refused":
-            self._streams = self._url  # they may have moved: the server is asked again
-        self._unheard = self._unheard + 1 if nothing or end.kind == "silent" else 0
-        buffered = end.kind == "silent" and (nothing or self._unheard > 1)
-        if buffered or self._unheard >= BLOCKED_AFTER:
+            self._stream_url = self._url  # fetch the address again: it may have changed
+        self._silent_attempts = self._silent_attempts + 1 if nothing or end.kind == "silent" else 0
+        buffered = end.kind == "silent" and (nothing or self._silent_attempts > 1)
+        if buffered or self._silent_attempts >= BLOCKED_AFTER:
             self._mode = "poll"
 
     # One connection.
@@ -194,23 +194,23 @@ class Subscription:
     async def _stream(self, http: httpx.AsyncClient) -> AsyncGenerator[Item, None]:
         async with asyncio.timeout(FIRST_BYTE):
             response = await http.send(self._request(http, "text/event-stream"), stream=True)
-            if response.status_code == NO_STREAM and self._streams == self._url:
+            if response.status_code == NO_STREAM and self._stream_url == self._url:
                 await response.aclose()
-                self._streams = await stream_url(http, self._url)
+                self._stream_url = await stream_url(http, self._url)
                 response = await http.send(self._request(http, "text/event-stream"), stream=True)
         async with contextlib.aclosing(response):
             await self._accept(response, "text/event-stream")
-            decoder, told = Decoder(self.cursor), False
+            decoder, has_content = Decoder(self.cursor), False
             async for chunk in self._chunks(response):
                 frames = decoder.feed(chunk)
                 if decoder.retry is not None:
-                    self._retry = min(decoder.retry / 1000, LONGEST_RETRY)
+                    self._retry = min(decoder.retry / 1000, MAX_RETRY)
                 for frame in frames:
-                    # The first id primes the cursor ahead of a gap's announcement. Were it kept and the connection cut
-                    # right there, the next one would resume behind the gap, and nobody would ever hear of it.
-                    if frame.data is None and not told:
+                    # The first id comes before a gap's announcement. If it were kept and the connection were lost right
+                    # there, the next connection would resume after the gap, and nothing would announce it.
+                    if frame.data is None and not has_content:
                         continue
-                    told = True
+                    has_content = True
                     item = self._item(frame)
                     self.cursor = frame.last_event_id
                     if item is not None:
@@ -218,12 +218,12 @@ class Subscription:
         raise _Ended(End("lost", "lost"))
 
     async def _chunks(self, response: httpx.Response) -> AsyncIterator[bytes]:
-        """Yield the body as it comes. Raises TimeoutError where it is silent for too long, _Ended for a new token."""
+        """Yield the body in chunks. Raises TimeoutError after too long a silence, _Ended when a new token arrives."""
         chunks = response.aiter_bytes()
         while True:
             if self._renewal.is_done():
                 raise _Ended(End("renewed", "renewed"))
-            seconds = self._silence if self._heard else FIRST_BYTE
+            seconds = self._silence if self._has_bytes else FIRST_BYTE
             try:
                 async with asyncio.timeout(seconds) as timeout:
                     self._renewal.timeout = timeout
@@ -234,50 +234,52 @@ class Subscription:
                 raise
             if chunk is None:
                 return
-            self._heard = True
+            self._has_bytes = True
             yield chunk
 
     def _item(self, frame: Frame) -> Item | None:
-        """Return the item in a frame. Raises _Ended at the server's last word, and msgspec.DecodeError."""
+        """Return the item of a frame, None if it has none. Raises _Ended at `realtime.closing`, msgspec.DecodeError."""
         if frame.data is None:
             return None
         if not frame.type.startswith("realtime."):
             return event_of(frame.data, frame.last_event_id, self.state.name != "live")
-        told = control(frame.data)
+        fields = control(frame.data)
         match frame.type:
             case "realtime.ready":
-                self._ready(told.replayed, told.recovered)
+                self._ready(fields.replayed, fields.recovered)
             case "realtime.gap":
-                return Gap(told.reason or "unknown", frame.last_event_id)
+                return Gap(fields.reason or "unknown", frame.last_event_id)
             case "realtime.expiring":
-                self._renew_before(time.time() + told.seconds)
+                self._renew_before(time.time() + fields.seconds)
             case "realtime.closing":
-                raise _Ended(End("closing", told.reason or "closing"))
+                raise _Ended(End("closing", fields.reason or "closing"))
             case _:
-                pass  # of a newer server, which sends nothing of that name that a client may not miss
+                pass  # from a newer server: control events may be ignored
         return None
 
     async def _poll(self, http: httpx.AsyncClient) -> AsyncGenerator[Item, None]:
-        """JSON pages instead of a stream, for a while."""
-        until, recovered, replayed = _now() + STREAM_AGAIN, True, 0
-        while _now() < until:
+        """Yield the items of JSON pages instead of a stream, for `STREAM_AGAIN` seconds."""
+        deadline, recovered, replayed = _now() + STREAM_AGAIN, True, 0
+        while _now() < deadline:
             if self._renewal.is_done():
                 raise _Ended(End("renewed", "renewed"))
-            live, asked = self.state.name == "live", _now()
+            live, began = self.state.name == "live", _now()
             wait = POLL_WAIT if live else 0
             async with asyncio.timeout(wait + FIRST_BYTE):
                 response = await http.send(self._request(http, "application/json", wait), stream=True)
                 async with contextlib.aclosing(response):
-                    self._heard = True
+                    self._has_bytes = True
                     await self._accept(response, "application/json")
                     page = msgspec.json.decode(await response.aread(), type=Page)
             if page.gap is not None:
                 recovered = False
-                yield Gap(page.gap.reason or "unknown", self.cursor)  # with the page's end, its events would be lost
+                yield Gap(
+                    page.gap.reason or "unknown", self.cursor
+                )  # not the page's end: a resume would skip its events
             last = len(page.events) - 1
             for index, text in enumerate(page.events):
-                at = page.cursor if index == last else self.cursor
-                event = event_of(bytes(text), at, not live)
+                cursor = page.cursor if index == last else self.cursor
+                event = event_of(bytes(text), cursor, not live)
                 if index == last:
                     self.cursor = page.cursor
                 yield event
@@ -286,8 +288,8 @@ class Subscription:
                 replayed += len(page.events)
                 if not page.events and page.gap is None and page.complete:
                     self._ready(replayed, recovered)
-            elif not page.events and _now() - asked < 1.0:
-                await asyncio.sleep(random.uniform(2.0, 3.0))  # noqa: S311 — a platform that cannot hold a request
+            elif not page.events and _now() - began < 1.0:
+                await asyncio.sleep(random.uniform(2.0, 3.0))  # noqa: S311 — the server cannot hold requests
         self._mode = "stream"
         raise _Ended(End("again", "stream-again"))
 
@@ -300,17 +302,17 @@ class Subscription:
             query["from"] = self._start
         elif _is_visible_ascii(self.cursor):
             headers["last-event-id"] = self.cursor
-        else:  # a place from elsewhere that no header can carry: the server shall see it, and tell a gap
+        else:  # a header cannot carry it; the server answers with a gap
             query["last_event_id"] = self.cursor
-        address = self._streams if wait is None else self._url
+        address = self._stream_url if wait is None else self._url
         return http.build_request("GET", address.copy_merge_params(query), headers=headers)
 
     async def _accept(self, response: httpx.Response, wanted: str) -> None:
-        """Go on with an answer of that media type. Raises Refused, and _Ended where another attempt may bring it."""
+        """Check the status and the media type. Raises Refused if final, _Ended if another attempt may succeed."""
         async with asyncio.timeout(FIRST_BYTE):
             end = await check(response, wanted)
         if end is not None:
-            self._heard = True
+            self._has_bytes = True
             raise _Ended(end)
         self._refused_before = False
         if self.state.name == "connecting":
@@ -327,17 +329,17 @@ class Subscription:
         self._enter(State("live", "ready", self._mode, replayed=replayed, recovered=recovered))
 
     async def _next_token(self) -> str:
-        """Return the token of the next connection. Raises Unauthorized where no header can carry it, and _Ended."""
+        """Return the token of the next connection. Raises Unauthorized if a header cannot carry it, and _Ended."""
         timeout = asyncio.timeout(TOKEN_SECONDS)
         try:
             async with timeout:
                 token = self._renewal.take() or await fetch(self._source)
         except TimeoutError:
             if not timeout.expired():
-                raise  # the function's own
+                raise  # from the token function
             raise _Ended(End("refused", "token-timeout")) from None
         if token and not _is_visible_ascii(token):
-            raise Unauthorized("The token holds characters that no header can carry")
+            raise Unauthorized("The token has characters that a header cannot carry")
         return token
 
     def _enter(self, state: State) -> None:

@@ -1,4 +1,4 @@
-"""`tidewire cost`: what a month would cost, line by line, in which mode the least, and where that changes."""
+"""`tidewire cost`: the estimated monthly cost per mode, line by line, and where another mode becomes cheaper."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -7,67 +7,66 @@ from typing import Any, TypeVar
 
 import click
 
-from tidewire.tools.cli.exits import CANNOT_START, Failed
-from tidewire.tools.cli.output import as_json, console, is_terminal, json_option
+from tidewire.tools.cli.output import CANNOT_START, Failed, as_json, console, is_terminal, json_option
 
 try:
+    from tidewire.tools.cost.break_even import AXES, Axis, Crossover, Range, Search, cheapest, compare
     from tidewire.tools.cost.modes import MODES, Estimate, Mode
     from tidewire.tools.cost.prices import TABLE, Prices, load
-    from tidewire.tools.cost.tipping import AXES, Axis, Search, Stretch, Tip, cheapest, compare
     from tidewire.tools.cost.workload import LIMITS, MAX_REQUEST_BYTES, TRANSPORTS, Workload
 except ModuleNotFoundError as error:  # scripts/bundle.py leaves the model out
     if not (error.name or "").startswith("tidewire.tools.cost"):
         raise
-    raise Failed("the bundle holds no prices: run `tidewire cost` in the project's folder", CANNOT_START) from None
+    raise Failed("the bundle has no prices: run `tidewire cost` in the project's folder", CANNOT_START) from None
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 NUMBERS: Mapping[str, str] = {
-    "hours": "Hours that a user is connected.",
-    "sessions": "Times that a user opens the application.",
+    "hours": "Connected hours of one user.",
+    "sessions": "Times that one user opens the application.",
     "event_bytes": "Bytes of an event's data.",
     "batch": "Events of one publish request.",
-    "memory": "MB of a function on Lambda.",
-    "stream_seconds": "Seconds that a stream on Lambda lasts (REALTIME_STREAM_SECONDS).",
-    "request_ms": "Milliseconds that one short request is billed for.",
-    "poll_every": "poll: seconds between an answer and the next poll.",
+    "memory": "MB of memory of a Lambda function.",
+    "stream_seconds": "Lifetime of a stream on Lambda, in seconds (REALTIME_STREAM_SECONDS).",
+    "request_ms": "Billed milliseconds of one short request.",
+    "poll_every": "poll: seconds between a response and the next poll.",
     "poll_wait": "poll: seconds that a poll waits for an event.",
-    "peak": "How many times as many are connected in the busiest hour as on average.",
-    "processes": "container: tasks at least.",
-    "streams": "container, managed: streams that one process holds.",
+    "peak": "Connected users in the busiest hour, divided by the average.",
+    "processes": "container: minimum number of tasks.",
+    "streams": "container, managed: streams per process.",
     "partitions": "Event types with a partition of their own (REALTIME_PARTITIONS).",
     "shards": "User shards (REALTIME_USER_SHARDS).",
     "retention_hours": "Hours that the log keeps an event (REALTIME_RETENTION).",
 }
-"""The options that are numbers with a default, and their help."""
+"""The help of the number options with a default."""
 
 
 class Number(click.ParamType[float]):
-    """A number within the limits of what it is; neither infinite nor no number at all."""
+    """A finite number within the limits of its field."""
 
     name = "number"
 
     def __init__(self, field: str, whole: bool) -> None:
-        self._least, self._most = LIMITS[field]
+        self._minimum, self._maximum = LIMITS[field]
         self._whole = whole
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Return the number; fails with the limits."""
+        """Return the number; fails outside the limits."""
         try:
             number = int(value) if self._whole else float(value)
         except (ValueError, OverflowError):
             number = math.nan
-        if not self._least <= number <= self._most:
+        if not self._minimum <= number <= self._maximum:
             kind = "a whole number" if self._whole else "a number"
-            self.fail(f"must be {kind} from {self._least:,g} to {self._most:,.0f}", param, ctx)
+            self.fail(f"must be {kind} from {self._minimum:,g} to {self._maximum:,.0f}", param, ctx)
         return number
 
 
 def numbers(function: _Function) -> _Function:
     """Add an option for each of `NUMBERS`, with the default of `Workload`."""
-    usual = Workload(0, 0)
+    defaults = Workload(0, 0)
     for field, text in reversed(list(NUMBERS.items())):
-        default = getattr(usual, field)
+        default = getattr(defaults, field)
         option = click.option(
             f"--{field.replace('_', '-')}",
             type=Number(field, isinstance(default, int)),
@@ -86,22 +85,22 @@ Examples:
   tidewire cost --users 1000 --events 1000000 --mode lambda --shards 256 --transport upstash-rest
   tidewire cost --users 1000 --events 1000000 --prices our-prices.toml --json"""
 )
-@click.option("--users", type=Number("users", True), required=True, help="Users of a month.")
+@click.option("--users", type=Number("users", True), required=True, help="Users per month.")
 @click.option("--events", type=Number("events", True), required=True, help="Events published in a month.")
-@click.option("--mode", type=click.Choice(MODES), help="Whose lines to show.  [default: the cheapest's]")
+@click.option("--mode", type=click.Choice(MODES), help="The mode to show line by line.  [default: the cheapest]")
 @click.option(
     "--delivered",
     type=Number("delivered", False),
-    help="Events of a month that one user is sent.  [default: each event is for one user]",
+    help="Events per month that one user receives.  [default: each event is for one user]",
 )
 @numbers
 @click.option("--transport", type=click.Choice(TRANSPORTS), default="redis-tcp", show_default=True, help="The log.")
 @click.option("--rate-limited", is_flag=True, help="Publish keys have a rate (REALTIME_PUBLISH_RATE).")
-@click.option("--bus", is_flag=True, help="Publishers reach the log by way of EventBridge.")
-@click.option("--netlify", is_flag=True, help="Publishers and polls come through Netlify.")
-@click.option("--no-free-tier", is_flag=True, help="The account uses up elsewhere what is free each month.")
-@click.option("--prices", type=click.Path(path_type=Path), default=TABLE, help="A price table of yours.")
-@click.option("--region", help="Stop where the price table is for another one.")
+@click.option("--bus", is_flag=True, help="Publishers use EventBridge.")
+@click.option("--netlify", is_flag=True, help="Publishers and polls go through Netlify.")
+@click.option("--no-free-tier", is_flag=True, help="Ignore the free tiers: the account uses them elsewhere.")
+@click.option("--prices", type=click.Path(path_type=Path), default=TABLE, help="Your own price table.")
+@click.option("--region", help="Fail if the price table is for another region.")
 @json_option
 def command(
     users: int,
@@ -114,10 +113,10 @@ def command(
     as_json_: bool,
     **options: Any,
 ) -> None:
-    """Estimate what a month costs, and in which mode the least.
+    """Estimate the monthly cost of each mode, and find the cheapest.
 
-    lambda: a function's environment a stream. managed: Lambda Managed Instances, many streams a process. container:
-    Fargate, or what is like it. poll: short functions, no streams.
+    lambda: one function environment per stream. managed: Lambda Managed Instances, many streams per process.
+    container: Fargate or similar. poll: short functions, no streams.
     """
     if delivered is None:
         delivered = events / users if users else 0.0
@@ -125,7 +124,7 @@ def command(
         raise click.BadParameter(f"must be at most --events, {events:,}", param_hint="--delivered")
     workload = Workload(users, events, delivered, **options)
     if workload.poll_every + workload.poll_wait < 1:
-        raise click.BadParameter("must be 1 or more together with --poll-wait", param_hint="--poll-every")
+        raise click.BadParameter("must be at least 1, added to --poll-wait", param_hint="--poll-every")
     if workload.batch * workload.event_bytes > MAX_REQUEST_BYTES:
         raise click.BadParameter(
             f"must be at most {MAX_REQUEST_BYTES // workload.event_bytes:,}: a request has at most 1 MiB, and an event"
@@ -135,26 +134,26 @@ def command(
     table = load(prices, free_tiers=not no_free_tier)
     if region is not None and region != table.region:
         raise click.BadParameter(
-            f"must be {table.region}, which the prices are for; for another one give a table with --prices",
+            f"must be {table.region}, the region of the prices; for another region use your own table with --prices",
             param_hint="--region",
         )
     found = compare(workload, table)
     minimum = cheapest({name: estimate.total for name, estimate in found.items()})
     searches = {axis: Search(workload, table, axis) for axis in AXES}
-    changes = {axis: (search.stretches(), search.tips()) for axis, search in searches.items()}
+    changes = {axis: (search.ranges(), search.crossovers()) for axis, search in searches.items()}
     if as_json_:
         as_json(_fields(workload, table, found, mode or minimum, minimum, changes))
     else:
         _show(workload, table, found, mode or minimum, minimum, changes)
 
 
-_Changes = Mapping[Axis, tuple[list[Stretch], list[Tip]]]
+_Changes = Mapping[Axis, tuple[list[Range], list[Crossover]]]
 
 
 def _fields(
     workload: Workload, table: Prices, found: Mapping[Mode, Estimate], mode: Mode, minimum: Mode, changes: _Changes
 ) -> dict[str, Any]:
-    """Return all there is, as JSON tells it."""
+    """Return the fields of the JSON output."""
     lines = [
         {
             "price": line.key,
@@ -175,44 +174,44 @@ def _fields(
         "notes": found[mode].notes,
         "totals": {name: estimate.total for name, estimate in found.items()},
         "cheapest": minimum,
-        "tips": {axis: {"cheapest": stretches, "cheaper": tips} for axis, (stretches, tips) in changes.items()},
+        "tips": {axis: {"cheapest": ranges, "cheaper": crossovers} for axis, (ranges, crossovers) in changes.items()},
     }
 
 
 def _show(
     workload: Workload, table: Prices, found: Mapping[Mode, Estimate], mode: Mode, minimum: Mode, changes: _Changes
 ) -> None:
-    """Write the lines, the totals, and where the cheapest mode changes."""
+    """Print the lines of a mode, the totals, and where the cheapest mode changes."""
     estimate = found[mode]
     rows = [(line.title, _quantity(line.quantity), line.unit, f"{line.cost:,.2f}") for line in estimate.lines]
     _table(
-        f"{mode}: a month in {table.currency}, by the prices of {table.date} for {table.region}",
+        f"{mode}: {table.currency} per month, at the prices of {table.date} for {table.region}",
         ("", ">", "", ">"),
         [*rows, ("total", "", "", f"{estimate.total:,.2f}")],
     )
     for note in estimate.notes:
         click.echo(f"- {note}")
     click.echo()
-    totals = [(name, f"{other.total:,.2f}", "the cheapest" if name == minimum else "") for name, other in found.items()]
+    totals = [(name, f"{other.total:,.2f}", "cheapest" if name == minimum else "") for name, other in found.items()]
     _table("each mode", ("", ">", ""), totals)
-    for axis, (stretches, tips) in changes.items():
+    for axis, (ranges, crossovers) in changes.items():
         click.echo()
         rest = f"{workload.events:,} events" if axis == "users" else f"{workload.users:,} users"
-        _table(f"where it tips over: {axis}, with {rest}", ("", ""), [_cheapest_row(stretches), *_tip_rows(tips)])
+        _table(f"break-even by {axis}, with {rest}", ("", ""), [_cheapest_row(ranges), *_crossover_rows(crossovers)])
     click.echo()
-    click.echo("Check the prices before you rely on them: docs/cost.md says where they are from.")
+    click.echo("Check the prices before you rely on them: docs/cost.md names their sources.")
 
 
-def _cheapest_row(stretches: list[Stretch]) -> tuple[str, str]:
-    return "the cheapest", ", ".join(f"{stretch.mode} from {stretch.start:,}" for stretch in stretches)
+def _cheapest_row(ranges: list[Range]) -> tuple[str, str]:
+    return "cheapest", ", ".join(f"{found.mode} from {found.start:,}" for found in ranges)
 
 
-def _tip_rows(tips: list[Tip]) -> list[tuple[str, str]]:
+def _crossover_rows(crossovers: list[Crossover]) -> list[tuple[str, str]]:
     rows: list[tuple[str, str]] = []
     for mode in MODES:
-        mine = sorted((tip for tip in tips if tip.mode == mode), key=lambda tip: (tip.at, tip.other))
-        told = ", ".join(f"{tip.other} from {tip.at:,}{_to(tip.until)}" for tip in mine)
-        rows.append((mode, f"is dearer than {told}" if told else "is never dearer than another"))
+        own = sorted((found for found in crossovers if found.mode == mode), key=lambda found: (found.at, found.other))
+        cheaper = ", ".join(f"{found.other} from {found.at:,}{_to(found.until)}" for found in own)
+        rows.append((mode, f"costs more than {cheaper}" if cheaper else "never costs more than another mode"))
     return rows
 
 
@@ -225,7 +224,7 @@ def _quantity(number: float) -> str:
 
 
 def _table(title: str, sides: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    """Write rows in columns; `>` is a column of numbers."""
+    """Print rows in columns; `>` right-aligns a column."""
     if is_terminal():
         from rich.table import Table
         from rich.text import Text

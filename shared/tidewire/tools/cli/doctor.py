@@ -1,4 +1,4 @@
-"""`tidewire doctor`: what can be known of a deployment from outside (shared/tidewire/tools/doctor)."""
+"""`tidewire doctor`: checks a deployment from outside (shared/tidewire/tools/doctor)."""
 
 import asyncio
 from collections import Counter
@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tidewire.tools.cli.exits import FAILED
-from tidewire.tools.cli.output import as_json, console, is_terminal, json_option, plain
+from tidewire.tools.cli.output import FAILED, as_json, console, is_terminal, json_option, plain
 from tidewire.tools.cli.server import key_option, token_option, url_option
 
 if TYPE_CHECKING:
     from tidewire.tools.doctor import Deployment, Finding
 
-    Tell = Callable[[Finding], None]
+    Report = Callable[[Finding], None]
 
 _WORDS = {"ok": "ok", "warn": "WARN", "fail": "FAIL", "skip": "skip"}
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red", "skip": "dim"}
@@ -28,10 +27,12 @@ Examples:
   tidewire doctor --url https://app.example.com --origin https://app.example.com
   tidewire doctor --json | jq 'select(.verdict == "fail")'"""
 )
-@click.option("--origin", callback=lambda *given: _origin(given[2]), help="The origin of the page that follows events.")
-@click.option("--samples", type=click.IntRange(1, 1_000), default=20, show_default=True, help="Events for the latency.")
+@click.option("--origin", callback=lambda *given: _origin(given[2]), help="The origin of the page that subscribes.")
 @click.option(
-    "--timeout", type=click.FloatRange(0.1, 60), default=10, show_default=True, help="Seconds to wait for an answer."
+    "--samples", type=click.IntRange(1, 1_000), default=20, show_default=True, help="Events of the latency check."
+)
+@click.option(
+    "--timeout", type=click.FloatRange(0.1, 60), default=10, show_default=True, help="Seconds to wait for a response."
 )
 @click.option(
     "--heartbeat",
@@ -58,7 +59,7 @@ def command(
 ) -> int:
     """Check a deployment from outside: settings, reachability, clock, credentials, CORS, delivery, resume, latency.
 
-    It publishes a few dozen events of the type `tidewire.doctor`, which nobody else sees. Exit code 1 says that a check
+    It publishes a few dozen events of the type `tidewire.doctor` for a user of its own. The exit code is 1 if a check
     failed; warnings do not count.
     """
     from tidewire.tools.doctor import Deployment, Limits
@@ -67,22 +68,22 @@ def command(
     given = context.get_parameter_source("url") is not click.core.ParameterSource.DEFAULT
     deployment = Deployment(url, key or None, token or None, origin, limits, url_given=given)
     with ExitStack() as stack:
-        tell = as_json if as_json_ else _terminal(stack) if is_terminal() else _line
-        counted = asyncio.run(_tell(deployment, tell))
+        report = as_json if as_json_ else _terminal(stack) if is_terminal() else _line
+        verdicts = asyncio.run(_check(deployment, report))
     if not as_json_:
-        click.echo(", ".join(f"{counted[verdict]} {word}" for verdict, word in _WORDS.items() if counted[verdict]))
-    return FAILED if counted["fail"] else 0
+        click.echo(", ".join(f"{verdicts[verdict]} {word}" for verdict, word in _WORDS.items() if verdicts[verdict]))
+    return FAILED if verdicts["fail"] else 0
 
 
-async def _tell(deployment: "Deployment", tell: "Tell") -> Counter[str]:
-    from tidewire.tools.doctor import examine
+async def _check(deployment: "Deployment", report: "Report") -> Counter[str]:
+    from tidewire.tools.doctor import run_checks
 
-    counted: Counter[str] = Counter()
+    verdicts: Counter[str] = Counter()
     async with deployment:
-        async for finding in examine(deployment):
-            counted[finding.verdict] += 1
-            tell(finding)
-    return counted
+        async for finding in run_checks(deployment):
+            verdicts[finding.verdict] += 1
+            report(finding)
+    return verdicts
 
 
 def _line(finding: "Finding") -> None:
@@ -91,15 +92,15 @@ def _line(finding: "Finding") -> None:
         click.echo(plain(f"{'':4}  {'':17}  > {finding.advice}"))
 
 
-def _terminal(stack: ExitStack) -> "Tell":
-    """Return how a finding is drawn: in columns, so that long texts stay in theirs. Something moves until the end."""
+def _terminal(stack: ExitStack) -> "Report":
+    """Return a function that prints a finding in columns. A spinner runs until the stack is closed."""
     from rich.table import Table
     from rich.text import Text
 
     terminal = console()
-    stack.enter_context(terminal.status("looking"))
+    stack.enter_context(terminal.status("checking"))
 
-    def draw(finding: "Finding") -> None:
+    def report(finding: "Finding") -> None:
         grid = Table.grid(padding=(0, 2))
         grid.add_column(width=4)
         grid.add_column(width=17)
@@ -110,7 +111,7 @@ def _terminal(stack: ExitStack) -> "Tell":
             grid.add_row("", "", Text(plain(f"> {finding.advice}"), "dim"))
         terminal.print(grid)
 
-    return draw
+    return report
 
 
 def _origin(value: str | None) -> str | None:

@@ -1,4 +1,4 @@
-"""`tidewire history`: what the log holds, page by page, and an end."""
+"""`tidewire history`: the events in the log, page by page up to its head."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,10 +7,8 @@ import click
 import msgspec
 
 from tidewire.client.items import Gap, Item
-from tidewire.tools.cli.exits import FAILED, Failed
-from tidewire.tools.cli.following import filter_options, row, show
-from tidewire.tools.cli.output import console, is_terminal, json_option
-from tidewire.tools.cli.server import ask, connect, expect, token_option, url_option
+from tidewire.tools.cli.output import FAILED, Failed, console, is_terminal, json_option, row, show
+from tidewire.tools.cli.server import connect, expect, filter_options, request, token_option, url_option
 
 
 @click.command(
@@ -23,7 +21,7 @@ Examples:
 @filter_options
 @click.option("--from", "start", default="earliest", show_default=True, help="earliest, or an RFC 3339 time.")
 @click.option(
-    "--limit", type=click.IntRange(0), default=1_000, show_default=True, help="Most events; 0: all there are."
+    "--limit", type=click.IntRange(0), default=1_000, show_default=True, help="Maximum number of events; 0: all."
 )
 @url_option
 @token_option
@@ -38,7 +36,7 @@ def command(
     token: str | None,
     as_json_: bool,
 ) -> None:
-    """Show what the log holds for this subscriber, oldest first, and end."""
+    """Show the events in the log for this subscriber, oldest first."""
     query = {"format": "cloudevents", "types": types, "userId": user or "", "from": start}
     with connect(url, token) as http:
         items = _limited(_pages(http, {name: value for name, value in query.items() if value}, cursor), limit)
@@ -50,22 +48,22 @@ def command(
 
 
 def _pages(http: Any, query: dict[str, str], cursor: str) -> Iterator[Item]:
-    """Yield what is there, up to the head of now. Raises Failed."""
-    from tidewire.client.answers import Page, event_of
+    """Yield the events and gaps up to the current head. Raises Failed."""
+    from tidewire.client.responses import Page, event_of
 
     while True:
-        place = {"last_event_id": cursor} if cursor else {}
+        after = {"last_event_id": cursor} if cursor else {}
         headers = {"accept": "application/json"}
-        response = expect(ask(http, "GET", "/api/events", params={**query, **place}, headers=headers), 200)
+        response = expect(request(http, "GET", "/api/events", params={**query, **after}, headers=headers), 200)
         try:
             page = msgspec.json.decode(response.content, type=Page)
-            last = len(page.events) - 1  # only a page's end has a cursor; within it, its start loses nothing
+            last = len(page.events) - 1  # a page has one cursor, its end; an event within it gets the page's start
             events = [
                 event_of(bytes(text), page.cursor if index == last else cursor, True)
                 for index, text in enumerate(page.events)
             ]
         except msgspec.DecodeError:
-            raise Failed("the answer is no page of events; is --url right?", FAILED) from None
+            raise Failed("the response is not a page of events; is --url right?", FAILED) from None
         if page.gap is not None:
             yield Gap(page.gap.reason, cursor)
         cursor = page.cursor
@@ -75,11 +73,11 @@ def _pages(http: Any, query: dict[str, str], cursor: str) -> Iterator[Item]:
 
 
 def _limited(items: Iterator[Item], limit: int) -> Iterator[Item]:
-    seen = 0
+    count = 0
     for item in items:
         yield item
-        seen += not isinstance(item, Gap)
-        if limit and seen == limit:
+        count += not isinstance(item, Gap)
+        if limit and count == limit:
             return
 
 

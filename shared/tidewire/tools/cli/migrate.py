@@ -1,12 +1,11 @@
-"""`tidewire migrate`: applies to the database of DATABASE_URL what its schema lacks."""
+"""`tidewire migrate`: applies the missing migrations to the database of DATABASE_URL."""
 
 import asyncio
 import os
 
 import click
 
-from tidewire.tools.cli.exits import CANNOT_START, Failed
-from tidewire.tools.cli.output import as_json, json_option
+from tidewire.tools.cli.output import CANNOT_START, Failed, as_json, json_option
 
 
 @click.command(
@@ -17,9 +16,9 @@ Examples:
 )
 @json_option
 def command(as_json_: bool) -> None:
-    """Bring the schema of the log in Postgres up to date.
+    """Update the Postgres schema of the log.
 
-    Reads DATABASE_URL (or Netlify's variables) and REALTIME_PREFIX. Safe at any time, twice, and by several at once.
+    Reads DATABASE_URL (or Netlify's variables) and REALTIME_PREFIX. Safe to repeat and to run concurrently.
     """
     from tidewire.errors import TransportUnavailable
     from tidewire.transports.postgres import migrations

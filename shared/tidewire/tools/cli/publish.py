@@ -1,4 +1,4 @@
-"""`tidewire publish`: one event from the command line, or a file of them."""
+"""`tidewire publish`: one event from the command line, or a file of events."""
 
 import sys
 import time
@@ -10,16 +10,15 @@ from typing import IO, Any
 import click
 import msgspec
 
-from tidewire.client.retrying import backoff, retry_after
+from tidewire.client.retry import backoff, retry_after
 from tidewire.model.event import new_id
-from tidewire.tools.cli.exits import UNREACHABLE, Failed
-from tidewire.tools.cli.output import as_json, console, json_option
-from tidewire.tools.cli.server import ask, connect, expect, key_option, url_option
+from tidewire.tools.cli.output import UNREACHABLE, Failed, as_json, console, json_option
+from tidewire.tools.cli.server import connect, expect, key_option, request, url_option
 
 PATH = "/api/publish"
-MAX_BATCH = 100  # events of one request, as the protocol says
-MAX_BATCH_BYTES = 900 * 1024  # of its 1 MiB
-TRIES = 6  # of one batch, while the server is away
+MAX_BATCH = 100  # events of one request, the protocol's maximum
+MAX_BATCH_BYTES = 900 * 1024  # of the 1 MiB that a request may have
+TRIES = 6  # of one batch, while the server is unavailable
 
 
 @click.command(
@@ -31,12 +30,10 @@ Examples:
 )
 @click.argument("type_", metavar="[TYPE]", required=False)
 @click.argument("data", metavar="[DATA]", required=False)
-@click.option("--user", "users", multiple=True, help="Who may see it; may be given again. Without: everyone.")
-@click.option("--id", "id_", help="The idempotency key: the same id is appended once.")
-@click.option("--text", is_flag=True, help="DATA is a text, not JSON.")
-@click.option(
-    "--lines", type=click.File("rb"), help="Publish each line of a file, one event in JSON a line; - is stdin."
-)
+@click.option("--user", "users", multiple=True, help="A user who receives it; repeatable. Default: everyone.")
+@click.option("--id", "id_", help="The idempotency key: an id is appended once.")
+@click.option("--text", is_flag=True, help="DATA is a string, not JSON.")
+@click.option("--lines", type=click.File("rb"), help="Publish a file with one event in JSON per line; - is stdin.")
 @url_option
 @key_option
 @json_option
@@ -55,7 +52,7 @@ def command(
     with connect(url, key) as http:
         if lines is not None:
             if type_ is not None:
-                raise click.UsageError("--lines takes neither TYPE nor DATA: each line holds its own")
+                raise click.UsageError("--lines takes neither TYPE nor DATA: each line has its own")
             _publish_lines(http, lines, as_json_)
             return
         if type_ is None or data is None:
@@ -64,33 +61,33 @@ def command(
             data = sys.stdin.read()
         event: dict[str, Any] = {"type": type_, "data": _raw(data, text)}
         event.update({"userIds": users} if users else {}, **({"id": id_} if id_ else {}))
-        response = expect(ask(http, "POST", PATH, content=msgspec.json.encode(event), headers=_JSON), 202)
+        response = expect(request(http, "POST", PATH, content=msgspec.json.encode(event), headers=_JSON), 202)
     for receipt in response.json()["events"]:
         if as_json_:
             as_json(receipt)
         else:
-            seen = " again: nothing was appended" if receipt["duplicate"] else ""
-            click.echo(f"published {receipt['id']}{seen}, cursor {receipt['cursor']}")
+            duplicate = " (duplicate, not appended)" if receipt["duplicate"] else ""
+            click.echo(f"published {receipt['id']}{duplicate}, cursor {receipt['cursor']}")
 
 
 _JSON = {"content-type": "application/json"}
 
 
 def _raw(data: str, text: bool) -> msgspec.Raw:
-    """Return the data as the JSON text that it is: digits and all."""
+    """Return DATA as JSON text, with the digits of its numbers."""
     if text:
         return msgspec.Raw(msgspec.json.encode(data))
     try:
-        # What is no JSON value could end the data, and begin another field of the event.
+        # Invalid JSON could end the `data` field and start another field of the event.
         msgspec.json.decode(data, type=msgspec.Raw)
         msgspec.json.decode(data)
     except msgspec.DecodeError:
-        raise click.UsageError("DATA is not JSON: quote it for the shell, or say --text") from None
+        raise click.UsageError("DATA is not JSON: quote it for the shell, or use --text") from None
     return msgspec.Raw(data.strip().encode())
 
 
 def _publish_lines(http: Any, lines: IO[bytes], as_json_: bool) -> None:
-    """Publish in batches. Each event has an id before it is sent, so that a retry appends nothing twice."""
+    """Publish in batches. Each event gets an id before it is sent, so that a retry appends nothing twice."""
     published = duplicates = 0
     name = getattr(lines, "name", "")
     size = Path(name).stat().st_size if Path(name).is_file() else None
@@ -104,7 +101,7 @@ def _publish_lines(http: Any, lines: IO[bytes], as_json_: bool) -> None:
     if as_json_:
         as_json({"published": published, "duplicates": duplicates})
     else:
-        click.echo(f"published {published:,} events, {duplicates:,} of them known before")
+        click.echo(f"published {published:,} events, {duplicates:,} of them duplicates")
 
 
 def _progress(size: int | None) -> Any:
@@ -119,7 +116,7 @@ def _progress(size: int | None) -> Any:
 
 
 def _batches(lines: IO[bytes]) -> Iterator[tuple[list[bytes], int]]:
-    """Yield batches that the server takes, and how many bytes were read by then. Raises Failed with the line."""
+    """Yield batches within the server's limits, each with the bytes read so far. Raises Failed with the line."""
     batch: list[bytes] = []
     size = read = 0
     for number, line in enumerate(lines, 1):
@@ -143,11 +140,11 @@ def _batches(lines: IO[bytes]) -> Iterator[tuple[list[bytes], int]]:
 
 
 def _send(http: Any, body: bytes) -> list[dict[str, Any]]:
-    """Return the receipts of a batch, which is sent again while the server is away."""
+    """Return the receipts of a batch; retries while the server is unavailable."""
     for failures in range(TRIES):
         floor, last = 0.0, failures == TRIES - 1
         try:
-            response = ask(http, "POST", PATH, content=body, headers=_JSON)
+            response = request(http, "POST", PATH, content=body, headers=_JSON)
         except Failed:
             if last:
                 raise
@@ -157,4 +154,4 @@ def _send(http: Any, body: bytes) -> list[dict[str, Any]]:
                 return receipts
             floor = retry_after(response.headers.get("retry-after"), time.time())
         time.sleep(backoff(failures, floor))
-    raise Failed("the server is away", UNREACHABLE)  # not reached: the last try returned or raised
+    raise Failed("the server is unavailable", UNREACHABLE)  # not reached: the last try returned or raised

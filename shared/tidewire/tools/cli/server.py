@@ -1,4 +1,4 @@
-"""How a command reaches a deployment: where it is, with which credentials, and what its refusals mean."""
+"""Requests to a deployment: the options that select it, its client, and the errors of its responses."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -7,8 +7,7 @@ import click
 import httpx
 import msgspec
 
-from tidewire.tools.cli.exits import CANNOT_START, FAILED, UNREACHABLE, Failed
-from tidewire.tools.cli.output import plain
+from tidewire.tools.cli.output import CANNOT_START, FAILED, UNREACHABLE, Failed, plain
 
 TIMEOUT = 30.0  # seconds; a page may wait for 20
 
@@ -24,12 +23,12 @@ def url_option(function: _Function) -> _Function:
         show_default=True,
         show_envvar=True,
         callback=_address,
-        help="Where the deployment is.",
+        help="Address of the deployment.",
     )(function)
 
 
 def key_option(function: _Function) -> _Function:
-    """Add `--key`; the environment keeps it out of the list of processes."""
+    """Add `--key`; the environment variable keeps the key out of the process list."""
     return click.option("--key", envvar="TIDEWIRE_KEY", show_envvar=True, help="A publish key.")(function)
 
 
@@ -38,43 +37,54 @@ def token_option(function: _Function) -> _Function:
     return click.option("--token", envvar="TIDEWIRE_TOKEN", show_envvar=True, help="A subscriber token.")(function)
 
 
+def filter_options(function: _Function) -> _Function:
+    """Add `--types`, `--user` and `--cursor`."""
+    for option in (
+        click.option("--cursor", default="", help="Start after this cursor."),
+        click.option("--user", help="Receive the events of this user; only if authentication is off."),
+        click.option("--types", default="", help="Event types, separated by commas; default: all."),
+    ):
+        function = option(function)
+    return function
+
+
 def connect(url: str, credential: str | None = None) -> httpx.Client:
-    """Return a client of the deployment, which sends the key or token. Raises Failed where no header can carry it."""
+    """Return a client of the deployment that sends the key or token. Raises Failed if a header cannot carry it."""
     headers = {"accept-encoding": "identity"}
     if credential:
         if not credential.isascii() or not credential.isprintable() or " " in credential:
-            raise Failed("the key or token holds characters that no header can carry", CANNOT_START)
+            raise Failed("the key or token has characters that a header cannot carry", CANNOT_START)
         headers["authorization"] = f"Bearer {credential}"
     return httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT)
 
 
-def ask(http: httpx.Client, method: str, path: str, **options: Any) -> httpx.Response:
-    """Return the answer, whatever its status. Raises Failed where there is none."""
+def request(http: httpx.Client, method: str, path: str, **options: Any) -> httpx.Response:
+    """Return the response, whatever its status. Raises Failed if there is none."""
     try:
         return http.request(method, path, **options)
     except httpx.RequestError as error:
-        raise Failed(f"{http.base_url}: no answer ({type(error).__name__})", UNREACHABLE) from None
+        raise Failed(f"{http.base_url}: no response ({type(error).__name__})", UNREACHABLE) from None
     except httpx.InvalidURL:
         raise Failed("--url is not a URL", CANNOT_START) from None
 
 
 def expect(response: httpx.Response, status: int) -> httpx.Response:
-    """Return the answer if it has this status. Raises Failed with what the server says."""
+    """Return the response if it has this status. Raises Failed with the server's problem."""
     if response.status_code == status:
         return response
-    later = response.status_code in (429, 502, 503, 504)
-    raise Failed(f"{response.status_code}: {problem_of(response)}", UNREACHABLE if later else FAILED)
+    is_temporary = response.status_code in (429, 502, 503, 504)
+    raise Failed(f"{response.status_code}: {problem_of(response)}", UNREACHABLE if is_temporary else FAILED)
 
 
 def problem_of(response: httpx.Response) -> str:
-    """Return what an answer that is an error says (RFC 9457), fit for a terminal."""
-    told = _Problem()
+    """Return the problem of an error response (RFC 9457), safe for a terminal."""
+    problem = _Problem()
     if "json" in response.headers.get("content-type", ""):
         try:
-            told = msgspec.json.decode(response.content, type=_Problem)
+            problem = msgspec.json.decode(response.content, type=_Problem)
         except msgspec.DecodeError:
-            told = _Problem(detail="an answer that is no problem+json")
-    return plain(told.detail or told.title or response.reason_phrase)[:500]
+            problem = _Problem(detail="the response is not problem+json")
+    return plain(problem.detail or problem.title or response.reason_phrase)[:500]
 
 
 class _Problem(msgspec.Struct):

@@ -1,13 +1,12 @@
-"""`tidewire token`: a subscriber token, signed here with the deployment's secret, or made by the deployment."""
+"""`tidewire token`: a subscriber token, signed locally with the deployment's secret, or made by the deployment."""
 
 import os
 import time
 
 import click
 
-from tidewire.tools.cli.exits import CANNOT_START, Failed
-from tidewire.tools.cli.output import as_json, json_option
-from tidewire.tools.cli.server import ask, connect, expect, key_option, url_option
+from tidewire.tools.cli.output import CANNOT_START, Failed, as_json, json_option
+from tidewire.tools.cli.server import connect, expect, key_option, request, url_option
 
 
 @click.command(
@@ -18,24 +17,24 @@ Examples:
   tidewire token --remote u1 --url https://app.example.com"""
 )
 @click.argument("user", required=False)
-@click.option("--types", default="", help="The event types that it allows, with commas between; without: all.")
-@click.option("--ttl", type=click.IntRange(1, 86_400), default=3_600, show_default=True, help="Seconds that it holds.")
-@click.option("--remote", is_flag=True, help="Let POST /api/tokens make it, with --key.")
+@click.option("--types", default="", help="Event types that it allows, separated by commas; default: all.")
+@click.option("--ttl", type=click.IntRange(1, 86_400), default=3_600, show_default=True, help="Lifetime in seconds.")
+@click.option("--remote", is_flag=True, help="Get it from POST /api/tokens, with --key.")
 @url_option
 @key_option
 @json_option
 def command(user: str | None, types: str, ttl: int, remote: bool, url: str, key: str | None, as_json_: bool) -> None:
-    """Make a subscriber token for USER; without USER it hears only what is for everyone.
+    """Make a subscriber token for USER; without USER it receives only events for everyone.
 
-    Signed with REALTIME_JWT_SECRET (and REALTIME_JWT_ISSUER, REALTIME_JWT_AUDIENCE where they are set), no server
-    asked; or made by the deployment with --remote.
+    Signed locally with REALTIME_JWT_SECRET (and REALTIME_JWT_ISSUER and REALTIME_JWT_AUDIENCE if set), without a
+    request; or made by the deployment with --remote.
     """
     wanted = [name for name in types.split(",") if name]
     if remote:
         body = {"userId": user, "types": wanted or None, "ttl": ttl}
         with connect(url, key) as http:
-            told = expect(ask(http, "POST", "/api/tokens", json=body), 200).json()
-        token, ttl = told["token"], told["expiresIn"]
+            response = expect(request(http, "POST", "/api/tokens", json=body), 200).json()
+        token, ttl = response["token"], response["expiresIn"]
     else:
         token = _sign(user, wanted, ttl)
     if as_json_:
@@ -53,10 +52,12 @@ def _sign(user: str | None, types: list[str], ttl: int) -> str:
     env = defined(os.environ)
     secret = env.get("REALTIME_JWT_SECRET")
     if secret is None:
-        raise Failed("REALTIME_JWT_SECRET: is not set; set it to the deployment's, or say --remote", CANNOT_START)
+        raise Failed(
+            "REALTIME_JWT_SECRET: is not set; set it to the deployment's secret, or use --remote", CANNOT_START
+        )
     if user is not None and not is_user_id(user):
         raise click.UsageError("USER must have 1 to 256 characters, none of them control characters")
     if wrong := [name for name in types if not TYPE_OR_PATTERN.fullmatch(name)]:
-        raise click.UsageError(f"--types: {wrong[0]!r} is neither an event type nor a beginning and *")
+        raise click.UsageError(f"--types: {wrong[0]!r} is neither an event type nor a prefix and *")
     signer = Signer(secret, env.get("REALTIME_JWT_ISSUER"), env.get("REALTIME_JWT_AUDIENCE"))
     return signer.token(user, AllowedTypes.parse(types) if types else None, ttl)

@@ -1,4 +1,4 @@
-"""`tidewire webhook try`: what a payload would become, by the rules of realtime.toml."""
+"""`tidewire webhook try`: the events that the rules of realtime.toml make of a payload."""
 
 import os
 from typing import BinaryIO
@@ -20,12 +20,14 @@ def command() -> None:
 @click.argument("source")
 @click.argument("file", type=click.File("rb"))
 @click.option("-H", "--header", "headers", multiple=True, metavar="'NAME: VALUE'", help="A header of the delivery.")
-@click.option("--config", type=click.Path(exists=True, dir_okay=False), help="Instead of REALTIME_CONFIG.")
+@click.option(
+    "--config", type=click.Path(exists=True, dir_okay=False), help="A file to use instead of REALTIME_CONFIG."
+)
 def try_(source: str, file: BinaryIO, headers: tuple[str, ...], config: str | None) -> None:
-    """Show the events that a delivery of SOURCE would append, one JSON object a line.
+    """Show the events that a delivery of SOURCE would append, one JSON object per line.
 
-    FILE holds the payload as the provider sent it; `-` is the standard input. No secret is needed, no signature is
-    looked at, and nothing is sent. What a rule does not find is told with its line in realtime.toml.
+    FILE holds the payload as the provider sent it; `-` is stdin. The command needs no secret, checks no signature and
+    sends nothing. If a rule fails, the error names its key in realtime.toml.
     """
     import msgspec
 
@@ -39,7 +41,7 @@ def try_(source: str, file: BinaryIO, headers: tuple[str, ...], config: str | No
         sent[name.strip()] = value.strip()
     events = preview(config or os.environ.get("REALTIME_CONFIG") or None, source, file.read(), sent)
     if not events:
-        click.echo("No rule counts this delivery: it would be answered with 202, and nothing appended.", err=True)
+        click.echo("No rule matches this delivery: the server would answer 202 and append nothing.", err=True)
     for event in events:
         audience = {} if event.user_ids is None else {"userIds": event.user_ids}
         shown = {"id": event.id, "type": event.type, **audience, "data": msgspec.Raw(event.data)}

@@ -1,1 +1,1 @@
-"""What a deployment costs a month: dated prices and counted commands. docs/cost.md says what is counted."""
+"""The monthly cost of a deployment, from dated prices and counted commands. docs/cost.md explains the model."""

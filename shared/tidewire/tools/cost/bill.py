@@ -1,4 +1,4 @@
-"""A month's bill: quantities by price, each counted together before anything is free."""
+"""A monthly bill: quantities by price, summed before free tiers apply."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -48,7 +48,7 @@ class Line:
 
 
 class Bill:
-    """Collects quantities, and makes lines of them in the order of `TITLES`."""
+    """Collects quantities, and returns lines in the order of `TITLES`."""
 
     def __init__(self, prices: Prices) -> None:
         self.prices = prices
@@ -57,25 +57,25 @@ class Bill:
         self.notes: list[str] = []
 
     def add(self, key: str, quantity: float) -> None:
-        """Count so many units more."""
+        """Add units to the quantity of a price."""
         self._quantities[key] = self._quantities.get(key, 0.0) + quantity
 
     def cost(self, *keys: str) -> float:
-        """Return what is counted of these by now would cost."""
+        """Return the cost of the quantities of these prices so far."""
         return sum(self.prices[key].of(self._quantities.get(key, 0.0)) for key in keys)
 
     def take_plan(self, plan: Plan, *instead_of: str) -> None:
-        """Pay a fixed price instead of these."""
+        """Charge a plan's fixed price instead of these prices."""
         self._plan = plan
         for key in instead_of:
             self._quantities.pop(key, None)
 
     def note(self, text: str) -> None:
-        """Tell something that the lines do not."""
+        """Add a note below the lines."""
         self.notes.append(text)
 
     def lines(self) -> tuple[Line, ...]:
-        """Return a line for each price of which there is any quantity."""
+        """Return a line for each price with a quantity."""
         lines = []
         for key, title in TITLES.items():
             if quantity := self._quantities.get(key):

@@ -1,4 +1,4 @@
-"""The price table: a TOML file, dated, with the source of each price, checked whole before anything is reckoned."""
+"""The price table: a dated TOML file with the source of each price."""
 
 import datetime as dt
 import math
@@ -46,16 +46,16 @@ PLANS = "redis-plans"
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """A month's price of a quantity: the first `free` units cost nothing, each step holds above its quantity."""
+    """A monthly price: the first `free` units cost nothing; each step applies above its quantity."""
 
     unit: str
     each: float
     free: float
-    steps: tuple[tuple[float, float], ...]  # (above so many units, price of each)
+    steps: tuple[tuple[float, float], ...]  # (quantity above which it applies, price per unit)
     source: str
 
     def of(self, quantity: float) -> float:
-        """Return what a month's quantity costs; what is free counts towards the steps."""
+        """Return the cost of a month's quantity; free units count towards the steps."""
         cost, above, each = 0.0, self.free, self.each
         for start, price in self.steps:
             if quantity <= start:
@@ -67,7 +67,7 @@ class Price:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A fixed plan: its price a month, and the GB of data and of bandwidth that it holds."""
+    """A plan: its price per month, and the GB of storage and bandwidth that it includes."""
 
     name: str
     price: float
@@ -77,7 +77,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """All prices of one table."""
+    """The prices of one table."""
 
     date: str
     currency: str
@@ -90,14 +90,14 @@ class Prices:
         return self.prices[key]
 
     def source(self, key: str) -> str:
-        """Return the page that a price is from."""
+        """Return the URL that a price was taken from."""
         return self.plans_source if key == PLANS else self.prices[key].source
 
 
 def load(path: Path = TABLE, *, free_tiers: bool = True) -> Prices:
-    """Return the table of a file; without `free_tiers` nothing is free, as where an account uses it up elsewhere.
+    """Return the price table of a file; without `free_tiers` nothing is free.
 
-    Raises SettingsError, which names each key that is wrong or missing, and its line.
+    Raises SettingsError with the path of each key that is wrong or missing.
     """
     try:
         text = path.read_bytes().decode()
@@ -109,7 +109,7 @@ def load(path: Path = TABLE, *, free_tiers: bool = True) -> Prices:
     root = document.root
     date = root.value("date")
     if type(date) is not dt.date:
-        root.problem("date", "must be the day of these prices: date = 2026-11-26")
+        root.problem("date", "must be the date of these prices: date = 2026-11-26")
     currency = _required_text(root, "currency")
     region = _required_text(root, "region")
     prices = {key: price for key in KEYS if (price := _price(root, key, free_tiers)) is not None}
@@ -131,7 +131,7 @@ def _price(root: Table, key: str, free_tiers: bool) -> Price | None:
     for step in table.tables("steps"):
         start, price = _number(step, "above"), _number(step, "price")
         if start <= above:
-            step.problem("above", "must be more than what is free, and than the step before")
+            step.problem("above", "must be more than `free`, and more than the step before")
         above = start
         steps.append((start, price / per))
         step.finish()
@@ -178,4 +178,4 @@ def _number(table: Table, key: str, *, default: float | None = None, minimum: fl
         table.problem(key, f"must be a number, {minimum:g} or more")
     else:
         return float(value)
-    return 1.0  # not used: `finish` raises
+    return 1.0  # unused: `finish` raises

@@ -1,4 +1,4 @@
-"""What the log costs: commands, bytes and storage on Upstash, or compute on Neon."""
+"""The cost of the log: commands, bandwidth and storage on Upstash, or compute on Neon."""
 
 import math
 
@@ -6,56 +6,57 @@ from tidewire.tools.cost import commands
 from tidewire.tools.cost.bill import GB, Bill
 from tidewire.tools.cost.workload import MONTH_HOURS, MONTH_SECONDS, Workload
 
-RECORD_BYTES = 125  # of a record besides its data: check, time, type, id
-KEPT_BYTES = 350  # of a record in the store besides its data: the same, the key of its id, and what Redis adds
-COMMAND_BYTES = 300  # of a command and its reply besides records
-COMMANDS_A_SECOND = 10_000  # that Upstash's plans run
-CONNECTIONS = 104  # of Neon's smallest compute (docs/transports.md), 0.25 CU; a process holds five
+RECORD_BYTES = 125  # of a record without its data: check, time, type, id
+STORED_BYTES = 350  # of a stored record without its data: the same, the key of its id, and Redis' overhead
+COMMAND_BYTES = 300  # of a command and its reply without records
+COMMANDS_PER_SECOND = 10_000  # the limit of Upstash's plans
+CONNECTIONS = 104  # of Neon's smallest compute (docs/transports.md), 0.25 CU
 SMALLEST_CU, LARGEST_CU = 0.25, 16
-CONNECTIONS_A_PROCESS = 5
-AWAKE_SECONDS = 300  # for which Neon's compute stays up after the last query
+CONNECTIONS_PER_PROCESS = 5
+AWAKE_SECONDS = 300  # until Neon suspends the compute after the last query
 
 PAY_AS_YOU_GO = ("redis-commands", "redis-bandwidth-gb", "redis-storage-gb")
 
 
-def charge(bill: Bill, load: Workload, asked: float, records: float, processes: float) -> None:
-    """Add what the log costs with so many commands besides the publications', records read, and processes at once."""
-    held = load.events * commands.copies(load, load.audience)
-    kept = held * min(load.retention_hours / MONTH_HOURS, 1.0) * (load.event_bytes + KEPT_BYTES) / GB
-    total = asked + commands.publishing(load)
+def charge(bill: Bill, load: Workload, reading: float, records: float, processes: float) -> None:
+    """Add the cost of the log for a number of reading commands, records read, and concurrent processes."""
+    appended = load.events * commands.copies(load, load.audience)
+    stored = appended * min(load.retention_hours / MONTH_HOURS, 1.0) * (load.event_bytes + STORED_BYTES) / GB
+    total = reading + commands.publishing(load)
     moved = bytes_moved(load, total, records) / GB
     if load.transport == "postgres":
-        _charge_postgres(bill, load, processes, kept, moved)
+        _charge_postgres(bill, load, processes, stored, moved)
         return
     bill.add("redis-commands", total)
     bill.add("redis-bandwidth-gb", moved)
-    bill.add("redis-storage-gb", kept)
-    fitting = [plan for plan in bill.prices.plans if plan.storage >= kept and plan.bandwidth >= moved]
+    bill.add("redis-storage-gb", stored)
+    fitting = [plan for plan in bill.prices.plans if plan.storage >= stored and plan.bandwidth >= moved]
     plan = min(fitting, key=lambda plan: plan.price, default=None)
     if plan is not None and plan.price < bill.cost(*PAY_AS_YOU_GO):
         bill.take_plan(plan, *PAY_AS_YOU_GO)
-        bill.note(f"{total:,.0f} commands, {moved:,.1f} GB of bandwidth and {kept:,.2f} GB of data fit Upstash's plan")
-    if total * load.peak / MONTH_SECONDS > COMMANDS_A_SECOND:
         bill.note(
-            f"more than the {COMMANDS_A_SECOND:,} commands a second that Upstash's plans run, in the busiest hour"
+            f"{total:,.0f} commands, {moved:,.1f} GB of bandwidth and {stored:,.2f} GB of data fit Upstash's plan"
         )
+    if total * load.peak / MONTH_SECONDS > COMMANDS_PER_SECOND:
+        bill.note(f"the busiest hour exceeds {COMMANDS_PER_SECOND:,} commands per second, the limit of Upstash's plans")
 
 
-def bytes_moved(load: Workload, asked: float, records: float) -> float:
-    """Return the bytes to and from the store: of commands, of records appended, and of records read."""
+def bytes_moved(load: Workload, commands_run: float, records: float) -> float:
+    """Return the bytes to and from the store: of commands, records appended and records read."""
     appended = load.events * commands.copies(load, load.audience)
-    return asked * COMMAND_BYTES + (appended + records) * (load.event_bytes + RECORD_BYTES)
+    return commands_run * COMMAND_BYTES + (appended + records) * (load.event_bytes + RECORD_BYTES)
 
 
-def _charge_postgres(bill: Bill, load: Workload, processes: float, kept: float, moved: float) -> None:
-    """A connection that listens keeps the compute awake, and each publication for five minutes."""
-    size = SMALLEST_CU * max(1, math.ceil(processes * CONNECTIONS_A_PROCESS / CONNECTIONS))
+def _charge_postgres(bill: Bill, load: Workload, processes: float, stored: float, moved: float) -> None:
+    """Add the cost on Neon: a listening connection keeps the compute awake, and a publication for five minutes."""
+    connections = processes * CONNECTIONS_PER_PROCESS
+    size = SMALLEST_CU * max(1, math.ceil(connections / CONNECTIONS))
     awake = -math.expm1(-load.connected - load.requests / MONTH_SECONDS * AWAKE_SECONDS)
     bill.add("postgres-cu-hours", size * MONTH_HOURS * awake)
-    bill.add("postgres-storage-gb", kept)
+    bill.add("postgres-storage-gb", stored)
     bill.add("postgres-transfer-gb", moved)
     if size > LARGEST_CU:
         bill.note(
-            f"{processes * CONNECTIONS_A_PROCESS:,.0f} connections to Postgres in the busiest hour are more than Neon's"
-            f" {LARGEST_CU} CU take: this does not work"
+            f"not possible: {connections:,.0f} connections to Postgres in the busiest hour exceed the limit of Neon's"
+            f" largest compute, {LARGEST_CU} CU"
         )

@@ -1,4 +1,4 @@
-"""What is reckoned with: how many users and events, and how a deployment is set up."""
+"""The workload of an estimate: users, events, and the settings of the deployment."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -7,9 +7,9 @@ from typing import Literal, Self
 Transport = Literal["redis-tcp", "upstash-rest", "postgres"]
 TRANSPORTS: tuple[Transport, ...] = ("redis-tcp", "upstash-rest", "postgres")
 
-MONTH_HOURS = 730.0  # as AWS counts a month
+MONTH_HOURS = 730.0  # AWS's convention
 MONTH_SECONDS = MONTH_HOURS * 3600
-MAX_AUDIENCE = 1_000  # users that an event may name
+MAX_AUDIENCE = 1_000  # user ids of one event
 MAX_REQUEST_BYTES = 1024 * 1024  # of a publish request
 
 LIMITS: Mapping[str, tuple[float, float]] = {
@@ -32,41 +32,41 @@ LIMITS: Mapping[str, tuple[float, float]] = {
     "shards": (0, 256),
     "retention_hours": (1, 8_760),
 }
-"""The least and the most that each number may be."""
+"""The minimum and maximum of each number."""
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """A month's use. All numbers are of a month, or of one of what they count."""
+    """A month's workload. Totals are per month."""
 
     users: int
     events: int
     delivered: float = 1_000.0
-    """Events that one user is sent."""
+    """Events that one user receives."""
     hours: float = 40.0
-    """Hours that one user is connected."""
+    """Connected hours of one user."""
     sessions: int = 20
     """Times that one user opens the application."""
     event_bytes: int = 300
-    """Of an event's data."""
+    """Bytes of an event's data."""
     batch: int = 1
     """Events of one publish request."""
     memory: int = 512
     """MB of a Lambda function."""
     stream_seconds: float = 300.0
-    """Seconds after which a stream on Lambda ends by itself."""
+    """Lifetime of a stream on Lambda, in seconds."""
     request_ms: float = 50.0
-    """Billed ms of a function that answers one request, waiting not included."""
+    """Billed milliseconds of a function per request, without waiting for events."""
     poll_every: float = 10.0
-    """Seconds between one poll's answer and the next poll."""
+    """Seconds between a poll's response and the next poll."""
     poll_wait: float = 0.0
     """Seconds that a poll waits for an event."""
     peak: float = 4.0
-    """How many times as many are connected in the busiest hour as on average."""
+    """Connected users in the busiest hour, divided by the average."""
     processes: int = 2
-    """Containers at least."""
+    """Minimum number of containers."""
     streams: int = 4_000
-    """Streams that one process holds."""
+    """Streams per process."""
     partitions: int = 0
     """Event types with a partition of their own."""
     shards: int = 0
@@ -77,27 +77,27 @@ class Workload:
     rate_limited: bool = False
     """Whether publish keys have a rate."""
     bus: bool = False
-    """Whether publishers reach the log by way of EventBridge."""
+    """Whether publishers use EventBridge."""
     netlify: bool = False
-    """Whether publishers and polls come through Netlify's rewrites."""
+    """Whether publishers and polls go through Netlify's rewrites."""
 
     def with_users(self, users: int) -> Self:
-        """Return the same with another number of users, each as busy as before."""
+        """Return a workload with another number of users, each with the same activity."""
         return replace(self, users=users)
 
     def with_events(self, events: int) -> Self:
-        """Return the same with more or fewer events, of which each user is sent the same part."""
-        part = self.delivered / self.events if self.events else 0.0
-        return replace(self, events=events, delivered=part * events)
+        """Return a workload with another number of events, of which each user receives the same share."""
+        share = self.delivered / self.events if self.events else 0.0
+        return replace(self, events=events, delivered=share * events)
 
     @property
     def sent(self) -> float:
-        """Events that one user is sent: no more than there are."""
+        """Events that one user receives, at most all of them."""
         return min(self.delivered, self.events)
 
     @property
     def audience(self) -> float:
-        """Users that one event is for."""
+        """Users in the audience of one event."""
         return min(self.users * self.sent / self.events, MAX_AUDIENCE) if self.events else 0.0
 
     @property
@@ -107,12 +107,12 @@ class Workload:
 
     @property
     def connected(self) -> float:
-        """Users that are connected at one time, on average."""
+        """Concurrently connected users, on average."""
         return self.users * self.hours / MONTH_HOURS
 
     @property
     def connected_at_peak(self) -> float:
-        """Users that are connected in the busiest hour."""
+        """Concurrently connected users in the busiest hour."""
         return min(self.connected * self.peak, self.users)
 
     @property
@@ -121,9 +121,9 @@ class Workload:
         return self.hours * 3600 / self.sessions
 
     @property
-    def streams_a_session(self) -> float:
-        """Streams on Lambda that follow one another in a session.
+    def streams_per_session(self) -> float:
+        """Consecutive streams on Lambda in one session.
 
-        The last one runs on after its client has left, which Lambda does not see: half its length on average.
+        Lambda does not notice when the client leaves, so the last stream runs on for half its lifetime on average.
         """
         return max(1.0, self.session_seconds / self.stream_seconds + 0.5) if self.hours else 0.0

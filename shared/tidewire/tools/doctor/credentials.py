@@ -1,19 +1,18 @@
-"""Who is let in: `anonymous-publish`, `wrong-key`, `publish`, `token`, `ticket`, `forged-token`."""
+"""Authentication: `anonymous-publish`, `wrong-key`, `publish`, `token`, `ticket`, `forged-token`."""
 
 import secrets
 
 import httpx
 import msgspec
 
-from tidewire.client.answers import detail_of
-from tidewire.client.retrying import claims_of
+from tidewire.client.responses import detail_of
+from tidewire.client.retry import claims_of
 from tidewire.settings.endpoints import LOCAL
 from tidewire.tools.doctor.deployment import TYPE, Deployment, bearer
-from tidewire.tools.doctor.faults import place
-from tidewire.tools.doctor.findings import Decided, Finding, fail, milliseconds, ok, skip, warn
+from tidewire.tools.doctor.findings import Decided, Finding, fail, milliseconds, ok, public, skip, warn
 from tidewire.tools.doctor.streams import now
 
-TOKEN_SECONDS = 600  # that a token made here holds: longer than any run
+TOKEN_SECONDS = 600  # lifetime of a token signed here: longer than any run
 AUTH_IS_OFF = "authentication is off"
 
 
@@ -36,21 +35,21 @@ class _Ticket(msgspec.Struct):
 
 
 async def anonymous_publish(deployment: Deployment) -> Finding:
-    """Publish without a key, which must be refused."""
+    """Publish without a key; must be refused."""
     _, response = await deployment.send_event(None)
     if response.status_code == 401:
         return ok("refused: 401")
     if response.status_code != 202:
         return await _unexpected(response, "not refused with 401")
     deployment.auth_required, deployment.can_publish = False, True
-    advice = "Set REALTIME_PUBLISH_KEYS and REALTIME_JWT_SECRET, and leave REALTIME_AUTH=none out"
+    advice = "Set REALTIME_PUBLISH_KEYS and REALTIME_JWT_SECRET, and remove REALTIME_AUTH=none"
     if deployment.is_local:
         return warn(f"{AUTH_IS_OFF}, as in memory mode", advice)
     return fail(f"{AUTH_IS_OFF}: everyone can publish, and read every user's events", advice)
 
 
 async def wrong_key(deployment: Deployment) -> Finding:
-    """Publish with a key that nobody has been given."""
+    """Publish with a random key; must be refused."""
     if not deployment.auth_required:
         return skip(AUTH_IS_OFF)
     _, response = await deployment.send_event(secrets.token_hex(32))
@@ -59,15 +58,15 @@ async def wrong_key(deployment: Deployment) -> Finding:
     if response.status_code != 202:
         return await _unexpected(response, "not refused with 401")
     return fail(
-        "a key that was made up this moment is accepted",
-        "See what is in front: does it put a key of its own into Authorization for everyone?",
+        "a random key is accepted",
+        "Check whether the proxy in front sets a key of its own in the Authorization header",
     )
 
 
 async def publish(deployment: Deployment) -> Finding:
     """Publish with the key."""
     if deployment.auth_required and deployment.key is None:
-        return skip("no key was given that can be sent", "Set TIDEWIRE_KEY to one of REALTIME_PUBLISH_KEYS")
+        return skip("there is no usable key", "Set TIDEWIRE_KEY to one of REALTIME_PUBLISH_KEYS")
     began = now()
     _, response = await deployment.send_event(deployment.key)
     took = milliseconds(now() - began)
@@ -77,12 +76,12 @@ async def publish(deployment: Deployment) -> Finding:
             pass
         case 401:
             advice = (
-                "Set TIDEWIRE_KEY to one of the deployment's REALTIME_PUBLISH_KEYS (put a rotated one at its place too)"
+                "Set TIDEWIRE_KEY to one of the deployment's REALTIME_PUBLISH_KEYS (after a rotation, to the new one)"
             )
             return fail(f"the key is refused: {detail}", advice)
         case 403:
             advice = (
-                f"The key is limited: list it in REALTIME_PUBLISH_KEYS with :{TYPE} too"
+                f"The key is limited: list it in REALTIME_PUBLISH_KEYS again with :{TYPE}"
                 " (docs/configuration.md, Publish keys)"
             )
             return fail(f"the key may not publish {TYPE}: {detail}", advice)
@@ -92,59 +91,64 @@ async def publish(deployment: Deployment) -> Finding:
     try:
         receipt = msgspec.json.decode(response.content, type=_Receipts).events[0]
     except (msgspec.DecodeError, IndexError):
-        return fail("accepted, and the answer has no receipt", "See that nothing in front answers for the functions")
+        return fail(
+            "accepted, but the response has no receipt",
+            "Check that no proxy in front responds instead of the functions",
+        )
     if not receipt.durable:
-        advice = "See the store: until it is back, what is accepted is in one process's memory (docs/transports.md)"
-        return warn("accepted, but not durable: the log is away", advice, publishMs=took)
+        advice = "Check the store: until it responds, accepted events are in one process's memory (docs/transports.md)"
+        return warn("accepted, but not durable: the log is unavailable", advice, publishMs=took)
     return ok(f"accepted, {took:g} ms", publishMs=took)
 
 
 async def token(deployment: Deployment) -> Finding:
-    """Look at the token that was given, and get one for our own user: made there, signed here, or else that one."""
+    """Check the given token, and get one for our user: from the deployment, signed here, or the given one."""
     if not deployment.auth_required:
-        return skip(f"{AUTH_IS_OFF}: none is needed")
+        return skip(f"{AUTH_IS_OFF}: no token is needed")
     if deployment.token is not None:
-        response = await _ask_for_ticket(deployment, deployment.token)
+        response = await _request_ticket(deployment, deployment.token)
         if response.status_code == 401:
-            advice = "Set TIDEWIRE_TOKEN to a token of this deployment; REALTIME_JWT_ISSUER and _AUDIENCE count too"
+            advice = (
+                "Set TIDEWIRE_TOKEN to a token of this deployment; REALTIME_JWT_ISSUER and _AUDIENCE must match too"
+            )
             return fail(f"the token is refused: {await detail_of(response)}", advice)
     notes = []
-    for way in (_minted, _signed, _given):
-        told = await way(deployment)
+    for get_token in (_issued, _signed, _given):
+        source = await get_token(deployment)
         if deployment.subscriber is not None:
-            deployment.hidden.add(deployment.subscriber)
-            return await _accepted(deployment, told)
-        notes.append(told)
-    advice = "Give a key that may make tokens (key:realtime.tokens), or TIDEWIRE_TOKEN, or REALTIME_JWT_SECRET"
+            deployment.secrets.add(deployment.subscriber)
+            return await _accepted(deployment, source)
+        notes.append(source)
+    advice = "Use a key that may make tokens (key:realtime.tokens), or set TIDEWIRE_TOKEN or REALTIME_JWT_SECRET"
     return skip("; ".join(note for note in notes if note), advice)
 
 
-async def _accepted(deployment: Deployment, told: str) -> Finding:
+async def _accepted(deployment: Deployment, source: str) -> Finding:
     assert deployment.subscriber is not None
-    response = await _ask_for_ticket(deployment, deployment.subscriber)
-    if response.status_code in (200, 501):  # 501: it verifies with a key set and signs nothing, and the token held
-        return ok(f"{told}, and accepted")
+    response = await _request_ticket(deployment, deployment.subscriber)
+    if response.status_code in (200, 501):  # 501: the token is valid, but the deployment signs no tickets
+        return ok(f"{source}, and accepted")
     detail = await detail_of(response)
     deployment.subscriber = None
     if response.status_code != 401:
         return fail(
-            f"{told}, and not accepted: {detail}", "See that /api/tickets leads to the functions, and their log"
+            f"{source}, but not accepted: {detail}", "Check that /api/tickets is routed to the functions; see their log"
         )
     advice = "Every function needs the same REALTIME_JWT_SECRET, _ISSUER and _AUDIENCE; see `clock` too"
-    return fail(f"{told}, and refused: {detail}", advice)
+    return fail(f"{source}, but refused: {detail}", advice)
 
 
-async def _minted(deployment: Deployment) -> str:
+async def _issued(deployment: Deployment) -> str:
     if deployment.key is None:
-        return "no key to have a token made with"
+        return "there is no key to request a token with"
     body = {"userId": deployment.user, "types": [TYPE]}
-    response = await deployment.ask("POST", "/api/tokens", deployment.key, json=body)
+    response = await deployment.request("POST", "/api/tokens", deployment.key, json=body)
     if response.status_code == 200:
         try:
             deployment.subscriber = msgspec.json.decode(response.content, type=_Token).token
             return "made by POST /api/tokens"
         except msgspec.DecodeError:
-            return "POST /api/tokens: an answer without a token"
+            return "POST /api/tokens: the response has no token"
     return f"POST /api/tokens: {await detail_of(response)}"
 
 
@@ -152,12 +156,12 @@ async def _signed(deployment: Deployment) -> str:
     environ = {name: value.strip() for name, value in deployment.environ.items()}
     secret = environ.get("REALTIME_JWT_SECRET")
     if not secret or secret.startswith(("ssm:", "secretsmanager:")):
-        return "no REALTIME_JWT_SECRET here to sign one with"
+        return "REALTIME_JWT_SECRET is not set here"
     from tidewire.model.permissions import AllowedTypes
     from tidewire.security.signing import Signer
 
     issuer, audience = (environ.get(name) or None for name in ("REALTIME_JWT_ISSUER", "REALTIME_JWT_AUDIENCE"))
-    deployment.hidden.add(secret)
+    deployment.secrets.add(secret)
     deployment.subscriber = Signer(secret, issuer, audience).token(
         deployment.user, AllowedTypes.parse([TYPE]), TOKEN_SECONDS
     )
@@ -165,45 +169,45 @@ async def _signed(deployment: Deployment) -> str:
 
 
 async def _given(deployment: Deployment) -> str:
-    """Take the token that was given. Our events are then for its user, and for nobody else."""
+    """Use the given token. Our events are then for its user only."""
     if deployment.token is None:
-        return "no token was given"
+        return "there is no given token"
     user = claims_of(deployment.token).get("sub")
     if not isinstance(user, str):
-        return "the token has no sub: events for it would be events for everyone"
+        return "the token has no sub: its events would be events for everyone"
     deployment.subscriber, deployment.user = deployment.token, user
-    return "the given one is used"
+    return "the given token is used"
 
 
 async def ticket(deployment: Deployment) -> Finding:
-    """Ask for a ticket, which names where streams are."""
+    """Request a ticket, which names the stream URL."""
     if not deployment.auth_required:
-        return skip(f"{AUTH_IS_OFF}: none is needed")
+        return skip(f"{AUTH_IS_OFF}: no ticket is needed")
     deployment.need_subscriber()
-    response = await _ask_for_ticket(deployment, deployment.subscriber)
+    response = await _request_ticket(deployment, deployment.subscriber)
     if response.status_code == 501:
-        return skip(f"none are given here: {await detail_of(response)}", "Streams are taken to be at /api/events")
+        return skip(f"the deployment issues no tickets: {await detail_of(response)}", "The checks use /api/events")
     if response.status_code != 200:
-        advice = "Let POST /api/tickets through, with its Authorization header"
+        advice = "Route POST /api/tickets to the functions, with its Authorization header"
         return fail(f"no ticket: {await detail_of(response)}", advice)
     url = _read_ticket(deployment, response)[1]
     deployment.stream_url = ""
-    where, advice = place(url), "Set REALTIME_STREAM_URL to the streams' https:// address (docs/deploy.md)"
+    where, advice = public(url), "Set REALTIME_STREAM_URL to the stream's https:// address (docs/deploy.md)"
     if url.scheme == "http" and httpx.URL(deployment.url).scheme == "https":
-        return fail(f"it leads to {where}: no browser opens http:// from an https:// page", advice, url=where)
+        return fail(f"its URL is {where}: browsers do not open http:// from an https:// page", advice, url=where)
     if url.host in LOCAL and not deployment.is_local:
-        return fail(f"it leads to {where}, which is another machine for each client", advice, url=where)
+        return fail(f"its URL is {where}, which is each client's own machine", advice, url=where)
     try:
-        await deployment.ask("GET", str(url), headers={"accept": "application/json"})
+        await deployment.request("GET", str(url), headers={"accept": "application/json"})
     except Decided as decided:
-        return fail(f"it leads to {where}: {decided.finding.reason}", f"{advice}. {decided.finding.advice}", url=where)
+        return fail(f"its URL is {where}: {decided.finding.reason}", f"{advice}. {decided.finding.advice}", url=where)
     deployment.stream_url, deployment.gives_tickets = str(url), True
-    return ok(f"it leads to {where}", url=where)
+    return ok(f"its URL is {where}", url=where)
 
 
 async def new_ticket(deployment: Deployment) -> str:
     """Return a ticket for one more connection. Raises Decided."""
-    response = await _ask_for_ticket(deployment, deployment.subscriber)
+    response = await _request_ticket(deployment, deployment.subscriber)
     if response.status_code != 200:
         raise Decided(fail(f"no ticket: {await detail_of(response)}", "See the log of the function for /api/tickets"))
     return _read_ticket(deployment, response)[0]
@@ -211,32 +215,34 @@ async def new_ticket(deployment: Deployment) -> str:
 
 def _read_ticket(deployment: Deployment, response: httpx.Response) -> tuple[str, httpx.URL]:
     try:
-        told = msgspec.json.decode(response.content, type=_Ticket)
-        url = httpx.URL(deployment.url).join(told.url)
+        issued = msgspec.json.decode(response.content, type=_Ticket)
+        url = httpx.URL(deployment.url).join(issued.url)
     except (msgspec.DecodeError, httpx.InvalidURL):
-        advice = "Let /api/ through to the functions: what answers is something else"
-        raise Decided(fail("the answer is no ticket", advice)) from None
-    deployment.hidden.add(told.ticket)
-    return told.ticket, url
+        advice = "Route /api/ to the functions: another server responds here"
+        raise Decided(fail("the response is not a ticket", advice)) from None
+    deployment.secrets.add(issued.ticket)
+    return issued.ticket, url
 
 
 async def forged_token(deployment: Deployment) -> Finding:
-    """Ask for events without a token, and with one whose signature does not hold: where streams are."""
+    """Request events from the stream URL without a token, and with a forged signature; must be refused."""
     if not deployment.auth_required:
         return skip(AUTH_IS_OFF)
     deployment.need_subscriber()
     assert deployment.subscriber is not None
-    for name, credential in (("no token", None), ("a token with another signature", _forged(deployment.subscriber))):
+    for name, credential in (("no token", None), ("a token with a forged signature", _forged(deployment.subscriber))):
         headers = {"accept": "application/json", **bearer(credential)}
-        response = await deployment.ask("GET", deployment.stream_url, headers=headers, params=deployment.subscription())
+        response = await deployment.request(
+            "GET", deployment.stream_url, headers=headers, params=deployment.subscription()
+        )
         if response.status_code == 200:
             advice = (
-                "Where streams are, REALTIME_AUTH must not be none; and nothing in front may put a token of its own in"
+                "REALTIME_AUTH of the stream must not be none, and the proxy in front must not set a token of its own"
             )
-            return fail(f"{name}: events are given out", advice)
+            return fail(f"{name}: events are returned", advice)
         if response.status_code != 401:
             return await _unexpected(response, f"{name}: not refused with 401")
-    return ok("refused: 401, as is no token")
+    return ok("both are refused: 401")
 
 
 def _forged(token: str) -> str:
@@ -244,23 +250,21 @@ def _forged(token: str) -> str:
     return f"{head}.{'B' if signature.startswith('A') else 'A'}{signature[1:]}"
 
 
-async def _ask_for_ticket(deployment: Deployment, credential: str | None) -> httpx.Response:
-    return await deployment.ask("POST", "/api/tickets", credential)
+async def _request_ticket(deployment: Deployment, credential: str | None) -> httpx.Response:
+    return await deployment.request("POST", "/api/tickets", credential)
 
 
 async def _unexpected(response: httpx.Response, what: str) -> Finding:
     detail = await detail_of(response)
     match response.status_code:
         case 403 if "x-nf-sign" in detail:
-            advice = "Give the site's address: REALTIME_NETLIFY_SECRET lets nothing past it"
+            advice = "Use the site's address: with REALTIME_NETLIFY_SECRET, only requests through Netlify are accepted"
         case 404 | 405:
-            advice = (
-                "See that what is in front leads /api/publish to the publish function, and /api/events to the stream's"
-            )
+            advice = "Check that the proxy routes /api/publish to the publish function, and /api/events to the stream"
         case 429:
-            advice = "Ask again later: a limit of the deployment is reached (docs/configuration.md, Limits)"
+            advice = "Try again later: a limit of the deployment is reached (docs/configuration.md, Limits)"
         case 503:
-            advice = "See the store: it does not answer (docs/operate/README.md)"
+            advice = "Check the store: it does not respond (docs/operate/README.md)"
         case _:
             advice = "See the function's log"
     return fail(f"{what}: {detail}", advice)

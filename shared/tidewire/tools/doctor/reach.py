@@ -1,19 +1,23 @@
-"""`reachability`, `health` and `metrics`: whether something answers, and whether it is Tidewire, and well."""
+"""`reachability`, `health`, `clock` and `metrics`: whether Tidewire responds, and in which state."""
 
 import ssl
 import time
+from email.utils import parsedate_to_datetime
 
 import httpx
 import msgspec
 
-from tidewire.client.answers import detail_of
+from tidewire.client.responses import detail_of
 from tidewire.tools.doctor.deployment import Deployment
-from tidewire.tools.doctor.faults import place
-from tidewire.tools.doctor.findings import Finding, Measured, fail, milliseconds, ok, skip, warn
+from tidewire.tools.doctor.findings import Finding, Measured, fail, milliseconds, ok, public, skip, warn
 from tidewire.tools.doctor.streams import now
 
 LIVE, READY, DESCRIPTION, METRICS = "/api/health/live", "/api/health/ready", "/api/openapi.json", "/api/metrics"
-RENEW_DAYS = 14  # left of a certificate; automatic renewal begins at 30
+RENEW_DAYS = 14  # remaining validity of a certificate; automatic renewal begins at 30
+
+DATE_AGE = 2.0  # maximum age of a Date header in seconds: it has whole seconds, and servers update it once per second
+WARN_SECONDS = 2.0
+FAIL_SECONDS = 30.0  # half the lifetime of a ticket
 
 
 class _Info(msgspec.Struct):
@@ -33,77 +37,105 @@ class _Health(msgspec.Struct):
 
 
 async def reachability(deployment: Deployment) -> Finding:
-    """Ask for the process's health, and for its description where a front keeps the first one to itself."""
-    response = await deployment.ask("GET", LIVE)
+    """Request the liveness endpoint, or the OpenAPI document if a proxy hides the former."""
+    response = await deployment.request("GET", LIVE)
     measured: dict[str, Measured] = {"http": response.http_version}
     if response.is_redirect:
         target = response.next_request.url if response.next_request is not None else None
-        where = "" if target is None else f" to {place(target.copy_with(path='/'))}"
+        where = "" if target is None else f" to {public(target.copy_with(path='/'))}"
         return fail(
-            f"the address redirects{where}", "Give the address that it leads to: a POST does not follow", **measured
+            f"the address redirects{where}", "Use the address it redirects to: a POST does not follow it", **measured
         )
     days = _certificate_days(response)
     if days is not None:
         measured["certificateDays"] = days
-    began = (
-        now()
-    )  # of the second answer: the first one had a name to look up, a connection to open, a function to start
-    described = await deployment.ask("GET", DESCRIPTION)
+    began = now()  # of the second request: the first includes DNS, the connection and a cold start
+    description = await deployment.request("GET", DESCRIPTION)
     measured["answerMs"] = milliseconds(now() - began)
-    version = _version(described)
+    version = _version(description)
     is_live = response.status_code == 200 and _health(response).status == "live"
     if not is_live and version is None:
-        found = f"{LIVE} answers {response.status_code}, {response.headers.get('content-type', 'of no type')}"
+        found = f"{LIVE} returns {response.status_code}, {response.headers.get('content-type', 'of no type')}"
         return fail(
-            f"what answers is not Tidewire: {found}",
-            "See that --url is the deployment's own address, and that what is in front leads /api/ to the functions",
+            f"the server is not Tidewire: {found}",
+            "Check that --url is the deployment's own address, and that the proxy in front routes /api/ to the"
+            " functions",
             **measured,
         )
     if not is_live:
         deployment.alive_path = DESCRIPTION
     measured["version"] = version or "unknown"
-    told = f"version {measured['version']}, {response.http_version}, {measured['answerMs']:g} ms"
+    summary = f"version {measured['version']}, {response.http_version}, {measured['answerMs']:g} ms"
     if days is not None and days < RENEW_DAYS:
         return warn(
-            f"{told}; the certificate ends in {days} days",
-            "Renew it, or see why that does not happen by itself",
+            f"{summary}; the certificate expires in {days} days",
+            "Renew it, or find out why automatic renewal failed",
             **measured,
         )
-    return ok(told, **measured)
+    return ok(summary, **measured)
 
 
 async def health(deployment: Deployment) -> Finding:
-    """Ask whether the transport answers and the tail runs."""
-    response = await deployment.ask("GET", READY)
+    """Request readiness: the log responds and the tail runs."""
+    response = await deployment.request("GET", READY)
     if response.status_code in (401, 403, 404):
-        return skip(f"{READY} is not open to the outside: {response.status_code}", "Ask it from within")
+        return skip(f"{READY} is not public: {response.status_code}", "Request it from the inside")
     if response.status_code != 200:
-        return fail(await detail_of(response), "See the store, and the log of the process (docs/operate/README.md)")
-    told = _health(response)
-    if told.status == "degraded":
+        return fail(await detail_of(response), "Check the store, and the log of the process (docs/operate/README.md)")
+    state = _health(response)
+    if state.status == "degraded":
         advice = (
-            "See the store: what is taken now is in one process's memory (docs/transports.md, The fallback to memory)"
+            "Check the store: new events are only in one process's memory (docs/transports.md, The fallback to memory)"
         )
-        return warn(f"degraded: {'; '.join(told.reasons)}", advice, transport=told.transport, outbox=told.outbox)
-    if told.transport == "memory" and not deployment.is_local:
+        return warn(f"degraded: {'; '.join(state.reasons)}", advice, transport=state.transport, outbox=state.outbox)
+    if state.transport == "memory" and not deployment.is_local:
         return warn(
-            "the log is in one process's memory: it ends with it, and no other instance shares it",
+            "the log is in one process's memory: it ends with the process, and other instances do not share it",
             "Set REALTIME_TRANSPORT to redis or postgres (docs/transports.md)",
-            transport=told.transport,
+            transport=state.transport,
         )
-    return ok(f"ready, transport {told.transport}", transport=told.transport)
+    return ok(f"ready, transport {state.transport}", transport=state.transport)
+
+
+async def clock(deployment: Deployment) -> Finding:
+    """Compare the Date header with this machine's clock before and after the request."""
+    before = time.time()
+    response = await deployment.request("GET", deployment.alive_path)
+    after = time.time()
+    try:
+        date = parsedate_to_datetime(response.headers.get("date", "")).timestamp()
+    except ValueError:
+        return skip("the responses have no Date header")
+    skew = _skew(date, before, after)
+    if abs(skew) < WARN_SECONDS:
+        return ok("the clocks agree, with a precision of one second", skewSeconds=round(skew, 1))
+    advice = (
+        "Synchronize both clocks by NTP. With a wrong clock, tokens are early or expired (REALTIME_JWT_LEEWAY allows"
+        " for some), tickets, valid for 60 s, fail, and webhooks are refused from 5 min (docs/webhooks.md)"
+    )
+    difference = f"{abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} this machine's"
+    verdict = fail if abs(skew) >= FAIL_SECONDS else warn
+    return verdict(f"the server's clock is {difference}", advice, skewSeconds=round(skew, 1))
 
 
 async def metrics(deployment: Deployment) -> Finding:
-    """Ask for the metrics, which are not for everyone."""
-    response = await deployment.ask("GET", METRICS)
+    """Request the metrics, which should not be public."""
+    response = await deployment.request("GET", METRICS)
     if response.status_code != 200 or not response.headers.get("content-type", "").startswith("text/plain"):
-        return skip(f"{METRICS} is not open to the outside: {response.status_code}")
+        return skip(f"{METRICS} is not public: {response.status_code}")
     series = sum(bool(line) and not line.startswith("#") for line in response.text.splitlines())
     if deployment.is_local:
         return ok(f"{series} series", series=series)
-    advice = f"Keep {METRICS} away from the public at your proxy (docs/operate/README.md)"
-    return warn("everyone can read the metrics", advice, series=series)
+    advice = f"Block {METRICS} at your proxy (docs/operate/README.md)"
+    return warn("the metrics are public", advice, series=series)
+
+
+def _skew(date: float, before: float, after: float) -> float:
+    """Return the minimum difference of the server's clock in seconds, positive if ahead; 0 if they may agree."""
+    minimum, maximum = date - after, date + DATE_AGE - before
+    if minimum > 0:
+        return minimum
+    return min(maximum, 0.0)
 
 
 def _health(response: httpx.Response) -> _Health:
@@ -122,7 +154,7 @@ def _version(response: httpx.Response) -> str | None:
 
 
 def _certificate_days(response: httpx.Response) -> int | None:
-    """Return how many days the certificate still holds, None without one."""
+    """Return the remaining validity of the server's certificate in days, None without TLS."""
     tls = response.extensions["network_stream"].get_extra_info("ssl_object")
     certificate = tls.getpeercert() if tls is not None else None
     if not certificate:

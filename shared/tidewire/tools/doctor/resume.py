@@ -1,64 +1,67 @@
-"""`resume`: a connection that is dropped, an event that is missed, and what comes after the reconnect."""
+"""`resume`: whether a reconnect delivers exactly the event missed meanwhile."""
 
-from tidewire.client.answers import control
+from tidewire.client.responses import control
 from tidewire.tools.doctor.delivery import NOT_SHARED, connect, gap
 from tidewire.tools.doctor.deployment import Deployment
 from tidewire.tools.doctor.findings import Finding, fail, ok, skip
 from tidewire.tools.doctor.streams import Stream
 
 DROPPED = (
-    "Something on the way drops the Last-Event-ID header: let it through to the stream function. CloudFront: origin"
-    " request policy AllViewerExceptHostHeader; other fronts: docs/containers.md, In front of it"
+    "A proxy in front drops the Last-Event-ID header: forward it to the stream function. CloudFront: origin request"
+    " policy AllViewerExceptHostHeader; other proxies: docs/containers.md, In front of it"
 )
 
 
 async def resume(deployment: Deployment) -> Finding:
-    """Drop the stream, publish, come back with the last id: exactly the missed event must come, and nothing twice."""
+    """Close the stream, publish, reconnect with the last id: exactly the missed event must arrive, once."""
     live = deployment.need_live()
     cursor = live.last_event_id
     await deployment.close_stream()
     if not cursor:
-        return skip("no frame had an id to come back with: see `buffering`")
+        return skip("no frame had an id to resume from: see `buffering`")
     missed = await deployment.publish()
-    told = await _come_back(deployment, cursor, missed)
-    if told is None:
-        return ok("exactly the missed event came, once, before what followed")
+    problem = await _reconnect(deployment, cursor, missed)
+    if problem is None:
+        return ok("exactly the missed event arrived, once and in order")
     if (
-        told.verdict == "fail"
-        and told.advice == DROPPED
-        and await _come_back(deployment, cursor, missed, in_query=True) is None
+        problem.verdict == "fail"
+        and problem.advice == DROPPED
+        and await _reconnect(deployment, cursor, missed, in_query=True) is None
     ):
-        return fail(f"{told.reason}; with last_event_id= in the query it does", DROPPED)
-    return told
+        return fail(f"{problem.reason}; with last_event_id= in the query it works", DROPPED)
+    return problem
 
 
-async def _come_back(deployment: Deployment, cursor: str, missed: int, *, in_query: bool = False) -> Finding | None:
-    """Return what is wrong with the stream after the cursor, None where nothing is."""
+async def _reconnect(deployment: Deployment, cursor: str, missed: int, *, in_query: bool = False) -> Finding | None:
+    """Return the problem of the stream after the cursor, None if it has none."""
     seconds = deployment.limits.answer
     try:
         stream = await connect(deployment, cursor, in_query=in_query)
     except TimeoutError:
-        return fail(f"the second stream does not answer within {seconds:g} s", "See `buffering`, and the stream's log")
+        return fail(
+            f"the second stream does not respond within {seconds:g} s",
+            "See `buffering`, and the log of the stream function",
+        )
     deployment.live = stream
     try:
         if await stream.find(lambda frame: frame.type == "realtime.ready", seconds) is None:
             return fail(f"the second stream is not live within {seconds:g} s", "See the log of the stream function")
         if problem := _gap(stream):
             return problem
-        # What is published now comes last: whatever was to come before it has come by then.
+        # The last event: when it arrives, all events before it have arrived too.
         last = await deployment.publish()
         if await stream.find(lambda frame: deployment.number_of(frame.data) == last, seconds) is None:
-            return fail(f"after the reconnect no event came within {seconds:g} s", NOT_SHARED)
+            return fail(f"no event arrives within {seconds:g} s after the reconnect", NOT_SHARED)
         found = [number for arrival in stream.arrivals if (number := deployment.number_of(arrival.frame.data))]
     finally:
         await deployment.close_stream()
-    if found == list(range(missed, last + 1)):  # on a second try, with what the first one published
+    if found == list(range(missed, last + 1)):  # on a second try, including the event of the first
         return None
     if missed not in found:
-        return fail("the event that was published meanwhile never came", DROPPED)
+        return fail("the missed event never arrives", DROPPED)
     if min(found) < missed:
-        return fail(f"{sum(number < missed for number in found)} events came again that were seen before", DROPPED)
-    return fail("an event came twice, or after one that was published later", NOT_SHARED)
+        return fail(f"{sum(number < missed for number in found)} events are delivered again", DROPPED)
+    return fail("an event is delivered twice, or out of order", NOT_SHARED)
 
 
 def _gap(stream: Stream) -> Finding | None:

@@ -1,4 +1,4 @@
-"""An open stream that is read as it comes, whatever a check does meanwhile; each frame with the moment it came at."""
+"""A stream that a background task reads, so that each frame has its time of arrival."""
 
 import asyncio
 import time
@@ -9,50 +9,50 @@ import httpx
 
 from tidewire.client.decoder import Decoder, Frame, FrameTooLarge
 
-# As browsers say it: a proxy that would compress their streams compresses this one.
+# The headers of browsers: a proxy that compresses their streams compresses this one too.
 _HEADERS = {"accept": "text/event-stream", "accept-encoding": "gzip, deflate, br", "cache-control": "no-store"}
 
 
 def now() -> float:
-    """Return the moment, in seconds of a clock that only goes forward."""
+    """Return the time of a monotonic clock, in seconds."""
     return time.perf_counter()
 
 
 class Arrival(NamedTuple):
-    """A frame, and when it came."""
+    """A frame and its time of arrival."""
 
     at: float
     frame: Frame
 
 
 class Stream:
-    """One response, read by a task of its own until `aclose`; `end` says how it ended, None while it is open."""
+    """A response that a task reads until `aclose`; `end` is how it ended, None while it is open."""
 
     def __init__(self, response: httpx.Response, last_event_id: str = "") -> None:
         self.response = response
         self.last_event_id = last_event_id
         self.arrivals: list[Arrival] = []
         self.end: str | None = None
-        self._grown = asyncio.Event()
+        self._changed = asyncio.Event()
         self._reader = asyncio.create_task(self._read())
 
     async def find(self, wanted: Callable[[Frame], bool], seconds: float, *, after: int = 0) -> Arrival | None:
-        """Return the first frame from number `after` on that is wanted; None where none came in time."""
+        """Return the first frame from index `after` that is wanted, None if none arrives in time."""
         try:
             async with asyncio.timeout(seconds):
                 while True:
-                    self._grown.clear()
+                    self._changed.clear()
                     for arrival in self.arrivals[after:]:
                         if wanted(arrival.frame):
                             return arrival
                     if self.end is not None:
                         return None
-                    await self._grown.wait()
+                    await self._changed.wait()
         except TimeoutError:
             return None
 
     async def aclose(self) -> None:
-        """Drop the connection."""
+        """Close the connection."""
         self._reader.cancel()
         await asyncio.gather(self._reader, return_exceptions=True)
         await self.response.aclose()
@@ -65,18 +65,18 @@ class Stream:
                 for frame in decoder.feed(chunk):
                     self.arrivals.append(Arrival(at, frame))
                     self.last_event_id = frame.last_event_id
-                self._grown.set()
-            self.end = "it was ended"
+                self._changed.set()
+            self.end = "the server ended it"
         except (httpx.RequestError, FrameTooLarge) as error:
-            self.end = type(error).__name__  # its text may hold event data
+            self.end = type(error).__name__  # its text may contain event data
         finally:
-            self._grown.set()
+            self._changed.set()
 
 
 async def open_stream(
     http: httpx.AsyncClient, url: str, query: Mapping[str, str], headers: Mapping[str, str], seconds: float
 ) -> httpx.Response:
-    """Return the answer once its head is there. Raises TimeoutError where that takes longer, and httpx.RequestError."""
+    """Return the response once its headers arrive. Raises TimeoutError after `seconds`, and httpx.RequestError."""
     request = http.build_request("GET", url, params=dict(query), headers={**_HEADERS, **headers}, timeout=None)
     request.extensions["timeout"] = {"connect": seconds, "read": None, "write": seconds, "pool": seconds}
     async with asyncio.timeout(seconds):

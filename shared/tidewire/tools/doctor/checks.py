@@ -1,18 +1,17 @@
-"""The checks in their order, and how each of them is run: in time, and with no secret in what it tells."""
+"""The checks in order, each with a time limit, and their findings without secrets."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
 import msgspec
 
-from tidewire.tools.doctor.clock import clock
 from tidewire.tools.doctor.cors import cors, cors_stream
 from tidewire.tools.doctor.credentials import anonymous_publish, forged_token, publish, ticket, token, wrong_key
 from tidewire.tools.doctor.delivery import buffering, heartbeats, latency, long_poll, stream
 from tidewire.tools.doctor.deployment import Deployment
 from tidewire.tools.doctor.findings import Decided, Finding, fail, skip
 from tidewire.tools.doctor.page import page
-from tidewire.tools.doctor.reach import health, metrics, reachability
+from tidewire.tools.doctor.reach import clock, health, metrics, reachability
 from tidewire.tools.doctor.resume import resume
 from tidewire.tools.doctor.settings import settings
 
@@ -40,16 +39,18 @@ CHECKS: Mapping[str, Check] = {
     "resume": resume,
     "metrics": metrics,
 }
-"""Each check by its id. Those further down use what those above have found out."""
+"""Each check by its id. Later checks use the results of earlier ones, stored in the `Deployment`."""
+
+MIN_SECRET_CHARACTERS = 8  # replacing a shorter one, as in tests, would replace ordinary words
 
 
-async def examine(deployment: Deployment, checks: Mapping[str, Check] = CHECKS) -> AsyncIterator[Finding]:
-    """Yield what each check finds, as it finds it; where nobody answers, the rest is skipped at once."""
-    unreachable = False
+async def run_checks(deployment: Deployment, checks: Mapping[str, Check] = CHECKS) -> AsyncIterator[Finding]:
+    """Yield the finding of each check as it ends; if `reachability` fails, the checks after it are skipped."""
+    is_unreachable = False
     for name, check in checks.items():
-        found = skip("nobody answers: see `reachability`") if unreachable else await _run(check, deployment)
-        unreachable = unreachable or (name == "reachability" and found.verdict == "fail")
-        yield _without_secrets(msgspec.structs.replace(found, check=name), deployment.hidden)
+        finding = skip("no response: see `reachability`") if is_unreachable else await _run(check, deployment)
+        is_unreachable = is_unreachable or (name == "reachability" and finding.verdict == "fail")
+        yield _without_secrets(msgspec.structs.replace(finding, check=name), deployment.secrets)
 
 
 async def _run(check: Check, deployment: Deployment) -> Finding:
@@ -61,18 +62,15 @@ async def _run(check: Check, deployment: Deployment) -> Finding:
         return decided.finding
     except TimeoutError:
         return fail(
-            f"not done within {seconds:g} s", "Ask again with a longer --timeout; see the log of the deployment"
+            f"the check did not end within {seconds:g} s", "Use a longer --timeout; see the log of the deployment"
         )
 
 
-LEAST_SECRET = 8  # characters: a shorter one, of a test, cannot be told from a word of ours
-
-
 def _without_secrets(finding: Finding, secrets: set[str]) -> Finding:
-    """What a server or a front answers may repeat what it was sent."""
+    """Return the finding with secrets replaced: the response of a server or proxy may repeat the request."""
 
     def clean(text: str) -> str:
-        for secret in (secret for secret in secrets if len(secret) >= LEAST_SECRET):
+        for secret in (secret for secret in secrets if len(secret) >= MIN_SECRET_CHARACTERS):
             text = text.replace(secret, "[secret]")
         return text
 

@@ -23,22 +23,21 @@ def allowed(patterns: list[str], name: str) -> bool:
 
 
 @given(PATTERNS, NAMES)
-def test_a_type_is_in_the_set_where_a_pattern_matches_it(patterns: list[str], name: str) -> None:
+def test_a_type_is_allowed_if_a_pattern_matches_it(patterns: list[str], name: str) -> None:
     types = AllowedTypes.parse(patterns)
     assert (name in types) == allowed(patterns, name)
     assert AllowedTypes.parse(types.patterns()) == types
 
 
 @given(PATTERNS, st.one_of(NAMES, st.text("ab-", max_size=3).map(lambda text: f"{text}*")), NAMES)
-def test_a_pattern_that_is_covered_gives_away_nothing_more(patterns: list[str], asked: str, name: str) -> None:
+def test_a_covered_pattern_allows_nothing_more(patterns: list[str], asked: str, name: str) -> None:
     if AllowedTypes.parse(patterns).covers(asked) and allowed([asked], name):
         assert allowed(patterns, name)
 
 
 @given(PATTERNS, NAMES, st.booleans())
-async def test_the_filter_the_partitions_and_the_fan_out_agree_and_nothing_comes_twice(
-    patterns: list[str], name: str, public: bool
-) -> None:
+async def test_predicate_partitions_and_fan_out_agree(patterns: list[str], name: str, public: bool) -> None:
+    """And no event arrives twice."""
     types = AllowedTypes.parse(patterns)
     interest = Interest("u1", types.names, types.prefixes)
     event = Event("1", name, b"1", None if public else ("u1", "u2"))
@@ -59,7 +58,7 @@ async def test_the_filter_the_partitions_and_the_fan_out_agree_and_nothing_comes
     assert not any((fanout._by_user, fanout._by_type, fanout._by_prefix, fanout._groups))
 
 
-def test_a_partition_of_its_own_is_read_where_a_beginning_covers_its_type() -> None:
+def test_a_prefix_reads_the_partitions_that_it_covers() -> None:
     scheme = Partitions(frozenset({"task-updated", "deploy"}))
     assert scheme.partitions_for(Interest(None, frozenset(), ("task-",))) == (ALL, "task-updated")
     assert scheme.partitions_for(Interest(None, frozenset({"deploy"}))) == ("deploy",)
@@ -67,10 +66,10 @@ def test_a_partition_of_its_own_is_read_where_a_beginning_covers_its_type() -> N
 
 
 @pytest.mark.parametrize("text", ["", "a b", "a*b", "**", "*a", "a" * 129, "a" * 128 + "*", "é", "a\n"])
-def test_what_is_neither_a_type_nor_a_beginning_of_some_is_no_pattern(text: str) -> None:
+def test_a_malformed_pattern_is_refused(text: str) -> None:
     assert TYPE_OR_PATTERN.fullmatch(text) is None
 
 
 @pytest.mark.parametrize("text", ["a", "*", "a*", "a" * 128, "a" * 127 + "*", "A.b_c-1"])
-def test_a_type_or_the_beginning_of_some_is_a_pattern(text: str) -> None:
+def test_a_type_or_a_prefix_is_a_pattern(text: str) -> None:
     assert TYPE_OR_PATTERN.fullmatch(text)

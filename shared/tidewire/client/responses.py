@@ -1,4 +1,4 @@
-"""What the server's answers mean."""
+"""The server's responses: which ones are final, and what pages, control events and events contain."""
 
 import contextlib
 import time
@@ -8,17 +8,17 @@ import httpx
 import msgspec
 
 from tidewire.client.items import Event
-from tidewire.client.retrying import retry_after
+from tidewire.client.retry import retry_after
 from tidewire.errors import Forbidden, InvalidRequest, SubscriptionStopped, TidewireError, Unauthorized
 
-NO_STREAM = 406  # the status of an address that gives JSON pages alone
-MAX_DETAIL = 500  # characters of a problem that are told
+NO_STREAM = 406  # the status of an address that serves JSON pages only
+MAX_DETAIL = 500  # characters of a problem in an error
 
 
 class End(NamedTuple):
-    """How one connection ended, and with that what comes next; `floor` is the wait (s) that the server asked for.
+    """How one connection ended, which decides the next step; `floor` is the delay (s) that the server requested.
 
-    kind: after `early` the same token is sent again, as it only begins to hold after `floor`.
+    After kind `early` the same token is sent again: it becomes valid after `floor`.
     """
 
     kind: Literal["lost", "silent", "closing", "renewed", "again", "refused", "early"]
@@ -28,7 +28,7 @@ class End(NamedTuple):
 
 
 class Refused(Exception):
-    """An answer that asking again will not change, with the error that it ends the subscription with."""
+    """A final response: it ends the subscription with `error`."""
 
     def __init__(self, error: TidewireError) -> None:
         super().__init__(str(error))
@@ -41,20 +41,20 @@ class _Problem(msgspec.Struct):
 
 
 async def check(response: httpx.Response, wanted: str) -> End | None:
-    """Return None for an answer of the media type `wanted`, else how to go on. Raises Refused.
+    """Return None for a response of the media type `wanted`, else how the connection ended. Raises Refused.
 
-    Only 204, 400, 401 and 403 are final: a 404 is a function being deployed, a 200 with HTML a hotel's login page. A
-    401 with Retry-After is not: its token begins to hold later, as the clock that made it is ahead.
+    Only 204, 400, 401 and 403 are final: a 404 may be a function during its deployment, a 200 with HTML a captive
+    portal. A 401 with Retry-After is not final: the token becomes valid later, because its issuer's clock is ahead.
     """
     status, media_type = response.status_code, response.headers.get("content-type", "")
     if status == 200 and media_type.startswith(wanted):
         return None
     if status == 204:
-        raise Refused(SubscriptionStopped("The server answered 204: it asks not to come back"))
+        raise Refused(SubscriptionStopped("The server answered 204, which ends the subscription"))
     floor = retry_after(response.headers.get("retry-after"), time.time())
     if status == 200:
         return End(
-            "refused", "refused", f"The answer is {media_type or 'of no type'}, not {wanted}"[:MAX_DETAIL], floor
+            "refused", "refused", f"The response is {media_type or 'of no type'}, not {wanted}"[:MAX_DETAIL], floor
         )
     detail = await detail_of(response)
     if status == 401:
@@ -69,12 +69,12 @@ async def check(response: httpx.Response, wanted: str) -> End | None:
 
 
 async def detail_of(response: httpx.Response) -> str:
-    """Return what a problem+json answer says (RFC 9457), or else its status."""
-    told = _Problem()
+    """Return the status and the detail of a problem+json response (RFC 9457), or the status and its phrase."""
+    problem = _Problem()
     if "json" in response.headers.get("content-type", ""):
         with contextlib.suppress(msgspec.DecodeError):
-            told = msgspec.json.decode(await response.aread(), type=_Problem)
-    text = told.detail or told.title or response.reason_phrase
+            problem = msgspec.json.decode(await response.aread(), type=_Problem)
+    text = problem.detail or problem.title or response.reason_phrase
     return f"{response.status_code}: {text}"[:MAX_DETAIL]
 
 
@@ -83,9 +83,9 @@ class _Config(msgspec.Struct, rename="camel"):
 
 
 async def stream_url(http: httpx.AsyncClient, pages: httpx.URL) -> httpx.URL:
-    """Return where streams are, by GET /api/config beside the address of the pages; that address where it does not say.
+    """Return the stream URL from GET /api/config next to the address of the pages, or that address if it names none.
 
-    Raises httpx.RequestError. A token goes there: from https:// to nothing else.
+    The token is sent there, so an https:// address never leads to http://. Raises httpx.RequestError.
     """
     response = await http.get(pages.join("config"), headers={"accept": "application/json"})
     with contextlib.suppress(msgspec.DecodeError, httpx.InvalidURL):
@@ -95,8 +95,8 @@ async def stream_url(http: httpx.AsyncClient, pages: httpx.URL) -> httpx.URL:
     return pages
 
 
-class _Told(msgspec.Struct):
-    """The data of a control event; each has some of these."""
+class Control(msgspec.Struct):
+    """The data of a control event; each type has some of these fields."""
 
     reason: str = ""
     recovered: bool = True
@@ -105,24 +105,24 @@ class _Told(msgspec.Struct):
 
 
 class Page(msgspec.Struct):
-    """A JSON page, its events as they stand."""
+    """A JSON page with undecoded events."""
 
     events: list[msgspec.Raw]
     cursor: str
-    gap: _Told | None = None
-    complete: bool = True  # False: it took too long, and ends before the log's head
+    gap: Control | None = None
+    complete: bool = True  # False: the server's time limit ended it before the head of the log
 
 
-def control(data: str) -> _Told:
-    """Return what a control event tells; what cannot be read tells nothing, and breaks nothing."""
+def control(data: str) -> Control:
+    """Return the data of a control event; malformed data returns the defaults."""
     try:
-        return msgspec.json.decode(data, type=_Told)
+        return msgspec.json.decode(data, type=Control)
     except msgspec.DecodeError:
-        return _Told()
+        return Control()
 
 
 def event_of(text: str | bytes, cursor: str, replayed: bool) -> Event:
-    """Return the event in a CloudEvent. Raises msgspec.DecodeError."""
+    """Return the event of a CloudEvent's JSON text. Raises msgspec.DecodeError."""
     fields = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
     raw = fields.pop("data", msgspec.Raw(b"null"))
     names = {name: msgspec.json.decode(value, type=str) for name, value in fields.items()}
@@ -131,6 +131,6 @@ def event_of(text: str | bytes, cursor: str, replayed: bool) -> Event:
     try:
         id, type = names.pop("id"), names.pop("type")
     except KeyError:
-        raise msgspec.ValidationError("a CloudEvent has an id and a type") from None
+        raise msgspec.ValidationError("a CloudEvent needs an id and a type") from None
     time_, source = names.pop("time", None), names.pop("source", None)
     return Event(id, type, bytes(raw).decode(), cursor, time_, source, names, replayed)

@@ -1,4 +1,4 @@
-"""Which mode is the cheapest, and at how many users or events another one becomes it: searched, not guessed."""
+"""The cheapest mode, and the numbers of users or events at which another mode becomes cheaper."""
 
 import itertools
 from collections.abc import Callable, Mapping
@@ -11,25 +11,25 @@ from tidewire.tools.cost.workload import LIMITS, Workload
 
 Axis = Literal["users", "events"]
 AXES: tuple[Axis, ...] = ("users", "events")
-STEPS_A_DECADE = 8  # looked at; between two of them one change is found, not two that undo each other
-REACH, LEAST_REACH = 1_000, 1_000_000  # times as many as there are, and so many at least
+STEPS_PER_DECADE = 8  # of the search; two changes between two steps that cancel out are missed
+REACH, MIN_REACH = 1_000, 1_000_000  # the search ends at this multiple of the workload, or at this number if larger
 
 Totals = Mapping[Mode, float]
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
-    """From so many users or events on, this mode is the cheapest."""
+class Range:
+    """`mode` is the cheapest from `start` users or events."""
 
     start: int
     mode: Mode
 
 
 @dataclass(frozen=True, slots=True)
-class Tip:
-    """From so many users or events on, `other` is cheaper than `mode`, and at one fewer it is not.
+class Crossover:
+    """`other` is cheaper than `mode` from `at` users or events, and at `at - 1` it is not.
 
-    `until` is the last place at which it still is; None where that is beyond the search.
+    `until` is the last number at which it is cheaper, None if that is beyond the search.
     """
 
     mode: Mode
@@ -44,41 +44,41 @@ def compare(load: Workload, prices: Prices) -> dict[Mode, Estimate]:
 
 
 def cheapest(totals: Totals) -> Mode:
-    """Return the mode of the least total; of equal ones, the first of MODES."""
+    """Return the mode with the lowest total; of equal ones, the first of MODES."""
     return min(MODES, key=lambda mode: totals[mode])
 
 
 class Search:
-    """The totals along one axis, from 1 to a thousand times as many as there are, each reckoned once."""
+    """The totals along one axis, from 1 to `REACH` times the workload, each computed once."""
 
     def __init__(self, load: Workload, prices: Prices, axis: Axis) -> None:
         self._at: Callable[[int], Workload] = load.with_users if axis == "users" else load.with_events
         self._prices = prices
         self._known: dict[int, Totals] = {}
-        maximum = min(max(getattr(load, axis) * REACH, LEAST_REACH), int(LIMITS[axis][1]))
+        maximum = min(max(getattr(load, axis) * REACH, MIN_REACH), int(LIMITS[axis][1]))
         self._grid = sorted({1, maximum, *_grid(maximum)})
 
     def totals(self, number: int) -> Totals:
-        """Return each mode's total at so many users or events."""
+        """Return each mode's total at this number of users or events."""
         if number not in self._known:
             estimates = compare(self._at(number), self._prices)
             self._known[number] = {mode: found.total for mode, found in estimates.items()}
         return self._known[number]
 
-    def stretches(self) -> list[Stretch]:
-        """Return which mode is the cheapest from where on; the first stretch starts at 1."""
-        found = [Stretch(1, self._cheapest(1))]
+    def ranges(self) -> list[Range]:
+        """Return the ranges of the cheapest mode, in order; the first starts at 1."""
+        found = [Range(1, self._cheapest(1))]
         for before, after in itertools.pairwise(self._grid):
             low = before
             while self._cheapest(after) != found[-1].mode:
                 low = self._first(low, after, self._is_not(found[-1].mode))
-                found.append(Stretch(low, self._cheapest(low)))
+                found.append(Range(low, self._cheapest(low)))
         return found
 
-    def tips(self) -> list[Tip]:
-        """Return, for each two modes, from where to where the second is cheaper for the first time, if it ever is."""
+    def crossovers(self) -> list[Crossover]:
+        """Return, for each pair of modes, the first interval in which the second is cheaper, if there is one."""
         pairs = [(mode, other) for mode in MODES for other in MODES if mode != other]
-        return [tip for mode, other in pairs if (tip := self._tip(mode, other)) is not None]
+        return [found for mode, other in pairs if (found := self._crossover(mode, other)) is not None]
 
     def _cheapest(self, number: int) -> Mode:
         return cheapest(self.totals(number))
@@ -86,7 +86,7 @@ class Search:
     def _is_not(self, mode: Mode) -> Callable[[int], bool]:
         return lambda number: self._cheapest(number) != mode
 
-    def _tip(self, mode: Mode, other: Mode) -> Tip | None:
+    def _crossover(self, mode: Mode, other: Mode) -> Crossover | None:
         def is_cheaper(number: int) -> bool:
             totals = self.totals(number)
             return totals[other] < totals[mode]
@@ -96,12 +96,12 @@ class Search:
             if not at and is_cheaper(number):
                 at = self._first(before, number, is_cheaper) if before else number
             if at and not is_cheaper(number):
-                return Tip(mode, other, at, self._first(max(before, at), number, lambda n: not is_cheaper(n)) - 1)
+                return Crossover(mode, other, at, self._first(max(before, at), number, lambda n: not is_cheaper(n)) - 1)
             before = number
-        return Tip(mode, other, at, None) if at else None
+        return Crossover(mode, other, at, None) if at else None
 
     def _first(self, low: int, high: int, holds: Callable[[int], bool]) -> int:
-        """Return a place in (low, high] where it holds and just before which it does not."""
+        """Return a number in (low, high] where `holds` is true, and false just before it."""
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (low, middle) if holds(middle) else (middle, high)
@@ -109,7 +109,7 @@ class Search:
 
 
 def _grid(maximum: int) -> set[int]:
-    step = 10 ** (1 / STEPS_A_DECADE)
+    step = 10 ** (1 / STEPS_PER_DECADE)
     found, number = set(), 1.0
     while number < maximum:
         found.add(int(number))

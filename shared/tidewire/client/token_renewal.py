@@ -1,4 +1,4 @@
-"""The next token, fetched while the old one's stream still delivers."""
+"""Token renewal: the next token is fetched while the current stream still delivers."""
 
 import asyncio
 import contextlib
@@ -9,15 +9,15 @@ Token = str | Callable[[], str | Awaitable[str]]
 
 
 async def fetch(source: Token) -> str:
-    """Return the token that the caller gave, or that its function gives; what that raises comes through."""
+    """Return the token, or the result of the token function, whose exceptions propagate."""
     value = source() if callable(source) else source
     return (await value if inspect.isawaitable(value) else value).strip()
 
 
 class Renewal:
-    """One connection's renewal; `fresh` is the next token, once there is one that differs from the old.
+    """The renewal of one connection's token; `fresh` is the next token once it has arrived and differs.
 
-    Its arrival ends the wait of `timeout`, so that the switch does not wait for the next event.
+    Its arrival expires `timeout`, so that the connection switches without waiting for the next event.
     """
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class Renewal:
         self._task: asyncio.Task[str] | None = None
 
     def start(self, source: Token, old: str, delay: float) -> None:
-        """Fetch after `delay` seconds, whatever an earlier call said; a fixed token cannot be renewed."""
+        """Fetch after `delay` seconds, which replaces an earlier delay; a fixed token is never renewed."""
         if not callable(source) or self._task is not None:
             return
         if self._timer is not None:
@@ -35,7 +35,7 @@ class Renewal:
         self._timer = asyncio.get_running_loop().call_later(delay, self._begin, source, old)
 
     def stop(self) -> None:
-        """Give up what is under way; a fresh token stays, for the next connection."""
+        """Cancel the fetch; a fresh token is kept for the next connection."""
         if self._timer is not None:
             self._timer.cancel()
         if self._task is not None:
@@ -43,11 +43,11 @@ class Renewal:
         self._timer = self._task = self.timeout = None
 
     def is_done(self) -> bool:
-        """Whether there is a fresh token."""
+        """Whether a fresh token has arrived."""
         return self.fresh is not None
 
     def take(self) -> str | None:
-        """Return the fresh token, once."""
+        """Return the fresh token and clear it."""
         fresh, self.fresh = self.fresh, None
         return fresh
 
@@ -57,10 +57,10 @@ class Renewal:
 
     def _done(self, task: asyncio.Task[str], old: str) -> None:
         if task.cancelled() or task.exception() is not None:
-            return  # the old token still works: when it ends the server says so, and the next attempt asks again
+            return  # the current token is still valid; when it expires the next attempt fetches again
         if task is not self._task or task.result() in ("", old):
             return
         self.fresh = task.result()
         if self.timeout is not None:
-            with contextlib.suppress(RuntimeError):  # it is over already
+            with contextlib.suppress(RuntimeError):  # the timeout has already expired
                 self.timeout.reschedule(asyncio.get_running_loop().time())

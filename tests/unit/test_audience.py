@@ -22,7 +22,7 @@ from tidewire.model.event import Event
         ("", None, ("",), "a", True),
     ],
 )
-def test_an_event_is_seen_by_whom_it_is_for_and_who_wants_its_type(
+def test_an_event_goes_to_its_audience_and_subscribed_types(
     user: str | None, types: set[str] | None, audience: tuple[str, ...] | None, type: str, sees: bool
 ) -> None:
     interest = Interest(user, None if types is None else frozenset(types))

@@ -5,13 +5,15 @@ from tidewire.primitives.recent_keys import RecentKeys
 from tests.clocks import Clock
 
 
-def test_what_is_remembered_is_bounded_and_the_oldest_leaves_first() -> None:
+def test_the_number_of_keys_is_bounded() -> None:
+    """The oldest keys are removed first."""
     seen = RecentKeys(60.0, maximum=3)
     assert [seen.add(("all", str(n))) for n in range(5)] == [True] * 5
     assert [seen.knows([("all", str(n))]) for n in range(5)] == [False, False, True, True, True]
 
 
-def test_a_key_is_new_again_after_the_window_however_often_it_was_seen() -> None:
+def test_a_key_expires_after_the_window() -> None:
+    """Adding it again does not extend it."""
     clock = Clock()
     seen = RecentKeys(10.0, clock=clock)
     assert seen.add("x")
