@@ -1,1 +1,1 @@
-"""Measures Tidewire against its yardsticks: `scripts/bench`, or `python -m bench`."""
+"""Benchmarks of Tidewire and its competitors: `scripts/bench`, or `python -m bench`."""

@@ -1,4 +1,4 @@
-"""`python -m bench [NAME …]`: measures, writes bench/results/<name>.json, and renders them into bench/README.md."""
+"""`python -m bench [NAME …]`: runs benchmarks, writes bench/results/<name>.json, and renders bench/README.md."""
 
 import argparse
 import importlib
@@ -18,36 +18,38 @@ from bench.session import require_clean_tree, session
 
 NAMES = ["fanout", "peruser", "idle", "rate", "tail", "endtoend", "held", "replay", "herd", "coldstart", "rediscost"]
 RESULTS = Path("bench/results")
-QUICK_RESULTS = Path("build/bench/quick")  # never mixed up with numbers that count
+QUICK_RESULTS = Path("build/bench/quick")  # separate from full results
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """What to measure, and how; ends the process where the arguments, or else those of the command line, are wrong."""
+    """Return the parsed options of `arguments`, or of the command line; exits if they are wrong."""
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(NAMES))
-    parser.add_argument("--runs", type=int, help="rounds of each pair (5; with --quick 2)")
-    parser.add_argument("--quick", action="store_true", help=f"small numbers, kept in {QUICK_RESULTS}")
-    parser.add_argument("--who", default="", help="only these contestants, comma-separated")
-    parser.add_argument("--profile", action="store_true", help=f"flame graphs of ours to {RESULTS}, numbers for a look")
-    parser.add_argument("--dirty", action="store_true", help="measure uncommitted changes too; marks the results")
-    parser.add_argument("--report", action="store_true", help="measure nothing, render the results that are there")
+    parser.add_argument("--runs", type=int, help="rounds per pair (5; with --quick 2)")
+    parser.add_argument("--quick", action="store_true", help=f"small sizes; results in {QUICK_RESULTS}")
+    parser.add_argument("--who", default="", help="only these contestants, separated by commas")
+    parser.add_argument(
+        "--profile", action="store_true", help=f"write flame graphs of Tidewire to {RESULTS}; the numbers do not count"
+    )
+    parser.add_argument("--dirty", action="store_true", help="allow uncommitted changes; marks the results")
+    parser.add_argument("--report", action="store_true", help="only render the existing results")
     chosen = parser.parse_args(arguments)
     if unknown := set(chosen.names) - set(NAMES):
-        parser.error(f"no such measurement: {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
+        parser.error(f"no such measurement: {', '.join(sorted(unknown))}; known: {', '.join(NAMES)}")
     return chosen
 
 
 def main() -> int:
-    """Measure what was named, or all; 1 where a run failed."""
+    """Run the named benchmarks, or all; return 1 if a run failed."""
     chosen = parse()
     if missing := [str(path) for path in (LOAD, REDIS_PAIR) if not path.exists()]:
-        sys.exit(f"bench: {' and '.join(missing)} not built: start scripts/bench, which builds them")
+        sys.exit(f"bench: {' and '.join(missing)} not built: run scripts/bench, which builds them")
 
     signal.signal(signal.SIGTERM, _leave)
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # a descriptor a connection, on both sides
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # a descriptor per connection, on both sides
 
-    partial = chosen.quick or chosen.who or chosen.profile  # not what the README tells
+    partial = chosen.quick or chosen.who or chosen.profile  # not for the README
     folder = QUICK_RESULTS if partial else RESULTS
     modules = {name: importlib.import_module(f"bench.measure.{name}") for name in NAMES}
     failed = False

@@ -1,4 +1,4 @@
-"""Drives the compiled load client (bench/client/load.c) from mark to mark."""
+"""Controls the compiled load client (bench/client/load.c) from mark to mark."""
 
 import json
 import subprocess
@@ -17,7 +17,7 @@ Mark = dict[str, Any]
 
 
 class Target(Protocol):
-    """What the client must know of a server; `bench.servers.Server` is one."""
+    """The server attributes that the load client needs; `bench.servers.Server` has them."""
 
     @property
     def port(self) -> int: ...
@@ -34,9 +34,9 @@ class Target(Protocol):
 
 
 class Load:
-    """One run: start → connected → (warm) → done. Between two marks the client moves, at a mark it waits.
+    """One run: start → connected → (warm) → done. The client runs between marks, and waits at each mark.
 
-    `step` lets it go on and returns what it counted until the next mark.
+    `step` continues to the next mark and returns its counts.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Load:
                 argv.append(f"--{name}")
             elif value is not False and value is not None:
                 argv += [f"--{name}", str(value)]
-        # The rate's own length comes on top of the time limit, in the client and here.
+        # The planned duration of a rate is added to the time limit, in the client and here.
         self._planned = float(chosen.get("events", 0)) / float(chosen["rate"]) if chosen.get("mode") == "rate" else 0.0
         self.child = Child(argv, log=log, core=core, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self.wait("start")
@@ -72,25 +72,24 @@ class Load:
         self.child.stop()
 
     def step(self, expected: str, *, meanwhile: Callable[[], None] | None = None, may_lose: bool = False) -> Mark:
-        """Go on to the mark `expected`; calls `meanwhile` about once a second.
+        """Continue to the mark `expected`; calls `meanwhile` about once a second.
 
-        Raises BenchError where the phase did not complete or anything was lost or doubled, unless that is what
-        the run is to find out (`may_lose`).
+        Raises BenchError if the phase did not complete, or if events were lost or duplicated, unless `may_lose`.
         """
         self.go()
         return self.wait(expected, meanwhile=meanwhile, may_lose=may_lose)
 
     def go(self) -> None:
-        """Go on, and do not wait for the next mark."""
+        """Continue without waiting for the next mark."""
         assert self.child.popen.stdin is not None
         try:
             self.child.popen.stdin.write(b"\n")
             self.child.popen.stdin.flush()
         except BrokenPipeError:
-            pass  # it failed: what it printed says why, and reading finds that
+            pass  # it failed: `wait` reads the reason
 
     def wait(self, expected: str, *, meanwhile: Callable[[], None] | None = None, may_lose: bool = False) -> Mark:
-        """What `step` does after `go`."""
+        """Wait for the mark `expected`; the second half of `step`."""
         assert self.child.popen.stdout is not None
         waited = 0.0
         while (line := read_line(self.child.popen.stdout, 1.0)) is None:
@@ -103,7 +102,7 @@ class Load:
             raise BenchError(f"the load client ended before {expected!r}:\n{self.child.tail()}")
         mark: Mark = json.loads(line)
         wrong = {k: mark[k] for k in ("timed_out", "lost", "duplicated", "publish_errors", "misdelivered") if mark[k]}
-        # Before the last phase is over "lost" only means not there yet.
+        # Before the last phase ends, "lost" means not yet arrived.
         if expected != "done":
             wrong.pop("lost", None)
         if mark["mark"] != expected or (wrong and not may_lose):
@@ -112,14 +111,14 @@ class Load:
 
 
 def publish_only(server: Server, *, log: Path, core: int | None = None, **options: Any) -> Mark:
-    """Publish without any subscriber and return the counts."""
+    """Publish without a subscriber, and return the counts."""
     with Load(server, log=log, core=core, conns=0, **options) as load:
         load.step("connected")
         return load.step("done")
 
 
 def redis_pair(port: int, *, events: int, rate: float, size: int = 200) -> Mark:
-    """Latency of the bare XADD → XREAD BLOCK pair, in microseconds."""
+    """Return the latency of a bare XADD → XREAD BLOCK pair, in microseconds."""
     argv = [str(REDIS_PAIR), str(port), str(events), str(rate), str(size)]
     result: Mark = json.loads(run(argv, timeout=events / rate + 60))
     return result

@@ -1,6 +1,6 @@
-"""A cold start, as Lambda does it: `python -m bench.first_call MODULE EVENT.json` imports a handler and calls it once.
+"""A cold start as on Lambda: `python -m bench.first_call MODULE EVENT.json` imports a handler and calls it once.
 
-Prints what that took beyond the bare interpreter, which is the platform's own.
+Prints the cost beyond the start of the interpreter, which belongs to the platform.
 """
 
 import importlib
@@ -14,11 +14,11 @@ from types import SimpleNamespace
 from typing import Any
 
 NOT_DEPLOYED = ("rich", "pygments")
-"""What only tools of the developer bring: httpx imports them where they are, and no bundle has them."""
+"""Developer packages that no bundle contains, but that httpx imports if they are installed."""
 
 
 def main() -> None:
-    """Print one JSON line; exits with 1 where the handler did not succeed."""
+    """Print one line of JSON; exits with 1 if the handler fails."""
     event = json.loads(Path(sys.argv[2]).read_text())
     context = SimpleNamespace(aws_request_id="1", function_name="bench", get_remaining_time_in_millis=lambda: 10_000)
     modules: dict[str, Any] = sys.modules
@@ -26,10 +26,10 @@ def main() -> None:
     began, cpu = time.perf_counter(), time.process_time()
     module = importlib.import_module(sys.argv[1])
     imported, imported_cpu = time.perf_counter(), time.process_time()
-    answer = module.handler(event, context)
+    response = module.handler(event, context)
     ended, ended_cpu = time.perf_counter(), time.process_time()
-    if not 200 <= answer["statusCode"] < 300:
-        sys.exit(f"{sys.argv[1]} answered {answer}")
+    if not 200 <= response["statusCode"] < 300:
+        sys.exit(f"{sys.argv[1]} returned {response}")
     found = {
         "cpu_ms": (ended_cpu - cpu) * 1e3,
         "import_cpu_ms": (imported_cpu - cpu) * 1e3,
@@ -40,7 +40,7 @@ def main() -> None:
         "modules": len(sys.modules),
     }
     print(json.dumps(found), flush=True)
-    os._exit(0)  # what an interpreter does when it ends is not part of a start
+    os._exit(0)  # skips the shutdown of the interpreter
 
 
 if __name__ == "__main__":

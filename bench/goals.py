@@ -1,4 +1,4 @@
-"""The figures to reach, each a ratio of medians from the same rounds; README.md shows them beside what was measured."""
+"""The goals: ratios of medians from the same rounds. README.md shows each beside the measured value."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from bench.samples import Results, Spread
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """Ours against theirs, each a (case, who); without theirs the value itself is the goal."""
+    """A ratio of ours to theirs, each a (case, who); without theirs, our value itself."""
 
     text: str
     measurement: str
@@ -19,7 +19,7 @@ class Goal:
     at_least: bool = False  # more is better
 
     def found(self, all_results: dict[str, Results]) -> Spread | None:
-        """What was measured; None where nothing was."""
+        """Return the measured value, None if there is none."""
         results = all_results.get(self.measurement)
         if results is None:
             return None
@@ -28,7 +28,7 @@ class Goal:
         return results.ratio(self.metric, self.ours, self.theirs)
 
     def verdict(self, median: float) -> str:
-        """In one word."""
+        """Return the verdict on a median: stretch, reached or missed."""
         for limit, word in ((self.stretch, "stretch"), (self.goal, "reached")):
             if median >= limit if self.at_least else median <= limit:
                 return word

@@ -1,4 +1,4 @@
-"""A dot plot as SVG: a row a contestant, a dot a run, a bar at the median. Readable on white and on black."""
+"""A dot plot as SVG: a row per contestant, a dot per run, a bar at the median. Readable on white and on black."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median
 
 WIDTH, LEFT, RIGHT, TOP, ROW, GAP = 760, 190, 90, 46, 22, 16  # px
-COLOURS = ("#0b7285", "#c2410c", "#6d28d9", "#4d7c0f")  # ours is the first; all four stay apart for colour-blind eyes
+COLOURS = ("#0b7285", "#c2410c", "#6d28d9", "#4d7c0f")  # ours is the first; distinguishable with colour blindness
 STYLE = """<style>
 text { font: 12px system-ui, sans-serif; fill: #777 }
 .t { font-size: 14px; font-weight: 600 }
@@ -34,7 +34,7 @@ class Group:
 
 
 def draw(path: Path, title: str, groups: Sequence[Group], *, log: bool, digits: int) -> None:
-    """Write the plot; groups from top to bottom, the axis from 0 or, with `log`, from a power of ten."""
+    """Write the plot, groups from top to bottom; the axis starts at 0 or, with `log`, at a power of ten."""
     values = [value for group in groups for row in group.rows for value in row.values]
     names = list(dict.fromkeys(row.who for group in groups for row in group.rows))
     low, high, ticks = _axis(values, log)
@@ -54,10 +54,10 @@ def draw(path: Path, title: str, groups: Sequence[Group], *, log: bool, digits: 
         y += GAP
     height = y + 26
     grid = [f'<line x1="{x(t):.1f}" x2="{x(t):.1f}" y1="{TOP - 6}" y2="{height - 24}"/>' for t in ticks]
-    told = [f"{int(t) if t == int(t) else t:,}" for t in ticks]
+    labels = [f"{int(t) if t == int(t) else t:,}" for t in ticks]
     grid += [
         f'<text x="{x(t):.1f}" y="{height - 8}" text-anchor="middle">{text}</text>'
-        for t, text in zip(ticks, told, strict=True)
+        for t, text in zip(ticks, labels, strict=True)
     ]
     box = f'viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title)}"'
     head = f'<svg xmlns="http://www.w3.org/2000/svg" {box}>'

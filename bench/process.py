@@ -1,4 +1,4 @@
-"""Child processes: started in a session of their own, pinned, sampled, and always killed."""
+"""Child processes: each in its own session, pinned to a core, sampled, and always killed."""
 
 import ctypes
 import os
@@ -14,28 +14,28 @@ from pathlib import Path
 from typing import IO, Self
 
 PR_SET_PDEATHSIG = 1
-START_SECONDS = 30.0  # a server that does not answer by then will not
+START_SECONDS = 30.0  # time limit of a server's start
 
 
 class BenchError(Exception):
-    """A run that cannot be counted; the message says what to do about it."""
+    """A run that does not count; the message says what to do."""
 
 
 def cores() -> tuple[int, int]:
-    """The core for the server and the core for the client: the first and the last that this process may use."""
+    """Return the cores of the server and of the client: the first and the last that this process may use."""
     allowed = sorted(os.sched_getaffinity(0))
     return allowed[0], allowed[-1]
 
 
 def free_port() -> int:
-    """A loopback port that nobody listens on now."""
+    """Return a loopback port that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 class Child:
-    """A process and its descendants. `with` kills them all, whatever happened inside."""
+    """A process and its descendants. Leaving `with` kills them all."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class Child:
         self.stop()
 
     def stop(self, how: signal.Signals = signal.SIGKILL) -> None:
-        """Kill the whole group and reap the child; a no-op for the second caller."""
+        """Kill the whole process group and reap the child; a second call does nothing."""
         with suppress(ProcessLookupError):
             os.killpg(self.pid, how)
         self.popen.wait(timeout=START_SECONDS)
@@ -78,35 +78,35 @@ class Child:
                 stream.close()
 
     def freeze(self) -> None:
-        """Stop it as a hung process stops: its connections stay open and silent."""
+        """Pause the processes like a hang: the connections stay open and silent."""
         os.killpg(self.pid, signal.SIGSTOP)
 
     def cpu(self) -> float:
-        """User and system seconds of the process and its living descendants, to the nanosecond.
+        """Return the user and system seconds of the process and its living descendants, to the nanosecond.
 
         The same quantity as utime + stime in /proc/<pid>/stat, which counts in steps of 10 ms.
         """
         return sum(_cpu_clock(pid) for pid in _tree(self.pid))
 
     def memory(self) -> int:
-        """Bytes that the process and its descendants hold, shared pages counted once (PSS)."""
+        """Return the bytes of memory of the process and its descendants, shared pages counted once (PSS)."""
         return sum(pss(pid) for pid in _tree(self.pid))
 
     def peak(self) -> int:
-        """The most resident bytes since `forget_peak`, summed over the descendants."""
+        """Return the peak resident bytes since `forget_peak`, summed over the descendants."""
         return sum(_field(f"/proc/{pid}/status", "VmHWM") for pid in _tree(self.pid))
 
     def forget_peak(self) -> None:
-        """Start `peak` anew."""
+        """Reset `peak`."""
         for pid in _tree(self.pid):
             Path(f"/proc/{pid}/clear_refs").write_text("5")
 
     def tail(self) -> str:
-        """The last lines that it wrote, to be quoted in an error."""
+        """Return the last lines of its log, for an error message."""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-8:])
 
     def wait_until(self, is_up: Callable[[], bool], what: str) -> None:
-        """Return once `is_up`; raises BenchError where the process ends or takes too long."""
+        """Return once `is_up` is true. Raises BenchError if the process ends or takes too long."""
         deadline = time.monotonic() + START_SECONDS
         while not is_up():
             if self.popen.poll() is not None or time.monotonic() > deadline:
@@ -115,7 +115,7 @@ class Child:
 
 
 def answers(port: int, path: str = "") -> bool:
-    """Whether something accepts connections on the port and, with a path, answers it with 200."""
+    """Whether a server accepts connections on the port and, with a path, responds with 200."""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=1) as peer:
             if not path:
@@ -127,7 +127,7 @@ def answers(port: int, path: str = "") -> bool:
 
 
 def run(argv: Sequence[str | Path], *, env: Mapping[str, str] | None = None, timeout: float = 120.0) -> bytes:
-    """What a short program prints; raises BenchError where it fails. Its own children end with it."""
+    """Return the output of a short program, whose children end with it. Raises BenchError if it fails."""
     command = [str(part) for part in argv]
     try:
         program = subprocess.Popen(
@@ -149,14 +149,14 @@ def run(argv: Sequence[str | Path], *, env: Mapping[str, str] | None = None, tim
 
 
 def read_line(stream: IO[bytes], timeout: float) -> bytes | None:
-    """The next line of an unbuffered pipe; None when it did not come in time, b"" at its end."""
+    """Return the next line of an unbuffered pipe, None after the time limit, b"" at its end."""
     if not select.select([stream], [], [], timeout)[0]:
         return None
     return stream.readline()
 
 
 def pss(pid: int) -> int:
-    """Bytes that a process holds, shared pages counted by share; 0 where it has gone."""
+    """Return the bytes of memory of a process, shared pages counted by share; 0 if it has ended."""
     return _field(f"/proc/{pid}/smaps_rollup", "Pss")
 
 
@@ -166,7 +166,7 @@ def _tie(core: int | None) -> Callable[[], None]:
     def tie() -> None:
         if core is not None:
             os.sched_setaffinity(0, {core})
-        if libc is not None:  # a harness that is killed outright leaves nothing running
+        if libc is not None:  # if the harness is killed, so are its children
             libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
     return tie
@@ -179,7 +179,7 @@ def _tree(root: int) -> list[int]:
             try:
                 after_name = (entry / "stat").read_text().rpartition(")")[2].split()
             except OSError:
-                continue  # gone between the listing and the look
+                continue  # the process has ended meanwhile
             parents.setdefault(int(after_name[1]), []).append(int(entry.name))
     found = [root]
     for pid in found:
@@ -189,7 +189,7 @@ def _tree(root: int) -> list[int]:
 
 def _cpu_clock(pid: int) -> float:
     try:
-        return time.clock_gettime((~pid << 3) | 2)  # how the kernel names it: clock_getcpuclockid(3)
+        return time.clock_gettime((~pid << 3) | 2)  # the clock id of clock_getcpuclockid(3)
     except OSError:
         return 0.0
 

@@ -1,4 +1,4 @@
-"""What Redis is asked, seen from outside: commands as billed (a script is one), bytes in and out."""
+"""The commands and bytes that Redis receives: commands as billed (a script is one), bytes in and out."""
 
 import re
 import socket
@@ -12,9 +12,9 @@ RECEIVE = 1 << 16
 
 
 class Commands:
-    """Counts the commands that clients send while the `with` lasts; what a script calls inside is not counted.
+    """Counts the commands of clients inside `with`, without those that scripts run.
 
-    INFO commandstats counts both, so this listens to MONITOR. It slows Redis by a little: never time under it.
+    INFO commandstats counts both, so this reads MONITOR, which slows Redis slightly: do not measure time with it.
     """
 
     def __init__(self, port: int) -> None:
@@ -31,7 +31,7 @@ class Commands:
         return self
 
     def __exit__(self, *error: object) -> None:
-        # MONITOR shows commands in order: once this one is seen, all before it are counted. Nothing is slept for.
+        # MONITOR shows commands in order: when this one arrives, all before it have been counted.
         with socket.create_connection(("127.0.0.1", self._port)) as last:
             last.sendall(b"ECHO end-of-watch\r\n")
             self._thread.join(timeout=10)
@@ -40,7 +40,7 @@ class Commands:
 
     @property
     def total(self) -> int:
-        """All commands; read it after the `with`."""
+        """The number of commands; valid after `with`."""
         return sum(self.by_name.values())
 
     def _listen(self) -> None:
@@ -53,14 +53,14 @@ class Commands:
 
 
 def bytes_read_by(pid: int, port: int) -> int:
-    """Bytes that the process has received from Redis over the connections that it holds now, as the kernel counts."""
+    """Return the bytes that the process received from Redis over its open connections, from the kernel's counters."""
     listing = run(["ss", "-tnipHO", f"dport = :{port}"]).decode()
     lines = [line for line in listing.splitlines() if f"pid={pid}," in line]
     return sum(int(found[1]) for line in lines if (found := re.search(r"bytes_received:(\d+)", line)))
 
 
 def bytes_moved(port: int) -> tuple[int, int]:
-    """(in, out) bytes over all connections since Redis started."""
+    """Return the bytes in and out over all connections since the start of Redis."""
     with socket.create_connection(("127.0.0.1", port)) as peer:
         peer.sendall(b"INFO stats\r\n")
         head, _, text = peer.recv(RECEIVE).partition(b"\r\n")

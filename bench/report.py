@@ -1,4 +1,4 @@
-"""Results → tables in README.md and plots beside the results."""
+"""The report: tables in README.md, and plots beside the results."""
 
 import re
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from bench.views import View
 
 
 def render(found: dict[str, Results], modules: dict[str, ModuleType], folder: Path, readme: Path | None) -> None:
-    """Draw all plots into `folder`; put the tables between the marks of `readme`, or print them where there is none."""
+    """Draw the plots into `folder`; write the tables between the marks of `readme`, or print them without one."""
     sections = {"goals": _goals(found), "machine": _machine(found)}
     for name, results in found.items():
         plots = [path for view in modules[name].VIEWS if view.plot and (path := _plot(results, view, folder))]
@@ -61,7 +61,7 @@ def _machine(found: dict[str, Results]) -> str:
 
 
 def _table(results: Results, views: list[View]) -> Iterator[str]:
-    """A block of rows for each metric: a row a case, a column a contestant, each cell a median with its spread."""
+    """Yield a block per metric: a row per case, a column per contestant, each cell a median with its spread."""
     who = results.who()
     yield "| | " + " | ".join(who) + " |"
     yield "|---|" + "--:|" * len(who)

@@ -1,4 +1,4 @@
-"""What was measured: samples of one run each, medians of many, ratios of pairs from the same round."""
+"""Results: samples of single runs, medians, and ratios of pairs from the same round."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One contestant's values in one round: `who` did `case` in round `run`."""
+    """The values of the contestant `who` for `case` in round `run`."""
 
     case: str
     who: str
@@ -20,7 +20,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """A median and what lies around it."""
+    """A median with minimum, maximum and count."""
 
     median: float
     low: float
@@ -29,13 +29,13 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Spread":
-        """The spread of at least one value."""
+        """Return the spread of one or more values."""
         return cls(median(values), min(values), max(values), len(values))
 
 
 @dataclass(slots=True)
 class Results:
-    """All samples of one measurement, and under which circumstances they were taken."""
+    """The samples of one benchmark, and the circumstances of the measurement."""
 
     name: str
     about: dict[str, Any] = field(default_factory=dict)
@@ -43,26 +43,26 @@ class Results:
     failures: list[str] = field(default_factory=list)
 
     def cases(self) -> list[str]:
-        """The cases in the order in which they were first measured."""
+        """Return the cases in the order of their first sample."""
         return list(dict.fromkeys(sample.case for sample in self.samples))
 
     def who(self) -> list[str]:
-        """The contestants in the order in which they were first measured."""
+        """Return the contestants in the order of their first sample."""
         return list(dict.fromkeys(sample.who for sample in self.samples))
 
     def values(self, case: str, who: str, metric: str) -> dict[int, float]:
-        """Round → value."""
+        """Return the values by round."""
         return {s.run: s.values[metric] for s in self.samples if (s.case, s.who) == (case, who) and metric in s.values}
 
     def spread(self, case: str, who: str, metric: str) -> Spread | None:
-        """The median over all rounds; None where nothing was measured."""
+        """Return the spread over all rounds, None without samples."""
         values = list(self.values(case, who, metric).values())
         return Spread.of(values) if values else None
 
     def ratio(self, metric: str, ours: tuple[str, str], theirs: tuple[str, str]) -> Spread | None:
-        """Ours divided by theirs, round by round: what slows a shared machine for a minute slows both of a pair.
+        """Return ours divided by theirs, round by round; both are (case, who).
 
-        `ours` and `theirs` are (case, who).
+        A disturbance of a shared machine slows both of a pair.
         """
         a, b = self.values(*ours, metric), self.values(*theirs, metric)
         pairs = [a[run] / b[run] for run in a.keys() & b.keys() if b[run]]
@@ -75,17 +75,17 @@ class Results:
         rows = [json.dumps(asdict(sample), ensure_ascii=False) for sample in self.samples]
         about = {"name": self.name, "about": self.about, "failures": self.failures}
         head = json.dumps(about, indent=1, ensure_ascii=False)
-        # A line a sample: the file stays readable in a diff.
+        # One line per sample keeps diffs readable.
         path.write_text(head[:-2] + ',\n "samples": [\n  ' + ",\n  ".join(rows) + "\n ]\n}\n")
         return path
 
     @classmethod
     def load(cls, path: Path) -> "Results":
-        """Read what `save` wrote."""
+        """Return the results that `save` wrote."""
         raw = json.loads(path.read_text())
         return cls(raw["name"], raw["about"], [Sample(**row) for row in raw["samples"]], raw["failures"])
 
 
 def load_all(folder: Path, names: Iterable[str]) -> dict[str, Results]:
-    """The results that are there."""
+    """Return the existing results."""
     return {name: Results.load(path) for name in names if (path := folder / f"{name}.json").exists()}

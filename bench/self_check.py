@@ -1,4 +1,4 @@
-"""Checks the load client before anything is measured with it: what it calls lost, doubled or overtaken must be so."""
+"""Checks the load client before a measurement: it must detect lost, duplicated and overtaken events."""
 
 import sys
 import tempfile
@@ -8,7 +8,7 @@ from bench.client import Load
 from bench.process import BenchError, Child, answers, free_port
 from bench.servers import YARDSTICKS, Server
 
-# path → what the client must say: deliveries, lost, duplicated, overtaken
+# path → the expected counts: deliveries, lost, duplicated, overtaken
 VERDICTS = {
     "/good": (5, 0, 0, 0),
     "/bytes": (5, 0, 0, 0),
@@ -21,7 +21,7 @@ VERDICTS = {
 
 
 def check_client() -> None:
-    """Raise BenchError where a verdict is wrong."""
+    """Raise BenchError if the client counts wrong."""
     with tempfile.TemporaryDirectory(prefix="tidewire-bench-") as folder:
         tmp, port = Path(folder), free_port()
         argv = [sys.executable, str(YARDSTICKS / "faulty.py"), str(port)]
@@ -37,4 +37,4 @@ def check_client() -> None:
                     *(last[k] for k in ("lost", "duplicated", "overtaken")),
                 )
                 if found != expected:
-                    raise BenchError(f"the load client is wrong about {path}: {found}, not {expected}")
+                    raise BenchError(f"the load client counts {found} for {path}, not {expected}")

@@ -1,4 +1,4 @@
-"""What is measured and what it is measured against; each is a context manager that yields a running Server."""
+"""The contestants; each is a context manager that yields a running Server."""
 
 import os
 import shutil
@@ -13,19 +13,19 @@ from bench.process import BenchError, Child, answers, free_port, run
 
 YARDSTICKS = Path(__file__).parent / "yardsticks"
 MAX_CONNECTIONS = 12_000
-KEPT_EVENTS = 100_000  # both in-memory logs keep as many
+KEPT_EVENTS = 100_000  # of both in-memory logs
 
 NOTHING: Mapping[str, str] = MappingProxyType({})
 MEMORY = MappingProxyType({"REALTIME_TRANSPORT": "memory", "REALTIME_MAX_EVENTS": str(KEPT_EVENTS)})
 
-# Everybody publishes the same data, {d}; what surrounds it is the server's own way. {u} is the number modulo users.
+# All contestants publish the same data, {d}, in their own format. {u} is the event's number modulo the users.
 TIDEWIRE_BODY = '{"type":"bench","data":{d}}'
 TIDEWIRE_USER_BODY = '{"type":"bench","data":{d},"userIds":["u{u}"]}'
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A running server and how the load client talks to it. {i} in a path is the connection's index."""
+    """A running server, and its interface for the load client. {i} in a path is the connection's index."""
 
     name: str
     child: Child
@@ -34,12 +34,12 @@ class Server:
     events: str
     publish: str
     body: str = "{d}"
-    ready: bool = False  # whether it says `realtime.ready`; others are ready with the response's headers
+    ready: bool = False  # whether it sends `realtime.ready`; others are ready when the headers arrive
 
 
 @contextmanager
 def tidewire(tmp: Path, core: int | None = None, settings: Mapping[str, str] = MEMORY) -> Iterator[Server]:
-    """Ours, all functions in one process. `settings` are REALTIME_… and other variables; memory mode by default."""
+    """Tidewire, all functions in one process. `settings` are environment variables; memory mode by default."""
     port = free_port()
     env = {name: value for name, value in os.environ.items() if not name.startswith("REALTIME_")}
     env |= {"REALTIME_AUTH": "none", "HOST": "127.0.0.1", "PORT": str(port), **settings}
@@ -50,8 +50,8 @@ def tidewire(tmp: Path, core: int | None = None, settings: Mapping[str, str] = M
 
 @contextmanager
 def nchan(tmp: Path, core: int | None = None) -> Iterator[Server]:
-    """The C peer: one nginx worker with the nchan module, messages kept in its memory."""
-    unpacked = Path("build/bench/nginx").absolute()  # scripts/bench brings it where the system has none
+    """nchan, in C: one nginx worker with the module, and messages in its memory."""
+    unpacked = Path("build/bench/nginx").absolute()  # from scripts/bench, if the system has none
     root = unpacked if unpacked.exists() else Path("/")
     nginx = root / "usr/sbin/nginx"
     module = root / "usr/lib/nginx/modules/ngx_nchan_module.so"
@@ -61,7 +61,7 @@ def nchan(tmp: Path, core: int | None = None) -> Iterator[Server]:
     text = (YARDSTICKS / "nchan.conf").read_text()
     values = {
         "MODULE": str(module),
-        "USER": "user root;" if os.geteuid() == 0 else "",  # its temp folder is ours, not www-data's
+        "USER": "user root;" if os.geteuid() == 0 else "",  # its temporary folder belongs to us, not to www-data
         "PORT": str(port),
         "CONNECTIONS": str(MAX_CONNECTIONS),
         "EVENTS": str(KEPT_EVENTS),
@@ -77,21 +77,21 @@ def nchan(tmp: Path, core: int | None = None) -> Iterator[Server]:
 
 @contextmanager
 def sse_starlette(tmp: Path, core: int | None = None) -> Iterator[Server]:
-    """The usual Python way: Starlette + sse-starlette, a bounded queue for each subscriber."""
+    """The usual Python solution: Starlette and sse-starlette, with a bounded queue per subscriber."""
     with _uvicorn("sse_app:app", tmp, core) as (child, port):
         yield Server("sse-starlette", child, port, port, "/events", "/publish")
 
 
 @contextmanager
 def hello(tmp: Path, core: int | None = None) -> Iterator[Server]:
-    """One HTTP hello: what any POST through uvicorn and Starlette costs."""
+    """A minimal POST: the cost of uvicorn and Starlette alone."""
     with _uvicorn("hello_app:app", tmp, core) as (child, port):
         yield Server("hello", child, port, port, "/", "/hello")
 
 
 @contextmanager
 def redis(tmp: Path, core: int | None = None) -> Iterator[Server]:
-    """A Redis of our own, nothing on disk; `port` speaks RESP."""
+    """A private Redis without persistence; `port` is RESP."""
     port = free_port()
     argv = [_redis_server(), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(tmp)]
     argv += ["--save", "", "--appendonly", "no"]
@@ -102,7 +102,7 @@ def redis(tmp: Path, core: int | None = None) -> Iterator[Server]:
 
 @contextmanager
 def upstash(tmp: Path, redis_port: int) -> Iterator[Server]:
-    """A stand-in for Upstash's REST API in front of that Redis."""
+    """A stand-in for Upstash's REST API in front of a Redis."""
     with _uvicorn("upstash_app:app", tmp, None, REDIS_URL=f"redis://127.0.0.1:{redis_port}/0") as (child, port):
         yield Server("upstash", child, port, port, "", "")
 
@@ -111,14 +111,14 @@ def upstash(tmp: Path, redis_port: int) -> Iterator[Server]:
 def tidewire_on_redis(
     tmp: Path, redis_port: int, core: int | None = None, settings: Mapping[str, str] = NOTHING
 ) -> Iterator[Server]:
-    """Ours over Redis Streams; start it twice for a publishing process and a streaming one."""
+    """Tidewire over Redis Streams; start it twice to separate publishing from streaming."""
     url = f"redis://127.0.0.1:{redis_port}/0"
     with tidewire(tmp, core, {"REALTIME_TRANSPORT": "redis", "REDIS_URL": url, **settings}) as server:
         yield server
 
 
 def _redis_server() -> str:
-    beside_python = str(Path(sys.executable).parent)  # scripts/setup may have put one there
+    beside_python = str(Path(sys.executable).parent)  # scripts/setup may have installed one there
     path = f"{os.environ.get('PATH', '')}{os.pathsep}{beside_python}"
     chosen = os.environ.get("TIDEWIRE_REDIS_SERVER")
     found = chosen or shutil.which("redis-server", path=path) or shutil.which("valkey-server", path=path)
@@ -142,7 +142,7 @@ FANOUT = {"tidewire": tidewire, "nchan": nchan, "sse-starlette": sse_starlette}
 
 
 def versions() -> dict[str, str]:
-    """The versions of everything that is compared, read from what is installed."""
+    """Return the installed versions of all contestants."""
     from importlib.metadata import PackageNotFoundError, version
 
     found = {"python": sys.version.split()[0]}

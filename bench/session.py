@@ -1,4 +1,4 @@
-"""One measurement under way: its rounds, its folder, its load client, its samples."""
+"""A session: the rounds, folder, load client and samples of one benchmark."""
 
 import os
 import re
@@ -19,24 +19,24 @@ from bench.samples import Results, Sample
 from bench.servers import Server, versions
 
 WRITTEN = ("bench/results", "bench/README.md", "chaos/results", "docs/reliability.md", "docs/reliability")
-"""What measurements write: a second one of the same commit must not find the tree changed by the first."""
+"""The files that benchmarks write, which must not make the tree dirty for the next benchmark."""
 
 
 @dataclass(slots=True)
 class Session:
-    """What a measurement module is handed."""
+    """The argument of a benchmark module's `measure`."""
 
     results: Results
     runs: int
     quick: bool
-    only: frozenset[str]  # contestants to take; empty: all
+    only: frozenset[str]  # the contestants to run; empty: all
     tmp: Path
     profiles: Path | None = None
     server_core: int = field(default_factory=lambda: cores()[0])
     client_core: int = field(default_factory=lambda: cores()[1])
 
     def rounds(self, contestants: Sequence[str]) -> Iterator[tuple[int, str]]:
-        """(run, who), interleaved: A B, B A, A B …: neither always goes first, nor into a colder machine."""
+        """Yield (run, who), interleaved as A B, B A, A B …, so that no contestant always runs first."""
         chosen = [name for name in contestants if not self.only or name in self.only]
         for run in range(self.runs):
             order = chosen if run % 2 == 0 else chosen[::-1]
@@ -44,16 +44,16 @@ class Session:
                 yield run, who
 
     def pick(self, full: Any, quick: Any) -> Any:
-        """The first for numbers that count, the second for a look whether all works."""
+        """Return `full`, or `quick` in a quick session."""
         return quick if self.quick else full
 
     def load(self, server: Server, *, pinned: bool = True, **options: Any) -> Load:
-        """The load client against a server, on the client's core."""
+        """Return a load client for a server, on the client's core."""
         core = self.client_core if pinned else None
         return Load(server, log=self.tmp / "load.log", core=core, **options)
 
     def add(self, case: str, who: str, run: int, **values: float) -> None:
-        """Keep one sample and show it."""
+        """Store and print one sample."""
         rounded = {name: round(value, 6) for name, value in values.items()}
         self.results.samples.append(Sample(case, who, run, rounded))
         shown = "  ".join(f"{name} {value:.5g}" for name, value in values.items())
@@ -61,7 +61,7 @@ class Session:
 
     @contextmanager
     def profiled(self, child: Child, title: str) -> Iterator[None]:
-        """With --profile, a flame graph of what `child` does inside; such a run does not count."""
+        """Record a flame graph of `child` with --profile; such a run does not count."""
         if self.profiles is None:
             yield
             return
@@ -71,16 +71,16 @@ class Session:
         argv += ["--pid", str(child.pid), "--output", str(self.profiles / f"profile-{name}.svg")]
         with Child(argv, log=self.tmp / "py-spy.log", core=self.client_core) as spy:
             yield
-            spy.popen.send_signal(signal.SIGINT)  # it draws when it is interrupted
+            spy.popen.send_signal(signal.SIGINT)  # py-spy writes the graph on SIGINT
             spy.popen.wait(timeout=60)
         drawn = self.profiles / f"profile-{name}.svg"
         drawn.write_text(
             drawn.read_text().replace(" ".join(argv), title)
-        )  # the command line names this machine's folders
+        )  # the command line contains this machine's folders
 
     @contextmanager
     def attempt(self, case: str, who: str, run: int) -> Iterator[ExitStack]:
-        """Everything entered on the stack is ended here; a run that failed is noted and the others go on."""
+        """Run with an exit stack; a failed run is recorded, and the others continue."""
         try:
             with ExitStack() as stack:
                 yield stack
@@ -94,7 +94,7 @@ class Session:
 def session(
     name: str, *, runs: int, quick: bool, only: frozenset[str], profiles: Path | None = None
 ) -> Iterator[Session]:
-    """A session in a temporary folder, with the machine's state noted before and after."""
+    """Yield a session in a temporary folder, and record the machine and its steal time."""
     results = Results(name)
     with tempfile.TemporaryDirectory(prefix="tidewire-bench-") as tmp:
         before = _stolen()
@@ -112,7 +112,7 @@ def session(
 
 
 def machine() -> dict[str, Any]:
-    """What a reader must know of the machine to compare numbers; nothing that names it."""
+    """Return the properties of the machine that matter for a comparison, without its name."""
     cpu = "unknown"
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
@@ -131,7 +131,7 @@ def machine() -> dict[str, Any]:
 
 
 def require_clean_tree(allow_dirty: bool) -> None:
-    """Return if results may name the current commit; raises BenchError if the tree holds anything else.
+    """Raise BenchError if the tree differs from the current commit, which the results name.
 
     `allow_dirty` measures anyway: the results then name the commit with `-dirty`, which tests refuse.
     """
@@ -161,6 +161,6 @@ def _git(*arguments: str) -> str:
 
 
 def _stolen() -> tuple[int, int]:
-    """(all, stolen) ticks since boot: what a neighbour of a virtual machine took from it."""
+    """Return all ticks and the stolen ticks since boot; other virtual machines of the host cause the latter."""
     ticks = [int(tick) for tick in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
     return sum(ticks), ticks[7]

@@ -1,6 +1,7 @@
-"""Append in one process → the handler in another: `bench.tail_pair EVENTS RATE SIZE`, settings from the environment.
+"""Latency from an append in one process to the handler in another: `bench.tail_pair EVENTS RATE SIZE`.
 
-The counterpart of bench/client/redispair.c with our transport in place of raw RESP; same stamps, same JSON line.
+The counterpart of bench/client/redispair.c with our transport instead of raw RESP: the same time stamps, the same line
+of JSON. Settings come from the environment.
 """
 
 import asyncio
@@ -20,7 +21,7 @@ WARMUP = 100  # records not counted, as in redispair.c
 
 
 async def read(events: int, ready: int, seconds: float) -> list[int]:
-    """Follow the log and return the latencies in ns; raises TimeoutError where not all came within `seconds`."""
+    """Follow the log and return the latencies in ns. Raises TimeoutError if events are missing after `seconds`."""
     transport = make_transport(Settings.from_env(os.environ))
     assert isinstance(transport, Log)
     latencies: list[int] = []
@@ -35,7 +36,7 @@ async def read(events: int, ready: int, seconds: float) -> list[int]:
     head = await transport.head(["all"])
     async with transport.on_message(handler) as tail:
         tail.follow(head.positions)
-        while not tail.running:  # noqa: ASYNC110  it offers no event to wait for
+        while not tail.running:  # noqa: ASYNC110  the tail has no event to wait for
             await asyncio.sleep(0.01)
         os.write(ready, b"r")
         async with asyncio.timeout(seconds):
@@ -45,7 +46,7 @@ async def read(events: int, ready: int, seconds: float) -> list[int]:
 
 
 async def write(events: int, rate: float, size: int) -> None:
-    """Publish one event at a time at a fixed rate, each stamped just before it leaves."""
+    """Publish single events at a fixed rate, each with the time just before it is sent."""
     transport = make_transport(Settings.from_env(os.environ))
     due = time.monotonic()
     for _ in range(events + WARMUP):
@@ -57,7 +58,7 @@ async def write(events: int, rate: float, size: int) -> None:
 
 
 def main() -> None:
-    """Fork a reader, write, print."""
+    """Fork a reader, publish, and print the latencies."""
     events, rate, size = int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
     ready_out, ready_in = os.pipe()
     child = os.fork()

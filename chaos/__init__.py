@@ -1,1 +1,1 @@
-"""Load while things break: `scripts/chaos`, or `python -m chaos`. Writes what docs/reliability.md tells."""
+"""Fault injection under load: `scripts/chaos`, or `python -m chaos`. Writes the tables of docs/reliability.md."""

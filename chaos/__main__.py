@@ -1,4 +1,4 @@
-"""`python -m chaos`: runs the phases, and writes what they brought into docs/reliability.md."""
+"""`python -m chaos`: runs the phases, and writes their results into docs/reliability.md."""
 
 import argparse
 import asyncio
@@ -20,17 +20,15 @@ from chaos.phases import FULL, SHORT, Outcome, Phase, run
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """What to run, and how long; ends the process where the arguments, or else those of the command line, are wrong."""
+    """Return the parsed options of `arguments`, or of the command line; exits if they are wrong."""
     parser = argparse.ArgumentParser(prog="scripts/chaos", description=__doc__)
     names = [phase.name for phase in FULL]
-    parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"{', '.join(names)}, recovery; all where none is named"
-    )
-    parser.add_argument("--short", action="store_true", help="a few seconds a phase, and nothing is written")
-    parser.add_argument("--seed", type=int, help="repeats the order of the faults")
-    parser.add_argument("--seconds", type=int, help="of each phase, instead of its own")
-    parser.add_argument("--dirty", action="store_true", help="test uncommitted changes too; marks the results")
-    parser.add_argument("--report", action="store_true", help="runs nothing, renders the results that are there")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(names)}, recovery; default: all")
+    parser.add_argument("--short", action="store_true", help="a few seconds per phase; writes no results")
+    parser.add_argument("--seed", type=int, help="seed of the order of faults")
+    parser.add_argument("--seconds", type=int, help="duration of each phase")
+    parser.add_argument("--dirty", action="store_true", help="allow uncommitted changes; marks the results")
+    parser.add_argument("--report", action="store_true", help="only render the existing results")
     chosen = parser.parse_args(arguments)
     if unknown := set(chosen.names) - {*names, "recovery"}:
         parser.error(f"no such phase: {', '.join(sorted(unknown))}")
@@ -38,13 +36,13 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main() -> int:
-    """Run what was asked for; 1 where something was lost, repeated, or told as a gap."""
+    """Run the named phases, or all; return 1 after a loss, a duplicate or a gap."""
     chosen = parse()
     if not LOAD.exists():
-        sys.exit(f"chaos: {LOAD} is not built: start scripts/chaos, which builds it")
+        sys.exit(f"chaos: {LOAD} is not built: run scripts/chaos, which builds it")
     signal.signal(signal.SIGTERM, _leave)
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # a descriptor a connection, on both sides
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # a descriptor per connection, on both sides
 
     if not chosen.report:
         try:
@@ -77,11 +75,11 @@ def _run(phase: Phase, seed: int | None, *, keep: bool) -> bool:
     latency = outcome.done["latency_us"]
     _say(
         f"  {outcome.done['published']:,} published, {outcome.done['deliveries']:,} delivered, "
-        f"{len(outcome.struck)} faults, {outcome.done['publish_retries']} POSTs tried again, "
+        f"{len(outcome.struck)} faults, {outcome.done['publish_retries']} POSTs retried, "
         f"{outcome.done['lost_connections']} connections lost; ms p50 {latency['p50'] / 1e3:.1f}, "
         f"p99 {latency['p99'] / 1e3:.0f}, max {latency['max'] / 1e3:.0f}"
     )
-    _say(f"  WRONG: {outcome.wrong}" if outcome.wrong else "  nothing lost, nothing twice, no gap")
+    _say(f"  WRONG: {outcome.wrong}" if outcome.wrong else "  no loss, no duplicate, no gap")
     if keep:
         report.save(outcome)
     return not outcome.wrong

@@ -1,4 +1,4 @@
-"""What happens at random, of all that tests/faults knows: everything after which nothing may be lost."""
+"""The random faults: those of tests/faults after which no event may be lost."""
 
 import asyncio
 import random
@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from chaos.world import World
 from tests.processes import ServerProcess
 
-FREEZE = 2.0  # seconds without a sign of life: below the time-outs, so that it is waited out
-SLOW = 0.05  # seconds that bytes are on their way, in each direction
+FREEZE = 2.0  # seconds without a response: shorter than the time-outs
+SLOW = 0.05  # seconds of delay in each direction
 SHORT = 1.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One kind of fault; `rare` ones come once where the others come four times."""
+    """One kind of fault; a `rare` one strikes once per four strikes of the others."""
 
     name: str
     strike: Callable[[World], Awaitable[None]]
@@ -25,7 +25,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Struck:
-    """A fault that was, in seconds since the load began."""
+    """A past fault; times in seconds since the load began."""
 
     name: str
     began: float
@@ -111,7 +111,7 @@ RARELY = 4
 
 
 def shuffled(rng: random.Random, *, with_rare: bool) -> Iterator[Fault]:
-    """Yield faults without end: every kind once in random order, then all again."""
+    """Yield faults endlessly: every kind once in random order, then again."""
     turn = 0
     while True:
         kinds = [fault for fault in FAULTS if not fault.rare or (with_rare and turn % RARELY == 0)]
@@ -120,7 +120,7 @@ def shuffled(rng: random.Random, *, with_rare: bool) -> Iterator[Fault]:
 
 
 async def strike(world: World, fault: Fault, since: float) -> Struck:
-    """Strike, and return when it is over; times are counted from `since` on the monotonic clock."""
+    """Inject the fault, and return when it is over; times are relative to `since` on the monotonic clock."""
     began = time.monotonic()
     await fault.strike(world)
     return Struck(fault.name, began - since, time.monotonic() - since)
@@ -138,6 +138,6 @@ async def _answers_cut(world: World, keep: int) -> None:
     world.proxy.keep = keep
     wanted = world.proxy.cuts + 4
     deadline = time.monotonic() + 3 * SHORT
-    while world.proxy.cuts < wanted and time.monotonic() < deadline:  # noqa: ASYNC110 — the proxy rings for nobody
+    while world.proxy.cuts < wanted and time.monotonic() < deadline:  # noqa: ASYNC110 — the proxy has no event to wait for
         await asyncio.sleep(0.005)
     world.proxy.keep = None

@@ -1,4 +1,4 @@
-"""One phase: publish at a rate, follow with many connections, break things, and count what arrived."""
+"""A phase: publish at a rate, subscribe with many connections, inject faults, and count the deliveries."""
 
 import asyncio
 import json
@@ -19,8 +19,8 @@ from chaos.world import World, made_world
 
 EVERYONE = '{"type":"bench","id":"e{n}","data":{d}}'
 ONE_USER = '{"type":"bench","id":"e{n}","data":{d},"userIds":["u{u}"]}'
-SAMPLE = 2.0  # seconds between two looks at the memory
-DRAIN = 120.0  # seconds after the last event for what is still on its way
+SAMPLE = 2.0  # seconds between two samples of the memory
+DRAIN = 120.0  # seconds after the last event to wait for missing deliveries
 WRONG = (
     "timed_out",
     "lost",
@@ -36,7 +36,7 @@ WRONG = (
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """`spread`: each event is for one connection's user, in turn; otherwise for all."""
+    """The parameters of a phase. `spread`: each event is for one user, in turn; otherwise for everyone."""
 
     name: str
     title: str
@@ -46,18 +46,18 @@ class Phase:
     batch: int = 1
     spread: bool = False
     between: float = 6.0  # seconds from the end of a fault to the next one
-    cut: int = 2  # connections a second that their client drops
+    cut: int = 2  # connections per second that the client drops
     rare: bool = False
     settings: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def events(self) -> int:
-        """How many are published in all."""
+        """The number of events published."""
         return self.a_minute * self.seconds // 60
 
     @property
     def reaches(self) -> str:
-        """Whom an event reaches, in words."""
+        """The audience of an event, in words."""
         return "one connection" if self.spread else "all connections"
 
 
@@ -86,7 +86,7 @@ SHORT = [
 
 @dataclass(slots=True)
 class Outcome:
-    """What one phase brought; `seconds` is a line for each of its seconds."""
+    """The result of a phase; `seconds` has an entry per second."""
 
     phase: Phase
     done: Mark
@@ -97,18 +97,18 @@ class Outcome:
 
     @property
     def wrong(self) -> dict[str, int]:
-        """What must not be."""
+        """The counts that must be zero and are not."""
         return {name: self.done[name] for name in WRONG if self.done[name]}
 
     @property
     def faults(self) -> dict[str, int]:
-        """How often each kind struck, in the order of the table."""
+        """The number of strikes per kind, in the order of the table."""
         counted = Counter(struck.name for struck in self.struck)
         return {fault.name: counted[fault.name] for fault in FAULTS if counted[fault.name]}
 
 
 async def run(phase: Phase, folder: Path, seed: int, say: Callable[[str], None]) -> Outcome:
-    """Run one phase; raises BenchError where the load client cannot tell what came of it."""
+    """Run one phase. Raises BenchError if the load client fails."""
     rng = random.Random(seed)
     struck: list[Struck] = []
     memory: list[dict[str, float]] = []
@@ -122,7 +122,7 @@ async def run(phase: Phase, folder: Path, seed: int, say: Callable[[str], None])
             while not going.done():
                 memory.append({"s": time.monotonic() - since, **_memory(world)})
                 if breaking.done():
-                    breaking.result()  # what went wrong there is to be heard now
+                    breaking.result()  # raises its exception now
                 await asyncio.wait({going}, timeout=SAMPLE)
             await breaking
             done = going.result()
@@ -160,7 +160,7 @@ def _load(phase: Phase, world: World, folder: Path, ticks: Path, arrivals: Path)
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The first of the two instances, as the load client wants it told."""
+    """The first of the two instances, in the form that the load client expects."""
 
     port: int
     publish_port: int
@@ -171,10 +171,10 @@ class Target:
 
 
 def count_reordered(arrivals: Iterable[str]) -> int:
-    """Return how many events came to a connection behind the place that an earlier one had, by their cursors.
+    """Return the number of events that reached a connection after an event with a later position, by their cursors.
 
-    A line is `connection number cursor`, in the order of arrival. The publisher's numbers prove no order: a POST that
-    was refused is sent again, and its events are appended behind later ones (`overtaken`).
+    A line is `connection number cursor`, in the order of arrival. The publisher's numbers prove no order: a refused
+    POST is retried, and its events are appended after later ones (`overtaken`).
     """
     places: dict[str, dict[str, tuple[int, int]]] = {}
     reordered = 0
@@ -192,7 +192,7 @@ def count_reordered(arrivals: Iterable[str]) -> int:
 async def _break(
     phase: Phase, world: World, rng: random.Random, since: float, struck: list[Struck], say: Callable[[str], None]
 ) -> None:
-    """Strike one fault after the other for as long as events are published."""
+    """Inject one fault after the other while events are published."""
     for fault in shuffled(rng, with_rare=phase.rare):
         await asyncio.sleep(phase.between)
         if time.monotonic() - since > phase.seconds - phase.between:

@@ -1,4 +1,4 @@
-"""How long it takes until events flow again: every scenario of tests/faults, with the time-outs of a deployment."""
+"""Recovery times: every scenario of tests/faults, with the time-outs of a deployment."""
 
 import asyncio
 import tempfile
@@ -20,7 +20,7 @@ KINDS: dict[str, type[Rig]] = {**REDIS, POSTGRES: PostgresRig}
 
 
 async def measure(say: Callable[[str], None]) -> None:
-    """Play all, and keep the times."""
+    """Run all scenarios, and store their times."""
     rows: list[dict[str, Any]] = []
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tidewire-recovery-")))
@@ -41,7 +41,7 @@ async def measure(say: Callable[[str], None]) -> None:
                 for number in range(RUNS if issubclass(KINDS[name], scenario.rigs) else 0):
                     await once(name, scenario, number)
 
-        await asyncio.gather(*map(all_of, KINDS))  # most of it is waiting
+        await asyncio.gather(*map(all_of, KINDS))  # concurrently: mostly waiting
     order = [scenario.name for scenario in SCENARIOS]
     rows.sort(key=lambda row: order.index(row["scenario"]))
     write(RECOVERY, {"about": about(), "kinds": {name: kind.__name__ for name, kind in KINDS.items()}, "rows": rows})

@@ -1,4 +1,4 @@
-"""What the phases brought, as JSON in chaos/results, as plots and as tables in docs/reliability.md."""
+"""The report: JSON in chaos/results, and plots and tables in docs/reliability.md."""
 
 import json
 import platform
@@ -21,12 +21,12 @@ DOCUMENT = Path("docs/reliability.md")
 PLOTS = Path("docs/reliability")
 RECOVERY = RESULTS / "recovery.json"
 
-SETTLED = 0.3  # of a phase, after which memory is expected to stay where it is
-AFTER = 3.0  # seconds after a fault that count as disturbed
+SETTLED = 0.3  # of a phase, after which memory should be flat
+AFTER = 3.0  # seconds after a fault that still count as disturbed
 
 
 def save(outcome: Outcome) -> None:
-    """Keep what one phase brought."""
+    """Store the result of a phase."""
     phase = outcome.phase
     found = {
         "name": phase.name,
@@ -42,14 +42,14 @@ def save(outcome: Outcome) -> None:
 
 
 def about() -> dict[str, Any]:
-    """Return what a reader must know to compare numbers: the commit, the time and the machine."""
+    """Return the circumstances of a run: the commit, the time and the machine."""
     redis = run([find("redis"), "--version"]).decode().split("v=")[1].split()[0]
     began = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
     return {**machine(), "began": began, "versions": {"python": platform.python_version(), "redis-server": redis}}
 
 
 def write(path: Path, found: dict[str, Any]) -> None:
-    """Write JSON, a line for each member of a list: the file stays readable in a diff."""
+    """Write JSON with one line per list item, which keeps diffs readable."""
     path.parent.mkdir(parents=True, exist_ok=True)
     members = []
     for name, value in found.items():
@@ -60,7 +60,7 @@ def write(path: Path, found: dict[str, Any]) -> None:
 
 
 def render() -> None:
-    """Write the tables into the document, and the plots beside it, from the results that are there."""
+    """Write the tables into the document, and the plots beside it, from the existing results."""
     found = [json.loads(path.read_text()) for phase in FULL if (path := RESULTS / f"{phase.name}.json").exists()]
     text = DOCUMENT.read_text()
     PLOTS.mkdir(exist_ok=True)
@@ -80,7 +80,7 @@ def render() -> None:
 
 
 def recovery_table(found: dict[str, Any]) -> str:
-    """Return the table of recovery times: a row a fault, a column a transport."""
+    """Return the table of recovery times: a row per fault, a column per transport."""
     kinds = found["kinds"]
     lines = [f"| fault | {' | '.join(kinds)} | told |", "|---" * (len(kinds) + 2) + "|"]
     for name in dict.fromkeys(row["scenario"] for row in found["rows"]):
@@ -125,7 +125,7 @@ def _ms(quantile: str) -> Any:
 
 
 def _undisturbed(quantile: str) -> Any:
-    """The median second of those in which nothing was broken, nor had been a moment ago."""
+    """Return a cell with the median over the seconds without a recent fault."""
 
     def cell(found: dict[str, Any]) -> str:
         values = [
@@ -140,7 +140,7 @@ def _undisturbed(quantile: str) -> Any:
 
 
 def _growth(who: str) -> Any:
-    """Megabytes a minute, by least squares over what follows the start."""
+    """Return a cell with the growth in MB per minute, by least squares, without the start."""
 
     def cell(found: dict[str, Any]) -> str:
         end = found["memory"][-1]["s"]
@@ -219,7 +219,7 @@ def _machine(found: Sequence[dict[str, Any]]) -> str:
 
 
 def _short(value: Any) -> Any:
-    """Round what has more digits than anybody reads."""
+    """Round floats to three decimals."""
     if isinstance(value, float):
         return round(value, 3)
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""A line plot over time as SVG, with the faults as bands behind it. Readable on white and on black."""
+"""A line plot over time as SVG, with the faults as bands in the background. Readable on white and on black."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ Scale = Callable[[float], float]
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A named series; where a value is missing for longer than `gap` seconds the line is interrupted."""
+    """A named series; the line is interrupted if values are missing for longer than `gap` seconds."""
 
     name: str
     points: Sequence[Point]

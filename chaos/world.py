@@ -1,4 +1,4 @@
-"""What is broken: a Redis on disk, a proxy before it, two instances with streams on both."""
+"""The system under test: a persistent Redis, a proxy in front of it, and two instances with streams."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -13,7 +13,7 @@ SETTINGS: Mapping[str, str] = {
     "REALTIME_TRANSPORT": "redis",
     "REALTIME_AUTH": "none",
     "REALTIME_RETRY": "500ms",
-    # More than any outage here, and little enough for memory to be flat within minutes.
+    # Longer than any outage here, and short enough for memory to become flat within minutes.
     "REALTIME_RETENTION": "120s",
     "REALTIME_IDEMPOTENCY_WINDOW": "120s",
 }
@@ -21,7 +21,7 @@ SETTINGS: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """`steady` is frozen and cut off like the rest, but lives from start to end: its memory can be told flat or not."""
+    """The running system. `steady` is frozen and disconnected, but never restarted, so its memory growth is visible."""
 
     redis: RedisServer
     proxy: Proxy
@@ -30,14 +30,14 @@ class World:
 
     @property
     def processes(self) -> dict[str, int]:
-        """The process ids of those that run now."""
+        """The ids of the processes that run now."""
         named = {"steady instance": self.steady, "other instance": self.other, "Redis": self.redis}
         return {name: server.pid for name, server in named.items() if server.is_running()}
 
 
 @asynccontextmanager
 async def made_world(folder: Path, settings: Mapping[str, str]) -> AsyncIterator[World]:
-    """Start everything; all is stopped when the context ends."""
+    """Start everything, and stop it when the context ends."""
     async with AsyncExitStack() as stack:
         redis = RedisServer(folder, aof=True)
         stack.callback(redis.stop)

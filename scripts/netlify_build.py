@@ -1,15 +1,15 @@
-"""Makes `build/site`, what Netlify publishes: the site, and the rules that lead to the functions.
+"""Builds `build/site`, which Netlify publishes: the site, and the redirect rules to the functions.
 
-netlify.toml can name no variable and no deploy context, and the `_redirects` file wins over it: so netlify.toml holds
-the rule for `netlify dev`, and this file what is deployed. They are not in `site/`, where `netlify dev` would find
-them and lead to production. Reads
+netlify.toml supports neither variables nor deploy contexts in rules, and the `_redirects` file overrides it: so
+netlify.toml has the rule for `netlify dev`, and this script writes the rules of a deployment. They are not in `site/`,
+because `netlify dev` would use them and send requests to production. Environment variables:
 
-    TIDEWIRE_API_URL           where the functions are: https://….execute-api.….amazonaws.com (production)
-    TIDEWIRE_PREVIEW_API_URL   the same for deploy previews and branch deploys; {stage} stands for pr-7 or the branch
-    REALTIME_NETLIFY_SECRET    where set, the rewrites are signed with it, and the functions can insist on that
-    CONTEXT, REVIEW_ID, BRANCH Netlify's own (Netlify Docs, "Build environment variables")
+    TIDEWIRE_API_URL           the address of the functions: https://….execute-api.….amazonaws.com (production)
+    TIDEWIRE_PREVIEW_API_URL   the same for deploy previews and branch deploys; {stage} becomes pr-7 or the branch
+    REALTIME_NETLIFY_SECRET    if set, signs the rewrites, and the functions can require the signature
+    CONTEXT, REVIEW_ID, BRANCH set by Netlify (Netlify Docs, "Build environment variables")
 
-A preview never reaches production's functions: what is tried out there would be in production's log.
+A preview never uses production's functions: its events would be in production's log.
 """
 
 import os
@@ -24,15 +24,15 @@ ROOT = Path(__file__).parent.parent
 SITE, PUBLISHED = ROOT / "site", ROOT / "build" / "site"
 NO_FUNCTIONS = "no-functions.txt"
 SIGNED = "REALTIME_NETLIFY_SECRET"
-MAX_STAGE = 32  # characters: it becomes part of every key in the store, and of names on AWS
+MAX_STAGE = 32  # characters: it is part of every key in the store, and of names on AWS
 
 
 class BuildError(Exception):
-    """The site must not be deployed like this; the text names the variable and what to do."""
+    """The site cannot be deployed; the text names the variable and the fix."""
 
 
 def main(environ: Mapping[str, str], folder: Path) -> None:
-    """Make `folder` anew; raises BuildError, and then leaves it as it was."""
+    """Rebuild `folder`. Raises BuildError, and then leaves it unchanged."""
     rules = redirects(environ)
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(SITE, folder)
@@ -47,7 +47,7 @@ def redirects(environ: Mapping[str, str]) -> str:
     if context == "production":
         url = _url(environ, "TIDEWIRE_API_URL")
         if url is None:
-            raise BuildError("TIDEWIRE_API_URL: is not set: name the address that the functions were deployed to")
+            raise BuildError("TIDEWIRE_API_URL: is not set: set it to the address of the deployed functions")
         return _rule(url, environ)
     url = _url(environ, "TIDEWIRE_PREVIEW_API_URL")
     if url is None:
@@ -56,12 +56,12 @@ def redirects(environ: Mapping[str, str]) -> str:
             f"/api/* /{NO_FUNCTIONS} 404!\n"
         )
     if url == _url(environ, "TIDEWIRE_API_URL"):
-        raise BuildError("TIDEWIRE_PREVIEW_API_URL: is production's address: a preview would write into its log")
+        raise BuildError("TIDEWIRE_PREVIEW_API_URL: is production's address: a preview would append to its log")
     return _rule(url.replace("{stage}", stage(environ)), environ)
 
 
 def stage(environ: Mapping[str, str]) -> str:
-    """Return the name under which this preview's functions are deployed: its pull request's, or its branch's."""
+    """Return the stage of this preview's functions: from its pull request, or from its branch."""
     review = environ.get("REVIEW_ID", "")
     if environ.get("CONTEXT") == "deploy-preview" and review:
         return f"pr-{_slug(review)}"

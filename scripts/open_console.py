@@ -1,6 +1,6 @@
-"""Opens the console page in the browser once the server answers: `open_console.py PID`, the server's process id.
+"""Opens the console page in the browser once the server responds: `open_console.py PID`, the server's process id.
 
-Does nothing where nobody would see it, and ends when the server does.
+Does nothing without a desktop session, and ends with the server.
 """
 
 import os
@@ -10,11 +10,11 @@ import urllib.request
 import webbrowser
 
 POLL_SECONDS = 0.1
-GIVE_UP_SECONDS = 60.0  # a start takes one; past this the server's own output has the reason
+GIVE_UP_SECONDS = 60.0  # a start takes one second; after this, see the server's own output
 
 
 def main() -> None:
-    """Waits for the server, then opens its page."""
+    """Wait for the server, then open its page."""
     if not has_desktop():
         return
     server = int(sys.argv[1])
@@ -28,8 +28,8 @@ def main() -> None:
 
 
 def is_live(page: str) -> bool:
-    """Whether the server answers."""
-    # Without a proxy: one that is set for the world outside would be asked for 127.0.0.1 too.
+    """Whether the server responds."""
+    # Without a proxy: urllib would use one from the environment for 127.0.0.1 too.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         opener.open(page + "api/health/live", timeout=1).close()
@@ -39,7 +39,7 @@ def is_live(page: str) -> bool:
 
 
 def is_running(pid: int) -> bool:
-    """Whether the process is there."""
+    """Whether the process is running."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -48,7 +48,7 @@ def is_running(pid: int) -> bool:
 
 
 def has_desktop() -> bool:
-    """Whether somebody sits before one; a text browser would take over the server's terminal."""
+    """Whether there is a desktop session; a text browser would take over the server's terminal."""
     browser = os.environ.get("BROWSER", "")
     if browser == "none" or os.environ.get("CI"):
         return False

@@ -81,5 +81,5 @@ def test_a_build_that_cannot_be_right_fails_with_one_line() -> None:
     done = subprocess.run(command, env={"CONTEXT": "production"}, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr == (
-        "netlify_build: TIDEWIRE_API_URL: is not set: name the address that the functions were deployed to\n"
+        "netlify_build: TIDEWIRE_API_URL: is not set: set it to the address of the deployed functions\n"
     )
