@@ -82,17 +82,17 @@ def render() -> None:
 def recovery_table(found: dict[str, Any]) -> str:
     """Return the table of recovery times: a row per fault, a column per transport."""
     kinds = found["kinds"]
-    lines = [f"| fault | {' | '.join(kinds)} | told |", "|---" * (len(kinds) + 2) + "|"]
+    lines = [f"| fault | {' | '.join(kinds)} | result |", "|---" * (len(kinds) + 2) + "|"]
     for name in dict.fromkeys(row["scenario"] for row in found["rows"]):
-        cells, told = [], "nothing lost"
+        cells, result = [], "nothing lost"
         for kind in kinds:
             rows = [row for row in found["rows"] if (row["scenario"], row["kind"]) == (name, kind)]
             if any(row["gaps"] for row in rows):
-                told = "gap, `epoch`"
+                result = "gap, `epoch`"
             cells.append(
                 " / ".join(_seconds([row[key] for row in rows]) for key in ("published", "delivered")) if rows else ""
             )
-        lines.append(f"| {name} | {' | '.join(cells)} | {told} |")
+        lines.append(f"| {name} | {' | '.join(cells)} | {result} |")
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""One instance that the commands' tests share: each has a user or a type of its own."""
+"""The instance that the tests of commands share; each test uses its own user or type."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,7 @@ from tests.processes import Instance
 
 @pytest.fixture(scope="session")
 def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
-    """One in memory, with authentication."""
+    """An instance in memory, with authentication."""
     settings = {
         "REALTIME_PUBLISH_KEYS": PUBLISH_KEY,
         "REALTIME_JWT_SECRET": SECRET,

@@ -1,4 +1,4 @@
-"""The command line as a user starts it, with nothing of this shell's settings."""
+"""Runs commands without this shell's settings."""
 
 import os
 import subprocess
@@ -15,7 +15,7 @@ TIMEOUT = 30.0  # seconds; only a failing test waits so long
 
 
 class Ran(NamedTuple):
-    """What a finished command left."""
+    """The exit code and output of a command."""
 
     code: int
     out: str
@@ -23,7 +23,7 @@ class Ran(NamedTuple):
 
 
 def run(*arguments: str, settings: Mapping[str, str] | None = None, text: str = "") -> Ran:
-    """Run a command to its end within this process, which is quicker; `text` is its standard input."""
+    """Run a command within this process, which is faster; `text` is its stdin."""
     others = {name: None for name in os.environ if name not in inherited()}
     runner = CliRunner()
     with runner.isolation(text, {**others, **(settings or {})}) as (out, err, _):
@@ -32,7 +32,7 @@ def run(*arguments: str, settings: Mapping[str, str] | None = None, text: str = 
 
 
 def run_process(*arguments: str, settings: Mapping[str, str] | None = None) -> Ran:
-    """Run `python -m tidewire` to its end."""
+    """Run `python -m tidewire`."""
     done = subprocess.run(
         [sys.executable, "-m", "tidewire", *arguments],
         cwd=ROOT,

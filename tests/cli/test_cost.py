@@ -27,7 +27,7 @@ def told(*arguments: str) -> dict[str, Any]:
 
 
 def row(text: str, name: str) -> str:
-    """The row that begins so."""
+    """The row with this title."""
     return next(line for line in text.splitlines() if line.startswith(f"  {name} "))
 
 

@@ -1,4 +1,4 @@
-"""publish, history, tail and token, as a user types them, against a real server."""
+"""publish, history, tail and token against a real server."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from tests.processes import ROOT, inherited
 
 
 def events(text: str) -> list[dict[str, Any]]:
-    """The objects of an output, one a line."""
+    """The JSON objects of an output, one per line."""
     return [json.loads(line) for line in text.splitlines()]
 
 
@@ -91,7 +91,7 @@ def test_a_refusal_is_code_1_and_no_response_code_3(at: dict[str, str]) -> None:
     assert unset.err.startswith("tidewire: REALTIME_JWT_SECRET: is not set")
 
 
-def test_the_deployment_makes_a_token_that_it_takes(at: dict[str, str]) -> None:
+def test_the_deployment_makes_a_token_that_it_accepts(at: dict[str, str]) -> None:
     told = events(run("token", "--remote", "u1", "--ttl", "60", "--json", settings=at).out)[0]
     assert told["expiresIn"] == 60
     assert run("history", settings={**at, "TIDEWIRE_TOKEN": told["token"]}).code == 0

@@ -78,7 +78,7 @@ def test_what_is_wrong_is_one_line_and_an_exit_code(
     assert "Traceback" not in error
 
 
-def test_without_a_file_it_asks_for_the_variable() -> None:
+def test_without_a_file_the_error_names_the_variable() -> None:
     ran = run("webhook", "try", "github", STATUS)
     assert (ran.code, ran.out) == (1, "")
     assert "is REALTIME_CONFIG set?" in ran.err

@@ -1,4 +1,4 @@
-"""The network between a client and an instance: it cuts at any byte, hands on in pieces of any size, or buffers."""
+"""The network between a client and an instance: it cuts connections, splits data, or buffers."""
 
 import asyncio
 import contextlib
@@ -11,7 +11,7 @@ from tests.processes import HOST, Instance
 
 
 class Line:
-    """Forwards connections to an instance. `cuts` counts the connections that it broke."""
+    """Forwards connections to an instance; `cuts` counts the connections that it cut."""
 
     def __init__(self, instance: Instance) -> None:
         self.instance = instance
@@ -21,17 +21,17 @@ class Line:
 
     @property
     def url(self) -> str:
-        """The address of the instance's events, through here."""
+        """The URL of the instance's events through this proxy."""
         return f"{self.address}/api/events"
 
     @property
     def address(self) -> str:
-        """The address of the instance, through here."""
+        """The URL of the instance through this proxy."""
         return f"http://{HOST}:{self._port}"
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator["Line"]:
-        """Take connections until the end of the context."""
+        """Accept connections until the context ends."""
         tasks: set[asyncio.Task[None]] = set()
 
         def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -67,16 +67,16 @@ class Line:
             await self.up(reader, writer)
 
     async def up(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Carry the requests."""
+        """Forward requests."""
         await _pump(reader, writer)
 
     async def down(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Carry the answer."""
+        """Forward responses."""
         await _pump(reader, writer)
 
 
 class CuttingLine(Line):
-    """Breaks each connection after a random number of bytes, and hands on in pieces of random sizes."""
+    """Cuts each connection after a random number of bytes, and forwards random pieces."""
 
     def __init__(self, instance: Instance, seed: int, maximum: int) -> None:
         super().__init__(instance)
@@ -84,7 +84,7 @@ class CuttingLine(Line):
         self._most = maximum
 
     async def down(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Carry some of the answer."""
+        """Forward a part of the response."""
         left = self._random.randint(0, self._most)
         while left and (data := await reader.read(self._random.randint(1, 600))):
             writer.write(data[:left])
@@ -94,10 +94,10 @@ class CuttingLine(Line):
 
 
 class BufferingLine(Line):
-    """A proxy that hands on an answer once it is whole, and so never hands on a stream."""
+    """A proxy that forwards complete responses only, and so never a stream."""
 
     async def down(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Carry answers with a length; keep all others."""
+        """Forward responses with a length; hold the others."""
         with contextlib.suppress(asyncio.IncompleteReadError):
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")

@@ -1,4 +1,4 @@
-"""A server that answers by a script, in virtual time: each request is told, and answered by the next step."""
+"""A scripted server in virtual time: each request gets the next response of the script."""
 
 import asyncio
 import json
@@ -12,11 +12,11 @@ URL = "http://tidewire.test/api/events"
 SILENCE = 3_600.0  # seconds; longer than any patience
 
 Step = bytes | float
-"""Bytes to send, or seconds to wait before the next."""
+"""Bytes to send, or seconds to wait."""
 
 
 class Body(httpx.AsyncByteStream):
-    """A body that takes its time."""
+    """A body with delays."""
 
     def __init__(self, steps: Iterable[Step]) -> None:
         self._steps = steps
@@ -37,7 +37,7 @@ Answer = httpx.Response | Exception
 
 
 class Server:
-    """Answers each request with the next of its answers; `at` holds when each came, `requests` what it was."""
+    """Responds to each request with the next of its responses; records the requests, and their times in `at`."""
 
     def __init__(self, *answers: Answer | Callable[[], Answer]) -> None:
         self._answers = list(answers)
@@ -56,17 +56,17 @@ class Server:
         return answer
 
     def subscribe(self, **options: Any) -> Subscription:
-        """A subscription to this server, its states kept."""
+        """A subscription to this server that records its states."""
         return subscribe(URL, http=self.http, on_state=self.states.append, **options)
 
     @property
     def waits(self) -> list[State]:
-        """The states in which it waited."""
+        """The waiting states."""
         return [state for state in self.states if state.name == "waiting"]
 
 
 def stream(*steps: Step) -> httpx.Response:
-    """An answer that streams."""
+    """A streaming response."""
     return httpx.Response(200, headers={"content-type": "text/event-stream"}, stream=Body(steps))
 
 
@@ -80,14 +80,14 @@ def page(*events: bytes, cursor: str, gap: str | None = None) -> httpx.Response:
 
 
 def problem(status: int, detail: str = "no", headers: Mapping[str, str] | None = None) -> httpx.Response:
-    """An answer that is an error."""
+    """An error response."""
     body = json.dumps({"title": "Error", "status": status, "detail": detail})
     typed = {"content-type": "application/problem+json", **(headers or {})}
     return httpx.Response(status, headers=typed, content=body)
 
 
 def cloudevent(name: str) -> bytes:
-    """An event whose data is its name."""
+    """An event with its name as data."""
     return json.dumps({"specversion": "1.0", "id": name, "source": "s", "type": "t", "data": name}).encode()
 
 
@@ -113,5 +113,5 @@ async def take(subscription: Subscription, count: int) -> list[Item]:
 
 
 def told(request: httpx.Request) -> tuple[str | None, str | None]:
-    """Where a request goes on: its Last-Event-ID, and its `from`."""
+    """The position of a request: its Last-Event-ID and its `from`."""
     return request.headers.get("last-event-id"), request.url.params.get("from")

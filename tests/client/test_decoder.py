@@ -1,4 +1,4 @@
-"""The client's decoder against the tests' own, which follows the same standard and shares no line with it."""
+"""The client's decoder against the tests' own decoder, which implements the same standard separately."""
 
 import itertools
 
@@ -34,7 +34,7 @@ streams = st.lists(st.sampled_from(PIECES)).map(lambda pieces: "".join(pieces).e
 
 
 def cut(data: bytes, places: list[int]) -> list[bytes]:
-    """The bytes, cut at these places."""
+    """The bytes, cut at these offsets."""
     edges = [0, *sorted({place % (len(data) + 1) for place in places}), len(data)]
     return [data[start:end] for start, end in itertools.pairwise(edges)]
 

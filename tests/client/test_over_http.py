@@ -20,7 +20,7 @@ DEADLINE = 20.0  # seconds; only a failing test waits so long
 
 @pytest.fixture(scope="module")
 def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
-    """One in memory that tests share: each has a user of its own."""
+    """An instance in memory that the tests share; each has its own user."""
     settings = {"REALTIME_RETRY": "0s", "REALTIME_HEARTBEAT": "100ms"}
     instance = Instance(tmp_path_factory.mktemp("client"), settings).start()
     yield instance
@@ -29,12 +29,12 @@ def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Comes back at once: how long the waits are is tested elsewhere."""
+    """Reconnects at once; other tests check the delays."""
     monkeypatch.setattr("tidewire.client.subscription.backoff", lambda *_: 0.0)
 
 
 async def publish_many(instance: Instance, user: str, numbers: range) -> list[str]:
-    """Publish events of all sizes, each followed by one for somebody else."""
+    """Publish events of all sizes, each followed by one for another user."""
     names = [f"{user}-{n}" for n in numbers]
     events = [event(name, user) for name in names]
     for n, mine in zip(numbers, events, strict=True):
@@ -64,7 +64,7 @@ async def test_connections_cut_at_any_byte_lose_and_double_nothing(
     assert line.cuts > 5, "the network was meant to fail"
 
 
-async def test_a_gap_is_told_wherever_the_connection_is_cut(make_instance: MakeInstance, impatient: None) -> None:
+async def test_a_gap_is_announced_wherever_the_connection_is_cut(make_instance: MakeInstance, impatient: None) -> None:
     instance = make_instance(REALTIME_RETRY="0s", REALTIME_MAX_EVENTS="5")
     await publish(instance, event("before"))
     cursor = (await read_page(instance))["cursor"]
@@ -125,7 +125,7 @@ async def test_another_instance_goes_on_where_a_killed_one_stopped(
 
 
 async def test_a_token_of_a_clock_that_is_ahead_is_waited_for(make_instance: MakeInstance) -> None:
-    """Clients gave up for good, though the same token held a moment later."""
+    """Clients stopped for good, although the same token was valid a moment later."""
     instance = make_instance(REALTIME_JWT_SECRET=SECRET, REALTIME_PUBLISH_KEYS=PUBLISH_KEY, REALTIME_RETRY="0s")
     states, live = list[State](), asyncio.Event()
 

@@ -1,4 +1,4 @@
-"""Waits and renewals, without a clock."""
+"""Delays and token renewal as pure functions."""
 
 import base64
 import json
@@ -11,7 +11,7 @@ NOW = 1_790_000_000.0
 
 
 def jwt(claims: Any) -> str:
-    """What has the form of a token."""
+    """A text in the form of a token."""
     return f"e30.{base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip('=')}.x"
 
 

@@ -1,4 +1,4 @@
-"""What a subscription does when things go wrong, in virtual time, against a server with a script."""
+"""A subscription under failures, in virtual time, against a scripted server."""
 
 import asyncio
 import time
@@ -29,7 +29,7 @@ from tests.clocks import virtual_time
 
 
 def names(items: list[Event | Gap]) -> list[str]:
-    """The events by their names, and gaps by their reasons."""
+    """The names of events and the reasons of gaps."""
     return [item.data if isinstance(item, Event) else f"gap: {item.reason}" for item in items]
 
 
@@ -159,7 +159,7 @@ async def test_a_token_function_is_called_once_more_after_a_401() -> None:
 
 @virtual_time
 async def test_a_token_that_is_not_valid_yet_is_sent_again() -> None:
-    """The clock that makes the tokens is ahead: the next token would be as early, so that the first one is kept."""
+    """The clock of the issuer is ahead: the next token would be early too, so the first one is kept."""
     tokens = iter(["early", "next"])
     early = problem(401, "it is not valid yet", headers={"retry-after": "7"})
     server = Server(early, early, stream(event("1", "a"), SILENCE))

@@ -1,4 +1,4 @@
-"""Price tables for tests: the one that ships, one in which everything costs one, and files of a text."""
+"""Price tables for tests: the shipped one, one with a price of 1 each, and modified files."""
 
 from pathlib import Path
 
@@ -6,11 +6,11 @@ from tidewire.tools.cost.prices import KEYS, TABLE, Price, Prices, load
 
 SHIPPED = load()
 ONES = Prices("2026-11-26", "USD", "here", {key: Price("units", 1.0, 0.0, (), "-") for key in KEYS}, (), "-")
-"""Each line costs what it counts, and nothing is free."""
+"""Each price is 1, and nothing is free."""
 
 
 def written(folder: Path, *changes: tuple[str, str]) -> Path:
-    """The shipped table in a file, with texts changed."""
+    """The shipped table in a file, with replacements."""
     text = TABLE.read_text()
     for old, new in changes:
         assert old in text, old

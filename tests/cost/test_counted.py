@@ -1,4 +1,4 @@
-"""The command counts that an estimate stands on, against commands that Redis and REST's stand-in were really asked."""
+"""The model's command counts against the commands that Redis and the stand-in of REST receive."""
 
 import asyncio
 import io
@@ -43,7 +43,7 @@ from tests.waiting import eventually
 HOUR = 3_600.0
 SCHEMES = [Partitions(), Partitions(user_shards=64), Partitions(frozenset({"a", "b"}), 64)]
 SCHEME_IDS = ["one-partition", "shards", "types-and-shards"]
-"""A user more has a shard that nobody else follows: u1, u2 and u3 hit three of the 64."""
+"""Each further user has a shard of their own: u1, u2 and u3 are in three of the 64."""
 
 
 def load_of(scheme: Partitions, transport: Transport = "redis-tcp", **numbers: float) -> Workload:
@@ -53,7 +53,7 @@ def load_of(scheme: Partitions, transport: Transport = "redis-tcp", **numbers: f
 
 @pytest.fixture
 async def redis(redis_url: str) -> AsyncIterator[RedisStore]:
-    """Redis, emptied."""
+    """An empty Redis."""
     opened = RedisStore(redis_url)
     yield opened
     await opened.aclose()
@@ -68,7 +68,7 @@ async def rest(redis_url: str, upstash: StandIn) -> AsyncIterator[UpstashStore]:
 
 
 async def asked(redis: RedisStore, watch: Watch) -> Counter[str]:
-    """What Redis was asked since the last call; MONITOR leaves out CLIENT UNBLOCK, which is an administrator's."""
+    """The commands since the last call; MONITOR omits CLIENT UNBLOCK, an administrative command."""
     counted = Counter(command[0] for command in await watch.commands())
     stats = await redis.client.info("commandstats")
     counted["unblock"] = stats.get("cmdstat_client|unblock", {}).get("calls", 0)
@@ -177,7 +177,7 @@ async def test_a_poll_reads_the_heads_and_a_page_if_needed(redis: RedisStore, sc
 
 
 async def poll(hub: GuardedHub, cursor: str | None) -> str:
-    """The cursor after one poll that does not wait, as shared/tidewire/http/stream answers it."""
+    """The cursor after a poll without waiting, as shared/tidewire/http/stream returns it."""
     page = Page("data")
     await asyncio.gather(page.filled_by(hub.replay(Interest("u1"), Start(cursor), page, page)), hub.refresh())
     assert page.cursor is not None
@@ -336,7 +336,7 @@ def test_the_model_uses_the_template_s_memory_and_quota() -> None:
 
 
 def line(message: str, **fields: object) -> int:
-    """The bytes of a line of the log."""
+    """The bytes of a log line."""
     made = {"name": "tidewire.requests", "levelname": "INFO", "msg": message, "created": 1.8e9, "msecs": 1.0}
     return len(JsonLines().format(logging.makeLogRecord({**made, **told(**fields)})))
 
@@ -361,7 +361,7 @@ def test_the_model_s_bytes_match_real_frames_and_records() -> None:
         assert real <= reckoned <= 1.5 * real, measured
 
 
-async def test_an_event_takes_no_more_of_redis_than_is_reckoned(redis: RedisStore) -> None:
+async def test_an_event_in_redis_fits_the_model_s_bytes(redis: RedisStore) -> None:
     log = redis.open()
     await publish(log, "the first one brings the script")
     before = (await redis.client.info("memory"))["used_memory_dataset"]

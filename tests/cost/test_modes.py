@@ -1,4 +1,4 @@
-"""The arithmetic of each mode, reckoned by hand: in a table where all costs one, a line costs what it counts."""
+"""The arithmetic of each mode, calculated by hand, with a price of 1 for everything."""
 
 import math
 from dataclasses import replace
@@ -82,7 +82,7 @@ def test_processes_cover_the_deliveries_of_the_busiest_hour() -> None:
     assert counted("container", load)["fargate-gb-hours"] == 13 * 730
 
 
-def test_a_container_takes_publications_itself_behind_a_balancer() -> None:
+def test_a_container_takes_publications_behind_a_balancer() -> None:
     lines = counted("container", SMALL)
     assert lines["fargate-vcpu-hours"] == 2 * 0.5 * 730
     assert lines["balancer-hours"] == 730
@@ -154,7 +154,7 @@ def test_netlify_is_a_plan_and_credits() -> None:
     assert estimate("poll", replace(load, users=10), prices).total > estimate("poll", load, prices).total
 
 
-def test_a_fixed_plan_is_taken_where_it_holds_all_and_costs_less() -> None:
+def test_a_fixed_plan_is_used_if_it_fits_and_costs_less() -> None:
     plans = (Plan("small", 5, storage=0.001, bandwidth=1_000), Plan("large", 9, storage=1, bandwidth=1_000))
     prices = replace(ONES, plans=plans)
     few, many = Workload(0, 4, 0), Workload(0, 1_000_000, 0)

@@ -1,4 +1,4 @@
-"""The price table: dated, with a source each, and a wrong one is refused with the path of its key."""
+"""The price table: dated, with a source per price; a wrong one is refused with the path of its key."""
 
 import datetime as dt
 import tomllib

@@ -1,4 +1,4 @@
-"""One deployment that the doctor's tests share, and how they have it looked at."""
+"""The deployment that the doctor's tests share, and helpers to check it."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +18,7 @@ LIMITS = Limits(answer=2.0, heartbeat=HEARTBEAT, samples=2)
 
 @pytest.fixture(scope="session")
 def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
-    """One in memory, with authentication, and a short heartbeat."""
+    """An instance in memory, with authentication and a short heartbeat."""
     settings = {
         "REALTIME_PUBLISH_KEYS": ",".join(
             [
@@ -39,7 +39,7 @@ def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
 
 @pytest.fixture(scope="session")
 def open_instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
-    """One in memory, without authentication, that takes not too many events at once."""
+    """An instance in memory, without authentication and with a rate limit."""
     settings = {
         "REALTIME_HEARTBEAT": f"{HEARTBEAT}s",
         "REALTIME_ALLOWED_ORIGINS": ORIGIN,
@@ -52,7 +52,7 @@ def open_instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance
 
 @pytest.fixture(scope="session")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate that none of our servers has."""
+    """A certificate that no server of the tests has."""
     file = tmp_path_factory.mktemp("authority") / "tls.pem"
     certify(file)
     return file
@@ -60,14 +60,14 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _trusts_nobody(authority: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each run would read the certificates of all the world's authorities, which takes longer than the checks."""
+    """Loading the default certificate authorities would take longer than the checks."""
     monkeypatch.setenv("SSL_CERT_FILE", str(authority))
 
 
 async def findings(
     url: str, *checks: str, key: str | None = PUBLISH_KEY, limits: Limits = LIMITS, **given: Any
 ) -> dict[str, Finding]:
-    """What these checks find there, or all of them; nothing of this shell's settings counts."""
+    """The findings of these checks, or of all; without this shell's settings."""
     wanted = {name: check for name, check in CHECKS.items() if name in checks or not checks}
     async with Deployment(url, key, limits=limits, **{"origin": ORIGIN, "environ": {}, **given}) as deployment:
         found = [finding async for finding in run_checks(deployment, wanted)]
@@ -77,5 +77,5 @@ async def findings(
 
 
 def with_verdict(found: dict[str, Finding], verdict: str) -> list[str]:
-    """The checks that came to this verdict."""
+    """The names of the checks with this verdict."""
     return [name for name, finding in found.items() if finding.verdict == verdict]

@@ -1,4 +1,4 @@
-"""What stands between the doctor and a deployment, and is ill: each line has one illness."""
+"""Faulty proxies between the doctor and a deployment, each with one fault."""
 
 import asyncio
 import itertools
@@ -18,7 +18,7 @@ NEVER = (b"(?!)", b"")  # matches nothing
 
 
 class AlteringLine(Line):
-    """Changes what a pattern matches in requests or in answers. In the body of a stream it must not change lengths."""
+    """Replaces a pattern in requests or responses. In the body of a stream it must keep the length."""
 
     def __init__(
         self,
@@ -31,20 +31,20 @@ class AlteringLine(Line):
         self._request, self._answer = request, answer
 
     async def up(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Carry requests, changed."""
+        """Forward requests with the replacement."""
         while data := await reader.read(READ_BYTES):
             writer.write(re.sub(self._request[0], self._request[1], data))
             await writer.drain()
 
     async def down(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Carry answers, changed."""
+        """Forward responses with the replacement."""
         while data := await reader.read(READ_BYTES):
             writer.write(re.sub(self._answer[0], self._answer[1], data))
             await writer.drain()
 
 
 class TakesTurns(Line):
-    """A balancer of two instances: each connection goes to the one after the last one's."""
+    """A load balancer that sends each connection to the next instance."""
 
     def __init__(self, *instances: Instance) -> None:
         super().__init__(instances[0])
@@ -56,10 +56,10 @@ class TakesTurns(Line):
 
 
 class StaleLine(AlteringLine):
-    """Sends clients back to the first place that they were told of."""
+    """Resets clients to their first cursor."""
 
     async def down(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Carry answers, and remember the first id in them."""
+        """Forward responses, and remember their first id."""
         while data := await reader.read(READ_BYTES):
             if first := self._request == NEVER and re.search(rb"\nid: (\S+)", data):
                 self._request = (rb"(last-event-id: )[^\r]+", rb"\g<1>" + first[1])
@@ -68,14 +68,14 @@ class StaleLine(AlteringLine):
 
 
 class LateLine(Line):
-    """A proxy that empties its buffer now and then: what is streamed comes late, though none of it is lost."""
+    """A proxy that flushes its buffer periodically: events are late, but not lost."""
 
     def __init__(self, instance: Instance, seconds: float) -> None:
         super().__init__(instance)
         self._seconds = seconds
 
     async def down(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Carry streams in gulps, and other answers at once."""
+        """Forward streams in batches, and other responses at once."""
         streams = False
         while data := await reader.read(READ_BYTES):
             writer.write(data)
@@ -85,76 +85,76 @@ class LateLine(Line):
 
 
 def clock_off_by(instance: Instance, seconds: float) -> AlteringLine:
-    """Answers as if the server's clock were off by so much."""
+    """Shifts the Date header by a number of seconds."""
     date = formatdate(time.time() + seconds, usegmt=True).encode()
     return AlteringLine(instance, answer=(rb"(?<=\r\ndate: )[^\r]+", date))
 
 
 def forgets_the_place(instance: Instance) -> AlteringLine:
-    """Drops the last event's id, from the headers and from the query."""
+    """Drops the last event id from the headers and the query."""
     return AlteringLine(instance, request=(rb"last-event-id: [^\r]+\r\n|&last_event_id=[^& ]+", b""))
 
 
 def changes_the_place(instance: Instance) -> AlteringLine:
-    """Spoils the last event's id."""
+    """Corrupts the last event id."""
     return AlteringLine(instance, request=(rb"(last-event-id: )[^\r]+", rb"\1spoilt"))
 
 
 def takes_it_from_the_query(instance: Instance) -> AlteringLine:
-    """Drops the last event's id from the headers alone."""
+    """Drops the last event id from the headers only."""
     return AlteringLine(instance, request=(rb"last-event-id: [^\r]+\r\n", b""))
 
 
 def leads_elsewhere(instance: Instance) -> AlteringLine:
-    """Has tickets name an address where nobody is."""
+    """Replaces the stream URL of tickets with an unreachable one."""
     return AlteringLine(instance, answer=(rb'"url":"/api/events"', b'"url":"//[::1]:9/e"'))
 
 
 def leads_pages_elsewhere(instance: Instance) -> AlteringLine:
-    """Has the configuration of pages name an address where nobody is."""
+    """Replaces the stream URL of /api/config with an unreachable one."""
     return AlteringLine(instance, answer=(rb'"streamUrl":"/api/events"', b'"streamUrl":"//[::1]:9/e"'))
 
 
 def keeps_operations_private(instance: Instance) -> AlteringLine:
-    """Has neither health nor metrics for the outside."""
+    """Blocks health and metrics."""
     return AlteringLine(instance, request=(rb"GET /api/(health|metrics)", b"GET /api/none"))
 
 
 def lets_every_key_in(instance: Instance) -> AlteringLine:
-    """Puts a key of its own in the place of any other: whoever asks is let in."""
+    """Replaces every key with a valid one."""
     known = f"Bearer {PUBLISH_KEY}\r\n".encode()
     return AlteringLine(instance, request=(rb"Bearer [0-9a-f]{64}\r\n", known))
 
 
 def lets_every_origin_in(instance: Instance) -> AlteringLine:
-    """Allows every origin on every answer, beside what the server says."""
+    """Adds a header that allows every origin to each response."""
     return AlteringLine(instance, answer=(rb"\r\nvary: ", b"\r\naccess-control-allow-origin: *\r\nvary: "))
 
 
 def lets_strangers_in(instance: Instance) -> AlteringLine:
-    """Allows every origin that the server does not."""
+    """Allows the origins that the server refuses."""
     asked = rb"\r\nvary: Origin\r\n(?!access-control-allow-origin)"
     return AlteringLine(instance, answer=(asked, b"\r\naccess-control-allow-origin: *\r\nvary: Origin\r\n"))
 
 
 def brings_its_own_token(instance: Instance) -> AlteringLine:
-    """Puts a token that holds in the place of any other."""
+    """Replaces every token with a valid one."""
     return AlteringLine(instance, request=(rb"Bearer eyJ[^\r]+", f"Bearer {user_token('u1')}".encode()))
 
 
 def compresses(instance: Instance) -> AlteringLine:
-    """Says that streams are compressed."""
+    """Declares streams as compressed."""
     return AlteringLine(instance, answer=(rb"\r\ncontent-type: text/event-stream", rb"\r\ncontent-encoding: gzip\g<0>"))
 
 
 def swallows_heartbeats(instance: Instance) -> AlteringLine:
-    """Hands on what holds data, and of frames without any only their length."""
+    """Forwards frames with data, and blanks the others."""
     return AlteringLine(instance, answer=(rb"\r\nid: (?=\S+\n\n)", b"\r\n:   "))
 
 
 @asynccontextmanager
 async def answering(answer: Callable[[bytes], bytes], tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
-    """No Tidewire: answers each request with the body, or the whole answer, that `answer` makes of its head."""
+    """A server that is not Tidewire: responds with the body, or the whole response, that `answer` returns."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")

@@ -1,4 +1,4 @@
-"""Each illness is found by the check that is there for it, and by no other; the well are found well."""
+"""Each fault is found by its check and by no other; a healthy deployment passes."""
 
 import asyncio
 from collections.abc import Callable
@@ -165,7 +165,7 @@ async def test_a_ticket_with_an_unreachable_url_fails(instance: Instance) -> Non
 
 
 async def test_pages_that_are_led_elsewhere_than_tickets(instance: Instance) -> None:
-    """An EventSource with a ticket gets its stream, and `realtime.js`, which asks /api/config, gets none."""
+    """An EventSource with a ticket gets its stream, but `realtime.js`, which requests /api/config, gets none."""
     async with lines.leads_pages_elsewhere(instance).open() as line:
         found = await findings(line.address, "token", "ticket", "stream", "page", origin=ORIGIN)
         own = await findings(line.address, "token", "page", origin=None)

@@ -1,4 +1,4 @@
-"""`tidewire doctor`, as a user types it."""
+"""`tidewire doctor` from the command line."""
 
 import json
 import re

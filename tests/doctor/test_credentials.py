@@ -1,4 +1,4 @@
-"""Who is let in, and who is not: keys, tokens, and a deployment that lets everyone in."""
+"""Authentication: keys, tokens, and a deployment without authentication."""
 
 import pytest
 from tidewire.tools.doctor import Deployment, Limits

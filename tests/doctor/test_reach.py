@@ -1,4 +1,4 @@
-"""What this shell says, and who answers there: what is wrong with the way is told apart."""
+"""The settings of the shell, and reachability: each kind of failure has its own finding."""
 
 import asyncio
 import json
@@ -82,7 +82,7 @@ async def test_settings_are_checked_before_any_request(
 async def test_checks_the_settings_of_redis(
     make_redis: MakeRedis, options: tuple[str, ...], verdict: str, said: str
 ) -> None:
-    """An evicting policy has ids appended twice, and cluster mode refuses the reads of the tail."""
+    """With an evicting policy ids are appended twice; cluster mode refuses the reads of the tail."""
     redis = await asyncio.to_thread(make_redis, aof=False, options=options)
     environ = {"REALTIME_TRANSPORT": "redis", "REDIS_URL": redis.url, "REALTIME_AUTH": "none"}
     found = (await findings("https://app.example.com", "settings", key=KEY, environ=environ))["settings"]

@@ -1,4 +1,4 @@
-"""Rules written as in `realtime.toml`, for tests of what they make of a payload."""
+"""Rules in the syntax of `realtime.toml`, for tests of the events that they make."""
 
 from collections.abc import Mapping
 
@@ -20,7 +20,7 @@ def rules(text: str) -> tuple[Rule, ...]:
 
 
 def events(keys: str, body: str | bytes, headers: Mapping[str, str] | None = None, id: str = ID) -> list[Event]:
-    """What one rule with these keys makes of a body."""
+    """The events that a rule with these keys makes of a body."""
     payload = Payload(body.encode() if isinstance(body, str) else body, headers)
     return map_payload(rules(f"[[events]]\n{keys}"), payload, id, {})
 

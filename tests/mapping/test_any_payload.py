@@ -1,4 +1,4 @@
-"""Whatever a payload holds, an expression finds something, finds nothing, or is told not to fit: it never fails."""
+"""For any payload an expression returns a value, nothing, or a MappingError: it never fails otherwise."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ CALLS = {1: "(a) (c) (c[0]) (@)", 2: "(a, b) (b, c) (c, a) (c, &@) (&@, c) (a, c
 
 
 def expressions() -> list[str]:
-    """Each function of JMESPath with arguments that fit it and others, and each operator."""
+    """Each function of JMESPath with valid and invalid arguments, and each operator."""
     calls = []
     for name, table in sorted(function_class().FUNCTION_TABLE.items()):
         arity = len(table["signature"])

@@ -1,4 +1,4 @@
-"""No digit of the payload is lost on its way into data."""
+"""Numbers keep every digit from the payload to the data."""
 
 import json
 from typing import Any
@@ -60,7 +60,7 @@ def test_a_plain_path_selects_the_text_byte_by_byte() -> None:
 
 
 @pytest.mark.parametrize("expression", ["x", "a.x", "a[0]", "l[2]", "l[-3]", "l.x", "s.x", "s[0]", "n", "a.b.c.d"])
-def test_a_plain_path_to_nothing_is_told_as_a_computed_one_is(expression: str) -> None:
+def test_a_missing_path_fails_like_a_computed_one(expression: str) -> None:
     body = '{"a": {"b": 1}, "l": [1, 2], "s": "text", "n": null}'
     for written in (expression, f"not_null({expression})"):
         with pytest.raises(MappingError, match="data finds nothing in the payload"):

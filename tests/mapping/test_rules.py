@@ -1,4 +1,4 @@
-"""A rule makes of a payload the event that it says, or says what does not fit, and never leaks or guesses."""
+"""A rule makes an event of a payload, or an error that contains nothing of the payload; it never guesses."""
 
 import json
 
@@ -109,7 +109,7 @@ def test_an_error_names_the_key_and_nothing_of_the_payload(keys: str, problem: s
     assert caught.value.detail.startswith(f"The payload does not fit realtime.toml: events[0].{problem}")
 
 
-def test_the_value_that_a_function_refused_is_not_told() -> None:
+def test_an_error_does_not_contain_the_value() -> None:
     with pytest.raises(MappingError) as caught:
         events('type = "t"\ndata = "length(secret)"', '{"secret": 5550123}')
     assert "5550123" not in str(caught.value)
@@ -117,7 +117,7 @@ def test_the_value_that_a_function_refused_is_not_told() -> None:
     assert caught.value.__suppress_context__
 
 
-def test_an_event_larger_than_its_limit_is_told_to_select_less() -> None:
+def test_an_event_above_its_limit_is_refused() -> None:
     with pytest.raises(MappingError, match="data: has more than 256 KiB"):
         events('type = "t"', json.dumps("x" * 262_143))
     assert len(event('type = "t"', json.dumps("x" * 262_142)).data) == 262_144

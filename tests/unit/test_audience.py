@@ -1,4 +1,4 @@
-"""The one predicate that decides who sees what, live and on replay."""
+"""The audience predicate, live and on replay."""
 
 import pytest
 from tidewire.model.audience import Interest

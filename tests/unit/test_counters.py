@@ -1,4 +1,4 @@
-"""What is counted is what is told: labels in their order, buckets cumulative, nothing below zero."""
+"""Counters and histograms: labels in order, cumulative buckets, no negative values."""
 
 import pytest
 from tidewire.primitives.counters import Counter, Histogram

@@ -1,4 +1,4 @@
-"""Where an event is stored, and where its readers look: the two must agree."""
+"""Writers and readers must agree on the partitions of an event."""
 
 import pytest
 from tidewire.model.audience import Interest

@@ -1,4 +1,4 @@
-"""Types and beginnings of types: a type is allowed exactly where a pattern says so, wherever that is looked at."""
+"""Allowed types: every part of the system applies the same names and patterns."""
 
 import pytest
 from hypothesis import given
@@ -18,7 +18,7 @@ PATTERNS = st.lists(st.one_of(NAMES, st.text("ab-", max_size=3).map(lambda text:
 
 
 def allowed(patterns: list[str], name: str) -> bool:
-    """What patterns mean, said the slow way."""
+    """The meaning of patterns, implemented naively."""
     return any(name.startswith(p[:-1]) if p.endswith("*") else name == p for p in patterns)
 
 

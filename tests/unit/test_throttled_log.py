@@ -1,4 +1,4 @@
-"""Warnings of retry loops: one line at once, then at a bounded rate."""
+"""Warnings of retry loops: the first at once, then at a limited rate."""
 
 import logging
 
@@ -10,12 +10,12 @@ from tests.clocks import Clock
 
 def test_a_warning_that_repeats_is_one_line_a_minute(caplog: pytest.LogCaptureFixture) -> None:
     clock = Clock()
-    repeated = ThrottledLog(logging.getLogger("tidewire.trial"), clock)
+    throttled = ThrottledLog(logging.getLogger("tidewire.trial"), clock)
     for _ in range(3_310):
-        repeated.warn("tail lost: CROSSSLOT")
-    repeated.warn("tail lost: OOM")
+        throttled.warn("tail lost: CROSSSLOT")
+    throttled.warn("tail lost: OOM")
     clock.advance(SECONDS)
-    repeated.warn("tail lost: CROSSSLOT")
+    throttled.warn("tail lost: CROSSSLOT")
     assert caplog.messages == [
         "tail lost: CROSSSLOT",
         "tail lost: OOM",
@@ -24,15 +24,15 @@ def test_a_warning_that_repeats_is_one_line_a_minute(caplog: pytest.LogCaptureFi
 
 
 def test_an_exception_that_repeats_is_one_traceback_a_minute(caplog: pytest.LogCaptureFixture) -> None:
-    """A loop that fails at each try wrote a traceback each time; a failure of another kind is one more line."""
+    """A failing loop wrote a traceback per attempt; another kind of failure is one more line."""
     clock = Clock()
-    repeated = ThrottledLog(logging.getLogger("tidewire.trial"), clock)
+    throttled = ThrottledLog(logging.getLogger("tidewire.trial"), clock)
 
     def fail(error: Exception) -> None:
         try:
             raise error
         except Exception:  # noqa: BLE001 - `exception` logs it
-            repeated.exception("tail failed")
+            throttled.exception("tail failed")
 
     for _ in range(300):
         fail(ValueError("a"))
@@ -45,9 +45,9 @@ def test_an_exception_that_repeats_is_one_traceback_a_minute(caplog: pytest.LogC
 
 
 def test_many_different_warnings_take_bounded_memory(caplog: pytest.LogCaptureFixture) -> None:
-    repeated = ThrottledLog(logging.getLogger("tidewire.trial"), Clock())
+    throttled = ThrottledLog(logging.getLogger("tidewire.trial"), Clock())
     for number in range(KINDS + 1):
-        repeated.warn(f"warning {number}")
-    repeated.warn("warning 0")  # was forgotten, so it is new
+        throttled.warn(f"warning {number}")
+    throttled.warn("warning 0")  # was forgotten, so it is new
     assert caplog.messages[-1] == "warning 0"
     assert len(caplog.messages) == KINDS + 2

@@ -16,12 +16,12 @@ def signer(request: pytest.FixtureRequest) -> Signer:
 
 @pytest.fixture
 def receiver(signer: Signer, tmp_path: Path) -> Receiver:
-    """The source that takes what this provider signs."""
+    """The source of this provider."""
     return make_receiver(signer, tmp_path)
 
 
 def make_receiver(signer: Signer, folder: Path) -> Receiver:
-    """The same for one that a test chooses."""
+    """The same, for a signer that the test chooses."""
     file = folder / "realtime.toml"
     file.write_text(signer.table("provider"))
     return Receiver(read_sources(str(file))["provider"], signer.environ())

@@ -1,4 +1,4 @@
-"""The example of docs/webhooks.md, and an environment that it starts with."""
+"""The example of docs/webhooks.md, and the environment that it needs."""
 
 from tests.processes import ROOT
 from tests.webhooks.signers import SIGNERS

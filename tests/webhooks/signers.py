@@ -1,4 +1,4 @@
-"""Deliveries signed as providers sign them: by their own SDK where it can, else by what their documentation says."""
+"""Signed deliveries: by the provider's SDK if possible, else by its documentation."""
 
 import base64
 import hashlib
@@ -19,7 +19,7 @@ Sign = Callable[[bytes, str, str, int], dict[str, str]]
 
 
 class Signer(NamedTuple):
-    """A scheme of `realtime.toml` with the settings it needs there, secrets as its provider makes them, and its SDK."""
+    """A scheme of `realtime.toml` with its settings, secrets in the provider's format, and its SDK."""
 
     scheme: str
     sign: Sign
@@ -29,7 +29,7 @@ class Signer(NamedTuple):
     variable: str = "WEBHOOK_SECRET"
 
     def table(self, name: str, rules: str = 'type = "t"') -> str:
-        """The source as `realtime.toml` has it, with two secrets."""
+        """The source's table in `realtime.toml`, with two secrets."""
         return (
             f'[sources.{name}]\nscheme = "{self.scheme}"\n'
             f'secrets = ["{self.variable}", "{self.variable}_NEXT"]\n{self.settings}\n'
@@ -69,7 +69,7 @@ def _netlify(body: bytes, secret: str, id: str, now: int) -> dict[str, str]:
 
 
 def qstash_claims(body: bytes, now: int) -> dict[str, Any]:
-    """What QStash signs; the padding of `body` stands in its documentation, and not in what it sends."""
+    """The claims that QStash signs; its documentation pads `body`, its deliveries do not."""
     hashed = base64.urlsafe_b64encode(hashlib.sha256(body).digest()).decode().rstrip("=")
     times = {"iat": now, "nbf": now, "exp": now + 300}
     return {"iss": "Upstash", "sub": URL, "jti": "jwt_1", "body": hashed, **times}
@@ -106,5 +106,5 @@ SIGNERS: Mapping[str, Signer] = {
 
 
 def body_of(id: str) -> bytes:
-    """A payload that has the id where the providers that sign it have theirs."""
+    """A payload with the id where the signing providers put theirs."""
     return json.dumps({"id": id, "event_id": id, "type": "event_callback", "n": 1.0}).encode()

@@ -1,4 +1,4 @@
-"""What a provider signed is taken, and nothing else: not late, not with another secret, not another body."""
+"""Only a provider's signature is accepted: not late, not with another secret, not for another body."""
 
 import base64
 import hmac
@@ -65,7 +65,7 @@ def test_accepts_what_the_providers_sdk_signs(signer: Signer, receiver: Receiver
     receiver.verify(Delivery(headers, body, NOW))
 
 
-def test_what_we_take_the_providers_sdk_takes_too() -> None:
+def test_the_providers_sdk_accepts_what_we_accept() -> None:
     body = body_of("d-1")
     signed = {name: signer.sign(body, signer.secrets[0], "d-1", NOW) for name, signer in SIGNERS.items()}
     secrets = {name: signer.secrets for name, signer in SIGNERS.items()}
