@@ -9,7 +9,7 @@ import pytest
 from tidewire.client import Event, Gap, State, subscribe
 from tidewire.errors import Forbidden, Unauthorized
 
-from tests.client.line import BufferingLine, CuttingLine, Line
+from tests.client.proxy import BufferingProxy, CuttingProxy, Proxy
 from tests.faults.clients import event, publish, read_page
 from tests.functions.api import unique
 from tests.functions.tokens import PUBLISH_KEY, SECRET, user_token
@@ -50,9 +50,9 @@ async def test_connections_cut_at_any_byte_lose_and_double_nothing(
 ) -> None:
     user = unique("u")
     expected = await publish_many(instance, user, range(40))
-    async with CuttingLine(instance, seed, maximum=8_000).open() as line, asyncio.timeout(DEADLINE):
+    async with CuttingProxy(instance, seed, maximum=8_000).open() as proxy, asyncio.timeout(DEADLINE):
         seen: list[str] = []
-        async with subscribe(line.url, user_id=user, start="earliest") as subscription:
+        async with subscribe(proxy.url, user_id=user, start="earliest") as subscription:
             async for item in subscription:
                 assert isinstance(item, Event), item
                 seen.append(item.data["name"])
@@ -61,7 +61,7 @@ async def test_connections_cut_at_any_byte_lose_and_double_nothing(
                 if seen[-1] == f"{user}-59":
                     break
     assert seen == expected
-    assert line.cuts > 5, "the network was meant to fail"
+    assert proxy.cuts > 5, "the network was meant to fail"
 
 
 async def test_a_gap_is_announced_wherever_the_connection_is_cut(make_instance: MakeInstance, impatient: None) -> None:
@@ -70,9 +70,9 @@ async def test_a_gap_is_announced_wherever_the_connection_is_cut(make_instance: 
     cursor = (await read_page(instance))["cursor"]
     await publish(instance, *(event(f"n{n}") for n in range(10)))
     for seed in range(5):
-        async with CuttingLine(instance, seed, maximum=700).open() as line, asyncio.timeout(DEADLINE):
+        async with CuttingProxy(instance, seed, maximum=700).open() as proxy, asyncio.timeout(DEADLINE):
             items: list[Event | Gap] = []
-            async with subscribe(line.url, cursor=cursor) as subscription:
+            async with subscribe(proxy.url, cursor=cursor) as subscription:
                 async for item in subscription:
                     items.append(item)
                     if isinstance(item, Event) and item.data["name"] == "n9":
@@ -95,9 +95,9 @@ async def test_behind_a_proxy_that_buffers_it_gets_everything_by_pages(
         if state.name == "live":
             live.set()
 
-    async with BufferingLine(instance).open() as line, asyncio.timeout(DEADLINE):
+    async with BufferingProxy(instance).open() as proxy, asyncio.timeout(DEADLINE):
         expected = await publish_many(instance, user, range(2))
-        async with subscribe(line.url, user_id=user, start="earliest", on_state=on_state) as subscription:
+        async with subscribe(proxy.url, user_id=user, start="earliest", on_state=on_state) as subscription:
             seen = [(await anext(subscription)) for _ in range(2)]
             following = asyncio.create_task(anext(subscription))
             await live.wait()
@@ -112,14 +112,14 @@ async def test_another_instance_goes_on_where_a_killed_one_stopped(
 ) -> None:
     settings = {"REALTIME_TRANSPORT": "redis", "REDIS_URL": redis_url, "REALTIME_AUTH": "none", "REALTIME_RETRY": "0s"}
     instance = make_instance(**settings)
-    line = Line(instance)
-    async with line.open(), asyncio.timeout(DEADLINE):
+    proxy = Proxy(instance)
+    async with proxy.open(), asyncio.timeout(DEADLINE):
         await publish(instance, event("a"))
-        async with subscribe(line.url, start="earliest") as subscription:
+        async with subscribe(proxy.url, start="earliest") as subscription:
             seen = [await anext(subscription)]
             await asyncio.to_thread(instance.kill)
-            line.instance = await asyncio.to_thread(lambda: make_instance(**settings))
-            await publish(line.instance, event("b"), event("c"))
+            proxy.instance = await asyncio.to_thread(lambda: make_instance(**settings))
+            await publish(proxy.instance, event("b"), event("c"))
             seen += [await anext(subscription) for _ in range(2)]
     assert [item.data["name"] for item in seen if isinstance(item, Event)] == ["a", "b", "c"]
 

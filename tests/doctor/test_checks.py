@@ -10,8 +10,8 @@ import httpx
 import pytest
 from tidewire.tools.doctor import CHECKS, Deployment, Limits, run_checks
 
-from tests.client.line import Line
-from tests.doctor import lines
+from tests.client.proxy import Proxy
+from tests.doctor import faulty_proxies as proxies
 from tests.doctor.conftest import HEARTBEAT, LIMITS, ORIGIN, findings, with_verdict
 from tests.functions.tokens import PUBLISH_KEY, SECRET, user_token
 from tests.processes import Instance, MakeInstance
@@ -72,8 +72,8 @@ async def test_finds_an_nginx_that_buffers_even_the_headers(
 
 async def test_finds_a_proxy_that_delays_events(instance: Instance) -> None:
     limits = Limits(answer=2.0, heartbeat=HEARTBEAT, samples=1, held_back=0.1)
-    async with lines.LateLine(instance, 0.2).open() as line:
-        found = await findings(line.address, "publish", "token", "ticket", "stream", "buffering", limits=limits)
+    async with proxies.LateProxy(instance, 0.2).open() as proxy:
+        found = await findings(proxy.address, "publish", "token", "ticket", "stream", "buffering", limits=limits)
     assert with_verdict(found, "fail") == ["buffering"]
     assert "is buffered" in found["buffering"].reason
     assert float(found["buffering"].measured["usualMs"]) >= 100
@@ -81,25 +81,30 @@ async def test_finds_a_proxy_that_delays_events(instance: Instance) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "failed", "said", "advised"),
+    ("make_proxy", "failed", "said", "advised"),
     [
-        (lines.forgets_the_place, ["resume"], "never arrives", "Last-Event-ID"),
-        (lines.takes_it_from_the_query, ["resume"], "with last_event_id= in the query it works", "Last-Event-ID"),
-        (lines.StaleLine, ["resume"], "5 events are delivered again", "Last-Event-ID"),
-        (lines.changes_the_place, ["resume"], "an unexpected gap (invalid)", "must share one log"),
-        (lines.compresses, ["buffering"], "compresses the stream (gzip)", "gzip off"),
-        (lines.swallows_heartbeats, ["heartbeats"], "none within", "REALTIME_HEARTBEAT"),
-        (lines.lets_every_key_in, ["wrong-key"], "a random key is accepted", "Authorization"),
-        (lines.lets_strangers_in, ["cors", "cors-stream"], "every origin may read", "REALTIME_ALLOWED_ORIGINS"),
-        (lines.lets_every_origin_in, ["cors", "cors-stream"], "twice", "REALTIME_ALLOWED_ORIGINS"),
+        (proxies.drops_last_event_id, ["resume"], "never arrives", "Last-Event-ID"),
+        (
+            proxies.drops_last_event_id_header,
+            ["resume"],
+            "with last_event_id= in the query it works",
+            "Last-Event-ID",
+        ),
+        (proxies.StaleProxy, ["resume"], "5 events are delivered again", "Last-Event-ID"),
+        (proxies.corrupts_last_event_id, ["resume"], "an unexpected gap (invalid)", "must share one log"),
+        (proxies.compresses, ["buffering"], "compresses the stream (gzip)", "gzip off"),
+        (proxies.blanks_heartbeats, ["heartbeats"], "none within", "REALTIME_HEARTBEAT"),
+        (proxies.replaces_keys, ["wrong-key"], "a random key is accepted", "Authorization"),
+        (proxies.allows_strangers, ["cors", "cors-stream"], "every origin may read", "REALTIME_ALLOWED_ORIGINS"),
+        (proxies.adds_allow_origin, ["cors", "cors-stream"], "twice", "REALTIME_ALLOWED_ORIGINS"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
 async def test_finds_what_a_proxy_changes(
-    instance: Instance, line: Callable[[Instance], Line], failed: list[str], said: str, advised: str
+    instance: Instance, make_proxy: Callable[[Instance], Proxy], failed: list[str], said: str, advised: str
 ) -> None:
-    async with line(instance).open() as ill:
-        found = await findings(ill.address)
+    async with make_proxy(instance).open() as proxy:
+        found = await findings(proxy.address)
     assert with_verdict(found, "fail") == failed, found
     for name in failed:
         assert said in found[name].reason
@@ -107,8 +112,8 @@ async def test_finds_what_a_proxy_changes(
 
 
 async def test_finds_a_proxy_that_adds_its_own_token(instance: Instance) -> None:
-    async with lines.brings_its_own_token(instance).open() as line:
-        found = await findings(line.address, "token", "ticket", "forged-token")
+    async with proxies.replaces_tokens(instance).open() as proxy:
+        found = await findings(proxy.address, "token", "ticket", "forged-token")
     assert with_verdict(found, "fail") == ["forged-token"]
     assert "a token with a forged signature: events are returned" in found["forged-token"].reason
     assert "REALTIME_AUTH" in found["forged-token"].advice
@@ -131,8 +136,8 @@ async def test_a_check_ends_at_its_time_limit(instance: Instance) -> None:
 
 @pytest.mark.parametrize(("seconds", "verdict"), [(-7_200, "fail"), (600, "fail"), (10, "warn"), (0, "ok")])
 async def test_reports_the_direction_of_a_wrong_clock(instance: Instance, seconds: float, verdict: str) -> None:
-    async with lines.clock_off_by(instance, seconds).open() as line:
-        found = (await findings(line.address, "clock"))["clock"]
+    async with proxies.shifts_clock(instance, seconds).open() as proxy:
+        found = (await findings(proxy.address, "clock"))["clock"]
     assert found.verdict == verdict
     assert abs(float(found.measured["skewSeconds"]) - seconds) <= 3
     if verdict != "ok":
@@ -155,8 +160,8 @@ async def test_a_page_on_the_deployments_own_host_needs_no_permission(instance: 
 
 async def test_a_ticket_with_an_unreachable_url_fails(instance: Instance) -> None:
     """The checks of streams are skipped."""
-    async with lines.leads_elsewhere(instance).open() as line:
-        found = await findings(line.address, "token", "ticket", "long-poll", "stream", "resume")
+    async with proxies.bad_ticket_url(instance).open() as proxy:
+        found = await findings(proxy.address, "token", "ticket", "long-poll", "stream", "resume")
     assert with_verdict(found, "fail") == ["ticket"]
     assert "its URL is http://[::1]:9/e: no" in found["ticket"].reason
     assert "REALTIME_STREAM_URL" in found["ticket"].advice
@@ -166,9 +171,9 @@ async def test_a_ticket_with_an_unreachable_url_fails(instance: Instance) -> Non
 
 async def test_pages_that_are_led_elsewhere_than_tickets(instance: Instance) -> None:
     """An EventSource with a ticket gets its stream, but `realtime.js`, which requests /api/config, gets none."""
-    async with lines.leads_pages_elsewhere(instance).open() as line:
-        found = await findings(line.address, "token", "ticket", "stream", "page", origin=ORIGIN)
-        own = await findings(line.address, "token", "page", origin=None)
+    async with proxies.bad_config_url(instance).open() as proxy:
+        found = await findings(proxy.address, "token", "ticket", "stream", "page", origin=ORIGIN)
+        own = await findings(proxy.address, "token", "page", origin=None)
     assert with_verdict(found, "fail") == ["page"]
     assert found["page"].reason.startswith("/api/config names http://[::1]:9/e: no")
     assert "Content-Security-Policy blocks it" in own["page"].reason
@@ -177,9 +182,9 @@ async def test_pages_that_are_led_elsewhere_than_tickets(instance: Instance) -> 
 
 async def test_finds_instances_that_do_not_share_a_log(instance: Instance, make_instance: MakeInstance) -> None:
     other = make_instance(REALTIME_PUBLISH_KEYS=PUBLISH_KEY, REALTIME_JWT_SECRET=SECRET)
-    async with lines.TakesTurns(instance, other).open() as line:
+    async with proxies.RoundRobin(instance, other).open() as proxy:
         limits = Limits(answer=1.0, heartbeat=HEARTBEAT)
-        found = await findings(line.address, "publish", "token", "ticket", "long-poll", limits=limits)
+        found = await findings(proxy.address, "publish", "token", "ticket", "long-poll", limits=limits)
     assert with_verdict(found, "fail") == ["long-poll"], found
     assert "share one log: REALTIME_TRANSPORT redis or postgres" in found["long-poll"].advice
 

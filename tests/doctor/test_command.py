@@ -28,10 +28,10 @@ def test_success_is_code_0_and_one_line_per_check(instance: Instance) -> None:
 def test_a_failed_check_is_code_1_with_advice(instance: Instance) -> None:
     ran = run("doctor", *QUICK, "--json", "--url", instance.url, settings={"TIDEWIRE_KEY": "hunter2"})
     assert (ran.code, ran.err) == (1, "")
-    told = [json.loads(line) for line in ran.out.splitlines()]
-    assert [finding["check"] for finding in told] == list(CHECKS)
-    assert all(finding.keys() == {"check", "verdict", "reason", "measured", "advice"} for finding in told)
-    (failed,) = (finding for finding in told if finding["verdict"] == "fail")
+    shown = [json.loads(line) for line in ran.out.splitlines()]
+    assert [finding["check"] for finding in shown] == list(CHECKS)
+    assert all(finding.keys() == {"check", "verdict", "reason", "measured", "advice"} for finding in shown)
+    (failed,) = (finding for finding in shown if finding["verdict"] == "fail")
     assert failed["check"] == "publish"
     assert "REALTIME_PUBLISH_KEYS" in failed["advice"]
     assert "hunter2" not in ran.out
@@ -49,7 +49,7 @@ def test_on_a_terminal_long_texts_stay_in_their_column(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "problem"),
     [
         (["--origin", "app.example.com"], "must be an exact origin"),
         (["--origin", "https://app.example.com/"], "must be an exact origin"),
@@ -61,10 +61,10 @@ def test_on_a_terminal_long_texts_stay_in_their_column(monkeypatch: pytest.Monke
         (["--samples", "0"], "--samples"),
     ],
 )
-def test_wrong_usage_is_code_2(arguments: list[str], told: str) -> None:
+def test_wrong_usage_is_code_2(arguments: list[str], problem: str) -> None:
     ran = run("doctor", *arguments)
     assert (ran.code, ran.out) == (2, "")
-    assert told in ran.err
+    assert problem in ran.err
 
 
 def test_the_document_lists_the_checks_in_order() -> None:

@@ -12,7 +12,7 @@ import pytest
 from tidewire.tools.doctor import CHECKS, Limits
 
 from tests.certificates import certify
-from tests.doctor import lines
+from tests.doctor import faulty_proxies as proxies
 from tests.doctor.conftest import HEARTBEAT, findings, with_verdict
 from tests.functions.tokens import token, user_token
 from tests.processes import HOST, Instance, MakeRedis, free_port
@@ -63,8 +63,8 @@ async def test_settings_are_checked_before_any_request(
     given: dict[str, object], verdict: str, said: str, advised: str
 ) -> None:
     """And never repeated in a finding."""
-    asked = {"url": "https://app.example.com", "key": KEY, **given}
-    found = (await findings(str(asked.pop("url")), "settings", **asked))["settings"]  # type: ignore[arg-type]
+    given_options = {"url": "https://app.example.com", "key": KEY, **given}
+    found = (await findings(str(given_options.pop("url")), "settings", **given_options))["settings"]  # type: ignore[arg-type]
     assert found.verdict == verdict, found
     assert said in found.reason
     assert advised in found.advice
@@ -119,7 +119,7 @@ async def test_finds_tls_faults(instance: Instance, tmp_path: Path, monkeypatch:
     file = tmp_path / "tls.pem"
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(file, certify(file))
-    async with lines.answering(lambda _: LIVE, context) as url:
+    async with proxies.answering(lambda _: LIVE, context) as url:
         found = (await findings(url, "reachability"))["reachability"]
         assert (found.verdict, found.measured["fault"]) == ("fail", "tls")
         assert "the certificate of 127.0.0.1 is not valid" in found.reason
@@ -134,11 +134,11 @@ async def test_finds_tls_faults(instance: Instance, tmp_path: Path, monkeypatch:
 
 
 async def test_finds_another_server_and_a_redirect() -> None:
-    async with lines.answering(lambda _: b"<h1>hello</h1>") as url:
+    async with proxies.answering(lambda _: b"<h1>hello</h1>") as url:
         found = (await findings(url, "reachability"))["reachability"]
     assert (found.verdict, "not Tidewire" in found.reason, "/api/" in found.advice) == ("fail", True, True)
     moved = b"HTTP/1.1 308 Moved\r\nlocation: https://app.example.com/login?secret=hunter2\r\ncontent-length: 0\r\n\r\n"
-    async with lines.answering(lambda _: moved) as url:
+    async with proxies.answering(lambda _: moved) as url:
         found = (await findings(url, "reachability"))["reachability"]
     assert (found.verdict, found.reason) == ("fail", "the address redirects to https://app.example.com/")
 
@@ -153,15 +153,15 @@ async def test_malformed_responses_are_findings() -> None:
         return f"HTTP/1.1 {status} Told\r\ncontent-length: {len(body)}\r\n\r\n{body}".encode()
 
     limits = Limits(answer=1.0, heartbeat=HEARTBEAT)
-    async with lines.answering(answer) as url:
+    async with proxies.answering(answer) as url:
         found = await findings(url, key=KEY, limits=limits)
     failed = ["wrong-key", "publish", "forged-token", "cors", "cors-stream", "long-poll", "stream", "page"]
     assert with_verdict(found, "fail") == failed, found
 
 
 async def test_private_health_and_metrics_are_no_failure(instance: Instance) -> None:
-    async with lines.keeps_operations_private(instance).open() as line:
-        found = await findings(line.address, "reachability", "health", "clock", "metrics")
+    async with proxies.blocks_operations(instance).open() as proxy:
+        found = await findings(proxy.address, "reachability", "health", "clock", "metrics")
     assert with_verdict(found, "ok") == ["reachability", "clock"]
     assert with_verdict(found, "skip") == ["health", "metrics"]
 
@@ -172,7 +172,7 @@ async def test_a_repeated_secret_is_replaced() -> None:
         headers = b"content-type: application/problem+json\r\ncontent-length: %d\r\n\r\n" % len(body)
         return b"HTTP/1.1 418 Teapot\r\n" + headers + body
 
-    async with lines.answering(echo) as url:
+    async with proxies.answering(echo) as url:
         found = (await findings(url, "publish", key=KEY))["publish"]
     assert "authorization: Bearer [secret]" in found.reason
     assert KEY not in str(found)

@@ -156,7 +156,7 @@ async def _signed(deployment: Deployment) -> str:
     environ = {name: value.strip() for name, value in deployment.environ.items()}
     secret = environ.get("REALTIME_JWT_SECRET")
     if not secret or secret.startswith(("ssm:", "secretsmanager:")):
-        return "REALTIME_JWT_SECRET is not set here"
+        return "this shell has no REALTIME_JWT_SECRET to sign a token with"
     from tidewire.model.permissions import AllowedTypes
     from tidewire.security.signing import Signer
 

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from tests.processes import HOST, Instance
 
 
-class Line:
+class Proxy:
     """Forwards connections to an instance; `cuts` counts the connections that it cut."""
 
     def __init__(self, instance: Instance) -> None:
@@ -30,7 +30,7 @@ class Line:
         return f"http://{HOST}:{self._port}"
 
     @asynccontextmanager
-    async def open(self) -> AsyncIterator["Line"]:
+    async def open(self) -> AsyncIterator["Proxy"]:
         """Accept connections until the context ends."""
         tasks: set[asyncio.Task[None]] = set()
 
@@ -75,7 +75,7 @@ class Line:
         await _pump(reader, writer)
 
 
-class CuttingLine(Line):
+class CuttingProxy(Proxy):
     """Cuts each connection after a random number of bytes, and forwards random pieces."""
 
     def __init__(self, instance: Instance, seed: int, maximum: int) -> None:
@@ -93,7 +93,7 @@ class CuttingLine(Line):
         self.cuts += not left
 
 
-class BufferingLine(Line):
+class BufferingProxy(Proxy):
     """A proxy that forwards complete responses only, and so never a stream."""
 
     async def down(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

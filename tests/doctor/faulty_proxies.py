@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from email.utils import formatdate
 
-from tests.client.line import Line
+from tests.client.proxy import Proxy
 from tests.functions.tokens import PUBLISH_KEY, user_token
 from tests.processes import HOST, Instance
 
@@ -17,7 +17,7 @@ READ_BYTES = 64 * 1024
 NEVER = (b"(?!)", b"")  # matches nothing
 
 
-class AlteringLine(Line):
+class AlteringProxy(Proxy):
     """Replaces a pattern in requests or responses. In the body of a stream it must keep the length."""
 
     def __init__(
@@ -43,7 +43,7 @@ class AlteringLine(Line):
             await writer.drain()
 
 
-class TakesTurns(Line):
+class RoundRobin(Proxy):
     """A load balancer that sends each connection to the next instance."""
 
     def __init__(self, *instances: Instance) -> None:
@@ -55,7 +55,7 @@ class TakesTurns(Line):
         await super()._serve(reader, writer)
 
 
-class StaleLine(AlteringLine):
+class StaleProxy(AlteringProxy):
     """Resets clients to their first cursor."""
 
     async def down(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -67,7 +67,7 @@ class StaleLine(AlteringLine):
             await writer.drain()
 
 
-class LateLine(Line):
+class LateProxy(Proxy):
     """A proxy that flushes its buffer periodically: events are late, but not lost."""
 
     def __init__(self, instance: Instance, seconds: float) -> None:
@@ -84,72 +84,74 @@ class LateLine(Line):
             await asyncio.sleep(self._seconds if streams else 0)
 
 
-def clock_off_by(instance: Instance, seconds: float) -> AlteringLine:
+def shifts_clock(instance: Instance, seconds: float) -> AlteringProxy:
     """Shifts the Date header by a number of seconds."""
     date = formatdate(time.time() + seconds, usegmt=True).encode()
-    return AlteringLine(instance, answer=(rb"(?<=\r\ndate: )[^\r]+", date))
+    return AlteringProxy(instance, answer=(rb"(?<=\r\ndate: )[^\r]+", date))
 
 
-def forgets_the_place(instance: Instance) -> AlteringLine:
+def drops_last_event_id(instance: Instance) -> AlteringProxy:
     """Drops the last event id from the headers and the query."""
-    return AlteringLine(instance, request=(rb"last-event-id: [^\r]+\r\n|&last_event_id=[^& ]+", b""))
+    return AlteringProxy(instance, request=(rb"last-event-id: [^\r]+\r\n|&last_event_id=[^& ]+", b""))
 
 
-def changes_the_place(instance: Instance) -> AlteringLine:
+def corrupts_last_event_id(instance: Instance) -> AlteringProxy:
     """Corrupts the last event id."""
-    return AlteringLine(instance, request=(rb"(last-event-id: )[^\r]+", rb"\1spoilt"))
+    return AlteringProxy(instance, request=(rb"(last-event-id: )[^\r]+", rb"\1spoilt"))
 
 
-def takes_it_from_the_query(instance: Instance) -> AlteringLine:
+def drops_last_event_id_header(instance: Instance) -> AlteringProxy:
     """Drops the last event id from the headers only."""
-    return AlteringLine(instance, request=(rb"last-event-id: [^\r]+\r\n", b""))
+    return AlteringProxy(instance, request=(rb"last-event-id: [^\r]+\r\n", b""))
 
 
-def leads_elsewhere(instance: Instance) -> AlteringLine:
+def bad_ticket_url(instance: Instance) -> AlteringProxy:
     """Replaces the stream URL of tickets with an unreachable one."""
-    return AlteringLine(instance, answer=(rb'"url":"/api/events"', b'"url":"//[::1]:9/e"'))
+    return AlteringProxy(instance, answer=(rb'"url":"/api/events"', b'"url":"//[::1]:9/e"'))
 
 
-def leads_pages_elsewhere(instance: Instance) -> AlteringLine:
+def bad_config_url(instance: Instance) -> AlteringProxy:
     """Replaces the stream URL of /api/config with an unreachable one."""
-    return AlteringLine(instance, answer=(rb'"streamUrl":"/api/events"', b'"streamUrl":"//[::1]:9/e"'))
+    return AlteringProxy(instance, answer=(rb'"streamUrl":"/api/events"', b'"streamUrl":"//[::1]:9/e"'))
 
 
-def keeps_operations_private(instance: Instance) -> AlteringLine:
+def blocks_operations(instance: Instance) -> AlteringProxy:
     """Blocks health and metrics."""
-    return AlteringLine(instance, request=(rb"GET /api/(health|metrics)", b"GET /api/none"))
+    return AlteringProxy(instance, request=(rb"GET /api/(health|metrics)", b"GET /api/none"))
 
 
-def lets_every_key_in(instance: Instance) -> AlteringLine:
+def replaces_keys(instance: Instance) -> AlteringProxy:
     """Replaces every key with a valid one."""
     known = f"Bearer {PUBLISH_KEY}\r\n".encode()
-    return AlteringLine(instance, request=(rb"Bearer [0-9a-f]{64}\r\n", known))
+    return AlteringProxy(instance, request=(rb"Bearer [0-9a-f]{64}\r\n", known))
 
 
-def lets_every_origin_in(instance: Instance) -> AlteringLine:
+def adds_allow_origin(instance: Instance) -> AlteringProxy:
     """Adds a header that allows every origin to each response."""
-    return AlteringLine(instance, answer=(rb"\r\nvary: ", b"\r\naccess-control-allow-origin: *\r\nvary: "))
+    return AlteringProxy(instance, answer=(rb"\r\nvary: ", b"\r\naccess-control-allow-origin: *\r\nvary: "))
 
 
-def lets_strangers_in(instance: Instance) -> AlteringLine:
+def allows_strangers(instance: Instance) -> AlteringProxy:
     """Allows the origins that the server refuses."""
     asked = rb"\r\nvary: Origin\r\n(?!access-control-allow-origin)"
-    return AlteringLine(instance, answer=(asked, b"\r\naccess-control-allow-origin: *\r\nvary: Origin\r\n"))
+    return AlteringProxy(instance, answer=(asked, b"\r\naccess-control-allow-origin: *\r\nvary: Origin\r\n"))
 
 
-def brings_its_own_token(instance: Instance) -> AlteringLine:
+def replaces_tokens(instance: Instance) -> AlteringProxy:
     """Replaces every token with a valid one."""
-    return AlteringLine(instance, request=(rb"Bearer eyJ[^\r]+", f"Bearer {user_token('u1')}".encode()))
+    return AlteringProxy(instance, request=(rb"Bearer eyJ[^\r]+", f"Bearer {user_token('u1')}".encode()))
 
 
-def compresses(instance: Instance) -> AlteringLine:
+def compresses(instance: Instance) -> AlteringProxy:
     """Declares streams as compressed."""
-    return AlteringLine(instance, answer=(rb"\r\ncontent-type: text/event-stream", rb"\r\ncontent-encoding: gzip\g<0>"))
+    return AlteringProxy(
+        instance, answer=(rb"\r\ncontent-type: text/event-stream", rb"\r\ncontent-encoding: gzip\g<0>")
+    )
 
 
-def swallows_heartbeats(instance: Instance) -> AlteringLine:
+def blanks_heartbeats(instance: Instance) -> AlteringProxy:
     """Forwards frames with data, and blanks the others."""
-    return AlteringLine(instance, answer=(rb"\r\nid: (?=\S+\n\n)", b"\r\n:   "))
+    return AlteringProxy(instance, answer=(rb"\r\nid: (?=\S+\n\n)", b"\r\n:   "))
 
 
 @asynccontextmanager
@@ -158,10 +160,10 @@ async def answering(answer: Callable[[bytes], bytes], tls: ssl.SSLContext | None
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
-        told = answer(head)
-        if not told.startswith(b"HTTP/1.1 "):
-            told = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(told) + told
-        writer.write(told.replace(b"\r\n", b"\r\nconnection: close\r\n", 1))
+        response = answer(head)
+        if not response.startswith(b"HTTP/1.1 "):
+            response = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(response) + response
+        writer.write(response.replace(b"\r\n", b"\r\nconnection: close\r\n", 1))
         await writer.drain()
         writer.close()
 
