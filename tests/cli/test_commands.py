@@ -25,11 +25,11 @@ def test_the_help_imports_no_command_and_nothing_heavy() -> None:
     code = (
         "from tidewire.tools.cli.main import main; import sys; main(['--help']); print(*sys.modules, file=sys.stderr)"
     )
-    told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    loaded = set(told.stderr.split())
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = set(ran.stderr.split())
     assert HEAVY.isdisjoint(loaded)
     assert {f"tidewire.tools.cli.{name}" for name in COMMANDS}.isdisjoint(loaded)
-    assert all(name in told.stdout for name in COMMANDS)
+    assert all(name in ran.stdout for name in COMMANDS)
 
 
 def test_the_version_is_that_of_the_package() -> None:
@@ -47,7 +47,7 @@ def test_the_script_runs_from_any_folder(tmp_path_factory: pytest.TempPathFactor
     """And imports no module from that folder."""
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     (elsewhere / "click.py").write_text("raise SystemExit('taken from the current folder')")
-    told = subprocess.run(
+    ran = subprocess.run(
         [ROOT / ".venv" / "bin" / "tidewire", "--help"],
         cwd=elsewhere,
         env=inherited(),
@@ -55,5 +55,5 @@ def test_the_script_runs_from_any_folder(tmp_path_factory: pytest.TempPathFactor
         text=True,
         check=False,
     )
-    assert (told.returncode, told.stderr) == (0, "")
-    assert "migrate" in told.stdout
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert "migrate" in ran.stdout

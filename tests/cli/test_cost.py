@@ -18,7 +18,7 @@ MANY = ("--users", "1000", "--events", "1000000")
 
 
 @functools.cache
-def told(*arguments: str) -> dict[str, Any]:
+def estimated(*arguments: str) -> dict[str, Any]:
     ran = run("cost", *arguments, "--json")
     assert (ran.code, ran.err) == (0, "")
     assert ran.out.count("\n") == 1
@@ -35,7 +35,7 @@ def test_shows_lines_totals_and_break_even_points() -> None:
     ran = run("cost", *MANY, "--mode", "container")
     assert (ran.code, ran.err) == (0, "")
     assert f"container: USD per month, at the prices of {SHIPPED.date} for us-east-1" in ran.out
-    answer = told(*MANY, "--mode", "container")
+    answer = estimated(*MANY, "--mode", "container")
     bill, modes, users, events, last = ran.out.split("\n\n")
     for line in answer["lines"]:
         assert f"  {line['cost']:,.2f}" in row(bill, line["title"])
@@ -61,15 +61,15 @@ def test_on_a_terminal_the_same_is_shown_in_tables(monkeypatch: pytest.MonkeyPat
 
 
 def test_json_has_prices_sources_workload_and_break_even() -> None:
-    answer = told(*MANY)
+    answer = estimated(*MANY)
     assert answer["prices"] == {"date": SHIPPED.date, "currency": "USD", "region": "us-east-1"}
     assert answer["mode"] == answer["cheapest"] == min(answer["totals"], key=answer["totals"].get)
     assert answer["total"] == answer["totals"][answer["mode"]] == pytest.approx(sum(x["cost"] for x in answer["lines"]))
     assert all(line["source"].startswith("https://") for line in answer["lines"])
     assert (answer["workload"]["users"], answer["workload"]["delivered"]) == (1_000, 1_000)
     (first, second, *_) = answer["tips"]["users"]["cheapest"]
-    assert told("--users", str(second["start"] - 1), *MANY[2:], "--delivered", "1000")["cheapest"] == first["mode"]
-    assert told("--users", str(second["start"]), *MANY[2:], "--delivered", "1000")["cheapest"] == second["mode"]
+    assert estimated("--users", str(second["start"] - 1), *MANY[2:], "--delivered", "1000")["cheapest"] == first["mode"]
+    assert estimated("--users", str(second["start"]), *MANY[2:], "--delivered", "1000")["cheapest"] == second["mode"]
 
 
 def test_every_option_reaches_the_workload() -> None:
@@ -77,7 +77,7 @@ def test_every_option_reaches_the_workload() -> None:
     changed = {field: getattr(usual, field) + 1 for field in LIMITS if field not in ("users", "events", "delivered")}
     options = [part for field, value in changed.items() for part in (f"--{field.replace('_', '-')}", f"{value:g}")]
     flags = ("--rate-limited", "--bus", "--netlify", "--transport", "postgres", "--delivered", "7.5")
-    workload = told(*MANY, *options, *flags)["workload"]
+    workload = estimated(*MANY, *options, *flags)["workload"]
     assert workload == {
         **changed,
         "users": 1_000,
@@ -91,7 +91,7 @@ def test_every_option_reaches_the_workload() -> None:
 
 
 def test_without_the_free_tier_nothing_is_free() -> None:
-    assert told(*MANY, "--no-free-tier")["total"] > told(*MANY)["total"]
+    assert estimated(*MANY, "--no-free-tier")["total"] > estimated(*MANY)["total"]
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_uses_a_custom_price_table(tmp_path: Path) -> None:
     """Or refuses it with the path of the wrong key."""
     region = ('region = "us-east-1"', 'region = "eu-central-1"')
     ours = str(written(tmp_path, region, ("price = 0.0000133334", "price = 1")))
-    answer = told(*MANY, "--mode", "lambda", "--prices", ours, "--region", "eu-central-1")
+    answer = estimated(*MANY, "--mode", "lambda", "--prices", ours, "--region", "eu-central-1")
     assert answer["prices"]["region"] == "eu-central-1"
     assert answer["total"] > 1_000_000
     wrong = str(written(tmp_path, ("price = 0.0000133334", "cost = 1")))
@@ -151,6 +151,6 @@ def test_the_bundle_has_no_prices(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_empty_workload_has_a_cost() -> None:
-    answer = told("--users", "0", "--events", "0")
+    answer = estimated("--users", "0", "--events", "0")
     assert answer["total"] == 0
     assert answer["totals"]["container"] > 0

@@ -59,7 +59,7 @@ def test_a_file_is_published_in_batches_without_duplicates(at: dict[str, str], t
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "problem"),
     [
         (["publish", "t", "{"], "DATA is not JSON"),
         (["publish", "t", '1, "userIds": ["u2"]'], "DATA is not JSON"),
@@ -70,10 +70,10 @@ def test_a_file_is_published_in_batches_without_duplicates(at: dict[str, str], t
         (["history", "--limit", "-1"], "Invalid value for '--limit'"),
     ],
 )
-def test_wrong_usage_is_code_2_without_a_request(arguments: list[str], told: str) -> None:
+def test_wrong_usage_is_code_2_without_a_request(arguments: list[str], problem: str) -> None:
     ran = run(*arguments, settings={"TIDEWIRE_URL": "http://127.0.0.1:9", "REALTIME_JWT_SECRET": SECRET})
     assert ran.code == 2
-    assert told in ran.err
+    assert problem in ran.err
 
 
 def test_a_refusal_is_code_1_and_no_response_code_3(at: dict[str, str]) -> None:
@@ -92,9 +92,9 @@ def test_a_refusal_is_code_1_and_no_response_code_3(at: dict[str, str]) -> None:
 
 
 def test_the_deployment_makes_a_token_that_it_accepts(at: dict[str, str]) -> None:
-    told = events(run("token", "--remote", "u1", "--ttl", "60", "--json", settings=at).out)[0]
-    assert told["expiresIn"] == 60
-    assert run("history", settings={**at, "TIDEWIRE_TOKEN": told["token"]}).code == 0
+    answer = events(run("token", "--remote", "u1", "--ttl", "60", "--json", settings=at).out)[0]
+    assert answer["expiresIn"] == 60
+    assert run("history", settings={**at, "TIDEWIRE_TOKEN": answer["token"]}).code == 0
 
 
 def test_no_event_can_break_out_of_the_terminal_table(at: dict[str, str]) -> None:
@@ -133,5 +133,5 @@ def test_completion_offers_commands_and_options_in_every_shell() -> None:
         assert "_TIDEWIRE_COMPLETE" in run_process("completion", shell).out
     words = {"_TIDEWIRE_COMPLETE": "bash_complete", "COMP_CWORD": "1"}
     assert run_process(settings={**words, "COMP_WORDS": "tidewire his"}).out == "plain,history\n"
-    told = run_process(settings={**words, "COMP_WORDS": "tidewire tail --t", "COMP_CWORD": "2"}).out
-    assert set(told.split()) == {"plain,--types", "plain,--token"}
+    offered = run_process(settings={**words, "COMP_WORDS": "tidewire tail --t", "COMP_CWORD": "2"}).out
+    assert set(offered.split()) == {"plain,--types", "plain,--token"}

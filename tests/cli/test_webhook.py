@@ -25,8 +25,8 @@ def tried(*arguments: str, text: str = "") -> tuple[int, list[dict[str, object]]
 
 
 def test_it_shows_the_event_with_its_id_and_audience() -> None:
-    code, events, told = tried("stripe", str(PAYLOADS / "stripe" / "payment_intent.succeeded.json"))
-    assert (code, told) == (0, "")
+    code, events, problem = tried("stripe", str(PAYLOADS / "stripe" / "payment_intent.succeeded.json"))
+    assert (code, problem) == (0, "")
     assert events == [
         {
             "id": "evt_3TdWreTidewire0001aB9xQ2",
@@ -44,13 +44,13 @@ def test_headers_can_be_given_and_a_file_can_be_piped_in() -> None:
 
 
 def test_it_says_where_no_rule_counts_the_delivery() -> None:
-    code, events, told = tried("github", STATUS)
+    code, events, problem = tried("github", STATUS)
     assert (code, events) == (0, [])
-    assert told.startswith("No rule matches this delivery")
+    assert problem.startswith("No rule matches this delivery")
 
 
 @pytest.mark.parametrize(
-    ("arguments", "text", "code", "told"),
+    ("arguments", "text", "code", "problem"),
     [
         (
             ("gitlab", "-"),
@@ -70,11 +70,11 @@ def test_it_says_where_no_rule_counts_the_delivery() -> None:
     ],
 )
 def test_what_is_wrong_is_one_line_and_an_exit_code(
-    arguments: tuple[str, ...], text: str, code: int, told: str
+    arguments: tuple[str, ...], text: str, code: int, problem: str
 ) -> None:
     ran, events, error = tried(*arguments, text=text)
     assert (ran, events) == (code, [])
-    assert told in error
+    assert problem in error
     assert "Traceback" not in error
 
 

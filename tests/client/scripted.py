@@ -72,9 +72,14 @@ def stream(*steps: Step) -> httpx.Response:
 
 def page(*events: bytes, cursor: str, gap: str | None = None) -> httpx.Response:
     """A JSON page."""
-    told = None if gap is None else {"reason": gap, "recovered": False}
+    announced = None if gap is None else {"reason": gap, "recovered": False}
     body = (
-        b'{"events":[' + b",".join(events) + b'],"cursor":"' + cursor.encode() + b'","gap":' + json.dumps(told).encode()
+        b'{"events":['
+        + b",".join(events)
+        + b'],"cursor":"'
+        + cursor.encode()
+        + b'","gap":'
+        + json.dumps(announced).encode()
     )
     return httpx.Response(200, headers={"content-type": "application/json"}, content=body + b"}")
 
@@ -112,6 +117,6 @@ async def take(subscription: Subscription, count: int) -> list[Item]:
     return [await anext(subscription) for _ in range(count)]
 
 
-def told(request: httpx.Request) -> tuple[str | None, str | None]:
+def position(request: httpx.Request) -> tuple[str | None, str | None]:
     """The position of a request: its Last-Event-ID and its `from`."""
     return request.headers.get("last-event-id"), request.url.params.get("from")

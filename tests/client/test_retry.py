@@ -27,7 +27,7 @@ def test_the_delay_limit_doubles_up_to_a_cap() -> None:
         BACKOFF_CAP,
     ]
     assert backoff(6, 0, lambda: 0.0) == 0, "full jitter: a crowd that was cut together spreads over the whole time"
-    assert backoff(0, 7, lambda: 0.5) == 7.5, "what the server asked for is the least"
+    assert backoff(0, 7, lambda: 0.5) == 7.5, "the server's delay is the minimum"
     assert backoff(60, 10 * MAX_DELAY, lambda: 1.0) == MAX_DELAY
 
 

@@ -18,11 +18,11 @@ from tests.client.scripted import (
     control,
     event,
     page,
+    position,
     problem,
     ready,
     stream,
     take,
-    told,
 )
 from tests.client.test_retrying import jwt
 from tests.clocks import virtual_time
@@ -45,7 +45,7 @@ async def test_a_broken_stream_is_resumed_without_duplicates() -> None:
         assert names(items) == ["a", "b", "c"]
         assert [isinstance(item, Event) and item.replayed for item in items] == [True, False, True]
         assert subscription.cursor == "4"
-    assert [told(request) for request in server.requests] == [(None, "earliest"), ("3", None), ("3", None)]
+    assert [position(request) for request in server.requests] == [(None, "earliest"), ("3", None), ("3", None)]
     assert [state.reason for state in server.waits] == ["lost", "lost"]
     assert server.states[-1].name == "closed"
 
@@ -68,14 +68,14 @@ async def test_an_event_carries_what_was_published_and_where_to_go_on() -> None:
 @virtual_time
 async def test_a_gap_is_an_item_and_a_cut_before_it_does_not_hide_it() -> None:
     server = Server(
-        stream(b"retry: 0\nid: 5\n\n"),  # primed, and cut before the gap is told
+        stream(b"retry: 0\nid: 5\n\n"),  # primed, and cut before the gap is announced
         stream(
             b"retry: 0\nid: 5\n\n", control("gap", "5", reason="trimmed", recovered=False), event("6", "f"), SILENCE
         ),
     )
     async with server.subscribe(cursor="1") as subscription:
         assert names(await take(subscription, 2)) == ["gap: trimmed", "f"]
-    assert [told(request) for request in server.requests] == [("1", None), ("1", None)]
+    assert [position(request) for request in server.requests] == [("1", None), ("1", None)]
 
 
 @virtual_time
@@ -88,7 +88,7 @@ async def test_a_silent_stream_is_dead_after_two_heartbeats() -> None:
         await take(subscription, 1)
     assert [state.reason for state in server.waits] == ["silent"]
     assert server.at[1] - (14 + 31) == pytest.approx(32 + server.waits[0].delay)
-    assert told(server.requests[1]) == ("3", None)
+    assert position(server.requests[1]) == ("3", None)
 
 
 @virtual_time
@@ -126,7 +126,7 @@ async def test_reconnects_at_once_after_an_orderly_end() -> None:
     assert (steady.reason, short.reason) == ("max-age", "draining")
     assert 0 <= steady.delay <= CLOSING_JITTER
     assert short.delay >= 2, "a server that answers and dies is not hammered"
-    assert told(server.requests[2]) == ("1", None)
+    assert position(server.requests[2]) == ("1", None)
 
 
 @pytest.mark.parametrize(
@@ -194,11 +194,11 @@ async def test_renews_its_token_while_the_old_stream_delivers() -> None:
     """The new connection resumes after the last event of the old one."""
     first, second = jwt({"exp": time.time() + 100, "n": 1}), jwt({"exp": time.time() + 9_000, "n": 2})
     tokens = iter([first, second])
-    asked: list[float] = []
+    called: list[float] = []
 
     async def token() -> str:
-        asked.append(asyncio.get_running_loop().time())
-        if len(asked) > 1:
+        called.append(asyncio.get_running_loop().time())
+        if len(called) > 1:
             await asyncio.sleep(3)
         return next(tokens)
 
@@ -213,7 +213,7 @@ async def test_renews_its_token_while_the_old_stream_delivers() -> None:
     async with server.subscribe(token=token) as subscription:
         items = await take(subscription, 83)
     assert names(items) == [str(n) for n in range(1, 84)], "nothing lost and nothing doubled"
-    assert asked == [0, pytest.approx(80, abs=1)]
+    assert called == [0, pytest.approx(80, abs=1)]
     assert server.at[1] == pytest.approx(83, abs=1), "no wait, and the old stream delivered until then"
     assert server.requests[1].headers["authorization"] == f"Bearer {second}"
     assert server.waits == []
@@ -261,13 +261,15 @@ async def test_polls_if_only_pages_get_through() -> None:
     async with server.subscribe(cursor="1") as subscription:
         items = await take(subscription, 4)
         assert names(items) == ["gap: trimmed", "a", "b", "c"]
-        assert [item.cursor for item in items] == ["1", "1", "2", "4"], "who stops within a page reads it again"
+        assert [item.cursor for item in items] == ["1", "1", "2", "4"], (
+            "a caller that stops within a page reads it again"
+        )
     [wait] = server.waits
     assert (wait.reason, wait.mode) == ("silent", "poll")
     assert server.at[1] == pytest.approx(FIRST_BYTE + wait.delay)
     pages = server.requests[1:]
     assert [request.headers["accept"] for request in pages] == ["application/json"] * 3
-    assert [(told(request)[0], request.url.params["wait"]) for request in pages] == [
+    assert [(position(request)[0], request.url.params["wait"]) for request in pages] == [
         ("1", "0"),
         ("2", "0"),
         ("3", "20"),

@@ -67,7 +67,7 @@ async def rest(redis_url: str, upstash: StandIn) -> AsyncIterator[UpstashStore]:
     await opened.aclose()
 
 
-async def asked(redis: RedisStore, watch: Watch) -> Counter[str]:
+async def received(redis: RedisStore, watch: Watch) -> Counter[str]:
     """The commands since the last call; MONITOR omits CLIENT UNBLOCK, an administrative command."""
     counted = Counter(command[0] for command in await watch.commands())
     stats = await redis.client.info("commandstats")
@@ -85,11 +85,11 @@ async def test_a_publication_is_one_command_or_two_with_a_rate(redis: RedisStore
     await limit.take(None, 1)
     await publish(log, "the first ones bring the scripts")
     async with watching(redis.client) as watch:
-        await asked(redis, watch)
+        await received(redis, watch)
         for _ in range(3):
             await limit.take(None, size)
             await log.publish([event(number) for number in range(size)])
-        counted = await asked(redis, watch)
+        counted = await received(redis, watch)
     load = Workload(1, 3 * size, batch=size, rate_limited=rate is not None)
     assert counted.total() == commands.publishing(load)
 
@@ -100,10 +100,10 @@ async def test_a_publication_is_one_command_per_shard_of_its_users(redis: RedisS
     await publish(log, "the first one brings the script")
     users, size, requests = 60, 10, 6
     async with watching(redis.client) as watch:
-        await asked(redis, watch)
+        await received(redis, watch)
         for start in range(0, users, size):
             await log.publish([event(number, users=[f"user-{number}"]) for number in range(start, start + size)])
-        counted = await asked(redis, watch)
+        counted = await received(redis, watch)
     load = Workload(users, users, 1, batch=size, shards=16)
     assert load.requests == requests
     assert counted.total() == commands.publishing(load), "numbered users' hashes are spread evenly"
@@ -114,10 +114,10 @@ async def test_a_batch_is_one_command_per_partition(redis: RedisStore) -> None:
     log = redis.open(scheme)
     await publish(log, "the first one brings the script")
     async with watching(redis.client) as watch:
-        await asked(redis, watch)
+        await received(redis, watch)
         await log.publish([event(number, type="abcd"[number % 4]) for number in range(12)])
         await log.publish([event(number, type="abcd"[number % 4]) for number in range(12)])
-        counted = await asked(redis, watch)
+        counted = await received(redis, watch)
     assert counted.total() == commands.publishing(Workload(1, 24, batch=12, partitions=2)) == 6
 
 
@@ -128,17 +128,17 @@ async def test_streams_open_with_the_commands_that_are_reckoned(redis: RedisStor
     await publisher.head((ALL,))
     load = load_of(scheme)
     async with watching(redis.client) as watch:
-        await asked(redis, watch)
+        await received(redis, watch)
         async with GuardedHub(redis.open(scheme), scheme, keep=60) as hub, subscribed(hub, "u1") as first:
             await settle(hub, publisher, first)
-            alone = await asked(redis, watch)
+            alone = await received(redis, watch)
             async with subscribed(hub, "u2") as second:
                 await settle(hub, publisher, second)
-                among = await asked(redis, watch)
+                among = await received(redis, watch)
             known = Counter[str]()
             async with subscribed(hub, "u1") as again:
                 await again.ready()
-                known = await asked(redis, watch)
+                known = await received(redis, watch)
     # How often CLIENT UNBLOCK is tried depends on the machine: every 5 ms while a read is still on its way.
     unblocked = alone.pop("unblock") + among.pop("unblock")
     assert unblocked > 0 or not scheme.user_shards
@@ -167,13 +167,13 @@ async def test_a_poll_reads_the_heads_and_a_page_if_needed(redis: RedisStore, sc
     heads = commands.polling(load_of(scheme))
     async with GuardedHub(redis.open(scheme), scheme, keep=60) as hub, watching(redis.client) as watch:
         cursor = await poll(hub, None)
-        await asked(redis, watch)
+        await received(redis, watch)
         await poll(hub, cursor)
-        assert await asked(redis, watch) == {"evalsha": heads, "unblock": 0}
+        assert await received(redis, watch) == {"evalsha": heads, "unblock": 0}
         await publish(log, *range(3))
-        await asked(redis, watch)
+        await received(redis, watch)
         assert await poll(hub, cursor) != cursor
-        assert await asked(redis, watch) == {"evalsha": heads, "xrange": 1, "unblock": 0}
+        assert await received(redis, watch) == {"evalsha": heads, "xrange": 1, "unblock": 0}
 
 
 async def poll(hub: GuardedHub, cursor: str | None) -> str:
@@ -193,7 +193,7 @@ async def test_a_poll_that_waits_costs_no_more_than_is_reckoned(redis: RedisStor
     async with GuardedHub(redis.open(scheme), scheme, keep=60) as hub, watching(redis.client) as watch:
         cursor, maximum = None, 0
         for number in range(4):
-            await asked(redis, watch)
+            await received(redis, watch)
             page = Page("data")
             async with hub.subscribe(Interest("u1"), Start(cursor), page) as subscriber:
                 subscriber.start(page)
@@ -201,7 +201,7 @@ async def test_a_poll_that_waits_costs_no_more_than_is_reckoned(redis: RedisStor
                 await publish(publisher, number)
                 await page.settled.wait()
                 cursor = page.cursor
-            counted = await asked(redis, watch)
+            counted = await received(redis, watch)
             counted.pop("unblock")
             maximum = max(maximum, counted.total() - 1) if number else 0  # the first one opens the connection
     heads = commands.partitions(load) + commands.CONTROL
@@ -213,15 +213,15 @@ async def test_a_tail_reads_per_arrival_and_per_block(redis: RedisStore) -> None
     publisher = redis.open()
     await publish(publisher, "the first one brings the script")
     redis.BLOCK = HOUR
-    async with tailing(redis.open(), await publisher.head((ALL,))) as (heard, _):
+    async with tailing(redis.open(), await publisher.head((ALL,))) as (records, _):
         await publish(publisher, "start")
-        await heard.has("start")
+        await records.has("start")
         async with watching(redis.client) as watch:
             for number in range(arrivals):
                 await publish(publisher, number)
-                await heard.has(number)
+                await records.has(number)
             await publish(publisher, "end")
-            await heard.has("end")
+            await records.has("end")
             counted = Counter(command[0] for command in await watch.commands())
     hours = arrivals / HOUR
     assert arrivals <= counted["xread"] <= arrivals + 2

@@ -38,7 +38,7 @@ def test_a_lambda_stream_is_billed_until_its_end() -> None:
 
 
 def test_on_lambda_each_stream_reads_the_log_for_itself() -> None:
-    # 1,500 s of streams: 50 blocking reads of 30 s, and 25 looks; 5 openings of 7 commands; 10 publications; next to no
+    # 1,500 s of streams: 50 blocking reads of 30 s, 25 reads of the heads, 5 openings of 7 commands, 10 publications, and few
     # arrivals.
     assert counted("lambda", SMALL)["redis-commands"] == pytest.approx(50 + 25 + 5 * 7 + 10, abs=0.1)
     rest = replace(SMALL, transport="upstash-rest")
@@ -95,7 +95,7 @@ def test_a_container_takes_publications_behind_a_balancer() -> None:
 
 
 def test_containers_share_reads_and_idle_without_users() -> None:
-    # All users all month: two processes, 120 reads and 60 looks an hour each, whatever the number of streams.
+    # All users all month: two processes, each with 120 reads and 60 reads of the heads an hour, for any number of streams.
     load = Workload(5_000, 0, hours=730, sessions=1, peak=1)
     reads = counted("container", load)["redis-commands"] - 5_000 * 1
     assert reads == pytest.approx(2 * (120 + 60) * 730, rel=1e-6)

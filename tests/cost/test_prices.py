@@ -43,7 +43,7 @@ def test_a_custom_table_is_used(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "told"),
+    ("old", "new", "message"),
     [
         ("price = 0.20\nper = 1_000_000", "per = 1_000_000", "lambda-requests.price is missing"),
         ("price = 0.20", 'price = "0.20"', "lambda-requests.price must be a number, 0 or more"),
@@ -61,13 +61,13 @@ def test_a_custom_table_is_used(tmp_path: Path) -> None:
         ('currency = "USD"', 'currency = ""', "currency must be a string of one line"),
     ],
 )
-def test_an_error_names_the_path_of_the_key(tmp_path: Path, old: str, new: str, told: str) -> None:
+def test_an_error_names_the_path_of_the_key(tmp_path: Path, old: str, new: str, message: str) -> None:
     """And never its value."""
     file = written(tmp_path, (old, new))
     with pytest.raises(SettingsError) as raised:
         load(file)
-    problem = next(line for line in str(raised.value).splitlines() if told in line)
-    assert problem.startswith(f"ours.toml: {told}")
+    problem = next(line for line in str(raised.value).splitlines() if message in line)
+    assert problem.startswith(f"ours.toml: {message}")
 
 
 def test_an_unreadable_file_is_named(tmp_path: Path) -> None:

@@ -133,8 +133,8 @@ def adds_allow_origin(instance: Instance) -> AlteringProxy:
 
 def allows_strangers(instance: Instance) -> AlteringProxy:
     """Allows the origins that the server refuses."""
-    asked = rb"\r\nvary: Origin\r\n(?!access-control-allow-origin)"
-    return AlteringProxy(instance, answer=(asked, b"\r\naccess-control-allow-origin: *\r\nvary: Origin\r\n"))
+    wanted = rb"\r\nvary: Origin\r\n(?!access-control-allow-origin)"
+    return AlteringProxy(instance, answer=(wanted, b"\r\naccess-control-allow-origin: *\r\nvary: Origin\r\n"))
 
 
 def replaces_tokens(instance: Instance) -> AlteringProxy:

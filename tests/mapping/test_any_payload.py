@@ -33,20 +33,20 @@ def expressions() -> list[str]:
     return [*calls, *operators, "!a", "a.b.c", "c[]", "c[*].a", "*", "c[?a > b]", "c[::2]", "c[::-1]", "{x: a, y: c}"]
 
 
-ASKED = [Expression(text) for text in expressions()]
+EXPRESSIONS = [Expression(text) for text in expressions()]
 
 
 @given(text=texts)
 @settings(max_examples=40)
 def test_no_expression_fails_on_any_payload(text: str) -> None:
     payload = Payload(text.encode())
-    for asked in ASKED:
-        for question in (asked.search, asked.holds, asked.json):
+    for expression in EXPRESSIONS:
+        for search in (expression.search, expression.holds, expression.json):
             try:
-                found: Any = question(payload)
+                found: Any = search(payload)
             except MappingError:
                 continue
-            if question == asked.json and found is not None:
+            if search == expression.json and found is not None:
                 check_json(found)
 
 

@@ -30,8 +30,8 @@ def test_a_type_is_allowed_if_a_pattern_matches_it(patterns: list[str], name: st
 
 
 @given(PATTERNS, st.one_of(NAMES, st.text("ab-", max_size=3).map(lambda text: f"{text}*")), NAMES)
-def test_a_covered_pattern_allows_nothing_more(patterns: list[str], asked: str, name: str) -> None:
-    if AllowedTypes.parse(patterns).covers(asked) and allowed([asked], name):
+def test_a_covered_pattern_allows_nothing_more(patterns: list[str], wanted: str, name: str) -> None:
+    if AllowedTypes.parse(patterns).covers(wanted) and allowed([wanted], name):
         assert allowed(patterns, name)
 
 
