@@ -95,7 +95,7 @@ def test_a_container_takes_publications_behind_a_balancer() -> None:
 
 
 def test_containers_share_reads_and_idle_without_users() -> None:
-    # All users all month: two processes, each with 120 reads and 60 reads of the heads an hour, for any number of streams.
+    # All users all month: two processes, each with 120 reads and 60 reads of heads an hour, for any number of streams.
     load = Workload(5_000, 0, hours=730, sessions=1, peak=1)
     reads = counted("container", load)["redis-commands"] - 5_000 * 1
     assert reads == pytest.approx(2 * (120 + 60) * 730, rel=1e-6)

@@ -1,1 +1,1 @@
-"""Programs that examine a deployment from outside: the command line, the doctor, the cost estimate."""
+"""Programs that use a deployment from outside: the command line, the doctor, the cost estimate."""
