@@ -24,7 +24,7 @@ from tests.client.scripted import (
     stream,
     take,
 )
-from tests.client.test_retrying import jwt
+from tests.client.test_retry import jwt
 from tests.clocks import virtual_time
 
 
