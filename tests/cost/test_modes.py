@@ -38,8 +38,8 @@ def test_a_lambda_stream_is_billed_until_its_end() -> None:
 
 
 def test_on_lambda_each_stream_reads_the_log_for_itself() -> None:
-    # 1,500 s of streams: 50 blocking reads of 30 s, 25 reads of the heads, 5 openings of 7 commands, 10 publications, and few
-    # arrivals.
+    # 1,500 s of streams: 50 blocking reads of 30 s, 25 reads of the heads, 5 openings of 7 commands, 10 publications,
+    # and few arrivals.
     assert counted("lambda", SMALL)["redis-commands"] == pytest.approx(50 + 25 + 5 * 7 + 10, abs=0.1)
     rest = replace(SMALL, transport="upstash-rest")
     assert counted("lambda", rest)["redis-commands"] == pytest.approx(1_500 / 5 + 5 * 4 + 10, abs=0.1)
@@ -174,14 +174,14 @@ def test_postgres_is_awake_while_users_are_connected() -> None:
     assert not counted("container", busy).keys() & {"redis-commands", "redis-bandwidth-gb"}
     assert "postgres-cu-hours" not in counted("container", replace(busy, hours=0))
     crowd = estimate("lambda", replace(busy, users=10_000), SHIPPED)
-    assert any("this does not work" in note for note in crowd.notes)
+    assert any("not possible" in note for note in crowd.notes)
 
 
 def test_what_does_not_fit_a_platform_s_limits_is_noted() -> None:
     crowd = Workload(10_000, 1_000, 1)
-    assert "2,192 environments of the stream function at once" in estimate("lambda", crowd, SHIPPED).notes[-1]
+    assert "2,192 concurrent environments of the stream function" in estimate("lambda", crowd, SHIPPED).notes[-1]
     waiting = replace(crowd, poll_every=0, poll_wait=20)
-    assert "2,192 environments" in estimate("poll", waiting, SHIPPED).notes[-2]
+    assert "2,192 concurrent environments" in estimate("poll", waiting, SHIPPED).notes[-2]
     assert estimate("poll", waiting, SHIPPED).notes[-1] == "an event is seen at once"
     flood = Workload(1_000, 10_000_000_000, 0)
     assert any("10,000 commands a second" in note for note in estimate("poll", flood, SHIPPED).notes)

@@ -63,7 +63,7 @@ def test_a_plain_path_selects_the_text_byte_by_byte() -> None:
 def test_a_missing_path_fails_like_a_computed_one(expression: str) -> None:
     body = '{"a": {"b": 1}, "l": [1, 2], "s": "text", "n": null}'
     for written in (expression, f"not_null({expression})"):
-        with pytest.raises(MappingError, match="data finds nothing in the payload"):
+        with pytest.raises(MappingError, match="data: finds nothing in the payload"):
             data(written, body)
 
 

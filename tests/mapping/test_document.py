@@ -73,10 +73,11 @@ def test_a_path_quotes_keys_as_toml_does() -> None:
 @pytest.mark.parametrize(
     ("text", "place"),
     [
-        ("a = 1\n[b", "at line 2, column 3"),
+        ("a = 1\n[b", "at end of document"),
         ("a = 1\na = 2", "at end of document"),
         ('a = """\n\n', "at end of document"),
         ("a = 1\n\nb = [1,", "at end of document"),
+        ("a = 1\nb = ?", "at line 2, column 5"),
         ("\x00", "at line 1, column 1"),
     ],
 )

@@ -22,9 +22,9 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 def open_document(config_file: str | None) -> "Document | None":
-    """Return the document that `REALTIME_CONFIG` names, or `realtime.toml` in the working directory; None if neither exists.
+    """Return the document of `REALTIME_CONFIG`, or of `realtime.toml` in the working directory.
 
-    Raises SettingsError.
+    None if the variable is unset and there is no such file. Raises SettingsError.
     """
     path = DEFAULT_FILE if config_file is None else Path(config_file)
     if config_file is None and not path.exists():
