@@ -182,10 +182,10 @@ def test_what_does_not_fit_a_platform_s_limits_is_noted() -> None:
     assert "2,192 concurrent environments of the stream function" in estimate("lambda", crowd, SHIPPED).notes[-1]
     waiting = replace(crowd, poll_every=0, poll_wait=20)
     assert "2,192 concurrent environments" in estimate("poll", waiting, SHIPPED).notes[-2]
-    assert estimate("poll", waiting, SHIPPED).notes[-1] == "an event is seen at once"
+    assert estimate("poll", waiting, SHIPPED).notes[-1] == "an event arrives at once"
     flood = Workload(1_000, 10_000_000_000, 0)
-    assert any("10,000 commands a second" in note for note in estimate("poll", flood, SHIPPED).notes)
-    assert estimate("poll", crowd, SHIPPED).notes[-1] == "an event is seen up to 10 s late"
+    assert any("10,000 commands per second" in note for note in estimate("poll", flood, SHIPPED).notes)
+    assert estimate("poll", crowd, SHIPPED).notes[-1] == "an event arrives up to 10 s late"
 
 
 def test_every_line_has_a_title_a_unit_and_a_price() -> None:

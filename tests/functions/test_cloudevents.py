@@ -128,7 +128,7 @@ def test_whole_numbers_and_booleans_arrive_as_text(api: Api) -> None:
     event = attributes(sequence=2147483647, minimum=-2147483648, final=True)
     api.post(json.dumps(event).encode(), STRUCTURED)
     [arrived] = delivered(api, event["type"])
-    assert (arrived["sequence"], arrived["least"], arrived["final"]) == ("2147483647", "-2147483648", "true")
+    assert (arrived["sequence"], arrived["minimum"], arrived["final"]) == ("2147483647", "-2147483648", "true")
 
 
 def test_an_event_published_without_cloudevents_is_delivered_as_a_valid_one(api: Api) -> None:
