@@ -85,7 +85,7 @@ def test_it_holds_the_code_of_lambda_s_platform_and_says_so_when_it_is_not_compi
     assert [name for name in native if "x86_64" in name] == []
     assert any("cpython-313-aarch64-linux-gnu" in name for name in native)
     compiled = any(name.endswith(".pyc") for name in names)
-    assert compiled is ("no module is compiled" not in told)
+    assert compiled is ("the modules are not compiled" not in told)
 
 
 def test_the_process_of_the_stream_function_can_be_started(for_lambda: tuple[zipfile.ZipFile, str]) -> None:
