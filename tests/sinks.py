@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 from collections.abc import AsyncIterator, Awaitable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, Literal
@@ -137,12 +138,15 @@ async def subscribed(
     since: Literal["now", "earliest"] | int = "now",
     format: Format = DATA,
     sink: RecordingSink | None = None,
+    issued_at: float = math.inf,
+    wait_for_log: bool = False,
 ) -> AsyncIterator[RecordingSink]:
-    """Subscribe as shared/tidewire/http/stream does; at the end the sink must have been used as it may be."""
+    """Subscribe as a session does; at the end the sink must have been used as it may be."""
     interest = Interest(user_id, None if types is None else frozenset(types))
     if sink is None:
         sink = RecordingSink(cursor or "")
-    async with hub.subscribe(interest, Start(cursor, since), format) as subscriber:
+    start = Start(cursor, since)
+    async with hub.subscribe(interest, start, format, issued_at=issued_at, wait_for_log=wait_for_log) as subscriber:
         subscriber.start(sink)
         yield sink
     assert sink.faults == []

@@ -4,9 +4,9 @@ import asyncio
 import functools
 import logging
 from collections.abc import Sequence
-from typing import Any
 
 from tidewire.delivery.hub import Hub
+from tidewire.delivery.revocations import Revocations
 from tidewire.delivery.tracer import Tracer
 from tidewire.errors import SettingsError
 from tidewire.model.partitions import Partitions
@@ -110,7 +110,7 @@ async def survey(settings: Settings) -> Sequence[str]:
 
 
 def make_hub(settings: Settings, *, stateless: bool = False) -> Hub:
-    """Return a hub over that transport, which heeds revocations where it asks for tokens. Raises SettingsError.
+    """Return a hub over that transport, which follows revocations if it requires tokens. Raises SettingsError.
 
     It warns of unknown settings and of keys that protect nothing, in every role, and of each only once.
     """
@@ -118,15 +118,15 @@ def make_hub(settings: Settings, *, stateless: bool = False) -> Hub:
         _warn_once(sentence)
     if settings.publish_keys and not settings.auth_required:
         _warn_once("REALTIME_AUTH=none: whoever has no key of REALTIME_PUBLISH_KEYS can publish too")
-    arguments = make_transport(settings, stateless=stateless), make_partitions(settings)
-    options: dict[str, Any] = {"heartbeat": settings.heartbeat, "window": settings.idempotency_window}
-    if settings.trace_exporters:
-        options["tracer"] = _make_tracer(settings)
-    if settings.auth_required:
-        from tidewire.delivery.revocations import GuardedHub
-
-        return GuardedHub(*arguments, **options, keep=settings.retention)
-    return Hub(*arguments, **options)
+    transport = make_transport(settings, stateless=stateless)
+    return Hub(
+        transport,
+        make_partitions(settings),
+        heartbeat=settings.heartbeat,
+        window=settings.idempotency_window,
+        tracer=_make_tracer(settings) if settings.trace_exporters else None,
+        revocations=Revocations(transport, settings.retention) if settings.auth_required else None,
+    )
 
 
 @functools.cache

@@ -14,7 +14,7 @@ from tests.clocks import virtual_time
 from tests.contract.acts import publish
 from tests.contract.staged import StagedLog
 from tests.contract.stores import MemoryStore
-from tests.fallback.away import Instance, patient
+from tests.fallback.away import Instance
 from tests.sinks import RecordingSink, subscribed
 
 AFTER = ["realtime.ready", *range(1, 6), "realtime.gap", 1, 2, "other"]
@@ -115,7 +115,7 @@ async def test_a_stream_whose_place_is_still_held_has_no_gap() -> None:
 async def test_a_stream_that_waits_for_the_log_gets_all_that_is_left() -> None:
     store = MemoryStore()
     async with Instance(store) as instance:
-        async with patient(instance.hub) as first:
+        async with subscribed(instance.hub, wait_for_log=True) as first:
             await first.ready()
             await publish(instance.log, 1, 2)
             fall_back = await store.back_up()
@@ -123,7 +123,7 @@ async def test_a_stream_that_waits_for_the_log_gets_all_that_is_left() -> None:
             await first.has(5)
             cursor = first.cursor
         instance.log.leave()
-        async with patient(instance.hub, cursor=cursor) as waiting:
+        async with subscribed(instance.hub, cursor=cursor, wait_for_log=True) as waiting:
             await fall_back()
             instance.log.come_back()
             await waiting.ready()

@@ -191,16 +191,16 @@ async def test_a_plain_poll_writes_what_a_subscriber_would_have_had_and_opens_no
 ) -> None:
     async with Hub(store.open(retention=Retention(events=3))) as hub:
         sink = RecordingSink()
-        await hub.replay(Interest(), Start(), DATA, sink)
+        await hub.read(Interest(), Start(), DATA, sink)
         await publish(hub.transport, *range(5))
         again = RecordingSink()
-        await hub.replay(Interest(), Start(sink.cursor), DATA, again)
+        await hub.read(Interest(), Start(sink.cursor), DATA, again)
         assert hub.fanout.positions == {}
     assert sink.order == ["realtime.ready"]
     assert again.order == ["realtime.gap", 2, 3, 4, "realtime.ready"]
 
 
-@pytest.mark.parametrize(("silent", "least", "most"), [(0.0, 2, 4), (60.0, 0, 0)], ids=["long", "short"])
+@pytest.mark.parametrize(("silent", "minimum", "maximum"), [(0.0, 2, 4), (60.0, 0, 0)], ids=["long", "short"])
 async def test_a_replay_of_what_is_for_others_moves_the_cursor_once_it_takes_long(
     redis_store: RedisStore, monkeypatch: pytest.MonkeyPatch, silent: float, minimum: int, maximum: int
 ) -> None:
@@ -208,7 +208,7 @@ async def test_a_replay_of_what_is_for_others_moves_the_cursor_once_it_takes_lon
     async with Hub(redis_store.open()) as hub:
         await hub.dispatch([event(number, users=["u1"]) for number in range(2 * PAGE + 10)])
         sink = RecordingSink()
-        await hub.replay(Interest("u2"), Start(since="earliest"), DATA, sink)
+        await hub.read(Interest("u2"), Start(since="earliest"), DATA, sink)
     alone = re.findall(rb"(?:^|\n\n)id: (\S+)(?=\n\n)", sink.stream)
     assert minimum <= len(alone) <= maximum
     reached = [cursor.positions["all"].offset for text in alone if (cursor := Cursor.parse(text.decode())) is not None]

@@ -141,10 +141,10 @@ async def test_an_open_stream_of_the_old_scheme_resumes_onto_the_new(store: LogS
 async def test_a_page_reads_what_a_scheme_unknown_to_it_holds(store: LogStore) -> None:
     async with Hub(store.open(EIGHT), EIGHT) as hub:
         sink = RecordingSink()
-        await hub.replay(Interest(USER), Start(), DATA, sink)
+        await hub.read(Interest(USER), Start(), DATA, sink)
         await store.open(SIXTEEN).publish([event("new", users=[USER])])
         again = RecordingSink()
-        await hub.replay(Interest(USER), Start(sink.cursor), DATA, again)
+        await hub.read(Interest(USER), Start(sink.cursor), DATA, again)
     assert again.data == ["new"]
 
 

@@ -8,8 +8,9 @@ from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
+from tidewire.delivery.hub import Hub
 from tidewire.delivery.limits import PublishRate
-from tidewire.delivery.revocations import GuardedHub
+from tidewire.delivery.revocations import Revocations
 from tidewire.http.stream_server import LAG_NAMESPACE, LOOK_SECONDS, LOOKS_A_REPORT
 from tidewire.model.audience import Interest
 from tidewire.model.cursor import Position, Start, encode
@@ -19,7 +20,7 @@ from tidewire.model.record import Record, pack
 from tidewire.monitoring.cloudwatch import Sample, write
 from tidewire.monitoring.logs import JsonLines, told
 from tidewire.protocol import publish_request
-from tidewire.protocol.json_page import MAX_EVENTS, Page, _plain
+from tidewire.protocol.json_page import DATA_PAGE, MAX_EVENTS, Page, plain
 from tidewire.protocol.sse import DATA
 from tidewire.settings.config import LAMBDA_STREAM_SECONDS, MAX_PARTITION_TYPES, MAX_USER_SHARDS, Settings
 from tidewire.settings.variables import Rate
@@ -129,7 +130,7 @@ async def test_streams_open_with_the_commands_that_are_reckoned(redis: RedisStor
     load = load_of(scheme)
     async with watching(redis.client) as watch:
         await received(redis, watch)
-        async with GuardedHub(redis.open(scheme), scheme, keep=60) as hub, subscribed(hub, "u1") as first:
+        async with guarded(redis.open(scheme), scheme) as hub, subscribed(hub, "u1") as first:
             await settle(hub, publisher, first)
             alone = await received(redis, watch)
             async with subscribed(hub, "u2") as second:
@@ -151,7 +152,12 @@ async def test_streams_open_with_the_commands_that_are_reckoned(redis: RedisStor
     assert known["evalsha"] == commands.partitions(load), "whose shard is followed already costs the heads alone"
 
 
-async def settle(hub: GuardedHub, publisher: Log, sink: RecordingSink) -> None:
+def guarded(log: Log, scheme: Partitions) -> Hub:
+    """A hub that follows revocations, as each that requires tokens does."""
+    return Hub(log, scheme, revocations=Revocations(log, 60))
+
+
+async def settle(hub: Hub, publisher: Log, sink: RecordingSink) -> None:
     """Return when the tail has read everything, and waits again."""
     await sink.ready()
     await eventually(lambda: hub.tail_running)
@@ -165,7 +171,7 @@ async def test_a_poll_reads_the_heads_and_a_page_if_needed(redis: RedisStore, sc
     await publish(log, "the first one brings the script")
     await log.head((ALL,))
     heads = commands.polling(load_of(scheme))
-    async with GuardedHub(redis.open(scheme), scheme, keep=60) as hub, watching(redis.client) as watch:
+    async with guarded(redis.open(scheme), scheme) as hub, watching(redis.client) as watch:
         cursor = await poll(hub, None)
         await received(redis, watch)
         await poll(hub, cursor)
@@ -176,10 +182,10 @@ async def test_a_poll_reads_the_heads_and_a_page_if_needed(redis: RedisStore, sc
         assert await received(redis, watch) == {"evalsha": heads, "xrange": 1, "unblock": 0}
 
 
-async def poll(hub: GuardedHub, cursor: str | None) -> str:
-    """The cursor after a poll without waiting, as shared/tidewire/http/stream returns it."""
-    page = Page("data")
-    await asyncio.gather(page.filled_by(hub.replay(Interest("u1"), Start(cursor), page, page)), hub.refresh())
+async def poll(hub: Hub, cursor: str | None) -> str:
+    """The cursor after one poll that does not wait, as `Sessions.read_page` reads it."""
+    page = Page(cursor)
+    await hub.read(Interest("u1"), Start(cursor), DATA_PAGE, page)
     assert page.cursor is not None
     return page.cursor
 
@@ -190,12 +196,12 @@ async def test_a_poll_that_waits_costs_no_more_than_is_reckoned(redis: RedisStor
     await publish(publisher, "the first one brings the script")
     await publisher.head((ALL,))
     load = load_of(scheme, poll_wait=20)
-    async with GuardedHub(redis.open(scheme), scheme, keep=60) as hub, watching(redis.client) as watch:
+    async with guarded(redis.open(scheme), scheme) as hub, watching(redis.client) as watch:
         cursor, maximum = None, 0
         for number in range(4):
             await received(redis, watch)
-            page = Page("data")
-            async with hub.subscribe(Interest("u1"), Start(cursor), page) as subscriber:
+            page = Page(cursor)
+            async with hub.subscribe(Interest("u1"), Start(cursor), DATA_PAGE) as subscriber:
                 subscriber.start(page)
                 await page.replayed.wait()
                 await publish(publisher, number)
@@ -275,7 +281,7 @@ async def test_over_rest_partitions_cost_nothing(rest: UpstashStore, scheme: Par
     load = load_of(scheme, "upstash-rest")
     rest.POLL = (60.0, 60.0)  # none but those that are rung for
     rest.upstash.requests.clear()
-    async with GuardedHub(rest.open(scheme), scheme, keep=60) as hub:
+    async with guarded(rest.open(scheme), scheme) as hub:
         async with subscribed(hub, "u1") as first:
             await first.ready()
             await eventually(lambda: hub.tail_running)
@@ -352,7 +358,7 @@ def test_the_model_s_bytes_match_real_frames_and_records() -> None:
     measured: Sequence[tuple[float, int]] = [
         (modes.FRAME_BYTES, len(DATA.record(cursor, record)) - len(data)),
         (modes.HEARTBEAT_BYTES, len(DATA.heartbeat(cursor))),
-        (modes.ITEM_BYTES, len(_plain(record)) - len(data)),
+        (modes.ITEM_BYTES, len(plain(record)) - len(data)),
         (store.RECORD_BYTES, len(pack(record.event)) + len("0123abcd1795662848482") - len(data)),
         (modes.REQUEST_LOG_BYTES, request),
         (modes.LAG_LOG_BYTES, len(lag.getvalue())),

@@ -8,18 +8,15 @@ from typing import Self
 from tidewire.delivery.hub import Hub
 from tidewire.delivery.ring_buffer import Ring
 from tidewire.errors import AppendRefused, EventRefused, TransportUnavailable
-from tidewire.model.audience import Interest
-from tidewire.model.cursor import Cursor, Position, Start
+from tidewire.model.cursor import Cursor, Position
 from tidewire.model.event import Event
 from tidewire.model.partitions import Partitions
 from tidewire.model.record import Gap, Record
-from tidewire.protocol.sse import DATA
 from tidewire.transports.base import Handler, Log, Receipt, Tail
 from tidewire.transports.fallback.fallback import MAX_BYTES, MAX_EVENTS, Fallback
 
 from tests.contract.staged import StagedLog
 from tests.contract.stores import MemoryStore
-from tests.sinks import RecordingSink
 
 
 class AwayLog(StagedLog):
@@ -139,15 +136,3 @@ class Instance:
 
     async def __aexit__(self, *_: object) -> None:
         await self.hub.aclose()
-
-
-@asynccontextmanager
-async def patient(
-    hub: Hub, user_id: str | None = None, *, cursor: str | None = None, sink: RecordingSink | None = None
-) -> AsyncIterator[RecordingSink]:
-    """Subscribe as a stream does, which waits where the log is away."""
-    sink = sink or RecordingSink(cursor or "")
-    async with hub.subscribe(Interest(user_id), Start(cursor), DATA, patient=True) as subscriber:
-        subscriber.start(sink)
-        yield sink
-    assert sink.faults == []

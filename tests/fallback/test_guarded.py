@@ -4,11 +4,12 @@ import asyncio
 from contextlib import AsyncExitStack
 
 import pytest
-from tidewire.delivery.revocations import GuardedHub, Revocation
+from tidewire.delivery.hub import Hub
+from tidewire.delivery.revocations import Revocation, Revocations
 from tidewire.errors import Unauthorized
 from tidewire.model.audience import Interest
-from tidewire.model.cursor import Start
-from tidewire.protocol.sse import CLOSING, DATA
+from tidewire.protocol.sse import CLOSING
+from tidewire.transports.base import Log
 from tidewire.transports.fallback.fallback import Fallback
 from tidewire.transports.redis.streams import RedisStreams
 
@@ -16,10 +17,13 @@ from tests.clocks import virtual_time
 from tests.contract.acts import event
 from tests.contract.stores import MemoryStore
 from tests.fallback.away import AwayLog
-from tests.sinks import RecordingSink
-from tests.waiting import eventually
+from tests.sinks import RecordingSink, subscribed
 
 KEEP = 1e12  # seconds: the times of these tests are small numbers
+
+
+def guard(log: Log) -> Hub:
+    return Hub(log, revocations=Revocations(log, KEEP))
 
 
 async def _sent_away(sink: RecordingSink) -> None:
@@ -28,21 +32,18 @@ async def _sent_away(sink: RecordingSink) -> None:
 
 
 @virtual_time
-async def test_who_came_while_the_log_was_away_is_sent_away_as_soon_as_the_revocation_can_be_read() -> None:
+async def test_a_revoked_stream_of_an_outage_ends_after_it() -> None:
+    """It was let in while the log was away, and the revocation could not be read."""
     store = MemoryStore()
-    async with GuardedHub(store.open(), keep=KEEP) as elsewhere:
+    async with guard(store.open()) as elsewhere:
         await elsewhere.dispatch([Revocation("u1", 200).event()])
         log = AwayLog(store.open())
         log.leave()
-        async with GuardedHub(Fallback(log), keep=KEEP) as hub:
-            old, new = RecordingSink(), RecordingSink()
+        async with guard(Fallback(log)) as hub:
             async with (
-                hub.subscribe(Interest("u1"), Start(), DATA, patient=True) as one,
-                hub.subscribe(Interest("u1"), Start(), DATA, patient=True) as two,
+                subscribed(hub, "u1", issued_at=100, wait_for_log=True) as old,
+                subscribed(hub, "u1", issued_at=300, wait_for_log=True) as new,
             ):
-                for subscriber, sink, issued_at in ((one, old, 100), (two, new, 300)):
-                    hub.admit(subscriber, issued_at)
-                    subscriber.start(sink)
                 log.come_back()
                 await old.until(lambda: old.ended)
                 assert old.all[-1].data == '{"reason":"revoked"}'
@@ -50,40 +51,40 @@ async def test_who_came_while_the_log_was_away_is_sent_away_as_soon_as_the_revoc
                 await hub.dispatch([event("on")])
                 await new.has("on")
             with pytest.raises(Unauthorized):
-                hub.revocations.check("u1", 100)
+                hub.check_revoked(Interest("u1"), 100)
 
 
 @virtual_time
-async def test_nothing_is_replayed_to_who_was_revoked_elsewhere_however_long_the_log_was_away() -> None:
+async def test_nothing_is_replayed_to_a_revoked_stream() -> None:
+    """However long the log was away, and whichever stream finds it back first."""
     store = MemoryStore()
-    async with GuardedHub(store.open(), keep=KEEP) as elsewhere:
+    async with guard(store.open()) as elsewhere:
         await elsewhere.dispatch([event("theirs", users=["u1"]), Revocation("u1", 200).event()])
         log = AwayLog(store.open())
         log.leave()
-        async with GuardedHub(Fallback(log), keep=KEEP) as hub:
-            sinks = [RecordingSink() for _ in range(20)]  # each comes back to the log at a moment of its own
-            async with AsyncExitStack() as streams:
-                for sink in sinks:
-                    subscription = hub.subscribe(Interest("u1"), Start(since="earliest"), DATA, patient=True)
-                    subscriber = await streams.enter_async_context(subscription)
-                    hub.admit(subscriber, 100)
-                    subscriber.start(sink)
-                await asyncio.sleep(60)  # the tries to read the revocations are seconds apart by now
-                log.come_back()
-                await asyncio.gather(*map(_sent_away, sinks))
+        async with guard(Fallback(log)) as hub, AsyncExitStack() as streams:
+            sinks = [  # each comes back to the log at a moment of its own
+                await streams.enter_async_context(
+                    subscribed(hub, "u1", since="earliest", issued_at=100, wait_for_log=True)
+                )
+                for _ in range(20)
+            ]
+            await asyncio.sleep(60)  # the tries to read the revocations are seconds apart by now
+            log.come_back()
+            await asyncio.gather(*map(_sent_away, sinks))
 
 
 @virtual_time
-async def test_after_all_have_left_while_the_log_was_away_nothing_is_followed() -> None:
+async def test_streams_that_left_in_an_outage_are_not_followed() -> None:
     log = AwayLog(MemoryStore().open())
     log.leave()
-    async with GuardedHub(Fallback(log), keep=KEEP) as hub:
-        async with hub.subscribe(Interest("u1"), Start(), DATA, patient=True):
-            pass
+    async with guard(Fallback(log)) as hub:
+        async with subscribed(hub, "u1", wait_for_log=True):
+            await asyncio.sleep(60)
         log.come_back()
-        assert hub._again is not None
-        await eventually(hub._again.done)
+        await asyncio.sleep(60)
         assert hub.fanout.positions == {}
+        assert hub.snapshot().readers == {}
 
 
 async def test_a_rate_goes_on_in_this_process_while_redis_is_away() -> None:

@@ -20,8 +20,8 @@ from tidewire.model.record import Record
 from tests.clocks import virtual_time
 from tests.contract.acts import event, read
 from tests.contract.stores import MemoryStore
-from tests.fallback.away import Instance, patient
-from tests.sinks import RecordingSink
+from tests.fallback.away import Instance
+from tests.sinks import RecordingSink, subscribed
 
 INSTANCES = 2
 CLIENTS = 3
@@ -66,7 +66,9 @@ class Client:
         cursor = self.connections[-1].cursor if self.connections else None
         sink = RecordingSink(cursor or "")
         self._stack = AsyncExitStack()
-        await self._stack.enter_async_context(patient(instance.hub, "u1", cursor=cursor or None, sink=sink))
+        await self._stack.enter_async_context(
+            subscribed(instance.hub, "u1", cursor=cursor or None, sink=sink, wait_for_log=True)
+        )
         self.connections.append(sink)
 
     async def disconnect(self) -> None:
@@ -252,9 +254,7 @@ class World:
 
 @settings(max_examples=200)
 @given(st.lists(actions, min_size=20, max_size=50), st.sampled_from(SCHEMES), st.integers(2, 12))
-def test_nothing_is_lost_or_doubled_whenever_the_log_goes_and_comes(
-    story: list[tuple[object, ...]], scheme: Partitions, ring: int
-) -> None:
+def test_no_outage_loses_or_doubles_an_event(story: list[tuple[object, ...]], scheme: Partitions, ring: int) -> None:
     run(story, scheme, ring)
 
 

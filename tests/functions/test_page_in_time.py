@@ -6,7 +6,7 @@ from typing import Any
 from unittest.mock import patch
 
 from tidewire.delivery.hub import Hub
-from tidewire.delivery.revocations import GuardedHub
+from tidewire.delivery.revocations import Revocations
 from tidewire.http.stream import StreamApp
 from tidewire.settings.config import Settings
 from tidewire.transports import log_base
@@ -109,7 +109,7 @@ async def test_a_page_is_withheld_where_revocations_are_unknown() -> None:
 
     log = SilentAboutRevocations()
     await fill(log)
-    async with GuardedHub(log, keep=3600.0) as hub:
+    async with Hub(log, revocations=Revocations(log, 3600.0)) as hub:
         status, body = await ask(StreamApp(hub, Settings()), "from=earliest")
     assert status == 503
     assert "events" not in body

@@ -63,11 +63,11 @@ async def test_the_alarm_is_told_how_late_the_tail_was_and_then_that_it_is_so_no
     async with Request(server) as stream:
         await stream.until_event("realtime.ready")
         assert {lag(line) for line in await reports(1)} == {0.0}
-        clock = server.hub.fanout._clock
-        server.hub.fanout._clock = lambda: clock() + 12
+        clock = server.hub.fanout.clock
+        server.hub.fanout.clock = lambda: clock() + 12
         await publish(server.hub.transport, 1, 2)
         await stream.until(lambda: stream.events[-1].data == "2")
-        server.hub.fanout._clock = clock
+        server.hub.fanout.clock = clock
         await publish(server.hub.transport, 3)
         told = [0.0]
         while not (max(told) and told[-1] < 5):
@@ -78,8 +78,8 @@ async def test_the_alarm_is_told_how_late_the_tail_was_and_then_that_it_is_so_no
 async def test_what_was_appended_while_nobody_listened_is_no_lag(server: StreamServer, reports: Lines) -> None:
     async with Request(server) as stream:
         await stream.until_event("realtime.ready")
-    clock = server.hub.fanout._clock
-    server.hub.fanout._clock = lambda: clock() + 3_600  # as after hours in the freezer
+    clock = server.hub.fanout.clock
+    server.hub.fanout.clock = lambda: clock() + 3_600  # as after hours in the freezer
     await publish(server.hub.transport, 1, 2)
     async with Request(server, query="from=earliest") as stream:
         await stream.until_event("realtime.ready")

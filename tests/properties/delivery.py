@@ -27,7 +27,7 @@ from tidewire.model.cursor import Start
 from tidewire.model.event import Event
 from tidewire.model.partitions import Partitions
 from tidewire.model.record import Record
-from tidewire.protocol.sse import CLOUDEVENTS, DATA, READY, Format, expiring
+from tidewire.protocol.sse import CLOUDEVENTS, DATA, READY, Format
 
 from tests.clocks import VirtualTimeLoop
 from tests.contract.acts import read
@@ -75,7 +75,7 @@ class Client:
         async def open() -> None:
             with suppress(TransportUnavailable, Unavailable):
                 start = Start(connection.cursor)
-                subscriber = connection.subscriber = await hub.add(self.interest, start, self.format, patient=True)
+                subscriber = connection.subscriber = await hub.add(self.interest, start, self.format, wait_for_log=True)
                 subscriber.start(connection.sink)
 
         connection.opening = asyncio.create_task(open())
@@ -173,7 +173,7 @@ class Story:
         """The tokens of all clients are about to end: a control frame between two events, at any moment."""
         for client in self.clients:
             if client.now is not None and client.now.subscriber is not None:
-                client.now.subscriber.tell(expiring(self.dice.randint(1, 30)))
+                client.now.subscriber.write_control(client.format.expiring(self.dice.randint(1, 30)))
 
     async def connect(self) -> None:
         client = self.dice.choice(self.clients)
@@ -373,12 +373,14 @@ def play(seed: int, *, early: bool) -> Verdict:
             return loop.time() + dice.choice((0.0, 0.0, 0.01))
 
         for module, clock in (("fanout", monotonic), ("hub", loop.time)):
-            stack.enter_context(patch(f"shared.{module}.time", SimpleNamespace(monotonic=clock, time=loop.time)))
+            stack.enter_context(
+                patch(f"tidewire.delivery.{module}.time", SimpleNamespace(monotonic=clock, time=loop.time))
+            )
         page = dice.randint(1, 5)  # so that a few events fill several
         stack.enter_context(patch("tidewire.transports.log_base.PAGE", page))
         stack.enter_context(patch("tidewire.delivery.replay.BATCH_ITEMS", page))
         stack.enter_context(patch("tidewire.delivery.fanout.WRITE_BYTES", dice.choice((1, 200, 64 * 1024))))
         random.seed(seed)  # the back-offs
         story = Story(seed, early=early)
-        stack.enter_context(patch("tidewire.delivery.subscriber.time", SimpleNamespace(time=story.store.clock)))
+        stack.enter_context(patch("tidewire.delivery.start_place.time", SimpleNamespace(time=story.store.clock)))
         return runner.run(story.tell())

@@ -80,7 +80,7 @@ class StreamMachine(RuleBasedStateMachine):
         """Return after everyone had a heartbeat."""
         for hub in self.hubs:
             for _ in range(HEARTBEAT_SLOTS):
-                hub._beat()
+                hub.beat()
 
     @initialize(
         scheme=st.sampled_from(SCHEMES),
@@ -120,7 +120,7 @@ class StreamMachine(RuleBasedStateMachine):
     def _make_hub(self) -> Hub:
         log = self.store.open(self.scheme, self.retention)
         hub = Hub(log, self.scheme, heartbeat=self.heartbeat_seconds, ring=Ring(self.ring))
-        hub.fanout._schedule = lambda: self._schedule(hub)  # type: ignore[method-assign]
+        hub.fanout.schedule_flush = lambda: self._schedule(hub)  # type: ignore[method-assign]
         return hub
 
     def _schedule(self, hub: Hub) -> None:
@@ -325,6 +325,6 @@ class StreamMachine(RuleBasedStateMachine):
                 await self._drop(who, 1.0)
         for hub in self.hubs:
             assert hub.subscribers == set()
-            assert hub.fanout._groups == {}
+            assert hub.snapshot().fanout.groups == 0
             await hub.aclose()
         await self.store.aclose()

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import tidewire
 from tidewire.delivery.early_delivery import Early
-from tidewire.delivery.fanout import Sink
+from tidewire.delivery.groups import Sink
 from tidewire.model.audience import Interest
 from tidewire.model.cursor import Position
 from tidewire.model.event import Event
@@ -23,7 +23,7 @@ CORE = str(Path(tidewire.__file__).parent)
 
 
 class Listener:
-    """A member that is always up to date; `room` is what it was told to wait for when it fell behind."""
+    """A member that is always up to date; `writable` is what it has to wait for once it fell behind."""
 
     def __init__(self, user_id: str | None = None, types: set[str] | None = None, format: Format = DATA) -> None:
         self.interest = Interest(user_id, None if types is None else frozenset(types))
@@ -31,15 +31,15 @@ class Listener:
         self.partitions: tuple[str, ...] = (ALL,)
         self.seen = RecordingSink()
         self.sink: Sink = self.seen
-        self.room: Awaitable[None] | None = None
-        self.numbers: set[int] = set()  # of the ring, that it has seen
+        self.writable: Awaitable[None] | None = None
+        self.numbers: set[int] = set()  # of the ring, that it has read
         self.written = 0
         self.live = True
 
-    def fall_behind(self, room: Awaitable[None] | None) -> None:
-        self.room, self.live = room, False
+    def fall_behind(self, writable: Awaitable[None] | None) -> None:
+        self.writable, self.live = writable, False
 
-    def had(self, early: Early) -> bool:
+    def received(self, early: Early) -> bool:
         return early.number in self.numbers
 
 

@@ -28,9 +28,10 @@ def joined(fanout: Fanout, *members: Listener) -> None:
         fanout.join(member)
 
 
-async def test_a_record_is_encoded_once_and_all_its_readers_share_the_same_bytes(
+async def test_a_record_is_encoded_once_for_all_readers(
     fanout: Fanout,
 ) -> None:
+    """All of them are written the same bytes object."""
     format = CountingFormat()
     group = [Listener(None, {"t"}, format) for _ in range(50)]
     others = [Listener(f"u{n}", None, format) for n in range(50)]
@@ -72,9 +73,8 @@ async def test_a_record_after_a_pause_is_written_in_the_same_turn(fanout: Fanout
     assert member.seen.data == [1]
 
 
-async def test_under_load_a_write_is_delayed_by_milliseconds_and_never_left_behind(
-    fanout: Fanout, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_write_under_load_is_delayed_by_milliseconds(fanout: Fanout, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And never left behind."""
     member = Listener()
     joined(fanout, member)
     monkeypatch.setattr("tidewire.delivery.fanout.REST", 1e9)  # as after a flush that took long
@@ -86,7 +86,7 @@ async def test_under_load_a_write_is_delayed_by_milliseconds_and_never_left_behi
     assert len(member.seen.chunks) == 2
 
 
-async def test_every_record_carries_its_own_place_also_when_many_share_a_write(
+async def test_records_that_share_a_write_keep_their_own_places(
     fanout: Fanout,
 ) -> None:
     member = Listener()
@@ -109,7 +109,7 @@ async def test_every_record_carries_its_own_place_also_when_many_share_a_write(
         (("u9",), "a", set()),
     ],
 )
-async def test_a_record_reaches_exactly_whom_it_is_for(
+async def test_a_record_reaches_exactly_its_audience(
     fanout: Fanout, users: tuple[str, ...] | None, type: str, reached: set[str]
 ) -> None:
     members = {
@@ -127,9 +127,8 @@ async def test_a_record_reaches_exactly_whom_it_is_for(
 
 
 @pytest.mark.parametrize(("users", "type"), [(("wanted",), "t"), (None, "wanted")], ids=["by-user", "by-type"])
-async def test_the_cost_of_a_record_follows_whom_it_is_for_and_not_who_is_connected(
-    users: tuple[str, ...] | None, type: str
-) -> None:
+async def test_the_cost_of_a_record_follows_its_audience(users: tuple[str, ...] | None, type: str) -> None:
+    """Not the number of connected members."""
     costs = []
     for connected in (10, 2_000):
         fanout = Fanout(Ring())
@@ -148,7 +147,7 @@ async def test_the_cost_of_a_record_follows_whom_it_is_for_and_not_who_is_connec
     assert costs[0] == costs[1] > 0
 
 
-async def test_an_event_for_a_thousand_users_asks_the_index_once_for_each(fanout: Fanout) -> None:
+async def test_an_audience_costs_one_lookup_per_user(fanout: Fanout) -> None:
     joined(fanout, *(Listener(f"u{n}") for n in range(3_000)))
     costs = []
     for audience in (100, 1_000):
@@ -158,7 +157,7 @@ async def test_an_event_for_a_thousand_users_asks_the_index_once_for_each(fanout
     assert costs[1] < costs[0] * 11
 
 
-async def test_who_has_no_room_leaves_and_is_not_written_to_until_it_comes_back(
+async def test_a_member_without_room_leaves_until_it_joins_again(
     fanout: Fanout,
 ) -> None:
     slow, fast = Listener(), Listener()
@@ -168,7 +167,7 @@ async def test_who_has_no_room_leaves_and_is_not_written_to_until_it_comes_back(
         fanout.broadcast(record(offset))
         fanout.flush()
     assert slow.seen.data == [1]
-    assert slow.room is not None
+    assert slow.writable is not None
     assert fast.seen.data == [1, 2, 3]
     assert slow.seen.faults == []
     slow.seen.release()
@@ -178,7 +177,8 @@ async def test_who_has_no_room_leaves_and_is_not_written_to_until_it_comes_back(
     assert slow.seen.data == [1, 4]
 
 
-async def test_who_joins_while_frames_are_pending_is_not_given_them_again(fanout: Fanout) -> None:
+async def test_pending_frames_are_not_sent_to_a_new_member(fanout: Fanout) -> None:
+    """It has read them from the ring."""
     early, late = Listener(), Listener()
     joined(fanout, early)
     fanout.broadcast(record(1))
@@ -189,9 +189,10 @@ async def test_who_joins_while_frames_are_pending_is_not_given_them_again(fanout
     assert late.seen.data == [2]
 
 
-async def test_who_joins_at_the_moment_all_others_of_its_group_fall_behind_is_not_forgotten(
+async def test_a_member_joins_a_group_whose_others_fall_behind(
     fanout: Fanout,
 ) -> None:
+    """The flush before the join removed the group, and the newcomer with it."""
     slow, newcomer = Listener(), Listener()
     joined(fanout, slow)
     slow.seen.full = True
@@ -199,7 +200,7 @@ async def test_who_joins_at_the_moment_all_others_of_its_group_fall_behind_is_no
     joined(fanout, newcomer)  # writes what is pending first, and so the only member leaves
     fanout.broadcast(record(2))
     fanout.flush()
-    assert slow.room is not None
+    assert slow.writable is not None
     assert newcomer.seen.data == [2]
 
 
@@ -214,16 +215,16 @@ async def test_leaving_twice_or_without_having_joined_changes_nothing(fanout: Fa
     assert leaves.seen.data == []
 
 
-async def test_nothing_is_kept_of_those_who_left(fanout: Fanout) -> None:
+async def test_nothing_is_kept_of_members_that_left(fanout: Fanout) -> None:
     members = [Listener(f"u{n % 7}", {f"t{n % 3}", "x"} if n % 2 else None) for n in range(100)]
     joined(fanout, *members)
     for member in members:
         fanout.leave(member)
-    kept = (fanout._groups, fanout._by_user, fanout._by_type, fanout._all_types)
-    assert [len(index) for index in kept] == [0, 0, 0, 0]
+    now = fanout.snapshot()
+    assert (now.members, now.groups, now.index_entries) == (0, 0, 0)
 
 
-async def test_a_gap_reaches_all_who_read_its_partition_and_comes_after_what_was_before_it(
+async def test_a_gap_reaches_the_readers_of_its_partition_in_order(
     fanout: Fanout,
 ) -> None:
     fanout.positions["other"] = Position(7, 0)
@@ -241,7 +242,7 @@ async def test_a_gap_reaches_all_who_read_its_partition_and_comes_after_what_was
 
 
 async def test_waiting_for_the_tail_ends_when_it_arrives(fanout: Fanout) -> None:
-    waiting = asyncio.create_task(fanout.reached({ALL: Position(7, 3)}))
+    waiting = asyncio.create_task(fanout.waiters.reached({ALL: Position(7, 3)}))
     for offset in (1, 2):
         fanout.broadcast(record(offset))
         await asyncio.sleep(0)
@@ -251,12 +252,13 @@ async def test_waiting_for_the_tail_ends_when_it_arrives(fanout: Fanout) -> None
         await waiting
 
 
-async def test_waiting_for_the_tail_ends_when_the_log_went_back_and_will_never_arrive(
+async def test_waiting_for_the_tail_ends_when_the_log_went_back(
     fanout: Fanout,
 ) -> None:
+    """The place may never come."""
     fanout.broadcast(record(1))
     fanout.broadcast(record(2))
-    waiting = asyncio.create_task(fanout.reached({ALL: Position(7, 9)}))
+    waiting = asyncio.create_task(fanout.waiters.reached({ALL: Position(7, 9)}))
     await asyncio.sleep(0)
     fanout.broadcast(Gap("epoch", ALL, Position(7, 1)))
     async with asyncio.timeout(1):
@@ -264,24 +266,24 @@ async def test_waiting_for_the_tail_ends_when_the_log_went_back_and_will_never_a
 
 
 async def test_a_cancelled_wait_leaves_nothing_behind(fanout: Fanout) -> None:
-    waiting = asyncio.create_task(fanout.reached({ALL: Position(7, 9)}))
+    waiting = asyncio.create_task(fanout.waiters.reached({ALL: Position(7, 9)}))
     await asyncio.sleep(0)
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
-    assert not fanout._waiting
-    assert len(fanout._awaited[ALL]) == 0
+    assert fanout.snapshot().waiting == 0
 
 
-async def test_a_record_wakes_only_those_of_a_waiting_crowd_who_wait_for_it(fanout: Fanout) -> None:
+async def test_a_record_wakes_only_the_waiters_for_its_place(fanout: Fanout) -> None:
+    """If each of a crowd compared its place with every record, the tail would never get there."""
     looks: list[int] = []
-    has_reached = fanout.has_reached
+    has_reached = fanout.waiters.has_reached
 
     def counted(positions: Mapping[str, Position]) -> bool:
         looks.append(positions[ALL].offset)
         return has_reached(positions)
 
-    fanout.has_reached = counted  # type: ignore[method-assign]
-    crowd = [asyncio.create_task(fanout.reached({ALL: Position(7, offset)})) for offset in range(1, 501)]
+    fanout.waiters.has_reached = counted  # type: ignore[method-assign]
+    crowd = [asyncio.create_task(fanout.waiters.reached({ALL: Position(7, offset)})) for offset in range(1, 501)]
     await asyncio.sleep(0)
     looks.clear()
     for offset in range(1, 501):
@@ -291,16 +293,17 @@ async def test_a_record_wakes_only_those_of_a_waiting_crowd_who_wait_for_it(fano
     assert sorted(looks) == list(range(1, 501)), "the cost of a record grew with the crowd"
 
 
-async def test_those_who_give_up_waiting_for_what_never_comes_are_forgotten_and_the_rest_are_not(
+async def test_cancelled_waiters_are_forgotten_and_others_stay(
     fanout: Fanout,
 ) -> None:
-    staying = [asyncio.create_task(fanout.reached({ALL: Position(7, 5)})) for _ in range(3)]
+    """They may wait for a place that never comes."""
+    staying = [asyncio.create_task(fanout.waiters.reached({ALL: Position(7, 5)})) for _ in range(3)]
     for _ in range(100):
-        leaving = asyncio.create_task(fanout.reached({ALL: Position(7, 9)}))
+        leaving = asyncio.create_task(fanout.waiters.reached({ALL: Position(7, 9)}))
         await asyncio.sleep(0)
         leaving.cancel()
         await asyncio.gather(leaving, return_exceptions=True)
-    assert len(fanout._awaited[ALL]) < 10
+    assert fanout.snapshot().waiting < 10
     fanout.broadcast(record(5))
     async with asyncio.timeout(1):
         await asyncio.gather(*staying)
@@ -334,7 +337,7 @@ def tracing(told: Told) -> Fanout:
     return fanout
 
 
-async def test_a_tracer_is_told_of_a_record_once_however_many_it_is_for() -> None:
+async def test_a_record_is_traced_once_for_all_its_members() -> None:
     told = Told()
     fanout = tracing(told)
     joined(fanout, *(Listener(f"u{number}") for number in range(5_000)), Listener(types={"other"}))
@@ -345,7 +348,8 @@ async def test_a_tracer_is_told_of_a_record_once_however_many_it_is_for() -> Non
     assert told.deliveries == [(record(1).event.id, 5_000, 5_000)]
 
 
-async def test_a_tracer_hears_of_whom_a_record_was_written_to_and_nothing_where_it_is_for_nobody() -> None:
+async def test_a_trace_counts_matched_and_written_members() -> None:
+    """A record that is for nobody has none."""
     told = Told()
     fanout = tracing(told)
     stays, goes, slow = Listener(), Listener(), Listener()

@@ -33,7 +33,8 @@ def offset_of(cursor: str) -> int:
 
 
 @virtual_time
-async def test_it_moves_the_cursor_past_events_for_others_and_dispatches_nothing() -> None:
+async def test_it_moves_the_cursor_past_events_for_others() -> None:
+    """And dispatches nothing in a browser."""
     async with make_hub() as hub:
         async with subscribed(hub, "u1", {"a"}) as sink:
             await sink.ready()
@@ -49,7 +50,7 @@ async def test_it_moves_the_cursor_past_events_for_others_and_dispatches_nothing
 
 
 @virtual_time
-async def test_everyone_has_one_each_interval_and_not_all_in_the_same_turn() -> None:
+async def test_each_interval_has_one_but_not_all_in_one_turn() -> None:
     loop = asyncio.get_running_loop()
     async with make_hub() as hub, AsyncExitStack() as stack:
         times: dict[RecordingSink, list[float]] = {}
@@ -68,13 +69,13 @@ async def test_everyone_has_one_each_interval_and_not_all_in_the_same_turn() -> 
 
 
 @virtual_time
-async def test_it_is_never_ahead_of_frames_that_are_still_to_be_written() -> None:
+async def test_it_is_never_ahead_of_pending_frames() -> None:
     async with make_hub() as hub, subscribed(hub) as sink, subscribed(hub, "u1") as other:
         await sink.ready()
         await other.ready()
         for offset in range(1, 50):
             hub.fanout.broadcast(record(offset, users=None if offset % 3 else ("u1",)))
-            hub._beat()
+            hub.beat()
     for reader in (sink, other):
         decoder = SseDecoder()
         seen: set[int] = set()
@@ -101,7 +102,7 @@ async def test_a_replay_of_nothing_but_events_for_others_is_not_silent() -> None
 
 
 @virtual_time
-async def test_it_goes_on_while_the_tail_is_behind_what_was_read_from_the_log() -> None:
+async def test_it_goes_on_while_the_tail_is_behind_the_replay() -> None:
     log = StagedLog(MemoryLog(pause=yield_once))
     async with Hub(log) as hub, subscribed(hub) as early:
         await early.ready()
@@ -121,7 +122,7 @@ async def test_it_goes_on_while_the_tail_is_behind_what_was_read_from_the_log() 
 
 
 @virtual_time
-async def test_nobody_is_written_to_any_more_who_has_left() -> None:
+async def test_a_subscriber_that_left_gets_none() -> None:
     async with make_hub() as hub:
         async with subscribed(hub) as sink:
             await sink.ready()
@@ -134,7 +135,7 @@ async def test_nobody_is_written_to_any_more_who_has_left() -> None:
 
 
 @virtual_time
-async def test_without_room_for_a_heartbeat_the_subscriber_waits_and_misses_nothing() -> None:
+async def test_a_subscriber_without_room_for_it_misses_nothing() -> None:
     async with make_hub() as hub, subscribed(hub) as sink:
         await sink.ready()
         sink.full = True
@@ -168,7 +169,8 @@ def _noting(times: list[float], loop: asyncio.AbstractEventLoop):  # type: ignor
 
 
 @virtual_time
-async def test_who_read_further_than_the_log_then_fell_back_to_is_told_and_not_left_waiting() -> None:
+async def test_a_reader_past_a_fallen_back_log_gets_a_gap() -> None:
+    """It had read further than the tail will ever be, and waited for it for ever."""
     store = MemoryStore()
     log = StagedLog(store.open())
     async with Hub(log) as hub, subscribed(hub) as early:

@@ -1,85 +1,128 @@
-"""Once a connection: what was delivered before the log held it, known again when the log brings it.
+"""Events that were delivered before the log held them: each is delivered at most once on a connection.
 
-Only behind a fallback (`tidewire.transports.fallback`) does an event come by two roads: from the outbox at once, and
-from the log later, to this process as to all others. Each subscriber knows which numbers of the ring it has seen
-(`Subscriber.had`), and here is which number an event had when it was told early. So nothing is kept a subscriber.
+Only behind a fallback (`tidewire.transports.fallback`) can an event arrive twice: at once, from the outbox of this
+process, and later from the log. Everything that is broadcast has a number in the ring, and each subscriber knows which
+numbers it has read; this module knows the number at which an event was delivered early. So no subscriber stores ids.
 """
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from tidewire.model.audience import Interest
 from tidewire.model.cursor import Position
 from tidewire.model.event import Event
 from tidewire.model.record import Record
 from tidewire.primitives.recent_keys import RecentKeys
 
 MAX_EARLY = 50_000
-"""Events told early that are remembered: five full outboxes. Past it the oldest is forgotten, and a subscriber who
-reads that far behind has it twice."""
+"""Early events that are remembered: five full outboxes. Beyond it the oldest is forgotten, and a subscriber that reads
+so far behind receives it twice."""
 
-MAX_EARLY_BYTES = 32 * 1024 * 1024  # of them, in memory: their audiences, as they are kept without their data
+MAX_EARLY_BYTES = 32 * 1024 * 1024  # of memory for them: their audiences, as they are kept without their data
 
 
 class Early(NamedTuple):
-    """An event that was told before the log held it."""
+    """An event that was delivered before the log held it."""
 
     number: int  # in the ring
-    event: Event  # without its data: who it was for
+    event: Event  # without its data: enough to know its audience
     time: float  # on the monotonic clock
-    position: Position | None  # in the log, None: nobody here has read it there yet
+    position: Position | None  # in the log; None: nobody in this process has read it there yet
 
 
-class Once:
-    """Both roads of this process. `window`: seconds in which the log takes an id for a repetition."""
+class EarlyDelivery:
+    """The early events of this process."""
 
     def __init__(self, window: float, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self.early: OrderedDict[tuple[str, str], Early] = OrderedDict()
+        """`window`: seconds in which the log takes an id for a repetition."""
+        self.events: OrderedDict[tuple[str, str], Early] = OrderedDict()
         self._window = window
         self._clock = clock
-        self._bytes = 0  # that `early` takes
-        self._heard = RecentKeys(window, clock=clock)
+        self._bytes = 0  # of `events`
+        self._logged = RecentKeys(window, clock=clock)
 
-    def tell(self, record: Record, number: int) -> bool:
-        """Remember what is told early; False where it must not be: it was, or the log has brought it already.
+    def add(self, record: Record, number: int) -> bool:
+        """Remember an event that is about to be delivered early; False if it must not be delivered again.
 
         That happens: an append whose answer was lost is in the log and in the outbox.
         """
         key = (record.partition, record.event.key)
-        known = self.early.get(key)
-        if self._heard.knows((key,)) or (known is not None and known.time > self._clock() - self._window):
+        known = self.events.get(key)
+        if self._logged.knows((key,)) or (known is not None and known.time > self._clock() - self._window):
             return False
         event = record.event
         if known is not None:
             self._bytes -= known.event.kept_bytes
-        early = self.early[key] = Early(number, Event(event.id, event.type, b"", event.user_ids), self._clock(), None)
-        self.early.move_to_end(key)
+        early = self.events[key] = Early(number, Event(event.id, event.type, b"", event.user_ids), self._clock(), None)
+        self.events.move_to_end(key)
         self._bytes += early.event.kept_bytes
-        while len(self.early) > MAX_EARLY or self._bytes > MAX_EARLY_BYTES:
-            _, oldest = self.early.popitem(last=False)
+        while len(self.events) > MAX_EARLY or self._bytes > MAX_EARLY_BYTES:
+            _, oldest = self.events.popitem(last=False)
             self._bytes -= oldest.event.kept_bytes
         return True
 
-    def hear(self, record: Record) -> Early | None:
-        """Remember what a tail or a replay brings; return how it was told early, None where it was not."""
-        self._heard.add((record.partition, record.event.key))
+    def on_logged(self, record: Record) -> Early | None:
+        """Remember that the log holds an event; return its early delivery, None if there was none."""
+        self._logged.add((record.partition, record.event.key))
         return self.find(record)
 
     def find(self, record: Record) -> Early | None:
-        """Return how a record was told early, None where it was not; and remember its place, whoever has read it.
+        """Return the early delivery of an event, None if there was none; its place in the log is remembered.
 
-        The tail may have begun to follow after it, and never bring it.
+        Whoever reads that place first: the tail may have begun to follow after it, and then never brings it.
         """
-        if not self.early:
+        if not self.events:
             return None
         key = (record.partition, record.event.key)
-        known = self.early.get(key)
+        known = self.events.get(key)
         if known is not None and known.position is None and record.position is not None:
-            known = self.early[key] = known._replace(position=record.position)
+            known = self.events[key] = known._replace(position=record.position)
         return known
 
     @property
     def oldest(self) -> int | None:
-        """The number of what was told early the longest ago; None where nothing is remembered."""
-        return next(iter(self.early.values())).number if self.early else None
+        """The number of the event that was delivered early first; None if none is remembered."""
+        return next(iter(self.events.values())).number if self.events else None
+
+
+class ReadNumbers:
+    """Which numbers of the ring one subscriber has read: all up to its own, but for what left the ring before that."""
+
+    __slots__ = ("_before", "_delivery", "_interest", "_start")
+
+    def __init__(self, delivery: EarlyDelivery, interest: Interest, number: int) -> None:
+        """Begin at `number`: the subscriber has read nothing before it."""
+        self._delivery = delivery
+        self._interest = interest
+        self._start = number
+        self._before: tuple[tuple[int, int], ...] = ()  # (from, to) of what was read before `_start`
+
+    def skip(self, number: int, to: int) -> None:
+        """Go on at `to` after everything before `number` was read: what is between has left the ring."""
+        oldest = self._delivery.oldest
+        read = () if oldest is None else (*self._before, (self._start, number))
+        self._before = tuple(part for part in read if oldest is not None and part[1] > oldest)
+        self._start = to
+
+    def received(self, early: Early, number: int | None) -> bool:
+        """Return whether the event was sent early; everything before `number` was read, None: all in the ring."""
+        at = early.number
+        if at >= self._start:
+            was_read = number is None or at < number
+        else:
+            was_read = any(start <= at < end for start, end in self._before)
+        return was_read and self._interest.matches(early.event)
+
+    def is_repetition(self, record: Record, number: int, place: Mapping[str, Position]) -> bool:
+        """Return whether the event was sent before: early, or from the log, which was read up to `place`."""
+        if record.position is not None:
+            early = self._delivery.on_logged(record)  # the tail of this process may have begun after it
+            return early is not None and self.received(early, number)
+        early = self._delivery.find(record)
+        if early is None or early.position is None:
+            return False
+        # In the ring the early one comes first; but a replay may have read the log up to the other.
+        read = place.get(record.partition)
+        return read is not None and read[:2] >= early.position[:2]

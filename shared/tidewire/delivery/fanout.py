@@ -1,80 +1,55 @@
-"""One record to the matched subscribers: the index, the frames, and one write a turn.
+"""One record to all matching members: matched once per group, encoded once, and one write per member and turn.
 
-Subscribers who want the same (user, types, format) and are up to date form a group: a record is matched once a
-group, encoded once for all groups that read the same partitions, and what meets in one turn of the event loop is
-joined and written once. The cost of a record follows the subscribers it is for, not those connected.
+Members with the same interest and format form a group. A record is matched once per group, and encoded once for all
+groups that read the same partitions; what meets in one turn of the event loop is joined and written once. The cost of a
+record follows the members that it is for, not those connected.
 """
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
-from tidewire.delivery.early_delivery import Early, Once
+from tidewire.delivery.early_delivery import Early, EarlyDelivery
+from tidewire.delivery.groups import Group, GroupIndex, Member
 from tidewire.delivery.position_waiters import PositionWaiters
 from tidewire.delivery.ring_buffer import Ring
 from tidewire.delivery.tracer import Tracer
-from tidewire.model.audience import Interest
 from tidewire.model.cursor import Position, encode, encode_one
-from tidewire.model.event import Event
 from tidewire.model.record import Gap, GapReason, Record
 from tidewire.primitives.counters import Histogram
 from tidewire.protocol.sse import Format
 
 REST = 0.5
-"""After a flush that took t, the next one waits t * REST for company. A write costs a system call for each member,
+"""After a flush that took t, the next one waits t * REST for more frames. A write costs one system call per member,
 whether it holds one frame or twenty: under load, when flush follows flush, the wait makes them fewer and larger. An
 event that comes after a pause is written at once."""
 
 WRITE_BYTES = 64 * 1024
 """Of frames that are joined for one write. A client that does not read costs what its server buffers of one such chunk,
-and is then at the log: a backlog that the tail brings in one turn is not kept for each of them."""
+and then reads the log: a backlog that the tail brings in one turn is not kept for each of them."""
 
 MIN_REST = 0.001  # seconds; a shorter wait would cost more than it saves
-MAX_REST = 0.005  # seconds that an event may wait for others at most
+MAX_REST = 0.005  # seconds that an event may wait for others
 
 
-class Sink(Protocol):
-    """Where one subscriber's bytes go. Nothing here raises: one client that is gone must not keep the next from its
-    events, so a sink without a client takes everything and does nothing.
-    """
+class FanoutSnapshot(NamedTuple):
+    """What a fan-out holds now."""
 
-    def write(self, chunk: bytes) -> Awaitable[None] | None:
-        """Take the bytes. None: the next write may follow; otherwise it may once the answer is awaited."""
-
-    def end(self, chunk: bytes) -> None:
-        """Take the last bytes, where there is room for them, and end the answer."""
-
-    @property
-    def buffered(self) -> int:
-        """Bytes taken that the kernel does not have yet, 0 where that cannot be told."""
-
-
-class Member(Protocol):
-    """A subscriber who is up to date with the tail."""
-
-    interest: Interest
-    format: Format
-    partitions: tuple[str, ...]
-    sink: Sink
-    written: int
-    live: bool  # whether it is in a group
-
-    def fall_behind(self, room: Awaitable[None] | None) -> None:
-        """Take the tail's place as one's own and read on from there; the member has left its group.
-
-        Everything up to that place was written. `room`: the sink takes no more until it is done.
-        """
-
-    def had(self, early: Early) -> bool:
-        """Tell whether the member was sent this event before the log held it."""
+    members: int
+    groups: int
+    index_entries: int
+    pending_bytes: int  # of frames that wait for the next flush, each counted once for all its members
+    waiting: int  # subscribers that wait for the tail to bring something
+    ring_records: int
+    ring_bytes: int
 
 
 class Fanout:
-    """What the tail has brought, who is up to date with it, and the ring for those who are nearly.
+    """Delivers to the members, and keeps the ring for subscribers that are a little behind.
 
-    Nothing is written to a member beside the frames that are pending for it: each write flushes them first. So the
-    place of a member that falls behind is the tail's, and lies after no frame that it was not given.
+    Each write to a member flushes the frames that are pending for it first. So the place of a member that falls behind
+    is the tail's, and never lies after a frame that the member was not given.
     """
 
     def __init__(
@@ -82,98 +57,149 @@ class Fanout:
         ring: Ring,
         *,
         rereads: bool = False,
+        early: EarlyDelivery | None = None,
         clock: Callable[[], float] = time.time,
         tracer: Tracer | None = None,
     ) -> None:
-        """Deliver what `broadcast` is given; `rereads`: members read again in the log what the tail has missed."""
+        """Deliver what `broadcast` is given; `rereads`: after a gap of the tail the members read the log again."""
         self.ring = ring
+        self.early = early
+        self.clock = clock
         self.positions: dict[str, Position] = {}  # the tail's place in each followed partition
-        self.last_gap = -1  # the ring's number of the last gap: places from before it may never be reached
+        self.waiters = PositionWaiters(self.positions)
+        self.last_gap = -1  # the number of the last gap in the ring: earlier places may never be reached
         self.records = 0
         self.deliveries = 0
-        self.members = 0  # who are up to date now
+        self.members = 0
         self.matched = 0  # pairs of a record and a member that it was for
         self.filtered = 0  # pairs of a record and a member that it was not for
-        self.gaps: dict[GapReason, int] = {}  # told to members
+        self.gaps: dict[GapReason, int] = {}  # announced to members
         self.tail_lag = Histogram()  # seconds from the append to here, by two clocks: the log's and ours
         self.delivery = Histogram()  # seconds from the append until its last member was written to
         self._rereads = rereads
-        self._clock = clock
         self._tracer = tracer
-        self._traced: list[_Traced] = []  # the pending records, where they are traced
+        self._traced: list[_Traced] = []  # the pending records, if they are traced
         self._appended: list[int] = []  # times (ms) of the pending records
-        self.once: Once | None = None  # what was told early, where a fallback does that
-        self._groups: dict[tuple[Interest, Format], _Group] = {}
-        self._by_user: dict[str, list[_Group]] = {}
-        self._by_type: dict[str, list[_Group]] = {}
-        self._by_prefix: dict[str, list[_Group]] = {}
-        self._all_types: list[_Group] = []
-        self._dirty: list[_Group] = []  # groups with pending frames
+        self._index = GroupIndex()
+        self._dirty: list[Group] = []  # groups with pending frames
         self._full = False  # one of them has as many as are written at once
-        self._waiting: dict[asyncio.Future[None], None] = {}
-        self._awaited: dict[str, PositionWaiters] = {}
         self._rest_until = 0.0  # on the monotonic clock
 
     def broadcast(self, item: Record | Gap) -> None:
-        """Hand one item to every member it is for, at the end of this turn of the loop: what the tail brings, and what
-        no log has given a position.
-        """
+        """Deliver an item of the tail, or a record that no log has given a position, at the end of this turn."""
         early = None
-        if self.once is not None and isinstance(item, Record):
+        if self.early is not None and isinstance(item, Record):
             if item.position is not None:
-                early = self.once.hear(item)
-            elif not self.once.tell(item, self.ring.end):
+                early = self.early.on_logged(item)
+            elif not self.early.add(item, self.ring.end):
                 return
         if self._full:
-            self.flush()  # before the item is counted as delivered: who has no room is at the place before it
-        if self._rereads and isinstance(item, Gap):
-            self._send_back(self._matched(item))
+            self.flush()  # before the item counts as delivered: a member without room is at the place before it
         if isinstance(item, Gap):
+            if self._rereads:
+                self._send_to_log(self._index.matches(item))
             self.last_gap = self.ring.end
         self.ring.append(item)
         if item.position is not None:
             self.positions[item.partition] = item.position
             if isinstance(item, Record):
-                self.tail_lag.observe(self._clock() - item.position.time / 1000)
+                self.tail_lag.observe(self.clock() - item.position.time / 1000)
         self.records += isinstance(item, Record)
-        self._bring(item, early)
-        self._wake(item)
+        self._match(item, early)
+        self.waiters.on_item(item)
 
-    def _send_back(self, groups: Sequence["_Group"]) -> None:
-        """Let all members read the log from where they are: it may hold what the tail has missed, and where it fell
-        back to an older state it holds much that the tail goes past.
+    def flush(self) -> None:
+        """Write what is pending, with one write per member."""
+        if not self._dirty:
+            return
+        began = time.monotonic()
+        traced = [(item, item.members) for item in self._traced] if self._traced else ()  # before slow members leave
+        dirty, self._dirty, self._full = self._dirty, [], False
+        for group in dirty:
+            self._flush_group(group)
+        if self._appended:
+            now = self.clock()
+            for appended in self._appended:  # per record, not per member: a thousand members are written in one turn
+                self.delivery.observe(now - appended / 1000)
+            self._appended.clear()
+        ended = time.monotonic()
+        self._rest_until = ended + min((ended - began) * REST, MAX_REST)
+        if traced and self._tracer is not None:
+            self._traced.clear()
+            for item, written in traced:
+                self._tracer.delivered(item.record, item.matched, written, item.brought, time.time_ns())
+
+    def write(self, members: Iterable[Member], frame: bytes) -> None:
+        """Write one frame to those of the members that are live, after everything that is pending."""
+        self.flush()
+        self._write([member for member in members if member.live], frame)
+
+    def join(self, member: Member) -> None:
+        """Deliver to `member` from the next record on; it must have received everything up to the tail's place."""
+        group = self._index.group_of(member)
+        if group is not None and group.pending:
+            self.flush()  # these were in the ring too: the new member already has them
+            group = self._index.group_of(member)  # None if the flush found no member with room
+        if group is None:
+            group = self._index.make_group(member)
+        group.members[member] = group.records
+        self.members += 1
+
+    def leave(self, member: Member) -> None:
+        """Deliver nothing more to `member`; leaving twice is no error."""
+        group = self._index.group_of(member)
+        if group is None or (joined := group.members.pop(member, None)) is None:
+            return
+        member.written += group.records - joined
+        self.members -= 1
+        if not group.members:
+            self._index.remove(group)
+
+    def schedule_flush(self) -> None:
+        """Flush at the end of this turn, or, soon after a costly flush, when it has rested."""
+        loop = asyncio.get_running_loop()
+        rest = self._rest_until - time.monotonic()
+        if rest > MIN_REST:
+            loop.call_later(rest, self.flush)
+        else:
+            loop.call_soon(self.flush)
+
+    def cursor(self, partitions: tuple[str, ...]) -> str:
+        """Return the tail's place in `partitions` as cursor text."""
+        return cursor_text(self.positions, partitions)
+
+    def snapshot(self) -> FanoutSnapshot:
+        """Return what the fan-out holds now."""
+        pending = sum(len(frame) for group in self._dirty for frame in group.pending)
+        index = self._index
+        return FanoutSnapshot(
+            self.members, len(index), index.entries, pending, len(self.waiters), len(self.ring), self.ring.bytes
+        )
+
+    def _send_to_log(self, groups: Sequence[Group]) -> None:
+        """Let all members read the log from their place: it may hold what the tail has missed, and if it fell back to
+        an older state it holds much that the tail goes past.
         """
         self.flush()
         for member in [member for group in groups for member in group.members]:
             self.leave(member)
             member.fall_behind(None)
 
-    def _wake(self, item: Record | Gap) -> None:
-        for future in self._waiting:
-            if not future.done():
-                future.set_result(None)
-        self._waiting.clear()
-        if isinstance(item, Gap):
-            for awaited in self._awaited.values():
-                awaited.jump()
-        elif item.position is not None and (waiting := self._awaited.get(item.partition)) is not None:
-            waiting.wake(item.position)
-
-    def _bring(self, item: Record | Gap, early: Early | None) -> None:
+    def _match(self, item: Record | Gap, early: Early | None) -> None:
         frames: dict[tuple[Format, tuple[str, ...]], bytes] = {}
         matched = 0
-        groups = self._matched(item)
+        groups = self._index.matches(item)
         for group in groups:
             key = (group.format, group.partitions)
             frame = frames.get(key)
             if frame is None:
-                frame = frames[key] = self.encode(item, group.format, group.partitions)
+                frame = frames[key] = self._encode(item, group.format, group.partitions)
             if not group.pending:
                 if not self._dirty:
-                    self._schedule()
+                    self.schedule_flush()
                 self._dirty.append(group)
             if early is not None:
-                group.again[len(group.pending)] = early
+                group.early[len(group.pending)] = early
             else:
                 matched += len(group.members)
                 group.records += isinstance(item, Record)
@@ -192,191 +218,47 @@ class Fanout:
         if matched and self._tracer is not None:
             self._traced.append(_Traced(item, matched, groups, time.time_ns()))
 
-    def flush(self) -> None:
-        """Write what is pending, one write a member."""
-        if not self._dirty:
-            return
-        began = time.monotonic()
-        traced = [(item, item.members) for item in self._traced] if self._traced else ()  # now: who is slow leaves
-        dirty, self._dirty, self._full = self._dirty, [], False
-        for group in dirty:
-            self._flush_group(group)
-        if self._appended:
-            now = self._clock()
-            for appended in self._appended:  # a record, not a member: a thousand members are written in one turn
-                self.delivery.observe(now - appended / 1000)
-            self._appended.clear()
-        ended = time.monotonic()
-        self._rest_until = ended + min((ended - began) * REST, MAX_REST)
-        if traced and self._tracer is not None:
-            self._traced.clear()
-            for item, written in traced:
-                self._tracer.delivered(item.record, item.matched, written, item.brought, time.time_ns())
-
-    def _flush_group(self, group: "_Group") -> None:
-        pending, again = group.pending, group.again
-        group.pending, group.again, group.bytes = [], {}, 0
-        if not again:
-            self.deliveries += len(pending) * len(group.members)
-            self._write(group.members, b"".join(pending))
-            return
-        # What was told early goes to those who were not here then; the others' cursors move past it all the same.
-        heartbeat = group.format.heartbeat(self.cursor(group.partitions))
-        for member in tuple(group.members):
-            frames = [frame for at, frame in enumerate(pending) if at not in again or not member.had(again[at])]
-            self.deliveries += len(frames)
-            member.written += len(frames) - (len(pending) - len(again))
-            self._write((member,), b"".join(frames) + heartbeat)
-
-    def _schedule(self) -> None:
-        """Flush at the end of this turn, or, soon after a costly flush, when it has rested."""
-        loop = asyncio.get_running_loop()
-        rest = self._rest_until - time.monotonic()
-        if rest > MIN_REST:
-            loop.call_later(rest, self.flush)
-        else:
-            loop.call_soon(self.flush)
-
-    def write(self, members: Iterable[Member], frame: bytes) -> None:
-        """Write one frame to those of the members who are up to date, after all that is pending; see `_write`."""
-        self.flush()
-        self._write([member for member in members if member.live], frame)
-
-    def _write(self, members: Iterable[Member], chunk: bytes) -> None:
-        """Write one chunk to members for whom nothing else is pending; who has no room for more leaves."""
-        behind = []
-        for member in members:
-            room = member.sink.write(chunk)
-            if room is not None:
-                behind.append((member, room))
-        for member, room in behind:
-            self.leave(member)
-            member.fall_behind(room)
-
-    def join(self, member: Member) -> None:
-        """Deliver to `member` from the next record on; it must have had everything up to the tail's place."""
-        key = (member.interest, member.format)
-        group = self._groups.get(key)
-        if group is not None and group.pending:
-            self.flush()  # these were in the ring too: the new member already has them
-            group = self._groups.get(key)  # gone, where the flush found no member with room for more
-        if group is None:
-            group = self._groups[key] = _Group(*key, member.partitions)
-            for index in self._indexes(group):
-                index.append(group)
-        group.members[member] = group.records
-        self.members += 1
-
-    def leave(self, member: Member) -> None:
-        """Deliver nothing more to `member`; leaving twice is no error."""
-        key = (member.interest, member.format)
-        group = self._groups.get(key)
-        if group is None or (joined := group.members.pop(member, None)) is None:
-            return
-        member.written += group.records - joined
-        self.members -= 1
-        if group.members:
-            return
-        del self._groups[key]
-        for index in self._indexes(group):
-            index.remove(group)
-        interest = group.interest
-        if interest.user_id is not None and not self._by_user[interest.user_id]:
-            del self._by_user[interest.user_id]
-        for by_name, names in ((self._by_type, interest.types or ()), (self._by_prefix, interest.prefixes)):
-            for name in names:
-                if not by_name[name]:
-                    del by_name[name]
-
-    @property
-    def pending_bytes(self) -> int:
-        """Bytes of the frames that wait for the next flush, each counted once however many will get it."""
-        return sum(len(frame) for group in self._dirty for frame in group.pending)
-
-    def has_reached(self, positions: Mapping[str, Position]) -> bool:
-        """Tell whether the tail is at or past `positions`."""
-        return all(_place(self.positions.get(name)) >= _place(at) for name, at in positions.items())
-
-    async def reached(self, positions: Mapping[str, Position]) -> None:
-        """Return once the tail is at or past `positions`, or jumps.
-
-        A subscriber may have read the log further than the tail is. Until the tail is there too, what it brings
-        is older than what the subscriber has.
-        """
-        while not self.has_reached(positions):
-            before = {name: self.positions.get(name) for name in positions}
-            behind = next(name for name, at in positions.items() if _place(before[name]) < _place(at))
-            await self._awaited.setdefault(behind, PositionWaiters()).reached(positions[behind])
-            if any(_place(self.positions.get(name)) < _place(before[name]) for name in positions):
-                return  # the tail went back: the log did, and the ring holds the gap
-
-    async def moved(self) -> None:
-        """Return once something more has been broadcast."""
-        moved = asyncio.get_running_loop().create_future()
-        self._waiting[moved] = None
-        try:
-            await moved
-        finally:
-            self._waiting.pop(moved, None)
-
-    def encode(self, item: Record | Gap, format: Format, partitions: tuple[str, ...]) -> bytes:
-        """Return the item's bytes with the tail's place as the cursor."""
+    def _encode(self, item: Record | Gap, format: Format, partitions: tuple[str, ...]) -> bytes:
         cursor = self.cursor(partitions)
         return format.record(cursor, item) if isinstance(item, Record) else format.gap(cursor, item)
 
-    def cursor(self, partitions: tuple[str, ...]) -> str:
-        """Return the tail's place in `partitions` as cursor text."""
-        return cursor_text(self.positions, partitions)
+    def _flush_group(self, group: Group) -> None:
+        pending, early = group.pending, group.early
+        group.pending, group.early, group.bytes = [], {}, 0
+        if not early:
+            self.deliveries += len(pending) * len(group.members)
+            self._write(group.members, b"".join(pending))
+            return
+        # Events that were delivered early go to the members that missed them; the cursors of all move past them.
+        heartbeat = group.format.heartbeat(self.cursor(group.partitions))
+        for member in tuple(group.members):
+            frames = [frame for at, frame in enumerate(pending) if at not in early or not member.received(early[at])]
+            self.deliveries += len(frames)
+            member.written += len(frames) - (len(pending) - len(early))
+            self._write((member,), b"".join(frames) + heartbeat)
 
-    def _matched(self, item: Record | Gap) -> Sequence["_Group"]:
-        if isinstance(item, Gap):
-            return [group for group in self._groups.values() if item.partition in group.partitions]
-        event: Event = item.event
-        if event.user_ids is None:
-            begun = [
-                group for prefix, groups in self._by_prefix.items() if event.type.startswith(prefix) for group in groups
-            ]
-            return [*self._all_types, *self._by_type.get(event.type, ()), *begun]
-        return [
-            group
-            for user_id in dict.fromkeys(event.user_ids)  # named twice, still one event
-            for group in self._by_user.get(user_id, ())
-            if group.interest.allows_type(event.type)
-        ]
-
-    def _indexes(self, group: "_Group") -> list[list["_Group"]]:
-        user, types = group.interest.user_id, group.interest.types
-        indexes = [] if user is None else [self._by_user.setdefault(user, [])]
-        if types is None:
-            return [*indexes, self._all_types]
-        begun = (self._by_prefix.setdefault(prefix, []) for prefix in group.interest.prefixes)
-        return [*indexes, *(self._by_type.setdefault(type, []) for type in types), *begun]
+    def _write(self, members: Iterable[Member], chunk: bytes) -> None:
+        """Write one chunk to members with nothing else pending; those whose sink is full leave their group."""
+        behind = []
+        for member in members:
+            writable = member.sink.write(chunk)
+            if writable is not None:
+                behind.append((member, writable))
+        for member, writable in behind:
+            self.leave(member)
+            member.fall_behind(writable)
 
 
 class _Traced(NamedTuple):
     record: Record
     matched: int
-    groups: Sequence["_Group"]
+    groups: Sequence[Group]
     brought: int  # ns since 1970
 
     @property
     def members(self) -> int:
-        """How many are written to if it is now: some may have gone since it was brought."""
+        """How many members a flush writes to now: some may have left since the record was brought."""
         return sum(len(group.members) for group in self.groups)
-
-
-class _Group:
-    __slots__ = ("again", "bytes", "format", "interest", "members", "partitions", "pending", "records")
-
-    def __init__(self, interest: Interest, format: Format, partitions: tuple[str, ...]) -> None:
-        self.interest = interest
-        self.format = format
-        self.partitions = partitions
-        self.members: dict[Member, int] = {}  # with `records` when each joined: to count costs nothing a member
-        self.pending: list[bytes] = []
-        self.again: dict[int, Early] = {}  # which of the pending frames were told early, before the log held them
-        self.bytes = 0  # of the pending frames
-        self.records = 0  # brought to the group since it was made
 
 
 def cursor_text(positions: Mapping[str, Position], partitions: Sequence[str]) -> str:
@@ -385,7 +267,3 @@ def cursor_text(positions: Mapping[str, Position], partitions: Sequence[str]) ->
         return encode_one(partitions[0], only)
     known = {name: positions[name] for name in partitions if name in positions}
     return encode(known, min((at.time for at in known.values()), default=0))
-
-
-def _place(position: Position | None) -> tuple[int, int]:
-    return (0, 0) if position is None else (position.epoch, position.offset)

@@ -1,10 +1,9 @@
 """The partition schemes in use, as a process with subscribers follows them in the log."""
 
-import asyncio
-import logging
 from collections.abc import Callable, Iterable, Mapping
 
-from tidewire.errors import TransportRefused, TransportUnavailable
+from tidewire.delivery.control_partitions import ControlPartition
+from tidewire.errors import TransportRefused
 from tidewire.model.audience import Interest
 from tidewire.model.cursor import Cursor, Position
 from tidewire.model.partition_schemes import (
@@ -18,26 +17,17 @@ from tidewire.model.partition_schemes import (
 )
 from tidewire.model.partitions import ALL, SCHEMES, Partitions
 from tidewire.model.record import Gap, Record
-from tidewire.primitives.backoff import Backoff
-from tidewire.primitives.throttled_log import ThrottledLog
 from tidewire.transports.base import Log, Transport
 
-logger = logging.getLogger(__name__)
-warnings = ThrottledLog(logger)
 
+class KnownSchemes(ControlPartition):
+    """The partition schemes that the log says are in use; `on_change` is called once it says something else."""
 
-class KnownSchemes:
-    """What the log says of the schemes in use; `changed` is called once it says something else."""
-
-    def __init__(self, transport: Transport, own: Partitions, changed: Callable[[], None]) -> None:
-        self._log = transport if isinstance(transport, Log) else None
+    def __init__(self, transport: Transport, own: Partitions, on_change: Callable[[], None]) -> None:
+        super().__init__(transport, SCHEMES)
         self._own = own
-        self._changed = changed
+        self._on_change = on_change
         self._registry = Registry()
-        self._at: Position | None = None  # all up to here is known; None: nothing was read yet
-        self._until: Position | None = None  # what lies before it is still to be read
-        self._reading = asyncio.Lock()
-        self._learning: asyncio.Task[None] | None = None
 
     def partitions_for(self, interest: Interest) -> tuple[str, ...]:
         """Return the partitions that can hold an event matching `interest`."""
@@ -48,9 +38,9 @@ class KnownSchemes:
         )
 
     def starts(self, interest: Interest, missing: Iterable[str], time: int) -> Mapping[int, list[str]]:
-        """Return from which times to read partitions that a cursor of this time does not name.
+        """Return the times (ms) from which to read partitions that a cursor of `time` does not name.
 
-        A process that has not learned of a scheme yet may have moved the cursor past the time at which it began.
+        A process that did not know a scheme yet may have moved the cursor past the time at which the scheme began.
         """
         begins = self._registry.begins(interest)
         starts: dict[int, list[str]] = {}
@@ -60,14 +50,14 @@ class KnownSchemes:
         return starts
 
     def left_over(self, interest: Interest, cursor: Cursor) -> tuple[list[str], list[str]]:
-        """Return what else a cursor names that may hold events for `interest`: readable partitions, and lost ones.
+        """Return the other partitions of a cursor that may hold events for `interest`: the readable and the lost ones.
 
-        They are of a scheme that is no longer in use, or that was never announced. Reading starts a partition's log:
-        a made-up cursor must not start one of any name, so only names that a scheme could have had are readable.
+        They belong to a scheme that is no longer in use, or that was never announced. Reading a partition creates its
+        log: so that a forged cursor cannot create any name, only names that a scheme could have had are readable.
         """
         readable: list[str] = []
         lost: list[str] = []
-        if not cursor.time:  # a receipt's: it names the partitions of one event, other users' included
+        if not cursor.time:  # of a receipt: it names the partitions of one event, those of other users included
             return readable, lost
         needed, types = self.partitions_for(interest), self._registry.types(self._own)
         for name in cursor.positions:
@@ -77,71 +67,40 @@ class KnownSchemes:
                 continue
             if (base == ALL or base in types) and (not colon or _is_shard(shard)):
                 readable.append(name)
-            elif cursor.positions[name].offset:  # else of an instance that reads under a scheme of which nobody writes
+            elif cursor.positions[name].offset:  # 0: an instance read it under a scheme that has no writer
                 lost.append(name)
         return readable, lost
 
-    def hear(self, item: Record | Gap) -> None:
-        """Take what the tail brings of the control partition; if something of it was lost, all is read again."""
+    def on_item(self, item: Record | Gap) -> bool:
+        """Take an item of the tail; False if announcements are missing before it."""
         if isinstance(item, Record) and item.position is not None and self._until is None:
             epoch, offset, check, time = item.position
             if self._at is not None and self._at[:2] == (epoch, offset - 1):
                 self._at = item.position
                 announcement = read_announcement(item.event)
                 self._set(self._registry.extended([(announcement, time)] if announcement else [], check))
-                return
+                return True
         self._until = item.position
-        if self._learning is None or self._learning.done():
-            self._learning = asyncio.create_task(self._learn())
+        return False
 
-    def close(self) -> None:
-        """Read no further."""
-        if self._learning is not None:
-            self._learning.cancel()
-
-    async def _learn(self) -> None:
-        backoff = Backoff()
-        while True:
-            try:
-                await self.catch_up()
-                return
-            except TransportUnavailable as error:
-                warnings.warn(f"the partition schemes cannot be read, trying again: {error.detail}")
-                await asyncio.sleep(backoff.next())
-
-    async def catch_up(self, head: Position | None = None) -> None:
-        """Know the schemes up to `head`, or up to where a read before has failed. Raises TransportUnavailable."""
-        if self._log is None:
-            return
-        if head is not None and (self._at is None or self._at[:3] != head[:3]):
-            self._until = head
-        if self._until is None:
-            return
-        async with self._reading:
-            while (until := self._until) is not None:
-                announced = await self._read(self._log, until) if until.offset else []
-                self._at = until
-                if self._until is until:
-                    self._until = None
-                self._set(Registry(until.check, announced))
-
-    async def _read(self, log: Log, until: Position) -> list[tuple[Announcement, int]]:
-        start = until._replace(offset=max(0, until.offset - MAX_ANNOUNCEMENTS), check="")  # older ones are not kept
+    async def _read(self, log: Log, after: Position | None, until: Position) -> None:
         announced: list[tuple[Announcement, int]] = []
-        async for item in log.replay(Cursor({SCHEMES: start}), Cursor({SCHEMES: until})):
-            if isinstance(item, Record) and item.position is not None:
-                announcement = read_announcement(item.event)
-                if announcement is not None:
-                    announced.append((announcement, item.position.time))
-        return announced
+        if until.offset:
+            start = until._replace(offset=max(0, until.offset - MAX_ANNOUNCEMENTS), check="")  # older ones do not count
+            async for item in log.replay(Cursor({SCHEMES: start}), Cursor({SCHEMES: until})):
+                if isinstance(item, Record) and item.position is not None:
+                    announcement = read_announcement(item.event)
+                    if announcement is not None:
+                        announced.append((announcement, item.position.time))
+        self._set(Registry(until.check, announced))
 
     def _set(self, registry: Registry) -> None:
         before, self._registry = self._registry, registry
         if registry.schemes(self._own) != before.schemes(self._own):
-            self._changed()
+            self._on_change()
 
     def check(self) -> None:
-        """Raise TransportRefused if no cursor could name all that has to be read."""
+        """Raise TransportRefused if no cursor could name all partitions of the schemes in use."""
         if not fit_cursor(self._registry.schemes(self._own)):
             raise TransportRefused(TOO_MANY)
 

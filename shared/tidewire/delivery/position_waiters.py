@@ -1,25 +1,76 @@
-"""Waiting for the tail to come to a place: a crowd waits, and each record wakes only those who waited for it."""
+"""Waiting for the tail: a crowd waits, and each record wakes only the subscribers that wait for its place."""
 
 import asyncio
+from collections.abc import Mapping
 from heapq import heapify, heappop, heappush
 
 from tidewire.model.cursor import Position
+from tidewire.model.record import Gap, Record
 
 
 class PositionWaiters:
-    """The places of one partition that somebody waits for.
+    """Subscribers that wait until the tail has reached a place, or has brought anything.
 
-    After an outage thousands of subscribers have read the log further than the tail is. To let all of them look at each
-    record again would take the time that the tail needs to get there.
+    After an outage thousands of subscribers have read the log further than the tail is. If each of them compared its
+    place with every record, the tail would never get there.
     """
+
+    def __init__(self, positions: Mapping[str, Position]) -> None:
+        """`positions` is the tail's place in each followed partition; `on_item` comes after it has moved."""
+        self._positions = positions
+        self._by_partition: dict[str, _Heap] = {}
+        self._for_anything: dict[asyncio.Future[None], None] = {}
+
+    def __len__(self) -> int:
+        return len(self._for_anything) + sum(map(len, self._by_partition.values()))
+
+    def on_item(self, item: Record | Gap) -> None:
+        """Wake the subscribers that wait for this item: after a gap all of them, for the log is not what it was."""
+        for future in self._for_anything:
+            if not future.done():
+                future.set_result(None)
+        self._for_anything.clear()
+        if isinstance(item, Gap):
+            for heap in self._by_partition.values():
+                heap.wake_all()
+        elif item.position is not None and (waiting := self._by_partition.get(item.partition)) is not None:
+            waiting.wake(item.position)
+
+    def has_reached(self, positions: Mapping[str, Position]) -> bool:
+        """Return whether the tail is at or past `positions`."""
+        return all(_place(self._positions.get(name)) >= _place(at) for name, at in positions.items())
+
+    async def reached(self, positions: Mapping[str, Position]) -> None:
+        """Return once the tail is at or past `positions`, or has gone back."""
+        while not self.has_reached(positions):
+            before = {name: self._positions.get(name) for name in positions}
+            behind = next(name for name, at in positions.items() if _place(before[name]) < _place(at))
+            await self._by_partition.setdefault(behind, _Heap()).wait(positions[behind])
+            if any(_place(self._positions.get(name)) < _place(before[name]) for name in positions):
+                return  # the log went back, and the ring holds the gap
+
+    async def any_item(self) -> None:
+        """Return once something more has been broadcast."""
+        moved = asyncio.get_running_loop().create_future()
+        self._for_anything[moved] = None
+        try:
+            await moved
+        finally:
+            self._for_anything.pop(moved, None)
+
+
+class _Heap:
+    """The places of one partition that somebody waits for."""
 
     def __init__(self) -> None:
         self._waiting: list[tuple[int, int, int, asyncio.Future[None]]] = []  # a heap: epoch, offset, number
         self._number = 0
-        self._left = 0  # of those waiting, how many have given up
+        self._cancelled = 0  # how many of those waiting have given up
 
-    async def reached(self, position: Position) -> None:
-        """Return once the tail is at or past `position`, or jumps."""
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    async def wait(self, position: Position) -> None:
         self._number += 1
         arrived = asyncio.get_running_loop().create_future()
         heappush(self._waiting, (position.epoch, position.offset, self._number, arrived))
@@ -31,30 +82,29 @@ class PositionWaiters:
             raise
 
     def wake(self, position: Position) -> None:
-        """Let those go on who wait for `position`, or for a place before it."""
         waiting = self._waiting
         while waiting and (waiting[0][0], waiting[0][1]) <= (position.epoch, position.offset):
-            self._go_on(heappop(waiting)[3])
+            self._end(heappop(waiting)[3])
 
-    def jump(self) -> None:
-        """Let all go on: the log is not what it was."""
+    def wake_all(self) -> None:
         waiting, self._waiting = self._waiting, []
         for *_, arrived in waiting:
-            self._go_on(arrived)
+            self._end(arrived)
 
-    def __len__(self) -> int:
-        return len(self._waiting)
-
-    def _go_on(self, arrived: asyncio.Future[None]) -> None:
+    def _end(self, arrived: asyncio.Future[None]) -> None:
         if arrived.done():
-            self._left -= 1
+            self._cancelled -= 1
         else:
             arrived.set_result(None)
 
     def _forget_one(self) -> None:
-        """Where half have given up, drop them: their place may be one that never comes."""
-        self._left += 1
-        if self._left * 2 > len(self._waiting):
+        """Once half have given up, drop them: their place may be one that never comes."""
+        self._cancelled += 1
+        if self._cancelled * 2 > len(self._waiting):
             self._waiting = [each for each in self._waiting if not each[3].done()]
             heapify(self._waiting)
-            self._left = 0
+            self._cancelled = 0
+
+
+def _place(position: Position | None) -> tuple[int, int]:
+    return (0, 0) if position is None else (position.epoch, position.offset)

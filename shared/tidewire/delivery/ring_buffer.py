@@ -1,4 +1,4 @@
-"""The last records that the tail delivered, kept for subscribers that are a little behind."""
+"""The last records that were broadcast, kept for subscribers that are a little behind the tail."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -6,14 +6,18 @@ from collections.abc import Sequence
 from tidewire.model.record import Gap, Record
 
 MAX_RECORDS = 4_096
-MAX_BYTES = 16 * 1024 * 1024  # of memory, audiences included; one burst of the largest events must not take it all
+MAX_BYTES = 16 * 1024 * 1024  # of memory, audiences included: a burst of the largest events must not take more
 
 
 class Ring:
-    """A bounded window over what was broadcast, numbered from 0 up; the oldest leaves first."""
+    """A bounded window over what was broadcast, numbered from 0 up; the oldest item leaves first.
+
+    A number is a place in what this process has broadcast, as an offset is one in the log: items without an offset have
+    one too. A subscriber remembers the number up to which it has read.
+    """
 
     def __init__(self, max_records: int = MAX_RECORDS, max_bytes: int = MAX_BYTES) -> None:
-        self.end = 0
+        self.end = 0  # the number of the next item
         self.bytes = 0
         self._start = 0
         self._items: dict[int, Record | Gap] = {}
@@ -25,7 +29,7 @@ class Ring:
         return len(self._items)
 
     def append(self, item: Record | Gap) -> None:
-        """Add one item; what no longer fits leaves."""
+        """Add one item; the oldest ones leave until the rest fits."""
         size = item.event.kept_bytes if isinstance(item, Record) else 0
         self._items[self.end] = item
         self._sizes.append(size)
@@ -37,7 +41,7 @@ class Ring:
             self._start += 1
 
     def since(self, number: int, maximum: int) -> Sequence[Record | Gap] | None:
-        """Return up to `most` items from `number` on; None where the first of them has left."""
+        """Return at most `maximum` items from `number` on; None if the first of them has left."""
         if number < self._start:
             return None
         return [self._items[n] for n in range(number, min(self.end, number + maximum))]

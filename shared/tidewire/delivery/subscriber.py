@@ -1,329 +1,411 @@
-"""One subscriber: from its cursor through the log to the live tail, and back to the log when it cannot keep up."""
+"""One subscriber: from its place through the log to the live tail, and back to the log when it cannot keep up."""
 
 import asyncio
+import enum
 import logging
 import math
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from tidewire.delivery import replay
-from tidewire.delivery.fanout import Fanout, Sink
-from tidewire.delivery.known_schemes import KnownSchemes
-from tidewire.delivery.replay import Reader, Reads, StalledError, Stats
+from tidewire.delivery.early_delivery import Early, ReadNumbers
+from tidewire.delivery.fanout import Fanout
+from tidewire.delivery.followed_tail import FollowedTail
+from tidewire.delivery.groups import Sink
+from tidewire.delivery.replay import NotWritableError, Place, Replay, ReplayStats
 from tidewire.errors import TransportUnavailable
 from tidewire.model.audience import Interest
-from tidewire.model.cursor import Cursor, Position, Start
+from tidewire.model.cursor import Cursor
 from tidewire.model.record import Gap, Record
 from tidewire.primitives.backoff import Backoff
 from tidewire.protocol.sse import ClosingReason, Format
-from tidewire.transports.base import Transport
 
 logger = logging.getLogger(__name__)
 
-AGAIN = 1.0  # seconds at most between two looks whether the log is back, of a subscriber who came while it was away
+HOLD = 0.5  # seconds for which a page of the log is held for a client without room; then it is read again
+STALLED = 60.0  # seconds without room for one byte: the client is gone or frozen
+RETRY_CAP = 1.0  # seconds between two tries to reach a log that was away when the subscriber came
 
 
-class Subscriber(Reader):
-    """Reads the log from its own place until it meets the tail, then is a member of the fan-out."""
+class State(enum.Enum):
+    """What a subscriber does now; the value is the metric's label."""
+
+    WAITING = "waiting"  # for a log that has been away since the subscriber came
+    REPLAYING = "catching-up"
+    LIVE = "live"
+    CLOSED = "closed"
+
+
+class SubscriberStats(ReplayStats):
+    """Counts of all subscribers of a hub since its start."""
+
+    slow: int = 0
+    back_to_log: int = 0
+
+
+class Shared(NamedTuple):
+    """What all subscribers of a hub share."""
+
+    tail: FollowedTail
+    fanout: Fanout
+    stats: SubscriberStats
+    heartbeat: float  # seconds between two
+
+
+class AwaitedLog(NamedTuple):
+    """How a subscriber begins when the log is away: `find_place` raises TransportUnavailable until it is back."""
+
+    cursor: str | None  # what the client came with, if it is a cursor
+    find_place: Callable[[], Awaitable[Place]]
+
+
+class Subscriber:
+    """Reads the log from its own place until it meets the tail, then is a member of the fan-out.
+
+    `partitions` are those that the tail follows for it. While it is live, its place is the tail's.
+    """
 
     __slots__ = (
-        "_farewell",
-        "_gaps",
-        "_heartbeat",
-        "_schemes",
-        "_started",
+        "_begin_at",
+        "_number",
+        "_read_numbers",
+        "_replay",
+        "_replayed",
+        "_shared",
         "_task",
-        "_waits",
         "ending",
-        "followed",
+        "format",
+        "interest",
         "issued_at",
+        "partitions",
+        "sink",
+        "state",
         "written",
     )
 
     def __init__(
         self,
-        transport: Transport,
-        reads: Reads,
-        fanout: Fanout,
-        stats: Stats,
+        shared: Shared,
         interest: Interest,
         format: Format,
         partitions: tuple[str, ...],
-        heartbeat: float,
-        schemes: KnownSchemes,
+        issued_at: float = math.inf,
     ) -> None:
-        super().__init__(transport, reads, fanout, stats, interest, format, partitions)
-        self.followed = partitions  # by the tail, for this subscriber; `partitions` has more until the replay ends
-        self._schemes = schemes
-        self.issued_at = math.inf  # when the token was, in s since 1970: earlier ones of its user may be revoked
-        self.ending: str | None = None  # why it was closed; None: it was not, or without a word
+        """`issued_at` is when its token was issued (s since 1970): earlier ones of its user may be revoked."""
+        self.interest = interest
+        self.format = format
+        self.partitions = partitions
+        self.issued_at = issued_at
+        self.state = State.REPLAYING
+        self.sink: Sink = _NOT_STARTED
+        self.ending: ClosingReason | Literal["failed"] | None = None
         self.written = 0  # events while it was live
-        self._heartbeat = heartbeat
-        self._waits: _Waits | None = None
-        self._gaps: list[Gap] = []
-        self._started = False
-        self._farewell = b""
+        self._replayed = 0  # events before it was live the last time
+        self._shared = shared
+        self._number = shared.fanout.ring.end  # everything before it in the ring has been matched
+        early = shared.fanout.early
+        self._read_numbers = None if early is None else ReadNumbers(early, interest, self._number)
+        self._begin_at: Place | AwaitedLog | None = None
+        self._replay: Replay | None = None
         self._task: asyncio.Task[None] | None = None
 
-    async def prepare(self, start: Start, heads: Cursor) -> None:
-        """Find the place to begin at; `heads` must have been read after the subscriber was made.
-
-        Raises TransportUnavailable.
-        """
-        self._until = heads
-        self.partitions = self.followed
-        if self._log is None:
-            if start.cursor is not None or start.since != "now":
-                self._gaps = [Gap("no-log", self.partitions[0], None)]
-            return
-        places = dict(heads.positions)
-        if start.cursor is not None:
-            cursor = Cursor.parse(start.cursor)
-            if cursor is None or not cursor.positions:
-                places = dict((await self._log.seek(self.partitions, None)).positions)
-                self._gaps = [Gap("invalid", self.partitions[0], places[self.partitions[0]])]
-            else:
-                missing = [name for name in self.partitions if name not in cursor.positions]
-                if missing and cursor.time:  # another scheme wrote it: what came since then may be unseen
-                    for begin, names in self._schemes.starts(self.interest, missing, cursor.time).items():
-                        places.update((await self._log.seek(names, begin)).positions)
-                places.update(cursor.positions)
-                await self._read_out(cursor, places)
-        elif start.since != "now":
-            since = None if start.since == "earliest" else start.since
-            places = dict((await self._log.seek(self.partitions, since)).positions)
-        self.positions = {name: places[name] for name in self.partitions}
-        until = self._until.positions
-        if any(place[:2] > until[name][:2] for name, place in self.positions.items()):
-            # The log moved on while the place was searched in it: past the old head, it would look like a lost log.
-            self._until = await self._reads.heads(self.partitions)
-
-    async def _read_out(self, cursor: Cursor, places: dict[str, Position]) -> None:
-        """Read to their heads, and then no more, partitions that the cursor names and no scheme in use needs."""
-        assert self._log is not None
-        assert self._until is not None
-        readable, lost = self._schemes.left_over(self.interest, cursor)
-        if lost:
-            self._gaps = [Gap("trimmed", self.partitions[0], places[self.partitions[0]])]
-        if readable:
-            heads = await self._reads.heads(readable)
-            self._until = Cursor({**self._until.positions, **heads.positions})
-            self.partitions = (*self.followed, *readable)
-
-    def wait_for_log(self, start: Start, read_heads: Callable[[Sequence[str]], Awaitable[Cursor]]) -> None:
-        """Find the place to begin at when the log is back, instead of `prepare`; until then, write what is told early.
-
-        Without a cursor the place is where the log was at this moment by its own clock.
-        """
-        if start.cursor is None and start.since == "now":
-            start = Start(since=int(time.time() * 1000))
-        self._waits = _Waits(start, read_heads)
+    def begin_at(self, place: Place | AwaitedLog) -> None:
+        """Set where `start` begins."""
+        self._begin_at = place
+        if isinstance(place, AwaitedLog):
+            self.state = State.WAITING
 
     @property
-    def waiting(self) -> bool:
-        """Whether the log has been away since the subscriber came."""
-        return self._waits is not None
+    def live(self) -> bool:
+        """Whether it is a member of the fan-out."""
+        return self.state is State.LIVE
 
     @property
     def sent(self) -> int:
-        """Events that were written, until it last stopped being live."""
-        return self._replayed + self.written
+        """Events that were written, until it was last live."""
+        return self._replayed + self.written + (0 if self._replay is None else self._replay.events)
 
     @property
     def buffered(self) -> int:
         """Bytes written that the kernel does not have yet."""
-        return self.sink.buffered if self._started else 0
+        return self.sink.buffered
 
     def start(self, sink: Sink) -> None:
         """Write to `sink` from now on: gaps, replay, `ready`, then live."""
         self.sink = sink
-        self._started = True
-        if self._closed:  # while the head of its answer was on the way
-            sink.end(self._farewell)
+        if self.state is State.CLOSED:  # while the head of its response was on the way
+            sink.end(self._farewell())
         else:
             self._task = asyncio.create_task(self._run(self._begin))
 
-    async def replay(self, sink: Sink) -> None:
-        """Write gaps, replay and `ready` to `sink`, and no more."""
-        self.sink = sink
-        await self._begin()
+    def fall_behind(self, writable: Awaitable[None] | None) -> None:
+        """Stop being live, and read on from the tail's place once the sink is writable; see `Member.fall_behind`."""
+        positions = self._shared.fanout.positions
+        self.state = State.REPLAYING
+        self._replay = self._make_replay(
+            Place(self.partitions, {name: positions[name] for name in self.partitions if self._shared.tail.log})
+        )
+        self._number = self._shared.fanout.ring.end
+        self._shared.stats.slow += writable is not None
+        self._task = asyncio.create_task(self._run(lambda: self._read_on(writable)))
 
-    def fall_behind(self, room: Awaitable[None] | None) -> None:
-        """Stop being live, and read on from the tail's place once there is room; see `Member.fall_behind`."""
-        self.live = False
-        self.positions = {name: self._fanout.positions[name] for name in self.partitions if self._log}
-        self._seen = self._fanout.ring.end
-        self._stats.slow += room is not None
-        self._task = asyncio.create_task(self._run(lambda: self._read_on(room)))
+    def received(self, early: Early) -> bool:
+        """Return whether it was sent this event before the log held it."""
+        return self._read_numbers is not None and self._read_numbers.received(
+            early, None if self.live else self._number
+        )
 
-    def close(self, reason: ClosingReason | None = None) -> None:
-        """End the stream, and say why where there is a reason; a second call does nothing.
-
-        The last frame carries no id: what was matched but not written must be read again on the resume.
-        """
-        if self._closed:
-            return
-        self._closed = True
-        self.ending = reason or "failed"
-        if self.live:
-            self._fanout.flush()
-            self._fanout.leave(self)
-            self.live = False
-        if self._task is not None and self._task is not asyncio.current_task():
-            self._task.cancel()
-        self._farewell = b"" if reason is None else self.format.closing(reason)
-        if self._started:
-            self.sink.end(self._farewell)
-
-    def tell(self, frame: bytes) -> bool:
-        """Write a frame without an id after all that is pending; False where the client has no room for it now."""
-        self._fanout.flush()
+    def write_control(self, frame: bytes) -> bool:
+        """Write a frame without an id after everything that is pending; False if it cannot be written now."""
+        self._shared.fanout.flush()
         if not self.live:
             return False
-        self._fanout.write((self,), frame)
+        self._shared.fanout.write((self,), frame)
         return True
+
+    def close(self, reason: ClosingReason | None = None) -> None:
+        """End the stream, and send the reason if there is one; a second call does nothing.
+
+        The last frame carries no id: what was matched and not written has to be read again on the resume.
+        """
+        if self.state is State.CLOSED:
+            return
+        if self.live:
+            self._shared.fanout.flush()
+        self.ending = reason or "failed"
+        self._stop()
+        self.sink.end(self._farewell())
 
     def cancel(self) -> None:
         """Stop writing at once: the client has gone."""
-        self._closed = True
+        self._stop()
+
+    async def write(self, chunk: bytes, *, held: bool = False) -> None:
+        """Write while it is not live, and wait for room; see `Outlet.write`. Raises StalledError if there is none."""
+        self._check_open()
+        if not chunk or (writable := self.sink.write(chunk)) is None:
+            return
+        if held:
+            writable = asyncio.ensure_future(writable)
+            await asyncio.wait((writable,), timeout=HOLD)
+            if not writable.done():
+                raise NotWritableError(writable)
+        await self._wait_until_writable(writable, STALLED)
+
+    async def wait_until_writable(self, writable: Awaitable[None]) -> None:
+        """Wait for as long as a client may take nothing; see `Outlet`. Raises StalledError."""
+        await self._wait_until_writable(writable, STALLED - HOLD)
+
+    async def pause(self, seconds: float) -> None:
+        """Write meanwhile what a fallback delivers early; see `Outlet`."""
+        await self._write_early(seconds, self._progress().cursor)
+
+    def _stop(self) -> None:
         if self.live:
-            self._fanout.leave(self)
-            self.live = False
-        if self._task is not None:
+            self._shared.fanout.leave(self)
+        self.state = State.CLOSED
+        if self._replay is not None:
+            self._replayed, self._replay = self.sent - self.written, None
+        if self._task is not None and self._task is not asyncio.current_task():
             self._task.cancel()
 
+    def _farewell(self) -> bytes:
+        return b"" if self.ending is None or self.ending == "failed" else self.format.closing(self.ending)
+
+    def _check_open(self) -> None:
+        """Go no further once closed: before Python 3.12 a cancellation may be swallowed (python/cpython#86296) by the
+        wait_for in which redis-py sends, and the reader of a client that is gone would become a member for good.
+        """
+        if self.state is State.CLOSED:
+            raise asyncio.CancelledError
+
+    def _progress(self) -> Replay:
+        """Return our place while we are not live."""
+        self._check_open()
+        assert self._replay is not None
+        return self._replay
+
+    async def _wait_until_writable(self, writable: Awaitable[None], seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await writable
+        except TimeoutError:
+            raise StalledError from None
+
     async def _run(self, first: Callable[[], Awaitable[None]]) -> None:
-        backoff = Backoff()
         try:
             await first()
             while not await self._join():
-                self._stats.back_to_log += 1
-                await self._catch_up(backoff)
+                self._shared.stats.back_to_log += 1
+                await self._read_log(None)
         except StalledError:
             self.close("slow-consumer")
         except Exception:
             logger.exception("a stream failed and is ended; its client resumes from its cursor")
             self.close()
 
-    async def _read_on(self, room: Awaitable[None] | None) -> None:
-        """Wait for room, or else read the log: the ring does not hold what comes next."""
-        if room is None:
-            await self._catch_up(Backoff())
-        else:
-            await self._wait(room, replay.STALLED)
-
     async def _begin(self) -> None:
-        if self._waits is not None:
-            await self._wait_for_log(self._waits)
-            self._waits = None
-        for gap in self._gaps:
-            await self._announce(gap)
-        self._gaps = []
-        await self._catch_up(Backoff())
-        if self.partitions is not self.followed:
-            self.partitions = self.followed
-            self.positions = {name: at for name, at in self.positions.items() if name in self.followed}
-        if self._started:
-            await self._tail_follows()
-        await self._write(self.format.ready(self._cursor(), self._recovered, self._replayed))
+        begin, self._begin_at = self._begin_at, None
+        assert begin is not None
+        if isinstance(begin, AwaitedLog):
+            begin = await self._wait_for_log(begin)
+            self._check_open()
+            self.state = State.REPLAYING
+        progress = self._replay = self._make_replay(begin)
+        for gap in begin.gaps:
+            await progress.announce(gap)
+        await self._read_log(begin.until)
+        progress.narrow_to(self.partitions)
+        await self._wait_for_first_read(progress)
+        replayed = self._replayed + progress.events
+        await self.write(self.format.ready(progress.cursor, progress.recovered, replayed))
 
-    async def _tail_follows(self) -> None:
+    async def _wait_for_first_read(self, progress: Replay) -> None:
         """Wait until the tail's read of our partitions was answered: `ready` promises what is appended from then on."""
-        following = asyncio.create_task(self._reads.followed(self.partitions))
+        reading = asyncio.create_task(self._shared.tail.wait_for_first_read(self.partitions))
         try:
-            await asyncio.wait((following,), timeout=AGAIN)
-            while not following.done():
-                await self._pause(AGAIN)
-                await self._write(self.format.heartbeat(self._cursor()))
+            await asyncio.wait((reading,), timeout=RETRY_CAP)
+            while not reading.done():
+                await self.pause(RETRY_CAP)
+                await self.write(self.format.heartbeat(progress.cursor))
         finally:
-            following.cancel()
+            reading.cancel()
 
-    async def _wait_for_log(self, waits: "_Waits") -> None:
-        """Write what is told early, at once, and look now and then whether the log is back."""
-        # What the client sent is written back to it only where it is a cursor: an id could forge a frame.
-        named = waits.start.cursor
-        cursor = named if named is not None and Cursor.parse(named) is not None else None
-        backoff = Backoff(cap=AGAIN)
+    async def _wait_for_log(self, awaited: AwaitedLog) -> Place:
+        """Write what is delivered early, at once, and try now and then whether the log is back."""
+        backoff = Backoff(cap=RETRY_CAP)
         while True:
             with suppress(TransportUnavailable):
-                await self.prepare(waits.start, await waits.read_heads(self.partitions))
-                return
-            await self._tell_early_for(backoff.next(), cursor)
-            await self._write(self.format.heartbeat(cursor))
+                return await awaited.find_place()
+            await self._write_early(backoff.next(), awaited.cursor)
+            await self.write(self.format.heartbeat(awaited.cursor))
 
-    async def _pause(self, seconds: float) -> None:
-        """Write meanwhile what a fallback tells early."""
-        if self._fanout.once is not None:
-            await self._tell_early_for(seconds, self._cursor())
+    async def _read_on(self, writable: Awaitable[None] | None) -> None:
+        """Wait for room, or else read the log: then the ring does not hold what comes next."""
+        if writable is None:
+            await self._read_log(None)
         else:
-            await super()._pause(seconds)
+            await self._wait_until_writable(writable, STALLED)
 
-    async def _tell_early_for(self, seconds: float, cursor: str | None) -> None:
-        """Write what is told early, at once, for so long."""
-        until = asyncio.get_running_loop().time() + seconds
-        with suppress(TimeoutError):
-            while asyncio.get_running_loop().time() < until:
-                await self._tell_early(cursor)
-                async with asyncio.timeout_at(until):
-                    await self._fanout.moved()
-
-    async def _tell_early(self, cursor: str | None) -> None:
-        """Write from the ring what no log holds yet; what the tail brought is left to the replay: the log holds it."""
-        while items := self._fanout.ring.since(self._seen, replay.BATCH_ITEMS):
-            frames: list[bytes] = []
-            for item in items:
-                self._seen += 1
-                if isinstance(item, Gap) or item.position is not None or item.partition not in self.partitions:
-                    continue
-                if self.interest.matches(item.event) and not self._is_second(item):
-                    frames.append(self.format.record(cursor, item))
-                    self._replayed += 1
-            await self._flush(frames)
-        if items is None:
-            self._skip()  # it comes by the log, when that is back
+    async def _read_log(self, until: Cursor | None) -> None:
+        """Read the log from our place to its head; without a log, announce what has left the ring."""
+        progress = self._progress()
+        if self._shared.tail.log is not None:
+            await progress.run(until)
+        elif until is None:
+            self._skip_ring()
+            await progress.announce(Gap("no-log", self.partitions[0], None))
 
     async def _join(self) -> bool:
-        """Take from the ring what the tail brought meanwhile and go live; False where the log must be read again."""
-        if not await self._tail_arrives():
+        """Take from the ring what the tail brought meanwhile and go live; False if the log must be read again."""
+        progress, fanout = self._progress(), self._shared.fanout
+        if not await self._wait_for_tail(progress):
             return False
-        while (items := self._fanout.ring.since(self._seen, replay.BATCH_ITEMS)) is not None:
-            if not items:  # no await between this look and the join: nothing can come in between
+        while (items := fanout.ring.since(self._number, replay.BATCH_ITEMS)) is not None:
+            if not items:  # no await between this and the join: nothing can come in between
                 self._check_open()
-                self._fanout.join(self)
-                self.live, self.positions, self._task = True, {}, None
+                fanout.join(self)
+                self.state = State.LIVE
+                self._replayed += progress.events
+                self._replay = self._task = None
                 return True
             frames: list[bytes] = []
             for item in items:
-                self._seen += 1
+                self._number += 1
                 if item.partition not in self.partitions:
                     continue
                 if isinstance(item, Record):
-                    self._match(item, frames)
+                    progress.match(item, frames)
                     continue
-                await self._flush(frames)
-                if self._log is not None:
+                await progress.flush(frames)
+                if self._shared.tail.log is not None:
                     return False  # the log may still hold what the tail has missed
-                await self._announce(item)
-            await self._flush(frames)
+                await progress.announce(item)
+            await progress.flush(frames)
         return False
 
-    async def _tail_arrives(self) -> bool:
-        """Wait until the tail is where we are; False where it does not come: it is cut off, or the log went back."""
-        if self._fanout.has_reached(self.positions):
+    async def _wait_for_tail(self, progress: Replay) -> bool:
+        """Wait until the tail is where we are; False if it does not come: it is cut off, or the log went back."""
+        fanout = self._shared.fanout
+        if fanout.waiters.has_reached(progress.positions):
             return True
-        if self._fanout.last_gap >= self._seen:
+        if fanout.last_gap >= self._number:
             return False
         try:
-            async with asyncio.timeout(self._heartbeat):
-                await self._fanout.reached(self.positions)
+            async with asyncio.timeout(self._shared.heartbeat):
+                await fanout.waiters.reached(progress.positions)
             return True
         except TimeoutError:
-            await self._write(self.format.heartbeat(self._cursor()))
+            await self.write(self.format.heartbeat(progress.cursor))
             return False
 
+    def _make_replay(self, place: Place) -> Replay:
+        is_repetition = None if self._read_numbers is None else self._is_repetition
+        shared = self._shared
+        return Replay(
+            shared.tail.log, place, self, self.interest, self.format, shared.stats, self._next_heads, is_repetition
+        )
 
-class _Waits(NamedTuple):
-    start: Start
-    read_heads: Callable[[Sequence[str]], Awaitable[Cursor]]
+    async def _next_heads(self, partitions: Sequence[str]) -> Cursor:
+        self._skip_ring()  # before the heads are read: what comes later is in the ring
+        return await self._shared.tail.heads(partitions)
+
+    def _skip_ring(self) -> None:
+        """Go on from the end of the ring: what lies before it has to be read from the log."""
+        end = self._shared.fanout.ring.end
+        if self._read_numbers is not None:
+            self._read_numbers.skip(self._number, end)
+        self._number = end
+
+    def _is_repetition(self, record: Record) -> bool:
+        assert self._read_numbers is not None
+        place = {} if self._replay is None else self._replay.positions
+        return self._read_numbers.is_repetition(record, self._number, place)
+
+    async def _write_early(self, seconds: float, cursor: str | None) -> None:
+        """For so long, write what a fallback delivers before the log holds it."""
+        if self._read_numbers is None:
+            await asyncio.sleep(seconds)
+            return
+        until = asyncio.get_running_loop().time() + seconds
+        with suppress(TimeoutError):
+            while asyncio.get_running_loop().time() < until:
+                await self._write_early_items(cursor)
+                async with asyncio.timeout_at(until):
+                    await self._shared.fanout.waiters.any_item()
+
+    async def _write_early_items(self, cursor: str | None) -> None:
+        """Write the ring's items without a position; the log holds the others, and the replay brings them."""
+        ring = self._shared.fanout.ring
+        while items := ring.since(self._number, replay.BATCH_ITEMS):
+            frames: list[bytes] = []
+            for item in items:
+                self._number += 1
+                if isinstance(item, Gap) or item.position is not None or item.partition not in self.partitions:
+                    continue
+                if self.interest.matches(item.event) and not self._is_repetition(item):
+                    frames.append(self.format.record(cursor, item))
+                    self._replayed += 1
+            await self.write(b"".join(frames))
+        if items is None:
+            self._skip_ring()  # the log brings it when it is back
+
+
+class StalledError(Exception):
+    """The client took no byte for `STALLED` seconds."""
+
+
+class _NotStarted:
+    """The sink of a subscriber whose response has not begun."""
+
+    buffered = 0
+
+    def write(self, chunk: bytes) -> None:
+        """Take nothing: nothing is written before the start."""
+
+    def end(self, chunk: bytes) -> None:
+        """End nothing: `start` ends the sink that it is given."""
+
+
+_NOT_STARTED = _NotStarted()

@@ -7,7 +7,7 @@ import types
 from collections.abc import Awaitable, Coroutine, Generator, Mapping
 from typing import Any, Protocol
 
-from tidewire.delivery.fanout import Sink
+from tidewire.delivery.groups import Sink
 
 logger = logging.getLogger(__name__)
 

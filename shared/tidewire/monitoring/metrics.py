@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 from tidewire.delivery.hub import Hub
+from tidewire.delivery.subscriber import State
 from tidewire.model.record import GapReason
 from tidewire.primitives import counters
 from tidewire.primitives.counters import Histogram
@@ -35,7 +36,7 @@ class Distribution(NamedTuple):
 
 async def read(hub: Hub) -> Sequence[Reading]:
     """Return all numbers; where somebody is subscribed, the log is asked for its heads once."""
-    behind = await hub.behind()
+    behind = await hub.tail.records_behind()
     lag = (
         () if behind is None else (_gauge("realtime_tail_behind_records", "Records the tail has yet to bring", behind),)
     )
@@ -61,15 +62,12 @@ def distributions(hub: Hub) -> Iterator[Distribution]:
 
 
 def _gauges(hub: Hub) -> Iterator[Reading]:
-    fanout = hub.fanout
-    live = sum(subscriber.live for subscriber in hub.subscribers)
-    waiting = sum(subscriber.waiting for subscriber in hub.subscribers)
-    states = {"live": live, "catching-up": len(hub.subscribers) - live - waiting, "waiting": waiting}
+    now = hub.snapshot()
     yield Reading(
         "gauge",
         "realtime_subscribers",
         "Open streams by state",
-        {(state,): number for state, number in states.items()},
+        {(state.value,): now.subscribers.get(state, 0) for state in State if state is not State.CLOSED},
         ("state",),
     )
     yield _gauge("realtime_tail_running", "1 while the tail is reading, or nobody needs it to", hub.tail_running)
@@ -78,11 +76,10 @@ def _gauges(hub: Hub) -> Iterator[Reading]:
     refused = "1 while the last append was refused for a reason that lasts, for 30 s at most"
     yield _gauge("realtime_append_refused", refused, hub.refusal is not None)
     yield _gauge("realtime_draining", "1 since the instance was asked to stop", hub.draining)
-    yield _gauge("realtime_ring_records", "Records kept for subscribers a little behind", len(fanout.ring))
-    yield _gauge("realtime_ring_bytes", "Event data kept for subscribers a little behind", fanout.ring.bytes)
-    yield _gauge("realtime_pending_bytes", "Frames that wait for the end of the turn", fanout.pending_bytes)
-    buffered = sum(subscriber.buffered for subscriber in hub.subscribers)
-    yield _gauge("realtime_socket_buffer_bytes", "Bytes written to streams that the kernel has not taken", buffered)
+    yield _gauge("realtime_ring_records", "Records kept for subscribers a little behind", now.fanout.ring_records)
+    yield _gauge("realtime_ring_bytes", "Event data kept for subscribers a little behind", now.fanout.ring_bytes)
+    yield _gauge("realtime_pending_bytes", "Frames that wait for the end of the turn", now.fanout.pending_bytes)
+    yield _gauge("realtime_socket_buffer_bytes", "Bytes written to streams that the kernel has not taken", now.buffered)
     backlog = hub.transport.backlog if isinstance(hub.transport, Buffering) else Backlog(0, 0)
     yield _gauge("realtime_outbox_events", "Events that wait for the log in this process's memory", backlog.events)
     yield _gauge("realtime_outbox_bytes", "Memory of the events that wait for the log", backlog.bytes)

@@ -42,8 +42,11 @@ class Format(Protocol):
     def heartbeat(self, cursor: str | None) -> bytes:
         """Return the bytes that move the cursor past events for other subscribers."""
 
+    def expiring(self, seconds: int) -> bytes:
+        """Return the bytes that say for how long the token is still valid; without a cursor."""
+
     def closing(self, reason: ClosingReason) -> bytes:
-        """Return the bytes that announce the end of the stream and its reason."""
+        """Return the bytes that say why the server ends the stream; without a cursor."""
 
 
 def frame(cursor: str | None = None, event: str | None = None, data: bytes | None = None) -> bytes:
@@ -66,11 +69,6 @@ def frame(cursor: str | None = None, event: str | None = None, data: bytes | Non
 def retry(milliseconds: int) -> bytes:
     """Return the frame that sets the client's reconnection delay."""
     return b"retry: %d\n\n" % milliseconds
-
-
-def expiring(seconds: int) -> bytes:
-    """Return the frame that announces the token's expiry, in seconds from now. Without an id, it moves no cursor."""
-    return frame(None, EXPIRING, msgspec.json.encode({"seconds": seconds}))
 
 
 def _data_lines(data: bytes) -> bytes:
@@ -127,6 +125,10 @@ class DataFormat:
     def heartbeat(self, cursor: str | None) -> bytes:
         """Return a frame with an id only: it dispatches nothing and moves the cursor."""
         return frame(cursor)
+
+    def expiring(self, seconds: int) -> bytes:
+        """Return the warning that the token ends soon; the id stays that of the last event written."""
+        return frame(None, EXPIRING, msgspec.json.encode({"seconds": seconds}))
 
     def closing(self, reason: ClosingReason) -> bytes:
         """Return the closing control event, without an id: the cursor stays that of the last event."""

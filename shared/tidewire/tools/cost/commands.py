@@ -124,7 +124,7 @@ def opening_alone(load: Workload) -> int:
     """
     schemes = 1 if load.partitions or load.shards else 0
     if load.transport == "upstash-rest":
-        return 4 + schemes  # heads twice, once more for the tail, and the first read of the partitions added last
+        return 2 + schemes  # the heads, and once more with the tail
     return 2 * (partitions(load) + CONTROL) + 3 + 2 * schemes if load.transport == "redis-tcp" else 0
 
 
