@@ -7,7 +7,7 @@ import pytest
 from tidewire.delivery.hub import Hub
 from tidewire.model.partitions import Partitions
 from tidewire.transports.log_base import FIRST, GROWTH, PAGE, PAGE_BYTES
-from tidewire.transports.log_follower import TailPage
+from tidewire.transports.log_follower import TailPageSize
 from tidewire.transports.redis.streams import BLOCK, RedisStreams
 
 from tests.contract.acts import at, event, events, head, publish, tailing
@@ -148,7 +148,7 @@ async def test_the_tail_asks_for_few_records_that_are_large(redis_store: RedisSt
     async with watching(redis_store.client) as watch, tailing(log, at(start)) as (heard, _):
         await heard.has(299)
         counts = [int(command[2]) for command in await watch.commands() if command[0] == "xread"]
-    assert counts[0] == TailPage.FIRST
+    assert counts[0] == TailPageSize.FIRST
     assert max(counts[1:5]) * 64_000 <= PAGE_BYTES
     assert max(counts) <= PAGE
 

@@ -305,7 +305,7 @@ async def _fall_back(store: RedisStore, backup: Backup, counted_again: int) -> N
     """Bring back the older state, count on from it, and cut the tail: all at once, so that nobody looks in between."""
     lost = [event(f"other {number}") for number in range(4, 4 + counted_again)]
     parts = [Part(number, ALL, one, one.key) for number, one in enumerate(lost)]
-    commands = [APPEND.whole(*call) for call in Layout("rt", KEEP_ALL).append("", parts).calls]
+    commands = [APPEND.in_full(*call) for call in Layout("rt", KEEP_ALL).append("", parts).calls]
     connected = await store.client.client_list(_type="normal")
     commands += [["CLIENT", "KILL", "ID", client["id"]] for client in connected if "b" in client["flags"]]
     await backup(*commands)

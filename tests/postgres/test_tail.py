@@ -15,7 +15,7 @@ from tidewire.model.record import Record
 from tidewire.transports.base import Receipt, Transport
 from tidewire.transports.log_base import PAGE_BYTES
 from tidewire.transports.postgres.connection import Row
-from tidewire.transports.postgres.log import NEWS_BYTES, PostgresLog, parse_rows
+from tidewire.transports.postgres.log import TAIL_BYTES, PostgresLog, parse_rows
 
 from tests.contract.acts import Heard, event, events, head, place, publish, read, tailing
 from tests.contract.stores import PostgresStore
@@ -410,7 +410,7 @@ async def test_a_backlog_of_large_and_small_events_is_read_to_its_end_in_pieces(
     async with tailing(log, start) as (heard, _):
         await heard.until(lambda: len(heard.items) == 330)
     assert [item.position.offset for item in heard.items if item.position] == list(range(1, 331))
-    assert max(rows) <= NEWS_BYTES
+    assert max(rows) <= TAIL_BYTES
     rows.clear()
     assert len(await read(log, start)) == 330
     assert max(rows) <= PAGE_BYTES

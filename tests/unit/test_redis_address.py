@@ -12,7 +12,7 @@ AUTH = ("AUTH",)
 
 
 @pytest.mark.parametrize(
-    ("url", "place", "greeting"),
+    ("url", "place", "handshake"),
     [
         ("redis://h", ("h", 6379, None), []),
         ("redis://h:1/0", ("h", 1, None), []),
@@ -29,11 +29,11 @@ AUTH = ("AUTH",)
     ],
 )
 def test_a_url_names_the_place_the_user_and_the_database(
-    url: str, place: tuple[str, int, str | None], greeting: list[list[str]]
+    url: str, place: tuple[str, int, str | None], handshake: list[list[str]]
 ) -> None:
     address = Address.parse(url)
     assert (address.host, address.port, address.path) == place
-    assert list(address.greeting) == greeting
+    assert list(address.handshake) == handshake
     assert address.tls is None
 
 

@@ -89,7 +89,7 @@ async def test_a_doorbell_that_never_stops_does_not_make_polls_faster_than_the_f
     async with log.on_message(Heard()) as tail:
         tail.follow(at(Position(1, 0)).positions)
         for _ in range(1_000):
-            tail.ring()
+            tail.wake()
             await asyncio.sleep(0.01)
     assert ledger.commands.total() <= 10 / 0.25 + 2
 

@@ -18,8 +18,7 @@ from tidewire.model.record_page import RecordPage
 from tidewire.primitives.backoff import Backoff
 from tidewire.primitives.throttled_log import ThrottledLog
 from tidewire.protocol.sse import DataFormat, Format
-from tidewire.transports.base import Log, PagedLog, Transport
-from tidewire.transports.log_base import pages_of
+from tidewire.transports.base import Log, Transport
 
 logger = logging.getLogger(__name__)
 warnings = ThrottledLog(logger)  # of all streams: each tries again by itself
@@ -152,13 +151,13 @@ class Reader:
         """
         self._stats.replays += 1
         try:
-            async with aclosing(pages_of(log, Cursor(self.positions), until)) as pages:
-                await self._replay_pages(pages, paged=isinstance(log, PagedLog))
+            async with aclosing(log.replay_pages(Cursor(self.positions), until)) as pages:
+                await self._replay_pages(pages)
         except _FullError as full:
             return full.room
         return None
 
-    async def _replay_pages(self, pages: AsyncIterator[Sequence[Record | Gap]], *, paged: bool) -> None:
+    async def _replay_pages(self, pages: AsyncIterator[Sequence[Record | Gap]]) -> None:
         frames: list[bytes] = []
         read = size = 0
         clock = asyncio.get_running_loop().time
@@ -184,7 +183,7 @@ class Reader:
                             read = size = 0
                             written = True
                 is_silent = clock() - heard > SILENT
-                if frames and (paged or is_silent):  # the next page may be long in coming
+                if frames:  # the next page may be long in coming
                     await self._flush(frames, held=True)
                     read = size = 0
                     written = True

@@ -8,7 +8,7 @@ subscribers at once, without moving a cursor, and recognizes them when the tail 
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from itertools import islice
 
@@ -21,10 +21,9 @@ from tidewire.primitives.backoff import Backoff
 from tidewire.primitives.counters import OUTBOX_APPENDED, OUTBOX_REFUSED, OUTBOX_SET_ASIDE, OUTBOX_TAKEN
 from tidewire.primitives.throttled_log import ThrottledLog
 from tidewire.primitives.token_bucket import LocalBuckets
-from tidewire.transports import log_base
 from tidewire.transports.base import Backlog, Buckets, Fallible, Handler, Log, Receipt, Tail
 from tidewire.transports.fallback.outbox import Entry, Key, Outbox
-from tidewire.transports.log_follower import stop
+from tidewire.transports.log_base import stop
 
 log = logging.getLogger(__name__)
 
@@ -113,9 +112,9 @@ class Fallback:
         """Yield what the log does."""
         return self._log.replay(after, until)
 
-    def replay_pages(self, after: Cursor, until: Cursor) -> AsyncIterator[Sequence[Record | Gap]]:
-        """Yield the same page by page; see `PagedLog`."""
-        return log_base.pages_of(self._log, after, until)
+    def replay_pages(self, after: Cursor, until: Cursor) -> AsyncGenerator[Sequence[Record | Gap]]:
+        """Yield the same page by page; see `Log.replay_pages`."""
+        return self._log.replay_pages(after, until)
 
     async def ping(self) -> None:
         """Return if the log answers: health is to tell that it does not, although publishers are served."""

@@ -7,7 +7,7 @@ from tidewire.model.cursor import Cursor, Position
 from tidewire.model.event import Event
 from tidewire.model.record import Gap, Record
 from tidewire.transports.log_base import chain
-from tidewire.transports.log_follower import Following
+from tidewire.transports.log_follower import LogFollower
 
 from tests.contract.acts import Heard
 
@@ -32,9 +32,9 @@ def place(record: Record) -> Position:
 LOG = history(*"abcdef")
 
 
-def following(at: Position) -> tuple[Following, Heard]:
+def following(at: Position) -> tuple[LogFollower, Heard]:
     heard = Heard()
-    one = Following(heard)
+    one = LogFollower(heard)
     one.follow({"all": at})
     return one, heard
 
@@ -60,7 +60,7 @@ async def test_the_next_records_are_handed_over_and_become_the_place() -> None:
     one.deliver("all", LOG[1:4])
     one.deliver("all", LOG[4:])
     assert heard.told == list("bcdef")
-    assert one.at == {"all": place(LOG[-1])}
+    assert one.positions == {"all": place(LOG[-1])}
 
 
 async def test_records_of_a_read_that_began_before_the_partition_was_followed_further_on_are_dropped() -> None:
@@ -76,7 +76,7 @@ async def test_records_of_a_partition_that_was_left_are_dropped() -> None:
     one.unfollow(("all",))
     one.deliver("all", LOG[1:])
     assert heard.told == []
-    assert one.at == {}
+    assert one.positions == {}
 
 
 async def test_a_missing_number_is_a_gap_wherever_it_is_in_the_page() -> None:
@@ -108,13 +108,13 @@ async def test_a_place_without_a_check_takes_what_has_the_next_number() -> None:
 async def test_following_again_does_not_move_the_place() -> None:
     one, _ = following(place(LOG[3]))
     assert not one.follow({"all": place(LOG[0])})
-    assert one.at == {"all": place(LOG[3])}
+    assert one.positions == {"all": place(LOG[3])}
 
 
 async def test_an_unreadable_last_entry_is_stepped_over_once() -> None:
     one, heard = following(place(LOG[0]))
-    one.step_over("all", EPOCH, 2)
-    one.step_over("all", EPOCH, 2)
+    one.skip_unreadable("all", EPOCH, 2)
+    one.skip_unreadable("all", EPOCH, 2)
     one.deliver("all", LOG[2:4])
     assert heard.told == ["<trimmed>", "c", "d"]
 
@@ -158,7 +158,7 @@ async def test_a_partition_followed_anew_while_its_head_is_on_the_way_is_not_cal
     late.meanwhile = follow_anew
     await one.verify(late)
     assert heard.told == []
-    assert one.at == {"all": place(LOG[4])}
+    assert one.positions == {"all": place(LOG[4])}
 
 
 @pytest.mark.parametrize(("head", "more"), [(LOG[3], False), (LOG[5], True)])
