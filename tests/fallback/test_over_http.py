@@ -208,7 +208,7 @@ async def test_a_full_outbox_is_told_to_the_publisher_with_when_to_come_back(
     answers = [await publish(instance, *[large] * 4) for _ in range(18)]
     assert {answer.status for answer in answers[:16]} == {202}
     answers[-1].assert_unavailable()
-    assert "outbox has no room" in answers[-1].json()["detail"]
+    assert "outbox is full" in answers[-1].json()["detail"]
     assert (await metrics(instance))["realtime_outbox_refused_total"] >= 4
     redis.start()
     await back(instance)

@@ -125,8 +125,8 @@ class Writer:
     def _check_room(self, due: Sequence[Announcement]) -> None:
         """Raise TransportRefused if the list of schemes is full.
 
-        The list is checked as it will be after the announcement, without schemes that were not renewed in time: else the
-        last schemes of a log that was idle for weeks would stay in use, and no other could be announced.
+        The list is checked as it will be after the announcement, without schemes that were not renewed in time: else
+        the last schemes of a log that was idle for weeks would stay in use, and no other could be announced.
         """
         now = int(self._clock() * 1000)
         then = self.registry.extended([(announcement, now) for announcement in due], "")
