@@ -22,9 +22,10 @@ from tests.sinks import subscribed
 AB = Partitions(frozenset({"a", "b"}))
 
 
-async def test_what_a_process_published_itself_is_not_delivered_again_when_redis_brings_it_back(
+async def test_an_own_event_is_not_delivered_twice(
     store: PubSubStore,
 ) -> None:
+    """Redis sends it back to its publisher, too."""
     async with Hub(store.open(AB), AB) as hub, Hub(store.open(AB), AB) as other:
         async with subscribed(hub, "u1") as here, subscribed(other, "u1") as there:
             await here.ready()
@@ -52,7 +53,7 @@ async def test_a_process_knows_its_own_events_by_more_than_its_memory(store: Pub
     assert not any(receipt.duplicate for receipt in receipts)
 
 
-async def test_a_retry_reaches_each_process_once_whichever_process_it_comes_by(store: PubSubStore) -> None:
+async def test_a_retry_reaches_each_process_once(store: PubSubStore) -> None:
     async with Hub(store.open()) as one, Hub(store.open()) as two, Hub(store.open()) as three:
         async with subscribed(one) as first, subscribed(two) as second, subscribed(three) as third:
             for sink in (first, second, third):
@@ -69,7 +70,7 @@ async def test_a_retry_reaches_each_process_once_whichever_process_it_comes_by(s
         assert first.data == second.data == third.data == ["once", "end"]
 
 
-async def test_a_publisher_whose_answer_was_lost_may_retry_at_another_process(store: PubSubStore) -> None:
+async def test_a_publish_may_be_retried_at_another_process(store: PubSubStore) -> None:
     lost, saved = store.open(), store.open()
     async with Hub(lost) as one, Hub(saved) as two, Hub(store.open()) as three:
         async with subscribed(one) as first, subscribed(two) as second, subscribed(three) as third:
@@ -108,7 +109,7 @@ async def break_answer(transport: Transport, published: Event) -> None:
     assert "hunter2" not in caught.value.detail
 
 
-async def test_a_retry_at_a_process_that_heard_a_part_of_the_audience_repeats_nothing_for_that_part(
+async def test_a_retry_repeats_nothing_for_part_of_the_audience(
     store: PubSubStore,
 ) -> None:
     scheme = Partitions(user_shards=64)
@@ -176,7 +177,7 @@ async def test_the_largest_event_passes_byte_for_byte(store: PubSubStore) -> Non
     assert heard.items == [Record(original, "all", None)]
 
 
-async def test_what_others_publish_on_the_channel_is_left_out_and_its_content_not_logged(
+async def test_foreign_messages_are_skipped_and_not_logged(
     store: PubSubStore, client: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)

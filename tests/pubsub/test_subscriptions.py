@@ -37,9 +37,8 @@ async def heard_gaps(sink: RecordingSink, number: int) -> None:
     await sink.until(lambda: len(sink.gaps) == number)
 
 
-async def test_a_lost_connection_is_one_gap_on_every_open_stream_and_what_follows_arrives(
-    store: PubSubStore, client: redis.Redis
-) -> None:
+async def test_a_lost_connection_is_one_gap_per_stream(store: PubSubStore, client: redis.Redis) -> None:
+    """Later events arrive."""
     async with Hub(store.open()) as hub, Hub(store.open()) as other:
         async with subscribed(hub) as one, subscribed(hub, "u1", {"t"}) as two:
             await one.ready()
@@ -57,7 +56,7 @@ async def test_a_lost_connection_is_one_gap_on_every_open_stream_and_what_follow
         assert hub.stats.gaps == {}, "a live stream's gap is not a resume's"
 
 
-async def test_ready_is_not_said_before_redis_has_confirmed_the_subscription(store: PubSubStore) -> None:
+async def test_ready_waits_for_redis_confirmation(store: PubSubStore) -> None:
     async with Hub(store.open()) as publisher:
         for number in range(30):
             async with Hub(store.open()) as hub, subscribed(hub) as sink:
@@ -66,7 +65,7 @@ async def test_ready_is_not_said_before_redis_has_confirmed_the_subscription(sto
                 await sink.has(number, seconds=5)
 
 
-async def test_the_second_subscriber_of_a_partition_waits_for_the_same_confirmation(store: PubSubStore) -> None:
+async def test_a_second_subscriber_waits_for_the_confirmation_too(store: PubSubStore) -> None:
     async with Hub(store.open()) as publisher, Hub(store.open()) as hub:
         for number in range(30):
             async with subscribed(hub) as one, subscribed(hub) as two:
@@ -108,9 +107,8 @@ async def eventually_empty(client: redis.Redis, others: set[str]) -> None:
             await asyncio.sleep(0.005)
 
 
-async def test_one_connection_serves_every_subscriber_and_none_is_open_while_there_is_none(
-    store: PubSubStore, client: redis.Redis
-) -> None:
+async def test_one_connection_serves_all_subscribers(store: PubSubStore, client: redis.Redis) -> None:
+    """None is open without subscribers."""
     others = await connections(client)
     async with Hub(store.open(AB), AB) as hub:
         assert await client.client_list(_type="pubsub") == []
@@ -123,7 +121,7 @@ async def test_one_connection_serves_every_subscriber_and_none_is_open_while_the
     assert hub.stats.gaps == {}, "leaving and coming back is no gap"
 
 
-async def test_a_partition_left_and_followed_again_at_once_is_told_no_gap_and_misses_nothing(
+async def test_following_again_at_once_is_no_gap(
     store: PubSubStore,
 ) -> None:
     publisher, transport, heard = store.open(), store.open(), Heard()
@@ -175,7 +173,7 @@ def test_earlier_confirmations_confirm_nothing() -> None:
     assert confirmed == [False, False, True]
 
 
-async def test_who_left_while_redis_was_away_and_comes_back_is_told_of_no_gap(
+async def test_unfollowing_during_an_outage_is_no_gap(
     breakable: tuple[RedisServer, PubSubStore],
 ) -> None:
     server, store = breakable
@@ -194,7 +192,7 @@ async def test_who_left_while_redis_was_away_and_comes_back_is_told_of_no_gap(
     assert gaps == ["other"]
 
 
-async def test_while_redis_is_away_nobody_subscribes_half_and_publishing_accepts_nothing(
+async def test_an_outage_refuses_subscribers_and_publishers(
     breakable: tuple[RedisServer, PubSubStore], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server, store = breakable
@@ -234,9 +232,7 @@ async def test_a_restart_of_redis_is_a_gap_and_the_streams_stay_open(
     assert sink.order == ["realtime.ready", "realtime.gap", "after"]
 
 
-async def test_what_is_published_here_while_the_tail_is_away_still_reaches_its_own_streams(
-    store: PubSubStore, client: redis.Redis
-) -> None:
+async def test_own_streams_get_own_events_without_the_tail(store: PubSubStore, client: redis.Redis) -> None:
     async with Hub(store.open()) as hub, subscribed(hub) as sink:
         await sink.ready()
         await kill_tails(client)
@@ -245,7 +241,7 @@ async def test_what_is_published_here_while_the_tail_is_away_still_reaches_its_o
     assert sink.data == ["own"]
 
 
-async def test_a_connection_that_is_open_but_dead_is_given_up_and_told_as_a_gap(
+async def test_a_dead_open_connection_is_a_gap(
     breakable: tuple[RedisServer, PubSubStore], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server, _ = breakable
