@@ -12,7 +12,8 @@ from tidewire.model.partitions import Partitions
 from tidewire.model.record import Gap
 from tidewire.protocol.sse import DATA
 from tidewire.transports.redis import pubsub, redis_py
-from tidewire.transports.redis.pubsub import RedisPubSub, Subscriptions, _PubSubTail
+from tidewire.transports.redis.pubsub import RedisPubSub, _PubSubTail
+from tidewire.transports.redis.subscriptions import Subscriptions
 
 from tests.contract.acts import Heard, event, publish
 from tests.contract.stores import PubSubStore

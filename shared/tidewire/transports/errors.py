@@ -117,9 +117,9 @@ def is_not_serving(reply: object) -> bool:
 
 
 def unavailable(store: str, error: Exception | str, retry_after: int = 1) -> TransportUnavailable:
-    """Return the error for the caller: one that lasts, or concerns this append alone, where the refusal's code says so.
+    """Return the error for the caller; its type follows from the code of a refusal.
 
-    `error` is what was raised, or a reason of our own. Of an error that is not ours only the type is named.
+    `error` is the exception, or a reason of our own. Of an exception that is not ours, only the type is named.
     """
     code = error.code if isinstance(error, CommandError | NotServing) else None
     means = _NONE if code is None else REFUSALS.get(code, _NONE)

@@ -30,8 +30,8 @@ SOCKET_OPTIONS: list[tuple[int, int, int]] = [
 def keep_alive(transport: asyncio.BaseTransport) -> None:
     """Turn keepalive on for a transport's TCP socket; does nothing for other sockets.
 
-    A NAT gateway drops connections that were silent for some minutes (AWS: 350 s, Azure: 240 s) and tells neither side.
-    Probes keep them, and end one whose peer is gone after `IDLE + COUNT * INTERVAL` seconds.
+    A NAT gateway drops connections that were silent for some minutes (AWS: 350 s, Azure: 240 s), and informs neither
+    side. Probes keep them, and end one whose peer is gone after 30 s.
     """
     connection = transport.get_extra_info("socket")
     if connection is not None and connection.family in (socket.AF_INET, socket.AF_INET6):

@@ -93,7 +93,7 @@ class PostgresTail(FollowingTail):
         self._alive_at = 0.0  # on the loop's clock: when the listening connection last brought something
         self._expected: dict[str, Position] = {}  # heads that the pool has read, after our positions
         self._overdue: asyncio.TimerHandle | None = None
-        self._own_payload = f"heard {secrets.token_hex(8)}"  # of the notification to this process itself
+        self._own_payload = f"check {secrets.token_hex(8)}"  # of the notification to this process itself
         self._notified = asyncio.Event()  # that one has arrived
         self.advice: str | None = None
         self._warnings = ThrottledLog(log)

@@ -8,8 +8,7 @@ digits), then the event.
 import asyncio
 import logging
 import os
-from collections import Counter
-from collections.abc import AsyncIterator, Generator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -33,6 +32,7 @@ from tidewire.transports.redis.connection import Address
 from tidewire.transports.redis.layout import PUBLISH, TAKE, Call, Script, publish_call, take_call
 from tidewire.transports.redis.pool import TIMEOUT, make_circuit_breaker, unavailable
 from tidewire.transports.redis.redis_py import FAILURES, TailConnections, make_client, translate
+from tidewire.transports.redis.subscriptions import Subscriptions
 
 log = logging.getLogger(__name__)
 warnings = ThrottledLog(log)
@@ -64,7 +64,7 @@ class RedisPubSub:
     ) -> None:
         Address.parse(url)  # redis-py passes unknown options on to its connections, which fail late
         self.name = os.urandom(_NAME_DIGITS // 2).hex().encode()
-        self.seen = RecentKeys(retention.idempotency_window)
+        self.recent = RecentKeys(retention.idempotency_window)
         self.ping_seconds = ping
         self._prefix = prefix
         self._scheme = partitions
@@ -77,7 +77,7 @@ class RedisPubSub:
         """Publish all events or none, in one round trip."""
         new: dict[str, Event] = {}
         for event in events:
-            if not self.seen.knows(self._keys(event)):
+            if not self.recent.knows(self._keys(event)):
                 new.setdefault(event.key, event)
         messages = [
             (self.channel(partition), self.name + pack(part))
@@ -88,7 +88,7 @@ class RedisPubSub:
             await self.send(messages)
         # Not before: the same id may have come from another process meanwhile, and been delivered. An id that is known
         # in one partition is known in all, and what is on its way here in the others must still be delivered.
-        return [Receipt(event.id, None, not self.seen.add_all(self._keys(event))) for event in events]
+        return [Receipt(event.id, None, not self.recent.add_all(self._keys(event))) for event in events]
 
     @asynccontextmanager
     async def on_message(self, handler: Handler) -> AsyncIterator["_PubSubTail"]:
@@ -175,68 +175,6 @@ class RedisPubSub:
 
     def _keys(self, event: Event) -> list[tuple[str, str]]:
         return [(partition, part.key) for partition, part in self._scheme.route(event)]
-
-
-class Subscriptions:
-    """The partitions that a tail follows, and what Redis has confirmed of them on the connection that is open."""
-
-    def __init__(self) -> None:
-        self.followed: set[str] = set()
-        self.confirmed: set[str] = set()
-        self._lost: set[str] = set()  # confirmed on a connection that is gone: events since then are missing
-        self._pending: Counter[str] = Counter()  # commands that Redis has not confirmed yet
-
-    @property
-    def are_confirmed(self) -> bool:
-        """Whether events of all followed partitions arrive."""
-        return self.followed <= self.confirmed
-
-    @property
-    def are_over(self) -> bool:
-        """Whether no partition is followed, and no confirmation is on its way."""
-        return not self.followed and not self._pending
-
-    def pending(self, partition: str) -> int:
-        """Return how many commands for a partition are not confirmed yet."""
-        return self._pending[partition]
-
-    def follow(self, partitions: Iterable[str]) -> None:
-        """Add partitions."""
-        self.followed.update(partitions)
-
-    def unfollow(self, partitions: Iterable[str]) -> None:
-        """Remove partitions; nothing that they miss from now on is a gap."""
-        partitions = tuple(partitions)
-        self.followed.difference_update(partitions)
-        self._lost.difference_update(partitions)
-
-    def note_command(self, partitions: Iterable[str]) -> None:
-        """Note that a SUBSCRIBE or UNSUBSCRIBE of these partitions is about to be sent."""
-        partitions = tuple(partitions)
-        self.confirmed.difference_update(partitions)
-        self._pending.update(partitions)
-
-    def confirm(self, partition: str, *, subscribed: bool) -> bool:
-        """Note Redis' confirmation of the oldest command; return whether the partition has missed events before it.
-
-        Of several commands that are on their way, the last one's confirmation counts.
-        """
-        self._pending[partition] -= 1
-        if self._pending[partition] > 0:
-            return False
-        del self._pending[partition]
-        if not subscribed:
-            return False
-        self.confirmed.add(partition)
-        has_gap = partition in self._lost
-        self._lost.discard(partition)
-        return has_gap
-
-    def connection_lost(self) -> None:
-        """Note that nothing is subscribed any more."""
-        self._lost |= self.confirmed & self.followed
-        self.confirmed.clear()
-        self._pending.clear()
 
 
 class _PubSubTail:
@@ -397,7 +335,7 @@ class _PubSubTail:
             # The error's text may hold event data: it stays out of the log.
             log.error("channel of partition %s: a message is not an event", partition)  # noqa: TRY400
             return
-        if self._transport.seen.add((partition, event.key)):
+        if self._transport.recent.add((partition, event.key)):
             self._handler(Record(event, partition, None))
 
 

@@ -17,9 +17,9 @@ _EVICTS = (
 
 
 async def check_server(url: str | None, rest_url: str | None, rest_token: str | None) -> list[str]:
-    """Return warnings for the operator; the server is asked over TCP if there is a URL for that.
+    """Return warnings for the operator; it is queried over TCP if there is a URL for that.
 
-    There are none if it does not answer, or refuses INFO. Raises SettingsError if the log cannot work with it.
+    There are none if the server does not answer, or refuses INFO. Raises SettingsError if the log cannot work with it.
     """
     if url is not None:
         variable, text = "REDIS_URL", await _over_tcp(Address.parse(url))
