@@ -29,8 +29,7 @@ async def logged(store: MemoryStore) -> list[str]:
 
 
 @virtual_time
-async def test_outage_events_are_delivered_here_at_once() -> None:
-    """Elsewhere they are delivered when the log is back."""
+async def test_what_is_published_while_the_log_is_away_is_told_here_at_once_and_elsewhere_when_it_is_back() -> None:
     store = MemoryStore()
     async with Instance(store) as here, Instance(store) as there:
         async with subscribed(here.hub) as near, subscribed(there.hub) as far:
@@ -55,7 +54,7 @@ async def test_outage_events_are_delivered_here_at_once() -> None:
 
 
 @virtual_time
-async def test_early_delivery_moves_no_cursor() -> None:
+async def test_an_event_told_early_moves_no_cursor_and_a_resume_from_it_loses_nothing() -> None:
     store = MemoryStore()
     async with Instance(store) as here, Instance(store) as there:
         async with subscribed(here.hub) as sink:
@@ -76,7 +75,7 @@ async def test_early_delivery_moves_no_cursor() -> None:
 
 
 @virtual_time
-async def test_the_cursor_passes_early_events_with_the_log() -> None:
+async def test_the_cursor_moves_over_what_was_told_early_once_the_log_has_brought_it() -> None:
     store = MemoryStore()
     async with Instance(store) as here:
         async with subscribed(here.hub) as sink:
@@ -92,8 +91,7 @@ async def test_the_cursor_passes_early_events_with_the_log() -> None:
 
 
 @virtual_time
-async def test_later_subscribers_get_early_events_from_the_log() -> None:
-    """Those that had them early do not get them again."""
+async def test_who_came_after_an_event_was_told_early_has_it_by_the_log_and_who_had_it_does_not() -> None:
     store = MemoryStore()
     async with Instance(store) as here:
         async with subscribed(here.hub) as old:
@@ -113,7 +111,7 @@ async def test_later_subscribers_get_early_events_from_the_log() -> None:
 
 
 @virtual_time
-async def test_a_lost_append_answer_doubles_nothing() -> None:
+async def test_an_append_whose_answer_was_lost_is_neither_doubled_in_the_log_nor_on_a_connection() -> None:
     store = MemoryStore()
     async with Instance(store) as here:
         async with subscribed(here.hub) as sink:
@@ -134,7 +132,7 @@ async def test_a_lost_append_answer_doubles_nothing() -> None:
 
 
 @virtual_time
-async def test_one_id_is_one_event_throughout_an_outage() -> None:
+async def test_one_id_is_one_event_before_while_and_after_the_log_is_away() -> None:
     store = MemoryStore()
     async with Instance(store) as here, Instance(store) as there:
         async with subscribed(here.hub) as sink:
@@ -162,7 +160,7 @@ async def test_one_id_is_one_event_throughout_an_outage() -> None:
 
 
 @virtual_time
-async def test_after_the_window_an_id_is_a_new_event() -> None:
+async def test_after_the_window_an_id_is_a_new_event_also_for_the_fallback() -> None:
     store = MemoryStore()
     async with Instance(store, window=0.0) as here, subscribed(here.hub) as sink:
         await sink.ready()
@@ -177,7 +175,7 @@ async def test_after_the_window_an_id_is_a_new_event() -> None:
 
 
 @virtual_time
-async def test_events_wait_behind_the_outbox_and_are_durable() -> None:
+async def test_who_is_published_to_while_the_outbox_empties_waits_for_its_turn_and_is_durable() -> None:
     store = MemoryStore()
     async with Instance(store) as here:
         here.log.leave()
@@ -193,7 +191,7 @@ async def test_events_wait_behind_the_outbox_and_are_durable() -> None:
 
 
 @virtual_time
-async def test_waiting_events_of_a_new_outage_are_not_durable() -> None:
+async def test_who_waits_for_its_turn_when_the_log_goes_away_again_is_told_that_it_is_not_durable() -> None:
     store = MemoryStore()
     async with Instance(store) as here, subscribed(here.hub) as sink:
         await sink.ready()
@@ -215,7 +213,7 @@ async def test_waiting_events_of_a_new_outage_are_not_durable() -> None:
 
 
 @virtual_time
-async def test_the_outbox_is_appended_in_order_in_growing_batches() -> None:
+async def test_the_outbox_goes_into_the_log_in_its_order_first_one_event_then_more() -> None:
     store = MemoryStore()
     async with Instance(store) as here:
         here.log.leave()
@@ -230,7 +228,7 @@ async def test_the_outbox_is_appended_in_order_in_growing_batches() -> None:
 
 @pytest.mark.parametrize("bound", ["events", "bytes"])
 @virtual_time
-async def test_a_full_outbox_keeps_nothing_of_a_request(bound: str) -> None:
+async def test_a_full_outbox_is_an_error_to_the_publisher_and_keeps_nothing_of_the_request(bound: str) -> None:
     limits = {"max_events": 5} if bound == "events" else {"max_bytes": 5 * Entry(event(0), [("all", "0")]).size}
     async with Instance(MemoryStore(), **limits) as here, subscribed(here.hub) as sink:  # type: ignore[arg-type]
         await sink.ready()
@@ -251,7 +249,7 @@ async def test_a_full_outbox_keeps_nothing_of_a_request(bound: str) -> None:
 
 
 @virtual_time
-async def test_an_event_of_several_shards_is_delivered_once() -> None:
+async def test_an_event_of_several_shards_is_told_once_and_appended_to_each() -> None:
     store = MemoryStore()
     async with Instance(store, AB) as here, Instance(store, AB) as there:
         async with (
@@ -274,8 +272,7 @@ async def test_an_event_of_several_shards_is_delivered_once() -> None:
 
 
 @virtual_time
-async def test_a_stream_opened_during_an_outage() -> None:
-    """It gets events at once, and `ready` when the log is back."""
+async def test_a_stream_that_is_opened_while_the_log_is_away_hears_at_once_and_is_ready_when_it_is_back() -> None:
     store = MemoryStore()
     async with Instance(store) as here:
         here.log.leave()  # before anybody was here: the instance has never seen the log
@@ -292,8 +289,7 @@ async def test_a_stream_opened_during_an_outage() -> None:
 
 
 @virtual_time
-async def test_a_stream_resumed_during_an_outage() -> None:
-    """It gets the missed events when the log is back, and nothing twice."""
+async def test_a_stream_resumed_while_the_log_is_away_has_what_it_missed_when_it_is_back_and_nothing_twice() -> None:
     store = MemoryStore()
     async with Instance(store) as here, Instance(store) as there:
         async with subscribed(here.hub) as first:
@@ -322,7 +318,7 @@ async def test_a_page_does_not_wait_for_a_log_that_is_away() -> None:
 
 
 @virtual_time
-async def test_a_slow_reader_during_an_outage_gets_each_event_once() -> None:
+async def test_a_slow_reader_who_left_the_ring_during_an_outage_has_everything_and_nothing_twice() -> None:
     store = MemoryStore()
     async with Instance(store, ring=Ring(8)) as here, subscribed(here.hub) as slow, subscribed(here.hub) as fast:
         await slow.ready()
@@ -345,7 +341,7 @@ async def test_a_slow_reader_during_an_outage_gets_each_event_once() -> None:
 
 
 @virtual_time
-async def test_shutdown_flushes_and_logs_what_is_lost(
+async def test_the_end_of_the_process_flushes_what_it_can_and_says_loudly_how_much_is_lost(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)

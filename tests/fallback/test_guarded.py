@@ -28,7 +28,7 @@ async def _sent_away(sink: RecordingSink) -> None:
 
 
 @virtual_time
-async def test_revocations_apply_as_soon_as_they_can_be_read() -> None:
+async def test_who_came_while_the_log_was_away_is_sent_away_as_soon_as_the_revocation_can_be_read() -> None:
     store = MemoryStore()
     async with GuardedHub(store.open(), keep=KEEP) as elsewhere:
         await elsewhere.dispatch([Revocation("u1", 200).event()])
@@ -54,7 +54,7 @@ async def test_revocations_apply_as_soon_as_they_can_be_read() -> None:
 
 
 @virtual_time
-async def test_nothing_is_replayed_to_a_revoked_user() -> None:
+async def test_nothing_is_replayed_to_who_was_revoked_elsewhere_however_long_the_log_was_away() -> None:
     store = MemoryStore()
     async with GuardedHub(store.open(), keep=KEEP) as elsewhere:
         await elsewhere.dispatch([event("theirs", users=["u1"]), Revocation("u1", 200).event()])
@@ -74,7 +74,7 @@ async def test_nothing_is_replayed_to_a_revoked_user() -> None:
 
 
 @virtual_time
-async def test_after_the_last_subscriber_nothing_is_followed() -> None:
+async def test_after_all_have_left_while_the_log_was_away_nothing_is_followed() -> None:
     log = AwayLog(MemoryStore().open())
     log.leave()
     async with GuardedHub(Fallback(log), keep=KEEP) as hub:

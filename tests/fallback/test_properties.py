@@ -252,7 +252,9 @@ class World:
 
 @settings(max_examples=200)
 @given(st.lists(actions, min_size=20, max_size=50), st.sampled_from(SCHEMES), st.integers(2, 12))
-def test_random_outages_lose_and_double_nothing(story: list[tuple[object, ...]], scheme: Partitions, ring: int) -> None:
+def test_nothing_is_lost_or_doubled_whenever_the_log_goes_and_comes(
+    story: list[tuple[object, ...]], scheme: Partitions, ring: int
+) -> None:
     run(story, scheme, ring)
 
 
