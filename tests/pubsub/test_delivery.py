@@ -43,7 +43,7 @@ async def test_an_own_event_is_not_delivered_twice(
 async def test_a_process_knows_its_own_events_by_more_than_its_memory(store: PubSubStore) -> None:
     forgetful = store.open()
     assert isinstance(forgetful, RedisPubSub)
-    forgetful.seen = RecentKeys(60.0, maximum=1)
+    forgetful.recent = RecentKeys(60.0, maximum=1)
     async with Hub(forgetful) as hub, Hub(store.open()) as other, subscribed(hub) as here:
         await here.ready()
         receipts = await hub.dispatch([event(number) for number in range(50)])
@@ -90,19 +90,17 @@ async def test_a_publish_may_be_retried_at_another_process(store: PubSubStore) -
 
 
 async def break_answer(transport: Transport, published: Event) -> None:
-    """Publish; Redis carries it, but the answer does not come back."""
-    assert isinstance(transport, RedisPubSub)
-    client: Any = transport._client
-    execute = client.execute_command
+    """Publish an event that Redis carries, without an answer."""
+    execute: Any = redis.Redis.execute_command
     commands: list[str] = []
 
-    async def lose(*command: Any) -> None:
+    async def lose(client: redis.Redis, *command: Any) -> None:
         commands.append(command[0])
-        await execute(*command)
+        await execute(client, *command)
         raise redis.TimeoutError("Timeout reading from hunter2")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(client, "execute_command", lose)
+        patch.setattr(redis.Redis, "execute_command", lose)
         with pytest.raises(TransportUnavailable) as caught:
             await transport.publish([published])
     assert commands == ["EVALSHA"], "after a time-out nothing is sent again"
