@@ -20,9 +20,7 @@ ALLOWED_PER_MINUTE = 3  # commands of an idle instance
 
 
 @pytest.mark.parametrize("size", [1, 100])
-async def test_a_publish_is_one_command_in_one_round_trip(
-    redis_store: RedisStore, size: int
-) -> None:
+async def test_a_publish_is_one_command_in_one_round_trip(redis_store: RedisStore, size: int) -> None:
     log = redis_store.open()
     await publish(log, "the first one brings the script")
     async with watching(redis_store.client) as watch:

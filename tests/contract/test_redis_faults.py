@@ -110,9 +110,7 @@ async def test_a_restart_without_data_is_a_gap(
 
 
 @pytest.mark.parametrize("counted_again", [0, 1, 2, 3, 4])
-async def test_a_reconnecting_tail_notices_a_fallen_back_store(
-    redis_store: RedisStore, counted_again: int
-) -> None:
+async def test_a_reconnecting_tail_notices_a_fallen_back_store(redis_store: RedisStore, counted_again: int) -> None:
     log = redis_store.open()
     await publish(log, "a", "b", "c")
     backup = await redis_store.back_up()

@@ -130,9 +130,7 @@ async def test_a_cursor_ahead_of_the_log_is_a_gap(log: Log) -> None:
 
 
 @pytest.mark.parametrize("counted_again", [1, 2, 3, 5])
-async def test_reused_offsets_of_a_fallen_back_store_are_a_gap(
-    store: LogStore, counted_again: int
-) -> None:
+async def test_reused_offsets_of_a_fallen_back_store_are_a_gap(store: LogStore, counted_again: int) -> None:
     log = store.open()
     await publish(log, "a", "b", "c")
     fall_back = await store.back_up()

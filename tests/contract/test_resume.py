@@ -200,7 +200,7 @@ async def test_a_plain_poll_writes_what_a_subscriber_would_have_had_and_opens_no
     assert again.order == ["realtime.gap", 2, 3, 4, "realtime.ready"]
 
 
-@pytest.mark.parametrize(("silent", "least", "most"), [(0.0, 2, 4), (60.0, 0, 0)], ids=["long", "short"])
+@pytest.mark.parametrize(("silent", "minimum", "maximum"), [(0.0, 2, 4), (60.0, 0, 0)], ids=["long", "short"])
 async def test_a_replay_of_what_is_for_others_moves_the_cursor_once_it_takes_long(
     redis_store: RedisStore, monkeypatch: pytest.MonkeyPatch, silent: float, minimum: int, maximum: int
 ) -> None:

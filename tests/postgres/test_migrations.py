@@ -146,7 +146,7 @@ def test_a_failed_command_prints_one_line_and_no_password() -> None:
 
 @pytest.mark.parametrize(
     ("query", "problem"),
-    [("", "this database lacks 001_log"), ("?pgbouncer=true", "behind which LISTEN is forgotten")],
+    [("", "this database lacks 001_log"), ("?pgbouncer=true", "behind which a LISTEN ends")],
 )
 def test_no_start_if_no_stream_could_be_served(postgres_database: str, query: str, problem: str) -> None:
     settings = {"REALTIME_TRANSPORT": "postgres", "REALTIME_AUTH": "none", "PORT": "0"}

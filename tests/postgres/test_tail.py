@@ -160,7 +160,7 @@ async def test_without_subscribers_the_database_may_sleep(
 async def test_a_poolers_host_is_refused_for_streams(url: str) -> None:
     """The error holds no password."""
     async with Hub(PostgresLog(url)) as hub:
-        with pytest.raises(TransportUnavailable, match="behind which LISTEN is forgotten") as caught:
+        with pytest.raises(TransportUnavailable, match="behind which a LISTEN ends") as caught:
             async with hub.transport.on_message(Heard()):
                 pass
     assert "hunter2" not in str(caught.value)
