@@ -103,9 +103,9 @@ async def survey(settings: Settings) -> Sequence[str]:
     """Return what the operator should know about the store's own settings. Raises SettingsError as `prepare` does."""
     if settings.transport not in ("redis", "redis-pubsub"):
         return ()
-    from tidewire.transports.redis import survey
+    from tidewire.transports.redis.server_info import check_server
 
-    found = await survey.survey(settings.redis_url, settings.rest_url, settings.rest_token)
+    found = await check_server(settings.redis_url, settings.rest_url, settings.rest_token)
     return () if settings.transport == "redis-pubsub" else found  # which keeps nothing that could be evicted
 
 

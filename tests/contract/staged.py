@@ -1,7 +1,7 @@
 """A log whose parts are held up where a test wants: the tail, or the answers about the head."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 
 from tidewire.model.cursor import Cursor
@@ -67,6 +67,11 @@ class StagedLog:
 
     def replay(self, after: Cursor, until: Cursor) -> AsyncIterator[Record | Gap]:
         return self._log.replay(after, until)
+
+    async def replay_pages(self, after: Cursor, until: Cursor) -> AsyncGenerator[Sequence[Record | Gap]]:
+        """Each item is a page: a subclass that breaks off `replay` breaks off this as well."""
+        async for item in self.replay(after, until):
+            yield (item,)
 
     async def ping(self) -> None:
         await self._log.ping()

@@ -83,22 +83,44 @@ class MemoryStore(LogStore):
         super().__init__()
         self.clock = Clock()
         self._pause = pause or yield_once
-        self._partitions: dict[str, Any] = {}
-        self._tails: set[Any] = set()
+        self._first = SharedMemoryLog(clock=self.clock, pause=self._pause)
 
-    def _make(self, partitions: Partitions, retention: Retention) -> "_SharedMemoryLog":
-        log = _SharedMemoryLog(partitions, retention, clock=self.clock, pause=self._pause)
-        log._partitions, log._tails = self._partitions, self._tails
-        return log
+    def _make(self, partitions: Partitions, retention: Retention) -> "SharedMemoryLog":
+        return SharedMemoryLog(partitions, retention, clock=self.clock, pause=self._pause, beside=self._first)
 
     async def pass_time(self, seconds: float) -> None:
         self.clock.advance(seconds)
 
     async def wipe(self) -> None:
         self.clock.advance(0.002)  # the epoch is a time in ms, and the clock a float
-        self._partitions.clear()
+        self._first.wipe()
 
     async def back_up(self) -> Callable[[], Awaitable[None]]:
+        return self._first.back_up()
+
+
+class SharedMemoryLog(MemoryLog):
+    """A log that shares the records and tails of another one, as two processes on one store do."""
+
+    def __init__(
+        self,
+        partitions: Partitions = NO_SCHEME,
+        retention: Retention = KEEP_ALL,
+        *,
+        clock: Clock,
+        pause: Callable[[], Awaitable[None]],
+        beside: "SharedMemoryLog | None" = None,
+    ) -> None:
+        super().__init__(partitions, retention, clock=clock, pause=pause)
+        if beside is not None:
+            self._partitions, self._tails = beside._partitions, beside._tails
+
+    def wipe(self) -> None:
+        """Forget everything."""
+        self._partitions.clear()
+
+    def back_up(self) -> Callable[[], Awaitable[None]]:
+        """Return what restores the records that there are now."""
         kept = copy.deepcopy(self._partitions)
 
         async def restore() -> None:
@@ -106,10 +128,6 @@ class MemoryStore(LogStore):
             self._partitions.update(copy.deepcopy(kept))
 
         return restore
-
-
-class _SharedMemoryLog(MemoryLog):
-    """A log that outlives the process which closes it."""
 
     async def aclose(self) -> None:
         """Leave the records to the others."""

@@ -24,7 +24,7 @@ from tests.contract.acts import (
 from tests.contract.stores import LogStore
 
 
-async def test_receipts_are_in_the_order_of_the_events_and_number_them_without_holes(
+async def test_receipts_have_the_order_and_contiguous_offsets(
     log: Log,
 ) -> None:
     batch = events(range(5))
@@ -36,7 +36,7 @@ async def test_receipts_are_in_the_order_of_the_events_and_number_them_without_h
     assert told(await read(log, at(start_of(place(receipts[0]))))) == [0, 1, 2, 3, 4]
 
 
-async def test_a_record_carries_the_very_position_that_its_receipt_named(log: Log) -> None:
+async def test_a_record_has_the_position_of_its_receipt(log: Log) -> None:
     receipts = await publish(log, *range(3))
     items = await read(log, at(start_of(place(receipts[0]))))
     assert [item.position for item in items] == [place(receipt) for receipt in receipts]
@@ -50,7 +50,7 @@ async def test_every_process_counts_on_in_one_epoch(store: LogStore) -> None:
     assert len({place(receipt).epoch for receipt in receipts}) == 1
 
 
-async def test_a_head_read_before_the_first_append_is_a_place_in_the_log_that_follows(
+async def test_a_head_of_an_empty_log_stays_valid(
     store: LogStore,
 ) -> None:
     reader, publisher = store.open(), store.open()
@@ -60,7 +60,7 @@ async def test_a_head_read_before_the_first_append_is_a_place_in_the_log_that_fo
     assert told(await read(reader, at(before))) == ["first"]
 
 
-async def test_data_and_everything_else_of_an_event_is_kept_as_it_was_published(log: Log) -> None:
+async def test_every_field_of_an_event_is_kept_unchanged(log: Log) -> None:
     originals = [
         Event("1", "a.b_c-D", b'{"price": 1.0, "e": 1e5, "n": 123456789012345678901234567890}'),
         Event("2", "t", b'[1 ,\r\n\t2, "\\u00e9\\ud83d\\ude00"]', ("u1", "ü 2")),
@@ -72,7 +72,7 @@ async def test_data_and_everything_else_of_an_event_is_kept_as_it_was_published(
     assert [item.event for item in items if isinstance(item, Record)] == originals
 
 
-async def test_a_retry_of_an_id_appends_nothing_and_answers_the_first_place(log: Log) -> None:
+async def test_a_retry_appends_nothing_and_gets_the_first_position(log: Log) -> None:
     (first,) = await log.publish([event("first", id="same")])
     await publish(log, "between")
     (again,) = await log.publish([event("changed", id="same")])
@@ -119,7 +119,7 @@ async def test_after_its_window_an_id_is_a_new_event(store: LogStore) -> None:
     assert offsets([first, second]) == [1, 2]
 
 
-async def test_an_id_is_remembered_although_its_event_is_no_longer_kept(store: LogStore) -> None:
+async def test_an_id_is_kept_longer_than_its_event(store: LogStore) -> None:
     log = store.open(retention=Retention(events=2))
     (first,) = await log.publish([event("old", id="same")])
     await publish(log, *range(5))
@@ -147,7 +147,7 @@ async def test_a_cloudevents_id_is_unique_within_its_source_only(
     assert receipt.duplicate is duplicate
 
 
-async def test_a_batch_lands_together_and_in_order_among_other_publishers(store: LogStore) -> None:
+async def test_a_batch_is_contiguous_among_other_publishers(store: LogStore) -> None:
     logs = [store.open() for _ in range(4)]
     sizes = [random.Random(7).randint(1, 12) for _ in range(40)]
     answers = await asyncio.gather(

@@ -40,7 +40,7 @@ async def test_what_one_process_took_is_gone_for_all(pair: tuple[Store, Buckets,
     await store.aclose()
 
 
-async def test_of_many_that_take_at_once_exactly_as_many_as_there_are_get_one(
+async def test_concurrent_takes_get_no_more_than_the_capacity(
     pair: tuple[Store, Buckets, Buckets],
 ) -> None:
     store, one, other = pair
@@ -49,7 +49,7 @@ async def test_of_many_that_take_at_once_exactly_as_many_as_there_are_get_one(
     await store.aclose()
 
 
-async def test_what_was_taken_comes_back_and_a_wait_that_was_told_is_long_enough(
+async def test_a_bucket_refills_within_the_returned_wait(
     pair: tuple[Store, Buckets, Buckets],
 ) -> None:
     store, one, other = pair
@@ -93,7 +93,8 @@ async def test_where_the_store_cannot_count_this_process_does(transport: Transpo
     await rate.take(None, 2)
 
 
-async def test_a_rate_costs_one_command_of_its_own_and_none_where_it_is_not_set(redis_store: RedisStore) -> None:
+async def test_a_rate_limit_costs_one_command(redis_store: RedisStore) -> None:
+    """None without a rate limit."""
     log = redis_store.open()
     key = PublishKey("publish-key")
     await publish(log, "the first one brings the script")

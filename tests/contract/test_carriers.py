@@ -8,7 +8,7 @@ from tests.sinks import subscribed
 from tests.tracing.spans import Recorded, place
 
 
-async def test_an_event_reaches_every_hub_once_and_is_not_echoed_to_its_own(
+async def test_an_event_reaches_every_hub_once(
     any_store: Store,
 ) -> None:
     async with Hub(any_store.open()) as one, Hub(any_store.open()) as other:
@@ -71,7 +71,7 @@ async def test_who_comes_without_a_cursor_is_told_of_no_gap(any_store: Store) ->
     assert sink.gaps == []
 
 
-async def test_where_no_log_remembers_a_return_is_a_gap_before_anything_else(
+async def test_without_a_log_a_resume_starts_with_a_gap(
     carrier_store: Store,
 ) -> None:
     async with Hub(carrier_store.open()) as hub:
@@ -96,13 +96,13 @@ async def test_where_no_log_remembers_a_start_in_the_past_is_a_gap_too(
     assert sink.gaps == ["no-log"]
 
 
-async def test_a_receipt_has_a_place_exactly_where_a_log_keeps_the_event(any_store: Store) -> None:
+async def test_receipts_have_positions_only_with_a_log(any_store: Store) -> None:
     async with Hub(any_store.open()) as hub:
         (receipt,) = await publish(hub.transport, 1)
     assert (receipt.positions is not None) == isinstance(any_store, LogStore)
 
 
-async def test_the_span_that_published_an_event_comes_with_it_to_every_hub(any_store: Store) -> None:
+async def test_a_trace_reaches_every_hub(any_store: Store) -> None:
     here, there = Recorded(), Recorded()
     async with (
         Hub(any_store.open(), tracer=here.tracer) as one,

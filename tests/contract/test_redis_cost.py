@@ -7,7 +7,7 @@ import pytest
 from tidewire.delivery.hub import Hub
 from tidewire.model.partitions import Partitions
 from tidewire.transports.log_base import FIRST, GROWTH, PAGE, PAGE_BYTES
-from tidewire.transports.log_follower import TailPage
+from tidewire.transports.log_follower import TailPageSize
 from tidewire.transports.redis.streams import BLOCK, RedisStreams
 
 from tests.contract.acts import at, event, events, head, publish, tailing
@@ -20,9 +20,7 @@ ALLOWED_PER_MINUTE = 3  # commands of an idle instance
 
 
 @pytest.mark.parametrize("size", [1, 100])
-async def test_publishing_an_event_or_a_batch_costs_one_command_in_one_round_trip(
-    redis_store: RedisStore, size: int
-) -> None:
+async def test_a_publish_is_one_command_in_one_round_trip(redis_store: RedisStore, size: int) -> None:
     log = redis_store.open()
     await publish(log, "the first one brings the script")
     async with watching(redis_store.client) as watch:
@@ -49,7 +47,7 @@ async def test_a_batch_for_several_partitions_is_one_round_trip_too(
     assert [command[0] for command in commands] == ["evalsha"] * len(touched)
 
 
-async def test_a_restarted_server_that_knows_no_script_is_given_it_once(
+async def test_a_restarted_server_gets_each_script_once(
     redis_store: RedisStore,
 ) -> None:
     log = redis_store.open()
@@ -63,7 +61,7 @@ async def test_a_restarted_server_that_knows_no_script_is_given_it_once(
     assert not receipt.duplicate
 
 
-async def test_all_subscribers_of_an_instance_share_one_blocking_read_on_one_connection(
+async def test_all_subscribers_share_one_blocking_read(
     redis_store: RedisStore,
 ) -> None:
     scheme = Partitions(frozenset({"a", "b"}))
@@ -85,7 +83,7 @@ async def test_all_subscribers_of_an_instance_share_one_blocking_read_on_one_con
         assert len(clients) < 10  # a few for all else, and the test's own
 
 
-async def test_an_idle_instance_of_a_hundred_subscribers_asks_only_for_its_blocking_read(
+async def test_an_idle_instance_sends_only_its_blocking_read(
     redis_store: RedisStore,
 ) -> None:
     log = RedisStreams(redis_store.url, block=0.2)
@@ -106,9 +104,10 @@ async def test_an_idle_instance_of_a_hundred_subscribers_asks_only_for_its_block
     assert 60 / BLOCK * len(commands) / cycles <= ALLOWED_PER_MINUTE
 
 
-async def test_the_tail_always_names_its_place_and_never_asks_for_what_is_new(
+async def test_the_tail_always_reads_after_its_position(
     redis_store: RedisStore,
 ) -> None:
+    """It never reads from `$`, the newest entry."""
     log = redis_store.open()
     async with watching(redis_store.client) as watch, Hub(log) as hub, subscribed(hub) as sink:
         await sink.ready()
@@ -148,7 +147,7 @@ async def test_the_tail_asks_for_few_records_that_are_large(redis_store: RedisSt
     async with watching(redis_store.client) as watch, tailing(log, at(start)) as (heard, _):
         await heard.has(299)
         counts = [int(command[2]) for command in await watch.commands() if command[0] == "xread"]
-    assert counts[0] == TailPage.FIRST
+    assert counts[0] == TailPageSize.FIRST
     assert max(counts[1:5]) * 64_000 <= PAGE_BYTES
     assert max(counts) <= PAGE
 

@@ -50,7 +50,7 @@ async def kill_tail(store: RedisStore) -> None:
                 killed += await store.client.client_kill_filter(_id=client["id"])
 
 
-async def test_after_a_kill_and_a_restart_the_tail_goes_on_exactly_where_it_was(
+async def test_the_tail_resumes_after_a_kill_and_restart(
     durable: tuple[RedisServer, RedisStore],
 ) -> None:
     server, store = durable
@@ -73,7 +73,7 @@ async def test_after_a_kill_and_a_restart_the_tail_goes_on_exactly_where_it_was(
     assert sink.gaps == []
 
 
-async def test_a_cut_tail_connection_is_opened_again_and_nothing_is_missed(
+async def test_a_cut_tail_connection_misses_nothing(
     redis_store: RedisStore,
 ) -> None:
     async with Hub(redis_store.open()) as hub, subscribed(hub) as sink:
@@ -86,9 +86,10 @@ async def test_a_cut_tail_connection_is_opened_again_and_nothing_is_missed(
     assert sink.gaps == []
 
 
-async def test_a_restart_that_lost_everything_is_a_gap_for_live_and_for_late_subscribers(
+async def test_a_restart_without_data_is_a_gap(
     make_redis: MakeRedis,
 ) -> None:
+    """For live and for later subscribers."""
     server = make_redis(aof=False)
     store = RedisStore(server.url)
     async with Hub(store.open()) as hub:
@@ -109,9 +110,7 @@ async def test_a_restart_that_lost_everything_is_a_gap_for_live_and_for_late_sub
 
 
 @pytest.mark.parametrize("counted_again", [0, 1, 2, 3, 4])
-async def test_a_store_that_fell_back_is_noticed_by_a_live_tail_that_reconnects(
-    redis_store: RedisStore, counted_again: int
-) -> None:
+async def test_a_reconnecting_tail_notices_a_fallen_back_store(redis_store: RedisStore, counted_again: int) -> None:
     log = redis_store.open()
     await publish(log, "a", "b", "c")
     backup = await redis_store.back_up()
@@ -127,7 +126,7 @@ async def test_a_store_that_fell_back_is_noticed_by_a_live_tail_that_reconnects(
     assert heard.told == ["lost 4", "lost 5", "<epoch>", *told_again, "end"]
 
 
-async def test_who_reads_on_after_the_gap_of_a_fallen_store_has_no_second_one(
+async def test_a_fallen_back_store_is_one_gap_per_reader(
     redis_store: RedisStore,
 ) -> None:
     async with Hub(redis_store.open()) as hub:
@@ -146,7 +145,7 @@ async def test_who_reads_on_after_the_gap_of_a_fallen_store_has_no_second_one(
     assert sink.gaps == ["epoch"]
 
 
-async def test_while_redis_is_away_publishing_and_subscribing_fail_and_accept_nothing(
+async def test_an_outage_accepts_nothing(
     durable: tuple[RedisServer, RedisStore],
 ) -> None:
     server, store = durable
@@ -211,7 +210,7 @@ async def test_a_replay_cut_by_a_crash_goes_on_after_its_last_event(
     assert sink.data == [*range(total), "live"]
 
 
-async def test_an_instance_that_closes_in_the_middle_of_its_reads_leaves_no_connection_behind(
+async def test_closing_during_reads_leaves_no_connection(
     redis_store: RedisStore,
 ) -> None:
     await redis_store.client.client_setname("witness")
@@ -250,7 +249,7 @@ async def test_an_idle_log_forgets_its_records_but_not_its_count(redis_store: Re
     assert told(await read(log, at(place(receipts[2])))) == [4]
 
 
-async def test_an_entry_that_cannot_be_read_is_a_gap_and_does_not_stop_or_spin_the_tail(
+async def test_an_unreadable_entry_is_a_gap_and_the_tail_goes_on(
     redis_store: RedisStore,
 ) -> None:
     log = redis_store.open()
@@ -271,7 +270,7 @@ async def test_an_entry_that_cannot_be_read_is_a_gap_and_does_not_stop_or_spin_t
     assert told(await read(log, at(place(receipt)), at(Position(epoch, 2)))) == ["<trimmed>"]
 
 
-async def test_a_follow_that_meets_the_interruption_for_another_one_is_not_forgotten(
+async def test_a_follow_during_another_interruption_is_read(
     redis_store: RedisStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = redis_store.open(Partitions(frozenset({"a", "b", "c"})))
@@ -305,7 +304,7 @@ async def _fall_back(store: RedisStore, backup: Backup, counted_again: int) -> N
     """Bring back the older state, count on from it, and cut the tail: all at once, so that nobody looks in between."""
     lost = [event(f"other {number}") for number in range(4, 4 + counted_again)]
     parts = [Part(number, ALL, one, one.key) for number, one in enumerate(lost)]
-    commands = [APPEND.whole(*call) for call in Layout("rt", KEEP_ALL).append("", parts).calls]
+    commands = [APPEND.in_full(*call) for call in Layout("rt", KEEP_ALL).append("", parts).calls]
     connected = await store.client.client_list(_type="normal")
     commands += [["CLIENT", "KILL", "ID", client["id"]] for client in connected if "b" in client["flags"]]
     await backup(*commands)

@@ -56,7 +56,7 @@ async def test_a_cursor_at_the_head_reads_nothing(log: Log) -> None:
     assert await read(log, at(place(receipts[-1]))) == []
 
 
-async def test_trimming_by_length_is_told_first_and_then_comes_what_is_left(
+async def test_trimming_by_length_is_a_gap_before_the_rest(
     store: LogStore,
 ) -> None:
     log = store.open(retention=Retention(events=4))
@@ -68,7 +68,7 @@ async def test_trimming_by_length_is_told_first_and_then_comes_what_is_left(
     assert (gap.epoch, gap.offset) == (place(receipts[0]).epoch, 6)
 
 
-async def test_trimming_by_age_is_told_first_and_then_comes_what_is_left(store: LogStore) -> None:
+async def test_trimming_by_age_is_a_gap_before_the_rest(store: LogStore) -> None:
     log = store.open(retention=Retention(age=0.3))
     receipts = await publish(log, "old", "older")
     await store.pass_time(0.4)
@@ -123,16 +123,14 @@ async def test_a_wiped_store_that_is_still_empty_is_a_gap_too(store: LogStore) -
     assert items[0].position[:2] == (await head(log))[:2]
 
 
-async def test_a_cursor_ahead_of_the_log_is_a_gap_and_not_an_empty_answer(log: Log) -> None:
+async def test_a_cursor_ahead_of_the_log_is_a_gap(log: Log) -> None:
     receipts = await publish(log, 1, 2)
     ahead = Position(place(receipts[0]).epoch, 9, "0badc0de", 1)
     assert told(await read(log, at(ahead))) == ["<epoch>", 1, 2]
 
 
 @pytest.mark.parametrize("counted_again", [1, 2, 3, 5])
-async def test_a_store_that_fell_back_and_counted_the_same_numbers_again_is_a_gap(
-    store: LogStore, counted_again: int
-) -> None:
+async def test_reused_offsets_of_a_fallen_back_store_are_a_gap(store: LogStore, counted_again: int) -> None:
     log = store.open()
     await publish(log, "a", "b", "c")
     fall_back = await store.back_up()
@@ -145,7 +143,7 @@ async def test_a_store_that_fell_back_and_counted_the_same_numbers_again_is_a_ga
     assert items == ["<epoch>", "a", "b", "c", *again]
 
 
-async def test_a_place_in_the_history_that_the_store_fell_back_to_is_still_good(
+async def test_a_position_before_the_fall_back_stays_valid(
     store: LogStore,
 ) -> None:
     log = store.open()
@@ -157,7 +155,7 @@ async def test_a_place_in_the_history_that_the_store_fell_back_to_is_still_good(
     assert told(await read(log, at(place(receipts[-1])))) == ["other 4", "other 5"]
 
 
-async def test_what_was_read_before_a_store_fell_back_is_not_read_again_after_it(
+async def test_pages_of_a_lost_history_are_not_reused(
     store: LogStore,
 ) -> None:
     log = store.open()
@@ -212,7 +210,7 @@ async def test_only_partitions_that_both_cursors_name_are_read(store: LogStore) 
     assert told([item async for item in log.replay(only_a, end)]) == ["in a"]
 
 
-async def test_a_replay_goes_on_after_its_last_position_as_if_never_cut(log: Log) -> None:
+async def test_a_cut_replay_resumes_after_its_last_position(log: Log) -> None:
     receipts = await publish(log, *range(PAGE + 30))
     replay = log.replay(at(start_of(place(receipts[0]))), await log.head(("all",)))
     items = await take(replay, PAGE + 5)

@@ -38,7 +38,7 @@ async def test_a_time_is_found_to_the_millisecond(store: LogStore) -> None:
         assert (await seek(log, time + 1)).offset == number
 
 
-async def test_a_start_by_time_between_two_records_reads_the_later_one_first(
+async def test_a_time_between_two_records_starts_at_the_later(
     store: LogStore,
 ) -> None:
     log = store.open()
@@ -49,7 +49,7 @@ async def test_a_start_by_time_between_two_records_reads_the_later_one_first(
     assert told(await read(log, at(await seek(log, middle)))) == ["after"]
 
 
-async def test_a_time_finds_the_first_of_many_records_of_one_millisecond(store: LogStore) -> None:
+async def test_a_time_finds_the_first_record_of_a_millisecond(store: LogStore) -> None:
     log = store.open()
     await publish(log, "old")
     await store.pass_time(0.005)
@@ -58,7 +58,7 @@ async def test_a_time_finds_the_first_of_many_records_of_one_millisecond(store: 
     assert (await seek(log, place(receipts[0]).time)).offset == 1
 
 
-async def test_a_time_before_the_log_is_its_earliest_and_one_in_the_future_its_head(
+async def test_times_outside_the_log_are_its_start_and_head(
     store: LogStore,
 ) -> None:
     log = store.open(retention=Retention(events=5))

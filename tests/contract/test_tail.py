@@ -19,7 +19,7 @@ from tests.contract.stores import LogStore
 AB = Partitions(frozenset({"a", "b"}))
 
 
-async def test_a_tail_brings_what_lay_after_its_place_and_then_what_is_appended(
+async def test_a_tail_reads_after_its_position_then_live(
     store: LogStore,
 ) -> None:
     log = store.open()
@@ -32,7 +32,7 @@ async def test_a_tail_brings_what_lay_after_its_place_and_then_what_is_appended(
     assert heard.items[0].position == place(receipts[1])
 
 
-async def test_a_tail_hears_what_other_processes_publish_and_nothing_twice(
+async def test_a_tail_gets_other_processes_events_once(
     store: LogStore,
 ) -> None:
     reader, one, other = store.open(), store.open(), store.open()
@@ -45,7 +45,7 @@ async def test_a_tail_hears_what_other_processes_publish_and_nothing_twice(
     assert heard.told == list(range(30))
 
 
-async def test_a_tail_keeps_the_order_of_the_log_while_many_publish_at_once(
+async def test_a_tail_keeps_the_order_under_many_publishers(
     store: LogStore,
 ) -> None:
     logs = [store.open() for _ in range(4)]
@@ -57,7 +57,7 @@ async def test_a_tail_keeps_the_order_of_the_log_while_many_publish_at_once(
     assert [p.offset for p in positions if p] == list(range(1, len(heard.items) + 1))
 
 
-async def test_following_another_partition_does_not_wait_for_the_blocked_read_to_end(
+async def test_a_new_partition_interrupts_the_blocked_read(
     store: LogStore,
 ) -> None:
     log = store.open(AB)
@@ -75,7 +75,7 @@ async def test_following_another_partition_does_not_wait_for_the_blocked_read_to
     assert heard.told == ["a1", "b1", "a2"]
 
 
-async def test_records_appended_before_the_follow_call_but_after_the_place_are_not_missed(
+async def test_records_between_position_and_follow_are_read(
     store: LogStore,
 ) -> None:
     log = store.open(AB)
@@ -109,7 +109,7 @@ async def test_what_is_appended_after_the_unfollow_is_not_heard(store: LogStore)
     assert heard.told == ["a1", "end"]
 
 
-async def test_a_partition_left_and_followed_again_further_on_repeats_nothing(
+async def test_following_again_from_later_repeats_nothing(
     store: LogStore,
 ) -> None:
     log = store.open()
@@ -125,7 +125,7 @@ async def test_a_partition_left_and_followed_again_further_on_repeats_nothing(
         assert heard.told == ["end"]
 
 
-async def test_a_place_that_is_no_longer_kept_is_a_gap_before_what_is_left(
+async def test_a_trimmed_position_is_a_gap_before_the_rest(
     store: LogStore,
 ) -> None:
     log = store.open(retention=Retention(events=3))
@@ -137,7 +137,7 @@ async def test_a_place_that_is_no_longer_kept_is_a_gap_before_what_is_left(
     assert heard.items[0].position.offset == 6
 
 
-async def test_a_store_wiped_under_the_tail_is_a_gap_before_its_new_records(
+async def test_a_wiped_store_is_a_gap_before_new_records(
     store: LogStore,
 ) -> None:
     log = store.open()
@@ -150,7 +150,7 @@ async def test_a_store_wiped_under_the_tail_is_a_gap_before_its_new_records(
     assert heard.told == [1, 2, "<epoch>", "new", "newer"]
 
 
-async def test_a_tail_that_follows_nothing_waits_and_a_closed_one_hears_nothing(
+async def test_an_idle_tail_waits_and_a_closed_one_gets_nothing(
     store: LogStore,
 ) -> None:
     log = store.open()

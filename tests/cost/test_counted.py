@@ -316,7 +316,7 @@ async def test_over_rest_a_waiting_poll_polls_the_store() -> None:
 
 
 def test_the_limits_of_the_code_are_those_that_are_reckoned_with() -> None:
-    assert (commands.BLOCK, commands.HEADS) == (streams.BLOCK, streams.LOOK)
+    assert (commands.BLOCK, commands.HEADS) == (streams.BLOCK, streams.CHECK_HEADS)
     assert (commands.POLL_MIN, commands.POLL_MAX) == (rest_log.POLL_MIN, rest_log.POLL_MAX)
     assert commands.POLL_GROWTH == rest_log._SLOWING
     assert commands.PAGE == log_base.PAGE

@@ -239,7 +239,7 @@ async def test_a_full_outbox_refuses_the_whole_request(bound: str) -> None:
         await sink.ready()
         here.log.leave()
         await here.hub.dispatch([event(n) for n in range(4)])
-        with pytest.raises(TransportUnavailable, match="outbox has no room") as caught:
+        with pytest.raises(TransportUnavailable, match="outbox is full") as caught:
             await here.hub.dispatch([event(4), event(5)])
         assert caught.value.retry_after >= 1
         assert here.fallback.backlog.events == 4

@@ -59,15 +59,14 @@ async def waiting(instance: Instance) -> AsyncIterator[Follower]:
             await follower.stop()
 
 
-def test_a_function_that_answers_one_request_accepts_nothing_that_is_not_durable() -> None:
+def test_a_function_accepts_only_durable_events() -> None:
     settings = Settings(transport="redis", redis_url="redis://127.0.0.1:1", fallback=True)
     assert isinstance(make_transport(settings), Fallback)
     assert not isinstance(make_transport(settings, stateless=True), Fallback)
 
 
-async def test_publishers_and_subscribers_are_served_while_redis_is_away_and_the_log_has_it_all_in_the_end(
-    make_redis: MakeRedis, make_instance: MakeInstance
-) -> None:
+async def test_an_outage_of_redis_loses_nothing(make_redis: MakeRedis, make_instance: MakeInstance) -> None:
+    """Publishers and subscribers are served meanwhile."""
     redis = make_redis()
     here, there = (make_instance(**on_redis(redis, **FALLBACK)) for _ in range(2))
     async with follow(here) as near, follow(there) as far:
@@ -198,9 +197,7 @@ async def test_a_drain_waits_a_while_for_the_log_and_says_what_is_lost(
         assert len((await read_log(redis))["all"]) == 2
 
 
-async def test_a_full_outbox_is_told_to_the_publisher_with_when_to_come_back(
-    make_redis: MakeRedis, make_instance: MakeInstance
-) -> None:
+async def test_a_full_outbox_is_a_503_with_a_retry_after(make_redis: MakeRedis, make_instance: MakeInstance) -> None:
     redis = make_redis()
     instance = make_instance(**on_redis(redis, **FALLBACK))
     redis.kill()
@@ -208,14 +205,14 @@ async def test_a_full_outbox_is_told_to_the_publisher_with_when_to_come_back(
     answers = [await publish(instance, *[large] * 4) for _ in range(18)]
     assert {answer.status for answer in answers[:16]} == {202}
     answers[-1].assert_unavailable()
-    assert "outbox has no room" in answers[-1].json()["detail"]
+    assert "outbox is full" in answers[-1].json()["detail"]
     assert (await metrics(instance))["realtime_outbox_refused_total"] >= 4
     redis.start()
     await back(instance)
     assert (await publish(instance, event("room-again"))).status == 202
 
 
-async def test_a_revocation_that_only_one_instance_knows_is_not_acknowledged(
+async def test_a_revocation_in_memory_alone_is_not_acknowledged(
     make_redis: MakeRedis, make_instance: MakeInstance
 ) -> None:
     redis = make_redis()

@@ -94,7 +94,7 @@ class Rig(ABC):
 class RedisRig(Rig):
     """Redis Streams over TCP. A failover promotes a replica."""
 
-    patience: Mapping[str, float] = {"redis_pool.TIMEOUT": TIME_OUT}
+    patience: Mapping[str, float] = {"redis.pool.TIMEOUT": TIME_OUT}
     _server: RedisServer
 
     @property
@@ -161,9 +161,9 @@ class UpstashRig(RedisRig):
     """The same Redis over REST; the proxy is before the stand-in of Upstash."""
 
     patience: Mapping[str, float] = {
-        "upstash_session.PHASE_SECONDS": TIME_OUT,
-        "upstash_session.EXCHANGE_SECONDS": 2 * TIME_OUT,
-        "upstash._VERIFY": 0.5,
+        "upstash.session.READ_TIMEOUT": TIME_OUT,
+        "upstash.session.EXCHANGE_TIMEOUT": 2 * TIME_OUT,
+        "upstash.rest_log._VERIFY": 0.5,
     }
 
     async def _start(self) -> None:
@@ -182,7 +182,7 @@ class UpstashRig(RedisRig):
 class PostgresRig(Rig):
     """Postgres. A failover brings what a standby that was behind brings: the state of an earlier moment."""
 
-    patience: Mapping[str, float] = {"postgres_connection.TIMEOUT": TIME_OUT}
+    patience: Mapping[str, float] = {"postgres.connection.TIMEOUT": TIME_OUT}
 
     def __init__(self, folder: Path, server: PostgresServer, *, impatient: bool = True) -> None:
         super().__init__(folder, impatient=impatient)

@@ -1,4 +1,4 @@
-"""Connections to Redis that are used one call at a time: no call reads another's replies, and closed is closed."""
+"""ConnectionPool to Redis that are used one call at a time: no call reads another's replies, and closed is closed."""
 
 import asyncio
 import ssl
@@ -11,8 +11,9 @@ import pytest
 import redis
 from tidewire.errors import TransportUnavailable
 from tidewire.model.event import Event
-from tidewire.transports.redis.connection import Address, Command, LostError, RedisFailure
-from tidewire.transports.redis.pool import CONNECTIONS, ClosedError, Connections
+from tidewire.transports.errors import ConnectionClosed, ConnectionLost, StoreError
+from tidewire.transports.redis.connection import Address, Command
+from tidewire.transports.redis.pool import CONNECTIONS, ConnectionPool
 from tidewire.transports.redis.streams import RedisStreams
 
 from tests.certificates import certify
@@ -30,8 +31,8 @@ def server(redis_url: str) -> Iterator[redis.Redis]:
 
 
 @pytest.fixture
-async def connections(redis_url: str) -> AsyncIterator[Connections]:
-    connections = Connections(Address.parse(redis_url))
+async def connections(redis_url: str) -> AsyncIterator[ConnectionPool]:
+    connections = ConnectionPool(Address.parse(redis_url))
     yield connections
     await connections.aclose()
 
@@ -41,7 +42,7 @@ def opened(server: redis.Redis) -> set[str]:
     return {client["id"] for client in server.client_list()} - {str(server.client_id())}
 
 
-async def blocked(connections: Connections, server: redis.Redis) -> asyncio.Task[list[object]]:
+async def blocked(connections: ConnectionPool, server: redis.Redis) -> asyncio.Task[list[object]]:
     """A call of which one reply was read and the next does not come."""
     call = asyncio.create_task(connections.send(BLOCKED))
     await eventually(lambda: any(client["cmd"] == "blpop" for client in server.client_list()))
@@ -49,7 +50,7 @@ async def blocked(connections: Connections, server: redis.Redis) -> asyncio.Task
 
 
 async def test_a_call_that_was_cancelled_between_two_replies_leaves_the_rest_of_them_to_nobody(
-    connections: Connections, server: redis.Redis
+    connections: ConnectionPool, server: redis.Redis
 ) -> None:
     before = opened(server)
     call = await blocked(connections, server)
@@ -63,7 +64,7 @@ async def test_a_call_that_was_cancelled_between_two_replies_leaves_the_rest_of_
     assert len(opened(server) - before) == 1
 
 
-async def test_wherever_a_call_is_cancelled_the_next_one_reads_its_own_replies(connections: Connections) -> None:
+async def test_wherever_a_call_is_cancelled_the_next_one_reads_its_own_replies(connections: ConnectionPool) -> None:
     ended = 0
     for step in range(STEPS):
         call = asyncio.create_task(connections.send([["ECHO", f"{step}-{n}"] for n in range(3)]))
@@ -78,12 +79,12 @@ async def test_wherever_a_call_is_cancelled_the_next_one_reads_its_own_replies(c
 
 
 async def test_to_close_ends_a_call_that_is_under_way_and_its_connection(
-    connections: Connections, server: redis.Redis
+    connections: ConnectionPool, server: redis.Redis
 ) -> None:
     before = opened(server)
     call = await blocked(connections, server)
     await connections.aclose()
-    with pytest.raises(ClosedError):
+    with pytest.raises(ConnectionClosed):
         await asyncio.wait_for(call, 5)
     await eventually(lambda: opened(server) <= before)
 
@@ -93,26 +94,26 @@ async def test_wherever_a_call_is_when_it_is_closed_no_connection_is_left_or_ope
 ) -> None:
     before = opened(server)
     for step in range(STEPS):
-        connections = Connections(Address.parse(redis_url))
+        connections = ConnectionPool(Address.parse(redis_url))
         call = asyncio.create_task(connections.send([["ECHO", "a"], ["ECHO", "b"]]))
         for _ in range(step):
             await asyncio.sleep(0)
         await connections.aclose()
         answer = (await asyncio.gather(call, return_exceptions=True))[0]
-        assert answer == [b"a", b"b"] or isinstance(answer, ClosedError), answer
+        assert answer == [b"a", b"b"] or isinstance(answer, ConnectionClosed), answer
     await eventually(lambda: opened(server) <= before)
 
 
 async def test_calls_that_wait_for_their_turn_and_those_that_come_later_are_told_that_it_is_closed(
-    connections: Connections, server: redis.Redis
+    connections: ConnectionPool, server: redis.Redis
 ) -> None:
     before = opened(server)
     calls = [asyncio.create_task(connections.send(BLOCKED)) for _ in range(CONNECTIONS + 4)]
     await eventually(lambda: sum(client["cmd"] == "blpop" for client in server.client_list()) == CONNECTIONS)
     await connections.aclose()
     answers = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 5)
-    assert {type(answer) for answer in answers} == {ClosedError}
-    with pytest.raises(RedisFailure, match="the connections to Redis were closed"):
+    assert {type(answer) for answer in answers} == {ConnectionClosed}
+    with pytest.raises(StoreError, match="the connections to Redis were closed"):
         await connections.send([["PING"]])
     await eventually(lambda: opened(server) <= before)
 
@@ -125,7 +126,7 @@ async def test_a_publisher_that_is_late_hears_503_and_nothing_is_opened_for_it(
     await log.publish([Event("id", "t", b"1")])
     await log.aclose()
     accepted = server.info("stats")["total_connections_received"]
-    with pytest.raises(TransportUnavailable, match="ClosedError"):
+    with pytest.raises(TransportUnavailable, match="ConnectionClosed"):
         await log.publish([Event("late", "t", b"1")])
     assert server.info("stats")["total_connections_received"] == accepted
     await eventually(lambda: opened(server) <= before)
@@ -188,11 +189,11 @@ async def test_over_tls_only_a_server_that_is_trusted_hears_the_password(redis_u
             (f"rediss://{HOST}:{port}/1?ssl_ca_certs={certificate}", True),
             (f"rediss://{HOST}:{port}/1?ssl_cert_reqs=none", True),
         ):
-            connections = Connections(Address.parse(url))
+            connections = ConnectionPool(Address.parse(url))
             if trusted:
                 assert await connections.send([["ECHO", "a"]]) == [b"a"]
             else:
-                with pytest.raises(LostError, match="SSLCertVerificationError"):
+                with pytest.raises(ConnectionLost, match="SSLCertVerificationError"):
                     await connections.send([["ECHO", "a"]])
             await connections.aclose()
 
@@ -200,7 +201,7 @@ async def test_over_tls_only_a_server_that_is_trusted_hears_the_password(redis_u
 async def test_a_database_and_a_user_of_ones_own_are_asked_for_first(redis_url: str, server: redis.Redis) -> None:
     server.acl_setuser("ann", enabled=True, passwords=["+p:w"], keys="*", commands=["+@all"])
     port = urlsplit(redis_url).port
-    connections = Connections(Address.parse(f"redis://ann:p%3Aw@{HOST}:{port}/3"))
+    connections = ConnectionPool(Address.parse(f"redis://ann:p%3Aw@{HOST}:{port}/3"))
     assert await connections.send([["ACL", "WHOAMI"], ["SET", "here", 1]]) == [b"ann", b"OK"]
     assert server.exists("here") == 0
     assert await connections.send([["DEL", "here"]]) == [1]
@@ -224,7 +225,7 @@ async def test_a_wrong_password_is_told_by_redis_code_alone(redis_url: str) -> N
     await log.aclose()
 
 
-async def test_no_commands_are_answered_at_once_and_not_waited_for(connections: Connections) -> None:
+async def test_no_commands_are_answered_at_once_and_not_waited_for(connections: ConnectionPool) -> None:
     async with asyncio.timeout(2):
         assert await connections.send([]) == []
 
@@ -242,9 +243,9 @@ class Answering:
             writer.write(self.answer)
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[Connections]:
+    async def running(self) -> AsyncIterator[ConnectionPool]:
         async with serving(self.serve) as port:
-            connections = Connections(Address.parse(f"redis://{HOST}:{port}"))
+            connections = ConnectionPool(Address.parse(f"redis://{HOST}:{port}"))
             yield connections
             await connections.aclose()
 
@@ -259,7 +260,7 @@ async def test_a_server_that_is_not_ready_or_not_redis_is_away_and_its_words_are
 ) -> None:
     server = Answering(answer)
     async with server.running() as connections:
-        with pytest.raises(LostError) as caught:
+        with pytest.raises(ConnectionLost) as caught:
             await connections.send([["PING"]])
     assert server.asked == asked
     assert not {"HTTP", "dataset"} & set(str(caught.value).split())
@@ -267,5 +268,5 @@ async def test_a_server_that_is_not_ready_or_not_redis_is_away_and_its_words_are
 
 async def test_a_reply_that_nobody_asked_for_is_given_to_nobody() -> None:
     async with Answering(b"+one\r\n+two\r\n").running() as connections:
-        with pytest.raises(LostError, match="more replies than commands"):
+        with pytest.raises(ConnectionLost, match="more replies than commands"):
             await connections.send([["PING"]])

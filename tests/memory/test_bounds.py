@@ -77,6 +77,6 @@ async def test_the_outbox_keeps_what_its_bound_says(make_instance: MakeInstance)
     instance, before = await warm(make_instance, REALTIME_AUTH="none", **settings)
     answer = await publish_crowd(instance)
     answer.assert_unavailable()
-    assert "outbox has no room" in answer.json()["detail"]
+    assert "outbox is full" in answer.json()["detail"]
     assert rss(instance) - before < 2 * 16 * MIB
     instance.kill()

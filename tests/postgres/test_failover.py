@@ -32,7 +32,7 @@ _TRIGGER = """
     create trigger full_disk before insert on rt.records execute function rt.full()
 """
 REFUSALS = {
-    "no-right": ("revoke insert on rt.records from app", "grant insert on rt.records to app", "lacks a right"),
+    "no-right": ("revoke insert on rt.records from app", "grant insert on rt.records to app", "lacks a privilege"),
     "disk-full": (_TRIGGER, "drop trigger full_disk on rt.records", "its disk is full"),
 }
 

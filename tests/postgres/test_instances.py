@@ -23,9 +23,7 @@ async def start(make_instance: MakeInstance, url: str, **more: str) -> Instance:
     return await asyncio.to_thread(make_instance, **on_postgres(url, **more))
 
 
-async def test_each_of_two_instances_delivers_what_the_other_and_the_application_publish(
-    make_instance: MakeInstance, postgres_url: str
-) -> None:
+async def test_instances_deliver_each_others_and_sql_events(make_instance: MakeInstance, postgres_url: str) -> None:
     one, other = await start(make_instance, postgres_url), await start(make_instance, postgres_url)
     application = await asyncpg.connect(postgres_url)
     async with follow(one, userId="u1") as at_one, follow(other, userId="u2") as at_other:
@@ -43,9 +41,8 @@ async def test_each_of_two_instances_delivers_what_the_other_and_the_application
     await application.close()
 
 
-async def test_streams_of_two_instances_live_through_a_restart_of_postgres_and_miss_nothing(
-    make_instance: MakeInstance, make_postgres: MakePostgres
-) -> None:
+async def test_streams_survive_a_restart_of_postgres(make_instance: MakeInstance, make_postgres: MakePostgres) -> None:
+    """They miss nothing."""
     server = await asyncio.to_thread(make_postgres)
     one, other = await start(make_instance, server.url), await start(make_instance, server.url)
     names = [f"event-{number}" for number in range(60)]
@@ -67,7 +64,7 @@ async def test_streams_of_two_instances_live_through_a_restart_of_postgres_and_m
         assert at_other.is_open()
 
 
-async def test_an_instance_whose_postgres_is_away_says_that_it_is_not_ready_and_is_ready_again_by_itself(
+async def test_readiness_follows_an_outage_of_postgres(
     make_instance: MakeInstance, make_postgres: MakePostgres
 ) -> None:
     server = await asyncio.to_thread(make_postgres)
@@ -90,7 +87,7 @@ async def test_an_instance_whose_postgres_is_away_says_that_it_is_not_ready_and_
         await follower.has("accepted")
 
 
-async def test_two_prefixes_in_one_database_keep_their_events_to_themselves(
+async def test_two_prefixes_in_one_database_share_no_event(
     make_instance: MakeInstance, postgres_url: str, postgres_server: PostgresServer
 ) -> None:
     await apply(postgres_url, "second")

@@ -39,9 +39,8 @@ async def test_eight_runs_at_once_apply_each_file_once_and_none_fails(postgres_d
     assert sorted(name for names in done for name in names) == ALL_NAMES
 
 
-async def test_a_file_that_fails_leaves_nothing_of_itself_and_those_before_it_stay(
-    postgres_database: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_failed_migration_is_rolled_back_alone(postgres_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files before it stay applied."""
     bad = Migration(SCHEMA_VERSION + 1, "bad", "create table half (id integer); select 1/0")
     monkeypatch.setattr(migrations, "migrations", lambda: [*GOOD, bad])
     with pytest.raises(SettingsError, match="the server refuses: division by zero"):
@@ -55,7 +54,7 @@ async def test_a_file_that_fails_leaves_nothing_of_itself_and_those_before_it_st
 GOOD = migrations.migrations()
 
 
-async def test_prefixes_are_schemas_of_their_own_and_none_sees_the_others_events(postgres_database: str) -> None:
+async def test_prefixes_are_separate_schemas(postgres_database: str) -> None:
     prefixes = ("rt", "My-App.prod", "x" * 50)
     logs = []
     for prefix in prefixes:
@@ -105,7 +104,7 @@ async def test_a_database_in_another_encoding_is_refused_at_once(
         postgres_server.ask("drop database latin with (force)")
 
 
-async def test_a_role_that_may_not_create_is_told_so_in_the_servers_words(
+async def test_a_role_without_create_gets_the_servers_error(
     postgres_server: PostgresServer, postgres_database: str
 ) -> None:
     postgres_server.ask("create role weak login")
@@ -137,7 +136,7 @@ def test_both_commands_apply_and_then_have_nothing_to_do(postgres_database: str,
     assert run(command, settings) == (0, "nothing to do: the schema is up to date\n")
 
 
-def test_a_command_that_cannot_do_its_work_says_why_in_one_line_without_the_password() -> None:
+def test_a_failed_command_prints_one_line_and_no_password() -> None:
     code, told = run(["tidewire", "migrate"], {"DATABASE_URL": "postgres://u:hunter2@127.0.0.1:1/d"})
     assert (code, told) == (2, "tidewire: Postgres cannot be used now (ConnectionRefusedError)\n")
     code, told = run(["tidewire", "migrate"], {})
@@ -147,11 +146,9 @@ def test_a_command_that_cannot_do_its_work_says_why_in_one_line_without_the_pass
 
 @pytest.mark.parametrize(
     ("query", "problem"),
-    [("", "this database lacks 001_log"), ("?pgbouncer=true", "behind which LISTEN is forgotten")],
+    [("", "this database lacks 001_log"), ("?pgbouncer=true", "behind which a LISTEN ends")],
 )
-def test_a_server_does_not_start_where_it_could_not_serve_a_stream(
-    postgres_database: str, query: str, problem: str
-) -> None:
+def test_no_start_if_no_stream_could_be_served(postgres_database: str, query: str, problem: str) -> None:
     settings = {"REALTIME_TRANSPORT": "postgres", "REALTIME_AUTH": "none", "PORT": "0"}
     code, told = run(["functions.local"], {**settings, "DATABASE_URL": postgres_database + query})
     assert code == 2

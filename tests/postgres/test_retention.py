@@ -18,9 +18,8 @@ AGED = """
 """
 
 
-async def test_an_append_trims_a_bounded_number_of_records_and_the_next_ones_go_on(
-    store: PostgresStore, application: Connect
-) -> None:
+async def test_one_append_trims_a_bounded_number_of_records(store: PostgresStore, application: Connect) -> None:
+    """The next ones continue."""
     connection = await application()
     await connection.fetch(
         "select count(*) from rt.append('{all}', '{12000}', array(select n::text from generate_series(1, 12000) n),"
@@ -69,9 +68,7 @@ async def test_a_sweep_waits_for_nobody(store: PostgresStore, application: Conne
     assert await one.fetchval("select count(*) from rt.records") == 2
 
 
-async def test_events_from_sql_are_kept_as_the_running_processes_were_told_to(
-    store: PostgresStore, application: Connect
-) -> None:
+async def test_sql_events_have_the_processes_retention(store: PostgresStore, application: Connect) -> None:
     log, connection = store.open(retention=Retention(events=3)), await application()
     await publish(log, 0)
     for number in range(1, 10):
@@ -79,7 +76,7 @@ async def test_events_from_sql_are_kept_as_the_running_processes_were_told_to(
     assert told(await read(log, await log.seek(("all",), None))) == [7, 8, 9]
 
 
-async def test_a_place_found_by_time_is_the_very_one_that_the_record_before_has(store: PostgresStore) -> None:
+async def test_a_position_by_time_is_the_previous_records(store: PostgresStore) -> None:
     log = store.open()
     receipts = []
     for number in range(4):

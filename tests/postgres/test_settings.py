@@ -36,7 +36,7 @@ NETLIFY = {"NETLIFY_DATABASE_URL": POOLED, "NETLIFY_DATABASE_URL_UNPOOLED": DIRE
     ],
     ids=["own", "own-wins", "netlify", "netlify-direct", "netlify-pooled"],
 )
-def test_the_direct_host_is_preferred_and_the_poolers_is_known_where_there_are_both(
+def test_the_direct_host_is_preferred_to_the_poolers(
     variables: Mapping[str, str], expected: tuple[str, str | None]
 ) -> None:
     settings = Settings.from_env({**BASE, **variables})
@@ -66,9 +66,8 @@ def test_the_direct_host_is_preferred_and_the_poolers_is_known_where_there_are_b
         ({"DATABASE_URL": DIRECT, "REALTIME_PREFIX": 'a"b'}, "REALTIME_PREFIX"),
     ],
 )
-def test_a_wrong_value_stops_the_start_with_one_line_that_names_the_variable_and_hides_the_value(
-    variables: Mapping[str, str], name: str
-) -> None:
+def test_a_wrong_value_is_one_line_without_the_value(variables: Mapping[str, str], name: str) -> None:
+    """The line names the variable."""
     with pytest.raises(SettingsError) as caught:
         Settings.from_env({**BASE, **variables})
     assert caught.value.variable == name
@@ -145,7 +144,7 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     writer.close()
 
 
-def test_no_database_is_asked_for_where_another_transport_is_chosen() -> None:
+def test_other_transports_need_no_database() -> None:
     assert Settings.from_env({"DATABASE_URL": "mysql://h"}).database_url is None
 
 
@@ -161,7 +160,7 @@ def test_no_database_is_asked_for_where_another_transport_is_chosen() -> None:
         ("postgres:///d?host=/var/run/postgresql", False),
     ],
 )
-def test_a_pooler_is_known_by_its_host_and_by_nothing_else_that_looks_like_it(url: str, pooled: bool) -> None:
+def test_a_pooler_is_recognized_by_its_host_alone(url: str, pooled: bool) -> None:
     assert is_pooled(url) is pooled
 
 

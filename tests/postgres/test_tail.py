@@ -15,7 +15,7 @@ from tidewire.model.record import Record
 from tidewire.transports.base import Receipt, Transport
 from tidewire.transports.log_base import PAGE_BYTES
 from tidewire.transports.postgres.connection import Row
-from tidewire.transports.postgres.log import NEWS_BYTES, PostgresLog, parse_rows
+from tidewire.transports.postgres.log import TAIL_BYTES, PostgresLog, parse_rows
 
 from tests.contract.acts import Heard, event, events, head, place, publish, read, tailing
 from tests.contract.stores import PostgresStore
@@ -62,7 +62,7 @@ async def test_doorbells_of_strangers_deliver_nothing_and_hide_nothing(
     assert heard.told == [1, 2]
 
 
-async def test_a_doorbell_that_nobody_heard_is_made_up_for_at_the_next_look(
+async def test_a_lost_notification_is_found_by_the_next_check(
     store: PostgresStore, postgres_server: PostgresServer
 ) -> None:
     log = PostgresLog(store.url, check=0.1)
@@ -81,7 +81,7 @@ async def test_a_doorbell_that_nobody_heard_is_made_up_for_at_the_next_look(
     await log.aclose()
 
 
-async def test_all_subscribers_of_an_instance_share_one_listening_connection_and_a_few_others(
+async def test_all_subscribers_share_one_listening_connection(
     store: PostgresStore, postgres_server: PostgresServer
 ) -> None:
     scheme = Partitions(frozenset({"a", "b"}), 3)
@@ -120,7 +120,7 @@ async def test_publishing_an_event_or_a_batch_is_one_round_trip(store: PostgresS
         await log.aclose()
 
 
-async def test_an_event_is_delivered_in_one_round_trip_after_its_doorbell(store: PostgresStore) -> None:
+async def test_a_notified_event_costs_one_round_trip(store: PostgresStore) -> None:
     publisher = store.open()
     async with Proxy(f"{store.url}{UNENCRYPTED}") as wire:
         log = PostgresLog(wire.url)
@@ -135,7 +135,7 @@ async def test_an_event_is_delivered_in_one_round_trip_after_its_doorbell(store:
         await log.aclose()
 
 
-async def test_where_nobody_follows_anything_the_database_is_left_alone(
+async def test_without_subscribers_the_database_may_sleep(
     store: PostgresStore, postgres_server: PostgresServer
 ) -> None:
     log = PostgresLog(store.url, check=0.05)
@@ -157,16 +157,17 @@ async def test_where_nobody_follows_anything_the_database_is_left_alone(
 @pytest.mark.parametrize(
     "url", ["postgres://u:hunter2@ep-1-pooler.neon.tech/d", "postgres://u:hunter2@h/d?pgbouncer=true"]
 )
-async def test_a_poolers_host_is_refused_for_streams_with_the_reason_and_without_the_password(url: str) -> None:
+async def test_a_poolers_host_is_refused_for_streams(url: str) -> None:
+    """The error holds no password."""
     async with Hub(PostgresLog(url)) as hub:
-        with pytest.raises(TransportUnavailable, match="behind which LISTEN is forgotten") as caught:
+        with pytest.raises(TransportUnavailable, match="behind which a LISTEN ends") as caught:
             async with hub.transport.on_message(Heard()):
                 pass
     assert "hunter2" not in str(caught.value)
     assert "neon.tech" not in str(caught.value)
 
 
-async def test_publishing_through_a_pooler_works_and_the_tail_takes_the_direct_host(store: PostgresStore) -> None:
+async def test_publishing_uses_the_pooler_and_the_tail_does_not(store: PostgresStore) -> None:
     pooled = f"{store.url}?pgbouncer=true&channel_binding=require&connect_timeout=3"
     log = PostgresLog(pooled, listen_url=store.url)
     async with tailing(log, await log.head((ALL,))) as (heard, _):
@@ -176,9 +177,10 @@ async def test_publishing_through_a_pooler_works_and_the_tail_takes_the_direct_h
     await log.aclose()
 
 
-async def test_a_terminated_listening_connection_is_opened_again_and_nothing_is_missed(
+async def test_a_terminated_listening_connection_is_replaced(
     store: PostgresStore, postgres_server: PostgresServer
 ) -> None:
+    """Nothing is missed."""
     log = store.open()
     slowest = 0.0
     async with tailing(log, await log.head((ALL,))) as (heard, _):
@@ -193,7 +195,7 @@ async def test_a_terminated_listening_connection_is_opened_again_and_nothing_is_
     assert slowest < RECOVERS
 
 
-async def test_a_listening_session_that_hangs_is_noticed_at_the_next_look_and_replaced(
+async def test_a_hanging_listening_session_is_replaced(
     store: PostgresStore,
     postgres_server: PostgresServer,
     monkeypatch: pytest.MonkeyPatch,
@@ -216,7 +218,7 @@ async def test_a_listening_session_that_hangs_is_noticed_at_the_next_look_and_re
     await log.aclose()
 
 
-async def test_a_half_open_listening_connection_is_noticed_at_the_next_look_and_replaced(
+async def test_a_half_open_listening_connection_is_replaced(
     store: PostgresStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tidewire.transports.postgres.connection.TIMEOUT", 1.5)
@@ -234,9 +236,10 @@ async def test_a_half_open_listening_connection_is_noticed_at_the_next_look_and_
         await log.aclose()
 
 
-async def test_while_no_connection_can_listen_the_tail_polls_and_says_that_it_runs(
+async def test_the_tail_polls_while_no_connection_can_listen(
     store: PostgresStore, postgres_server: PostgresServer
 ) -> None:
+    """It is running meanwhile."""
     publisher = store.open()
     async with Proxy(f"{store.url}{UNENCRYPTED}") as wire:
         await wire.refuse()
@@ -255,7 +258,7 @@ async def test_while_no_connection_can_listen_the_tail_polls_and_says_that_it_ru
         await log.aclose()
 
 
-async def test_an_answer_that_is_lost_after_the_commit_is_a_refusal_whose_retry_is_the_same_event(
+async def test_a_retry_after_a_lost_commit_answer_is_a_duplicate(
     store: PostgresStore,
 ) -> None:
     async with Proxy(f"{store.url}{UNENCRYPTED}") as wire:
@@ -271,9 +274,7 @@ async def test_an_answer_that_is_lost_after_the_commit_is_a_refusal_whose_retry_
         await log.aclose()
 
 
-async def test_a_connection_that_died_while_it_was_idle_is_replaced_without_a_word_to_the_publisher(
-    store: PostgresStore, postgres_server: PostgresServer
-) -> None:
+async def test_a_dead_idle_connection_fails_no_publish(store: PostgresStore, postgres_server: PostgresServer) -> None:
     async with Proxy(f"{store.url}{UNENCRYPTED}") as wire:
         log = PostgresLog(wire.url)
         for number in range(5):
@@ -288,7 +289,7 @@ async def test_a_connection_that_died_while_it_was_idle_is_replaced_without_a_wo
         await log.aclose()
 
 
-async def test_while_postgres_is_away_everything_fails_fast_and_accepts_nothing(
+async def test_everything_fails_fast_while_postgres_is_away(
     make_postgres: MakePostgres,
 ) -> None:
     server = await asyncio.to_thread(make_postgres)
@@ -307,9 +308,7 @@ async def test_while_postgres_is_away_everything_fails_fast_and_accepts_nothing(
 
 
 @pytest.mark.parametrize("fault", ["restart", "crash", "kill a session", "freeze"])
-async def test_through_a_fault_of_the_server_nothing_acknowledged_is_lost_repeated_or_reordered(
-    make_postgres: MakePostgres, fault: str
-) -> None:
+async def test_server_faults_lose_and_reorder_nothing_acknowledged(make_postgres: MakePostgres, fault: str) -> None:
     server = await asyncio.to_thread(make_postgres)
     log, publisher = PostgresLog(server.url), PostgresLog(server.url)
 
@@ -352,7 +351,7 @@ async def test_through_a_fault_of_the_server_nothing_acknowledged_is_lost_repeat
     await publisher.aclose()
 
 
-async def test_a_tail_started_while_postgres_is_away_hears_once_it_is_there(store: PostgresStore) -> None:
+async def test_a_tail_started_during_an_outage_receives_later(store: PostgresStore) -> None:
     publisher = store.open()
     async with Proxy(f"{store.url}{UNENCRYPTED}") as wire:
         log = PostgresLog(wire.url)
@@ -370,9 +369,7 @@ async def test_a_tail_started_while_postgres_is_away_hears_once_it_is_there(stor
 
 
 @pytest.mark.parametrize("counted_again", [0, 1, 2, 4])
-async def test_a_store_that_fell_back_under_the_tail_is_a_gap_at_the_next_look(
-    store: PostgresStore, counted_again: int
-) -> None:
+async def test_a_fallen_back_store_is_a_gap_at_the_next_check(store: PostgresStore, counted_again: int) -> None:
     log = PostgresLog(store.url, check=0.1)
     await publish(log, "a", "b", "c")
     fall_back = await store.back_up()
@@ -393,7 +390,7 @@ async def test_a_store_that_fell_back_under_the_tail_is_a_gap_at_the_next_look(
     await log.aclose()
 
 
-async def test_a_backlog_of_large_and_small_events_is_read_to_its_end_in_pieces(
+async def test_a_backlog_of_mixed_sizes_is_read_in_pieces(
     store: PostgresStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows: list[int] = []
@@ -410,7 +407,7 @@ async def test_a_backlog_of_large_and_small_events_is_read_to_its_end_in_pieces(
     async with tailing(log, start) as (heard, _):
         await heard.until(lambda: len(heard.items) == 330)
     assert [item.position.offset for item in heard.items if item.position] == list(range(1, 331))
-    assert max(rows) <= NEWS_BYTES
+    assert max(rows) <= TAIL_BYTES
     rows.clear()
     assert len(await read(log, start)) == 330
     assert max(rows) <= PAGE_BYTES

@@ -24,9 +24,7 @@ PUBLISH = "select * from realtime_publish($1, $2, $3, $4)"
 WAITS = "wait_event_type = 'Lock'"
 
 
-async def test_an_application_publishes_with_one_statement_and_every_subscriber_of_tidewire_hears_it(
-    store: PostgresStore, application: Connect
-) -> None:
+async def test_a_sql_publish_reaches_every_subscriber(store: PostgresStore, application: Connect) -> None:
     log = store.open()
     async with tailing(log, await log.head((ALL,))) as (heard, _):
         connection = await application()
@@ -49,9 +47,7 @@ async def test_an_example_of_the_documentation_publishes_at_its_commit(
         await heard.has({"id": 7})
 
 
-async def test_a_rolled_back_transaction_publishes_nothing_and_leaves_no_hole(
-    store: PostgresStore, application: Connect
-) -> None:
+async def test_a_rollback_publishes_nothing_and_leaves_no_hole(store: PostgresStore, application: Connect) -> None:
     log, connection = store.open(), await application()
     async with tailing(log, await log.head((ALL,))) as (heard, _):
         for outcome in ("before", None, "after", None, None, "end"):
@@ -68,9 +64,7 @@ async def test_a_rolled_back_transaction_publishes_nothing_and_leaves_no_hole(
     assert [item.position.offset for item in heard.items if item.position] == [1, 2, 3]
 
 
-async def test_what_a_savepoint_took_back_is_not_published_and_the_rest_of_its_transaction_is(
-    store: PostgresStore, application: Connect
-) -> None:
+async def test_a_rollback_to_a_savepoint_undoes_its_events_alone(store: PostgresStore, application: Connect) -> None:
     log, connection = store.open(), await application()
     start = await log.head((ALL,))
     async with connection.transaction():
@@ -83,9 +77,7 @@ async def test_what_a_savepoint_took_back_is_not_published_and_the_rest_of_its_t
     assert told(await read(log, start)) == ["kept", "kept too"]
 
 
-async def test_nothing_of_an_open_transaction_is_seen_and_all_of_it_at_its_commit(
-    store: PostgresStore, application: Connect
-) -> None:
+async def test_a_transactions_events_appear_at_its_commit(store: PostgresStore, application: Connect) -> None:
     log, connection = store.open(), await application()
     start = await log.head((ALL,))
     async with tailing(log, start) as (heard, _):
@@ -98,9 +90,7 @@ async def test_nothing_of_an_open_transaction_is_seen_and_all_of_it_at_its_commi
     assert heard.told == [0, 1, 2]
 
 
-async def test_eight_writers_with_random_commit_delays_lose_and_reorder_nothing(
-    store: PostgresStore, application: Connect
-) -> None:
+async def test_eight_slow_writers_lose_and_reorder_nothing(store: PostgresStore, application: Connect) -> None:
     log = store.open()
     committed: list[str] = []
 
@@ -130,7 +120,7 @@ async def test_eight_writers_with_random_commit_delays_lose_and_reorder_nothing(
     assert [item.position.offset for item in heard.items if item.position] == list(range(1, len(heard.told) + 1))
 
 
-async def test_transactions_that_publish_to_several_partitions_in_opposite_orders_do_not_deadlock(
+async def test_opposite_partition_orders_do_not_deadlock(
     store: PostgresStore, application: Connect, postgres_server: PostgresServer
 ) -> None:
     log = store.open(Partitions(frozenset({"a", "b"})))
@@ -156,9 +146,10 @@ async def test_transactions_that_publish_to_several_partitions_in_opposite_order
     assert told(await read(log, start)) == ["one", "one", "other", "other"]
 
 
-async def test_a_publisher_who_waits_for_an_endless_transaction_is_told_so_and_nothing_was_accepted(
+async def test_an_endless_transaction_fails_other_publishers(
     store: PostgresStore, application: Connect, postgres_server: PostgresServer
 ) -> None:
+    """The error says so, and nothing was accepted."""
     log, connection = store.open(), await application()
     limit = "alter function rt.append_scoped set lock_timeout = '{}'; select 1"
     postgres_server.ask(limit.format("50ms"))
@@ -174,7 +165,7 @@ async def test_a_publisher_who_waits_for_an_endless_transaction_is_told_so_and_n
 
 
 @pytest.mark.parametrize("isolation", ["repeatable_read", "serializable"])
-async def test_a_snapshot_from_before_another_publication_is_a_conflict_and_never_a_number_given_twice(
+async def test_an_old_snapshot_conflicts_instead_of_reusing_offsets(
     store: PostgresStore, application: Connect, isolation: str
 ) -> None:
     log, connection = store.open(), await application()
@@ -190,7 +181,7 @@ async def test_a_snapshot_from_before_another_publication_is_a_conflict_and_neve
     assert place(receipt).offset == 3
 
 
-async def test_two_transactions_with_one_id_append_it_once_where_the_first_one_commits(
+async def test_one_id_in_two_transactions_commits_once(
     store: PostgresStore, application: Connect, postgres_server: PostgresServer
 ) -> None:
     first, second = await _with_one_id(store, application, postgres_server, commit=True)
@@ -200,7 +191,7 @@ async def test_two_transactions_with_one_id_append_it_once_where_the_first_one_c
     assert told(await read(log, at(start_of(await head(log))))) == ["first"]
 
 
-async def test_two_transactions_with_one_id_append_the_second_where_the_first_one_rolls_back(
+async def test_a_rolled_back_id_is_appended_by_the_second(
     store: PostgresStore, application: Connect, postgres_server: PostgresServer
 ) -> None:
     first, second = await _with_one_id(store, application, postgres_server, commit=False)
@@ -224,9 +215,7 @@ async def _with_one_id(
     return first, await going
 
 
-async def test_an_id_published_over_http_and_again_from_sql_is_one_event(
-    store: PostgresStore, application: Connect
-) -> None:
+async def test_one_id_over_http_and_sql_is_one_event(store: PostgresStore, application: Connect) -> None:
     log, connection = store.open(), await application()
     (receipt,) = await log.publish([event("http", id="same")])
     row = await connection.fetchrow(PUBLISH, "t", '"sql"', None, "same")
@@ -250,9 +239,7 @@ async def test_the_text_of_the_data_is_kept_to_the_character(store: PostgresStor
     assert [item.event.data.decode() for item in items if isinstance(item, Record)] == [t.strip() for t in texts]
 
 
-async def test_many_brackets_and_those_in_texts_are_not_taken_for_depth(
-    store: PostgresStore, application: Connect
-) -> None:
+async def test_brackets_in_texts_do_not_count_as_depth(store: PostgresStore, application: Connect) -> None:
     wide = json.dumps([[["]]}\\", "[" * 300, {"a": []}]] * 200, 0])
     deep = "[" * 100 + "]" * 100
     log, connection = store.open(), await application()
@@ -263,7 +250,7 @@ async def test_many_brackets_and_those_in_texts_are_not_taken_for_depth(
 
 
 @pytest.mark.parametrize("way", ["http", "sql"])
-async def test_a_payload_far_beyond_what_a_notification_can_carry_arrives_whole(
+async def test_a_payload_larger_than_a_notification_arrives(
     store: PostgresStore, application: Connect, way: str
 ) -> None:
     data = "".join(random.Random(5).choices('abcdefghijklmnopqrstuvwxyzäöü\\"\n', k=200 * 1024))
@@ -276,9 +263,10 @@ async def test_a_payload_far_beyond_what_a_notification_can_carry_arrives_whole(
         await heard.has(data)
 
 
-async def test_an_event_larger_than_http_would_take_is_refused_and_the_transaction_goes_on_after_a_savepoint(
+async def test_a_sql_event_above_the_http_limit_is_refused(
     application: Connect,
 ) -> None:
+    """The transaction continues after a savepoint."""
     connection = await application()
     with pytest.raises(asyncpg.InvalidParameterValueError, match="256 KiB"):
         await connection.fetch(PUBLISH, "t", json.dumps("x" * 256 * 1024), None, None)
@@ -325,9 +313,7 @@ async def test_what_http_would_refuse_is_refused_from_sql_too(
     assert await connection.fetchval("select count(*) from rt.records") == 0
 
 
-async def test_an_event_from_sql_goes_to_the_very_partitions_that_subscribers_read(
-    store: PostgresStore, application: Connect
-) -> None:
+async def test_sql_routes_to_the_partitions_that_subscribers_read(store: PostgresStore, application: Connect) -> None:
     scheme = Partitions(frozenset({"a", "task-updated"}), 5)
     await publish(store.open(scheme), "tells realtime_publish of the partitions")
     connection, rng = await application(), random.Random(3)
@@ -346,7 +332,7 @@ async def test_an_event_from_sql_goes_to_the_very_partitions_that_subscribers_re
         }
 
 
-async def test_an_id_that_is_made_sorts_by_its_time_and_is_never_made_twice(application: Connect) -> None:
+async def test_generated_ids_sort_by_time_and_are_unique(application: Connect) -> None:
     connection = await application()
     ids = []
     for _ in range(20):
@@ -356,7 +342,7 @@ async def test_an_id_that_is_made_sorts_by_its_time_and_is_never_made_twice(appl
     assert all(re.fullmatch(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", id) for id in ids)
 
 
-async def test_a_role_that_may_use_the_schema_publishes_and_can_neither_read_nor_change_the_log(
+async def test_usage_of_the_schema_allows_publishing_alone(
     application: Connect, postgres_url: str, store: PostgresStore
 ) -> None:
     connection = await application()
@@ -385,9 +371,7 @@ async def test_a_role_that_may_use_the_schema_publishes_and_can_neither_read_nor
     await connection.execute("revoke usage on schema rt from publisher; drop role publisher; drop role stranger")
 
 
-async def test_a_crowd_of_publishers_takes_one_transaction_for_many_of_them(
-    store: PostgresStore, application: Connect
-) -> None:
+async def test_concurrent_publishes_share_a_transaction(store: PostgresStore, application: Connect) -> None:
     log, connection = store.open(), await application()
     await publish(log, "connects")
     counted = "select count(distinct xmin::text) from rt.records"

@@ -10,12 +10,11 @@ Everything is decided by the seed: time is virtual, and each point where another
 import asyncio
 import hashlib
 import random
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
-from typing import Any
 from unittest.mock import patch
 
 from tidewire.delivery.hub import Hub
@@ -114,7 +113,6 @@ class Story:
         self.verdict = Verdict()
         self.scheme = self.dice.choice(SCHEMES)
         self.store = MemoryStore(self.pause)
-        self.store._tails = _Ordered()  # a set would be in an order that is not the seed's
         self.published: list[Event] = []
         self.repeated: set[str] = set()  # an instance that cannot ask the log delivers these as if they were new
         self.taken: set[str] = set()
@@ -333,23 +331,6 @@ class Plain:
     def __init__(self, story: Story, ring: Ring) -> None:
         self.log = AwayLog(story.store.open(story.scheme))
         self.hub = Hub(self.log, story.scheme, heartbeat=HEARTBEAT, ring=ring)
-
-
-class _Ordered(set[Any]):
-    """A set in order of insertion."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._items: dict[Any, None] = {}
-
-    def add(self, item: Any) -> None:
-        self._items[item] = None
-
-    def discard(self, item: Any) -> None:
-        self._items.pop(item, None)
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self._items)
 
 
 def _backlog(instance: Instance | Plain) -> int:

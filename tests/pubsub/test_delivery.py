@@ -22,9 +22,10 @@ from tests.sinks import subscribed
 AB = Partitions(frozenset({"a", "b"}))
 
 
-async def test_what_a_process_published_itself_is_not_delivered_again_when_redis_brings_it_back(
+async def test_an_own_event_is_not_delivered_twice(
     store: PubSubStore,
 ) -> None:
+    """Redis sends it back to its publisher, too."""
     async with Hub(store.open(AB), AB) as hub, Hub(store.open(AB), AB) as other:
         async with subscribed(hub, "u1") as here, subscribed(other, "u1") as there:
             await here.ready()
@@ -42,7 +43,7 @@ async def test_what_a_process_published_itself_is_not_delivered_again_when_redis
 async def test_a_process_knows_its_own_events_by_more_than_its_memory(store: PubSubStore) -> None:
     forgetful = store.open()
     assert isinstance(forgetful, RedisPubSub)
-    forgetful.seen = RecentKeys(60.0, maximum=1)
+    forgetful.recent = RecentKeys(60.0, maximum=1)
     async with Hub(forgetful) as hub, Hub(store.open()) as other, subscribed(hub) as here:
         await here.ready()
         receipts = await hub.dispatch([event(number) for number in range(50)])
@@ -52,7 +53,7 @@ async def test_a_process_knows_its_own_events_by_more_than_its_memory(store: Pub
     assert not any(receipt.duplicate for receipt in receipts)
 
 
-async def test_a_retry_reaches_each_process_once_whichever_process_it_comes_by(store: PubSubStore) -> None:
+async def test_a_retry_reaches_each_process_once(store: PubSubStore) -> None:
     async with Hub(store.open()) as one, Hub(store.open()) as two, Hub(store.open()) as three:
         async with subscribed(one) as first, subscribed(two) as second, subscribed(three) as third:
             for sink in (first, second, third):
@@ -69,7 +70,7 @@ async def test_a_retry_reaches_each_process_once_whichever_process_it_comes_by(s
         assert first.data == second.data == third.data == ["once", "end"]
 
 
-async def test_a_publisher_whose_answer_was_lost_may_retry_at_another_process(store: PubSubStore) -> None:
+async def test_a_publish_may_be_retried_at_another_process(store: PubSubStore) -> None:
     lost, saved = store.open(), store.open()
     async with Hub(lost) as one, Hub(saved) as two, Hub(store.open()) as three:
         async with subscribed(one) as first, subscribed(two) as second, subscribed(three) as third:
@@ -89,26 +90,24 @@ async def test_a_publisher_whose_answer_was_lost_may_retry_at_another_process(st
 
 
 async def break_answer(transport: Transport, published: Event) -> None:
-    """Publish; Redis carries it, but the answer does not come back."""
-    assert isinstance(transport, RedisPubSub)
-    client: Any = transport._client
-    execute = client.execute_command
+    """Publish an event that Redis carries, without an answer."""
+    execute: Any = redis.Redis.execute_command
     commands: list[str] = []
 
-    async def lose(*command: Any) -> None:
+    async def lose(client: redis.Redis, *command: Any) -> None:
         commands.append(command[0])
-        await execute(*command)
+        await execute(client, *command)
         raise redis.TimeoutError("Timeout reading from hunter2")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(client, "execute_command", lose)
+        patch.setattr(redis.Redis, "execute_command", lose)
         with pytest.raises(TransportUnavailable) as caught:
             await transport.publish([published])
     assert commands == ["EVALSHA"], "after a time-out nothing is sent again"
     assert "hunter2" not in caught.value.detail
 
 
-async def test_a_retry_at_a_process_that_heard_a_part_of_the_audience_repeats_nothing_for_that_part(
+async def test_a_retry_repeats_nothing_for_part_of_the_audience(
     store: PubSubStore,
 ) -> None:
     scheme = Partitions(user_shards=64)
@@ -176,7 +175,7 @@ async def test_the_largest_event_passes_byte_for_byte(store: PubSubStore) -> Non
     assert heard.items == [Record(original, "all", None)]
 
 
-async def test_what_others_publish_on_the_channel_is_left_out_and_its_content_not_logged(
+async def test_foreign_messages_are_skipped_and_not_logged(
     store: PubSubStore, client: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)

@@ -29,7 +29,7 @@ async def client(redis_url: str) -> AsyncIterator[redis.Redis]:
         yield client
 
 
-async def test_two_processes_bring_each_others_events_once_and_none_is_echoed(instances: list[Instance]) -> None:
+async def test_two_processes_deliver_each_others_events_once(instances: list[Instance]) -> None:
     first, second = instances
     async with follow(first) as here, follow(second) as there, follow(second, userId="u1") as user:
         names = [f"event-{number}" for number in range(10)]
@@ -45,7 +45,7 @@ async def test_two_processes_bring_each_others_events_once_and_none_is_echoed(in
             assert sorted(follower.names) == sorted([*names, "end", "end-too"])
 
 
-async def test_a_client_that_comes_back_with_its_id_is_told_of_the_gap_before_anything_else(
+async def test_a_resuming_client_gets_the_gap_first(
     instances: list[Instance],
 ) -> None:
     first, second = instances
@@ -62,7 +62,7 @@ async def test_a_client_that_comes_back_with_its_id_is_told_of_the_gap_before_an
         assert (await again.seen.ready())["recovered"] is False
 
 
-async def test_a_page_says_that_what_lay_between_two_polls_is_not_known(instances: list[Instance]) -> None:
+async def test_each_later_page_has_a_gap(instances: list[Instance]) -> None:
     page = await read_page(instances[0])
     assert (page["events"], page["gap"]) == ([], None)
     receipts(await publish(instances[1], event("missed")))
@@ -70,7 +70,7 @@ async def test_a_page_says_that_what_lay_between_two_polls_is_not_known(instance
     assert (again["events"], again["gap"]) == ([], {"reason": "no-log", "recovered": False})
 
 
-async def test_a_long_poll_without_a_cursor_brings_the_first_event_that_comes(instances: list[Instance]) -> None:
+async def test_a_long_poll_without_a_cursor_gets_the_next_event(instances: list[Instance]) -> None:
     waiting = asyncio.create_task(read_page(instances[0], wait="15"))
     number = 0
     while not waiting.done():
@@ -81,7 +81,7 @@ async def test_a_long_poll_without_a_cursor_brings_the_first_event_that_comes(in
     assert page["gap"] is None
 
 
-async def test_a_connection_cut_under_open_streams_is_told_on_each_and_counted(
+async def test_a_lost_connection_is_a_counted_gap_on_each_stream(
     instances: list[Instance], client: redis.Redis
 ) -> None:
     first, second = instances
@@ -96,7 +96,7 @@ async def test_a_connection_cut_under_open_streams_is_told_on_each_and_counted(
         assert (await metrics(first))["realtime_tail_running"] == 1
 
 
-async def test_while_redis_is_away_streams_and_publishers_are_refused_with_503(
+async def test_streams_and_publishes_get_503_while_redis_is_away(
     make_redis: MakeRedis, make_instance: MakeInstance
 ) -> None:
     server = await asyncio.to_thread(make_redis, aof=False)

@@ -13,6 +13,7 @@ from tidewire.model.record import Gap
 from tidewire.protocol.sse import DATA
 from tidewire.transports.redis import pubsub, redis_py
 from tidewire.transports.redis.pubsub import RedisPubSub, _PubSubTail
+from tidewire.transports.redis.subscriptions import Subscriptions
 
 from tests.contract.acts import Heard, event, publish
 from tests.contract.stores import PubSubStore
@@ -37,9 +38,8 @@ async def heard_gaps(sink: RecordingSink, number: int) -> None:
     await sink.until(lambda: len(sink.gaps) == number)
 
 
-async def test_a_lost_connection_is_one_gap_on_every_open_stream_and_what_follows_arrives(
-    store: PubSubStore, client: redis.Redis
-) -> None:
+async def test_a_lost_connection_is_one_gap_per_stream(store: PubSubStore, client: redis.Redis) -> None:
+    """Later events arrive."""
     async with Hub(store.open()) as hub, Hub(store.open()) as other:
         async with subscribed(hub) as one, subscribed(hub, "u1", {"t"}) as two:
             await one.ready()
@@ -57,7 +57,7 @@ async def test_a_lost_connection_is_one_gap_on_every_open_stream_and_what_follow
         assert hub.stats.gaps == {}, "a live stream's gap is not a resume's"
 
 
-async def test_ready_is_not_said_before_redis_has_confirmed_the_subscription(store: PubSubStore) -> None:
+async def test_ready_waits_for_redis_confirmation(store: PubSubStore) -> None:
     async with Hub(store.open()) as publisher:
         for number in range(30):
             async with Hub(store.open()) as hub, subscribed(hub) as sink:
@@ -66,7 +66,7 @@ async def test_ready_is_not_said_before_redis_has_confirmed_the_subscription(sto
                 await sink.has(number, seconds=5)
 
 
-async def test_the_second_subscriber_of_a_partition_waits_for_the_same_confirmation(store: PubSubStore) -> None:
+async def test_a_second_subscriber_waits_for_the_confirmation_too(store: PubSubStore) -> None:
     async with Hub(store.open()) as publisher, Hub(store.open()) as hub:
         for number in range(30):
             async with subscribed(hub) as one, subscribed(hub) as two:
@@ -108,9 +108,8 @@ async def eventually_empty(client: redis.Redis, others: set[str]) -> None:
             await asyncio.sleep(0.005)
 
 
-async def test_one_connection_serves_every_subscriber_and_none_is_open_while_there_is_none(
-    store: PubSubStore, client: redis.Redis
-) -> None:
+async def test_one_connection_serves_all_subscribers(store: PubSubStore, client: redis.Redis) -> None:
+    """None is open without subscribers."""
     others = await connections(client)
     async with Hub(store.open(AB), AB) as hub:
         assert await client.client_list(_type="pubsub") == []
@@ -123,7 +122,7 @@ async def test_one_connection_serves_every_subscriber_and_none_is_open_while_the
     assert hub.stats.gaps == {}, "leaving and coming back is no gap"
 
 
-async def test_a_partition_left_and_followed_again_at_once_is_told_no_gap_and_misses_nothing(
+async def test_following_again_at_once_is_no_gap(
     store: PubSubStore,
 ) -> None:
     publisher, transport, heard = store.open(), store.open(), Heard()
@@ -144,36 +143,38 @@ async def test_a_partition_left_and_followed_again_at_once_is_told_no_gap_and_mi
     assert not [item for item in heard.items if isinstance(item, Gap)]
 
 
-async def test_a_follow_is_confirmed_by_its_own_answer_and_not_by_that_of_an_earlier_one(
-    breakable: tuple[RedisServer, PubSubStore],
-) -> None:
+async def test_only_the_last_confirmation_counts(breakable: tuple[RedisServer, PubSubStore]) -> None:
+    """A partition that is left and followed again is not confirmed by the reply to its first SUBSCRIBE."""
     server, store = breakable
-    heard, live = Heard(), []
-    async with store.open().on_message(heard) as tail:
+    async with store.open().on_message(Heard()) as tail:
         assert isinstance(tail, _PubSubTail)
-        confirm = tail._confirm
-
-        def watch(partition: str, *, subscribed: bool) -> None:
-            confirm(partition, subscribed=subscribed)
-            live.append("all" in tail._live)
-
-        tail._confirm = watch  # type: ignore[method-assign]
+        subscriptions = tail.subscriptions
         await tail.follow({"keep": None})
-        live.clear()
         server.pause()
         first = tail.follow({"all": None})
-        await eventually(lambda: tail._asked["all"] == 1)
+        await eventually(lambda: subscriptions.pending("all") == 1)
         tail.unfollow(("all",))
-        await eventually(lambda: tail._asked["all"] == 2)
-        following = tail.follow({"all": None})
-        await eventually(lambda: tail._asked["all"] == 3)
+        await eventually(lambda: subscriptions.pending("all") == 2)
+        last = tail.follow({"all": None})
+        await eventually(lambda: subscriptions.pending("all") == 3)
         server.resume()
-        await following
+        await last
         await first
-    assert live == [False, False, True]
 
 
-async def test_who_left_while_redis_was_away_and_comes_back_is_told_of_no_gap(
+def test_earlier_confirmations_confirm_nothing() -> None:
+    subscriptions = Subscriptions()
+    subscriptions.follow({"all"})
+    for _ in range(3):
+        subscriptions.note_command({"all"})
+    confirmed = []
+    for is_subscribe in (True, False, True):
+        subscriptions.confirm("all", subscribed=is_subscribe)
+        confirmed.append("all" in subscriptions.confirmed)
+    assert confirmed == [False, False, True]
+
+
+async def test_unfollowing_during_an_outage_is_no_gap(
     breakable: tuple[RedisServer, PubSubStore],
 ) -> None:
     server, store = breakable
@@ -192,11 +193,11 @@ async def test_who_left_while_redis_was_away_and_comes_back_is_told_of_no_gap(
     assert gaps == ["other"]
 
 
-async def test_while_redis_is_away_nobody_subscribes_half_and_publishing_accepts_nothing(
+async def test_an_outage_refuses_subscribers_and_publishers(
     breakable: tuple[RedisServer, PubSubStore], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server, store = breakable
-    monkeypatch.setattr(pubsub, "_CONFIRM", 0.5)
+    monkeypatch.setattr(pubsub, "_CONFIRM_TIMEOUT", 0.5)
     await asyncio.to_thread(server.kill)
     transport = RedisPubSub(server.url.replace("redis://", "redis://user:hunter2@"))
     async with Hub(transport) as hub:
@@ -232,9 +233,7 @@ async def test_a_restart_of_redis_is_a_gap_and_the_streams_stay_open(
     assert sink.order == ["realtime.ready", "realtime.gap", "after"]
 
 
-async def test_what_is_published_here_while_the_tail_is_away_still_reaches_its_own_streams(
-    store: PubSubStore, client: redis.Redis
-) -> None:
+async def test_own_streams_get_own_events_without_the_tail(store: PubSubStore, client: redis.Redis) -> None:
     async with Hub(store.open()) as hub, subscribed(hub) as sink:
         await sink.ready()
         await kill_tails(client)
@@ -243,7 +242,7 @@ async def test_what_is_published_here_while_the_tail_is_away_still_reaches_its_o
     assert sink.data == ["own"]
 
 
-async def test_a_connection_that_is_open_but_dead_is_given_up_and_told_as_a_gap(
+async def test_a_dead_open_connection_is_a_gap(
     breakable: tuple[RedisServer, PubSubStore], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server, _ = breakable

@@ -1,4 +1,4 @@
-"""The log in memory: what the contract cannot see from outside."""
+"""The log in memory: memory use and the order of times, which the contract suite cannot see."""
 
 import pytest
 from tidewire.transports.base import Retention
@@ -8,7 +8,7 @@ from tests.clocks import Clock
 from tests.contract.acts import at, event, head, place, publish, read, seek, start_of, told
 
 
-async def test_a_clock_that_is_set_back_does_not_disorder_the_times() -> None:
+async def test_times_stay_ordered_when_the_clock_goes_back() -> None:
     clock = Clock()
     log = MemoryLog(clock=clock)
     receipts = await publish(log, 1)
@@ -21,28 +21,28 @@ async def test_a_clock_that_is_set_back_does_not_disorder_the_times() -> None:
 
 
 @pytest.mark.parametrize("retention", [Retention(events=100), Retention(age=1)], ids=["length", "age"])
-async def test_what_is_trimmed_is_given_back(retention: Retention) -> None:
+async def test_trimmed_records_free_their_memory(retention: Retention) -> None:
     clock = Clock()
     log = MemoryLog(retention=retention, clock=clock)
     for number in range(20_000):
         clock.advance(0.01)
         await publish(log, number)
     assert (await head(log)).offset == 20_000
-    assert len(log._partitions["all"]._records) < 2_500
+    assert log.stored("all").records < 2_500
     assert (await seek(log, None)).offset in (19_900, 19_899)
 
 
-async def test_ids_are_forgotten_after_their_window() -> None:
+async def test_ids_are_dropped_after_the_window() -> None:
     clock = Clock()
     log = MemoryLog(retention=Retention(idempotency_window=1), clock=clock)
     for number in range(1_000):
         clock.advance(0.01)
         await publish(log, number)
-    assert len(log._partitions["all"]._ids) <= 101
+    assert log.stored("all").ids <= 101
 
 
-async def test_by_itself_it_never_waits() -> None:
-    """Production has no checkpoint in it; the tests' own pauses stand for the I/O of other logs."""
+async def test_publishing_never_waits() -> None:
+    """Production has no checkpoint; the pauses of tests stand for the I/O of other logs."""
     log = MemoryLog()
     publishing = log.publish([event(1)])
     with pytest.raises(StopIteration):

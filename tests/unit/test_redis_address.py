@@ -12,7 +12,7 @@ AUTH = ("AUTH",)
 
 
 @pytest.mark.parametrize(
-    ("url", "place", "greeting"),
+    ("url", "place", "handshake"),
     [
         ("redis://h", ("h", 6379, None), []),
         ("redis://h:1/0", ("h", 1, None), []),
@@ -28,16 +28,16 @@ AUTH = ("AUTH",)
         ("unix://:p@/run/redis.sock", ("localhost", 6379, "/run/redis.sock"), [["AUTH", "p"]]),
     ],
 )
-def test_a_url_names_the_place_the_user_and_the_database(
-    url: str, place: tuple[str, int, str | None], greeting: list[list[str]]
+def test_a_url_names_the_server_user_and_database(
+    url: str, place: tuple[str, int, str | None], handshake: list[list[str]]
 ) -> None:
     address = Address.parse(url)
     assert (address.host, address.port, address.path) == place
-    assert list(address.greeting) == greeting
+    assert list(address.handshake) == handshake
     assert address.tls is None
 
 
-def test_over_tls_the_certificate_is_checked_unless_the_url_says_that_it_is_not_to_be() -> None:
+def test_certificates_are_checked_by_default() -> None:
     checked, unchecked = Address.parse("rediss://h").tls, Address.parse("rediss://h?ssl_cert_reqs=none").tls
     assert checked is not None
     assert unchecked is not None
@@ -66,7 +66,7 @@ def test_over_tls_the_certificate_is_checked_unless_the_url_says_that_it_is_not_
     ],
 )
 @pytest.mark.parametrize("transport", ["redis", "redis-pubsub"])
-def test_what_is_not_known_is_refused_and_the_url_is_not_repeated(url: str, rule: str, transport: str) -> None:
+def test_wrong_urls_are_refused_and_not_quoted(url: str, rule: str, transport: str) -> None:
     """Over Pub/Sub an unknown option reached redis-py, whose connections then failed, each of them."""
     with pytest.raises(SettingsError, match="REDIS_URL") as caught:
         make_transport(Settings(transport=transport, redis_url=url))  # type: ignore[arg-type]

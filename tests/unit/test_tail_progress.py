@@ -75,7 +75,7 @@ async def test_ready_waits_for_the_first_answered_read() -> None:
 
 
 @virtual_time
-async def test_a_partition_without_readers_is_no_trouble() -> None:
+async def test_an_unfollowed_partition_is_no_failure() -> None:
     log = RefusingLog(MemoryLog())
     async with Hub(log) as hub:
         async with subscribed(hub):

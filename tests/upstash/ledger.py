@@ -16,7 +16,7 @@ from tidewire.transports.upstash.rest_log import UpstashRest
 class Ledger:
     """A session that counts, over a log of one partition that grows by an event every so often, and at moments."""
 
-    held = 0.0
+    seconds_held = 0.0
 
     def __init__(self, every: float | None, moments: Sequence[float]) -> None:
         self.commands: Counter[str] = Counter()

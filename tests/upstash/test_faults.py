@@ -3,7 +3,6 @@
 import asyncio
 import json
 import logging
-import math
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from types import SimpleNamespace
@@ -52,7 +51,7 @@ REFUSALS: dict[str, tuple[Fault, int]] = {
 
 
 @pytest.mark.parametrize(("fault", "retry_after"), REFUSALS.values(), ids=REFUSALS)
-async def test_a_refused_publish_accepts_nothing_says_when_to_come_back_and_tells_no_secret(
+async def test_refused_publish_has_a_retry_after_and_no_secret(
     log: UpstashRest,
     store: UpstashStore,
     upstash: StandIn,
@@ -60,6 +59,7 @@ async def test_a_refused_publish_accepts_nothing_says_when_to_come_back_and_tell
     retry_after: int,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    """The publisher gets the seconds until the next try; nothing was appended."""
     caplog.set_level(logging.INFO)
     before = await head(log)
     upstash.faults.append(fault)
@@ -80,9 +80,7 @@ async def test_a_retry_after_that_is_a_date_becomes_seconds(log: UpstashRest, up
     assert 80 <= caught.value.retry_after <= 90
 
 
-async def test_a_wrong_token_is_unavailable_for_every_call_and_says_which_status(
-    store: UpstashStore, upstash: StandIn
-) -> None:
+async def test_a_wrong_token_is_unavailable_with_its_status(store: UpstashStore, upstash: StandIn) -> None:
     log = store.open()
     upstash.token = "another one"
     for call in (publish(log, 1), log.head(("all",)), log.seek(("all",), None), log.ping()):
@@ -110,7 +108,7 @@ async def test_whoever_is_told_to_wait_asks_nobody_until_then(
     assert len(upstash.requests) > asked
 
 
-async def test_a_refusal_that_asks_for_an_hour_is_looked_at_again_much_sooner(
+async def test_a_retry_after_of_an_hour_holds_for_30_seconds(
     log: UpstashRest, upstash: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock()
@@ -123,25 +121,23 @@ async def test_a_refusal_that_asks_for_an_hour_is_looked_at_again_much_sooner(
 
 
 @pytest.mark.parametrize(("phase", "whole"), [(0.2, 20.0), (5.0, 0.2)], ids=["a-phase", "the-whole-exchange"])
-async def test_a_silent_server_holds_a_publisher_no_longer_than_the_time_out(
+async def test_a_silent_server_holds_a_publisher_for_one_time_out(
     store: UpstashStore, upstash: StandIn, monkeypatch: pytest.MonkeyPatch, phase: float, whole: float
 ) -> None:
-    monkeypatch.setattr(session, "PHASE_SECONDS", phase)
-    monkeypatch.setattr(session, "EXCHANGE_SECONDS", whole)
+    monkeypatch.setattr(session, "READ_TIMEOUT", phase)
+    monkeypatch.setattr(session, "EXCHANGE_TIMEOUT", whole)
     log = store.open()
     upstash.faults.append(Fault(silent=True))
     with pytest.raises(TransportUnavailable) as caught:
         async with asyncio.timeout(3):
             await publish(log, "unheard")
-    assert caught.value.retry_after == math.ceil(session._NO_ANSWER_RETRY_AFTER)
+    assert caught.value.retry_after == 5
     assert len(upstash.requests) == 1, "a silent server must not be asked again while the publisher waits"
     await publish(log, "heard")
 
 
 @pytest.mark.parametrize("keep", [0, 20, 150])
-async def test_an_answer_that_breaks_off_is_asked_for_again_and_the_event_is_appended_once(
-    log: UpstashRest, upstash: StandIn, keep: int
-) -> None:
+async def test_a_lost_response_is_retried_and_appends_once(log: UpstashRest, upstash: StandIn, keep: int) -> None:
     before = await head(log)
     upstash.faults.append(Fault(run=True, keep=keep))
     (receipt,) = await publish(log, "once")
@@ -149,9 +145,7 @@ async def test_an_answer_that_breaks_off_is_asked_for_again_and_the_event_is_app
     assert told(await read(log, at(before))) == ["once"]
 
 
-async def test_answers_that_break_off_again_and_again_are_an_error_and_a_later_retry_appends_once(
-    log: UpstashRest, upstash: StandIn
-) -> None:
+async def test_lost_responses_fail_and_a_later_retry_appends_once(log: UpstashRest, upstash: StandIn) -> None:
     before = await head(log)
     one = event("once")
     upstash.faults.extend([LOST_ANSWER] * session.TRIES)
@@ -162,9 +156,7 @@ async def test_answers_that_break_off_again_and_again_are_an_error_and_a_later_r
     assert told(await read(log, at(before))) == ["once"]
 
 
-async def test_a_kept_connection_that_died_meanwhile_costs_the_publisher_nothing(
-    log: UpstashRest, upstash: StandIn
-) -> None:
+async def test_a_kept_connection_that_died_fails_no_publish(log: UpstashRest, upstash: StandIn) -> None:
     await publish(log, 1)
     await asyncio.to_thread(upstash.stop)
     await asyncio.to_thread(upstash.resume)
@@ -178,9 +170,8 @@ async def test_a_server_that_is_away_is_unavailable(log: UpstashRest, upstash: S
             await call
 
 
-async def test_after_a_restart_the_scripts_are_sent_whole_once_and_no_event_passes_for_a_repeated_one(
-    store: UpstashStore, upstash: StandIn
-) -> None:
+async def test_scripts_are_sent_in_full_once_after_a_restart(store: UpstashStore, upstash: StandIn) -> None:
+    """The retry of the calls marks no event as a duplicate."""
     log = store.open(Partitions(frozenset({"a", "b"})))
     await log.publish([event("announces the scheme")])
     await store.client.script_flush()
@@ -191,9 +182,8 @@ async def test_after_a_restart_the_scripts_are_sent_whole_once_and_no_event_pass
         assert upstash.commands == expected
 
 
-async def test_the_tail_goes_on_exactly_where_it_was_after_every_kind_of_refusal(
-    store: UpstashStore, upstash: StandIn
-) -> None:
+async def test_the_tail_resumes_after_every_kind_of_refusal(store: UpstashStore, upstash: StandIn) -> None:
+    """Nothing is missed or repeated."""
     publisher = store.open()
     async with Hub(store.open()) as hub, subscribed(hub) as sink:
         await sink.ready()
@@ -207,9 +197,8 @@ async def test_the_tail_goes_on_exactly_where_it_was_after_every_kind_of_refusal
     assert sink.gaps == []
 
 
-async def test_the_tail_says_that_it_does_not_run_while_the_server_is_away_and_misses_nothing(
-    store: UpstashStore, upstash: StandIn
-) -> None:
+async def test_the_tail_is_not_running_during_an_outage(store: UpstashStore, upstash: StandIn) -> None:
+    """Afterwards it has missed nothing."""
     log = store.open()
     async with tailing(log, await log.head(("all",))) as (heard, tail):
         await publish(log, 1)
@@ -231,7 +220,7 @@ async def test_while_a_refusal_lasts_the_tail_does_not_ask_either(log: UpstashRe
         upstash.faults.append(Fault(429, {"retry-after": "1"}))
         await eventually(lambda: not tail.running)
         asked = len(upstash.requests)
-        await eventually(lambda: log.session.held == 0)
+        await eventually(lambda: log.session.seconds_held == 0)
         assert len(upstash.requests) == asked
         await eventually(lambda: tail.running)  # whoever asks while it finds out is refused at once
         await publish(log, 2)
@@ -240,7 +229,7 @@ async def test_while_a_refusal_lasts_the_tail_does_not_ask_either(log: UpstashRe
 
 
 @pytest.mark.parametrize("counted_again", [0, 1, 2, 3])
-async def test_a_store_that_fell_back_is_noticed_although_no_connection_breaks(
+async def test_a_fallen_back_store_is_a_gap_without_a_lost_connection(
     store: UpstashStore, monkeypatch: pytest.MonkeyPatch, counted_again: int
 ) -> None:
     monkeypatch.setattr("tidewire.transports.upstash.rest_log._VERIFY", 0.05)
@@ -259,12 +248,11 @@ async def test_a_store_that_fell_back_is_noticed_although_no_connection_breaks(
     assert heard.told.count("<epoch>") == 1
 
 
-async def test_a_replica_that_is_behind_the_head_is_not_told_as_a_loss(log: UpstashRest, upstash: StandIn) -> None:
+async def test_replica_behind_the_head_is_no_loss(log: UpstashRest, store: UpstashStore, upstash: StandIn) -> None:
     receipts = await publish(log, *range(1, 7))
     start = at(start_of(place(receipts[0])))
     for upstash.replica_offset in range(7):
-        log._pages._pages.clear()
-        assert told(await read(log, start)) == [1, 2, 3, 4, 5, 6]
+        assert told(await read(store.open(), start)) == [1, 2, 3, 4, 5, 6]  # a new log keeps no pages
 
 
 async def test_a_replica_that_is_behind_delays_the_tail_and_no_more(log: UpstashRest, upstash: StandIn) -> None:
@@ -279,7 +267,7 @@ async def test_a_replica_that_is_behind_delays_the_tail_and_no_more(log: Upstash
     assert heard.told == [1, 2, 3, 4]
 
 
-async def test_the_token_of_the_last_answer_comes_with_the_next_request(log: UpstashRest, upstash: StandIn) -> None:
+async def test_each_request_carries_the_last_sync_token(log: UpstashRest, upstash: StandIn) -> None:
     for _ in range(3):
         await log.ping()
     assert [request.headers["upstash-sync-token"] for request in upstash.requests] == ["", "token-1", "token-2"]
@@ -302,9 +290,8 @@ async def test_a_page_too_large_for_one_answer_is_read_in_smaller_ones(log: Upst
     assert told(await read(log, before)) == texts
 
 
-async def test_an_entry_too_large_for_one_answer_is_an_error_and_not_asked_for_without_end(
-    log: UpstashRest, upstash: StandIn
-) -> None:
+async def test_an_entry_too_large_for_a_response_is_an_error(log: UpstashRest, upstash: StandIn) -> None:
+    """It is not requested again without end."""
     before = await log.head(("all",))
     await publish(log, "x" * 5_000)
     upstash.most_bytes = 1_000

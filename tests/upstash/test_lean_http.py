@@ -13,7 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tidewire.transports import lean_http
-from tidewire.transports.lean_http import Answer, BrokenError, LeanHttp, LostError, SilentError
+from tidewire.transports.errors import ConnectionClosed, ConnectionLost, ProtocolError, ReadTimeout
+from tidewire.transports.lean_http import LeanHttp, Response
 from tidewire.transports.upstash.rest_log import UpstashRest
 
 from tests.certificates import certify
@@ -70,18 +71,18 @@ async def serving(context: ssl.SSLContext | None = None) -> AsyncIterator[Server
 
 
 @asynccontextmanager
-async def asking(server: Server, silence: float = 5.0, idle: float = 60.0) -> AsyncIterator[LeanHttp]:
-    http = LeanHttp(server.url, silence=silence, idle=idle)
+async def asking(server: Server, read_timeout: float = 5.0, keepalive: float = 60.0) -> AsyncIterator[LeanHttp]:
+    http = LeanHttp(server.url, read_timeout=read_timeout, keepalive=keepalive)
     try:
         yield http
     finally:
         await http.aclose()
 
 
-async def test_a_request_is_what_the_rfc_says_and_its_answer_comes_back_whole() -> None:
+async def test_a_request_and_its_response_byte_for_byte() -> None:
     async with serving() as server, asking(server) as http:
         answer = await http.post("/base/pipeline", {"authorization": "Bearer t"}, b'["\xc3\xa9"]')
-        assert answer == Answer(200, {"x-one": "1", "content-length": "5"}, b"hello")
+        assert answer == Response(200, {"x-one": "1", "content-length": "5"}, b"hello")
         assert server.requests == [
             b"POST /base/pipeline HTTP/1.1\r\nhost: 127.0.0.1:%d\r\ncontent-length: 6\r\n" % server.port
             + b'authorization: Bearer t\r\n\r\n["\xc3\xa9"]'
@@ -93,7 +94,7 @@ async def test_a_request_is_what_the_rfc_says_and_its_answer_comes_back_whole() 
     [(PLAIN, 1), (CHUNKED, 1), (INTERIM, 1), (CLOSING, 3), (OLD, 3)],
     ids=["plain", "chunked", "interim", "closing", "http-1.0"],
 )
-async def test_a_connection_is_used_again_unless_the_server_says_otherwise(answer: bytes, connections: int) -> None:
+async def test_connections_are_reused_unless_the_server_closes(answer: bytes, connections: int) -> None:
     async with serving() as server, asking(server) as http:
         server.pieces = [answer]
         for _ in range(3):
@@ -114,48 +115,49 @@ async def test_where_an_answer_is_cut_into_packets_changes_nothing(whole: bytes,
 
 
 @pytest.mark.parametrize("kept", [0, 10, len(PLAIN) - 1])
-async def test_an_answer_that_breaks_off_is_lost_and_never_half_an_answer(kept: int) -> None:
+async def test_a_truncated_response_is_lost(kept: int) -> None:
     async with serving() as server, asking(server) as http:
         server.pieces, server.ends = [PLAIN[:kept]], True
-        with pytest.raises(LostError):
+        with pytest.raises(ConnectionLost):
             await http.post("/", {}, b"")
 
 
-async def test_an_answer_without_a_length_that_the_end_ends_is_lost_since_nobody_could_tell_if_it_is_whole() -> None:
+async def test_a_response_without_a_length_is_lost() -> None:
+    """Without Content-Length, its end could be a broken connection."""
     async with serving() as server, asking(server) as http:
         server.pieces, server.ends = [b"HTTP/1.1 200 OK\r\n\r\nhello"], True
-        with pytest.raises(LostError):
+        with pytest.raises(ConnectionLost):
             await http.post("/", {}, b"")
 
 
 @pytest.mark.parametrize("garbage", [b"SSH-2.0-x\r\n", b"HTTP/1.1 200 OK\r\ncontent-length: x\r\n\r\n", b"\x15\x03"])
-async def test_what_is_not_http_is_broken_and_not_repeated_in_the_error(garbage: bytes) -> None:
+async def test_a_response_that_is_not_http_is_not_quoted(garbage: bytes) -> None:
     async with serving() as server, asking(server) as http:
         server.pieces, server.ends = [garbage], True
-        with pytest.raises(BrokenError) as caught:
+        with pytest.raises(ProtocolError) as caught:
             await http.post("/", {}, b"")
         assert "SSH" not in str(caught.value)
 
 
 async def test_an_answer_without_end_does_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lean_http, "MOST_BYTES", 10_000)
+    monkeypatch.setattr(lean_http, "MAX_BYTES", 10_000)
     async with serving() as server, asking(server) as http:
         server.pieces = [b"HTTP/1.1 200 OK\r\ncontent-length: 100000000\r\n\r\n", *([b"x" * 4_000] * 10)]
-        with pytest.raises(BrokenError, match="too large"):
+        with pytest.raises(ProtocolError, match="too large"):
             await http.post("/", {}, b"")
 
 
-async def test_a_server_that_says_nothing_is_silent_and_its_late_answer_goes_to_nobody() -> None:
-    async with serving() as server, asking(server, silence=0.1) as http:
+async def test_a_late_response_goes_to_no_other_request() -> None:
+    async with serving() as server, asking(server, read_timeout=0.1) as http:
         server.pieces = []
-        with pytest.raises(SilentError):
+        with pytest.raises(ReadTimeout):
             await http.post("/", {}, b"1")
         server.pieces = [PLAIN]
         await http.post("/", {}, b"2")
         assert server.connections == 2
 
 
-async def test_a_request_that_is_cancelled_leaves_no_answer_for_the_next_one() -> None:
+async def test_a_cancelled_request_leaves_no_response_behind() -> None:
     async with serving() as server, asking(server) as http:
         server.pieces = []
         task = asyncio.create_task(http.post("/", {}, b"1"))
@@ -169,13 +171,13 @@ async def test_a_request_that_is_cancelled_leaves_no_answer_for_the_next_one() -
 
 
 async def test_a_connection_that_rested_too_long_is_not_used() -> None:
-    async with serving() as server, asking(server, idle=0.0) as http:
+    async with serving() as server, asking(server, keepalive=0.0) as http:
         await http.post("/", {}, b"")
         await http.post("/", {}, b"")
         assert server.connections == 2
 
 
-async def test_requests_at_once_have_a_connection_each_and_close_ends_them_all() -> None:
+async def test_concurrent_requests_have_a_connection_each() -> None:
     async with serving() as server, asking(server) as http:
         answers = await asyncio.gather(*(http.post("/", {}, b"%d" % n) for n in range(5)))
         assert [answer.content for answer in answers] == [b"hello"] * 5
@@ -184,27 +186,27 @@ async def test_requests_at_once_have_a_connection_each_and_close_ends_them_all()
         waiting = asyncio.create_task(http.post("/", {}, b""))
         await server.asked.wait()
         await http.aclose()
-        with pytest.raises(BrokenError, match="closed"):
+        with pytest.raises(ConnectionClosed):
             await waiting
 
 
-async def test_wherever_a_request_is_when_it_is_closed_no_connection_is_left_or_opened() -> None:
+async def test_closing_at_any_step_leaves_no_connection() -> None:
     async with serving() as server:
         for step in range(30):
-            http = LeanHttp(server.url, silence=5.0, idle=60.0)
+            http = LeanHttp(server.url, read_timeout=5.0, keepalive=60.0)
             request = asyncio.create_task(http.post("/", {}, b""))
             for _ in range(step):
                 await asyncio.sleep(0)
             await http.aclose()
             (told,) = await asyncio.gather(request, return_exceptions=True)
-            assert isinstance(told, Answer | BrokenError), told
-            assert not http._open
+            assert isinstance(told, Response | ConnectionClosed), told
+            assert http.connections == 0
 
 
-async def test_who_asks_after_it_was_closed_is_told_and_nothing_is_opened() -> None:
+async def test_a_request_after_close_opens_nothing() -> None:
     async with serving() as server, asking(server) as http:
         await http.aclose()
-        with pytest.raises(BrokenError, match="closed"):
+        with pytest.raises(ConnectionClosed):
             await http.post("/", {}, b"")
         assert server.connections == 0
 
@@ -218,13 +220,13 @@ def certificate(tmp_path: Path) -> tuple[Path, ssl.SSLContext]:
     return path, context
 
 
-async def test_over_tls_the_token_goes_only_to_whom_the_system_trusts(
+async def test_the_token_goes_to_trusted_servers_only(
     certificate: tuple[Path, ssl.SSLContext], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, context = certificate
     async with serving(context) as server:
         async with asking(server) as http:
-            with pytest.raises(LostError):
+            with pytest.raises(ConnectionLost):
                 await http.post("/", {"authorization": "Bearer t"}, b"")
         assert server.requests == []
         monkeypatch.setenv("SSL_CERT_FILE", str(path))
@@ -237,7 +239,7 @@ def roads(monkeypatch: pytest.MonkeyPatch) -> Callable[[], bool]:
     taken: list[bool] = []
     post = LeanHttp.post
 
-    async def noted(self: LeanHttp, *arguments: object) -> Answer:
+    async def noted(self: LeanHttp, *arguments: object) -> Response:
         taken.append(True)
         return await post(self, *arguments)  # type: ignore[arg-type]
 
@@ -245,9 +247,7 @@ def roads(monkeypatch: pytest.MonkeyPatch) -> Callable[[], bool]:
     return lambda: bool(taken)
 
 
-async def test_behind_a_proxy_publishers_go_by_the_client_that_knows_proxies(
-    upstash: StandIn, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_behind_a_proxy_the_vendors_client_publishes(upstash: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     lean = roads(monkeypatch)
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
     monkeypatch.setenv("NO_PROXY", HOST)
@@ -257,7 +257,7 @@ async def test_behind_a_proxy_publishers_go_by_the_client_that_knows_proxies(
     await log.aclose()
 
 
-def test_a_function_that_publishes_over_rest_starts_without_the_vendors_client(upstash: StandIn) -> None:
+def test_a_publish_function_starts_without_the_vendors_client(upstash: StandIn) -> None:
     publishing = (
         "from functions import publish as f\n"
         "request = {'method': 'POST', 'path': '/api/publish', 'sourceIp': '192.0.2.1'}\n"

@@ -36,9 +36,8 @@ def over_both(upstash: StandIn, redis: RedisServer) -> dict[str, str]:
     return {"REALTIME_TRANSPORT": "redis", "REALTIME_AUTH": "none", "REDIS_URL": redis.url, **rest}
 
 
-async def test_two_instances_over_rest_bring_each_others_events_once_and_a_client_resumes_at_the_other(
-    upstash: StandIn, make_instance: MakeInstance
-) -> None:
+async def test_two_instances_over_rest_deliver_each_event_once(upstash: StandIn, make_instance: MakeInstance) -> None:
+    """A client resumes at the other instance."""
     first, second = [await asyncio.to_thread(make_instance, **over_rest(upstash, **FAST)) for _ in range(2)]
     async with follow(first) as here, follow(second) as there:
         names = [f"event-{number}" for number in range(20)]
@@ -53,9 +52,8 @@ async def test_two_instances_over_rest_bring_each_others_events_once_and_a_clien
         assert again.seen.gaps == []
 
 
-async def test_a_refusal_reaches_the_publisher_as_503_with_the_same_retry_after_and_no_secret(
-    upstash: StandIn, make_instance: MakeInstance
-) -> None:
+async def test_a_refusal_becomes_a_503_with_its_retry_after(upstash: StandIn, make_instance: MakeInstance) -> None:
+    """The response holds no secret."""
     instance = await asyncio.to_thread(make_instance, **over_rest(upstash))
     upstash.faults.append(Fault(429, {"retry-after": "17"}))
     answer = await publish(instance, event("refused"))
@@ -78,9 +76,10 @@ async def test_a_plain_poll_over_rest_starts_no_tail(upstash: StandIn, make_inst
     assert upstash.commands["XREAD"] == 0
 
 
-async def test_where_both_are_set_a_function_publishes_over_rest_and_instances_read_over_tcp(
+async def test_functions_use_rest_and_instances_use_tcp(
     redis_server: RedisServer, upstash: StandIn, make_instance: MakeInstance
 ) -> None:
+    """Both are configured."""
     settings = over_both(upstash, redis_server)
     instance = await asyncio.to_thread(make_instance, **settings)
     async with follow(instance) as here:
@@ -95,7 +94,7 @@ async def test_where_both_are_set_a_function_publishes_over_rest_and_instances_r
     assert upstash.connections == 1, "an invocation uses the connection of the one before"
 
 
-async def test_what_is_published_over_tcp_is_read_over_rest_and_the_other_way_round(
+async def test_tcp_and_rest_share_one_log(
     redis_server: RedisServer, upstash: StandIn, make_instance: MakeInstance
 ) -> None:
     tcp = {"REALTIME_TRANSPORT": "redis", "REALTIME_AUTH": "none", "REDIS_URL": redis_server.url}
@@ -115,9 +114,8 @@ async def test_what_is_published_over_tcp_is_read_over_rest_and_the_other_way_ro
         assert again.seen.gaps == []
 
 
-async def test_the_tail_is_told_as_reconnecting_while_rest_is_away_and_streams_stay_open(
-    upstash: StandIn, make_instance: MakeInstance
-) -> None:
+async def test_streams_stay_open_while_rest_is_away(upstash: StandIn, make_instance: MakeInstance) -> None:
+    """Health reports that the tail reconnects."""
     instance = await asyncio.to_thread(make_instance, **over_rest(upstash, **FAST))
     async with follow(instance) as here:
         await asyncio.to_thread(upstash.stop)

@@ -20,7 +20,7 @@ HOUR = 3_600.0
 
 
 @virtual_time
-async def test_an_idle_hour_with_a_subscriber_costs_the_720_commands_that_are_promised() -> None:
+async def test_an_idle_hour_costs_720_commands() -> None:
     log, ledger = make_log()
     async with tailing(log, at(Position(1, 0))):
         await asyncio.sleep(60)
@@ -42,7 +42,7 @@ async def test_further_partitions_cost_an_idle_hour_nothing_more() -> None:
 
 
 @virtual_time
-async def test_an_hour_without_subscribers_costs_nothing_before_and_after_there_were_some() -> None:
+async def test_an_hour_without_subscribers_costs_nothing() -> None:
     log, ledger = make_log()
     async with tailing(log) as (_, tail):
         await asyncio.sleep(HOUR)
@@ -58,7 +58,7 @@ async def test_an_hour_without_subscribers_costs_nothing_before_and_after_there_
 
 
 @virtual_time
-async def test_an_hour_of_constant_traffic_costs_no_more_than_the_fastest_poll() -> None:
+async def test_an_hour_of_traffic_costs_one_command_per_poll() -> None:
     log, ledger = make_log(every=0.1)
     heard = Heard()
     async with log.on_message(heard) as tail:
@@ -69,7 +69,7 @@ async def test_an_hour_of_constant_traffic_costs_no_more_than_the_fastest_poll()
 
 
 @virtual_time
-async def test_after_a_record_polls_are_fast_and_then_slow_down_step_by_step() -> None:
+async def test_polls_slow_down_step_by_step_after_a_record() -> None:
     log, ledger = make_log(every=100.0)
     heard = Heard()
     async with log.on_message(heard) as tail:
@@ -84,18 +84,18 @@ async def test_after_a_record_polls_are_fast_and_then_slow_down_step_by_step() -
 
 
 @virtual_time
-async def test_a_doorbell_that_never_stops_does_not_make_polls_faster_than_the_fastest() -> None:
+async def test_constant_wake_calls_do_not_exceed_the_fastest_poll() -> None:
     log, ledger = make_log()
     async with log.on_message(Heard()) as tail:
         tail.follow(at(Position(1, 0)).positions)
         for _ in range(1_000):
-            tail.ring()
+            tail.wake()
             await asyncio.sleep(0.01)
     assert ledger.commands.total() <= 10 / 0.25 + 2
 
 
 @virtual_time
-async def test_what_this_process_publishes_is_not_waited_for_until_the_next_slow_poll() -> None:
+async def test_an_own_event_does_not_wait_for_a_slow_poll() -> None:
     log, _ = make_log()
     async with tailing(log, at(Position(1, 0))) as (heard, _):
         await asyncio.sleep(63)
@@ -107,7 +107,7 @@ async def test_what_this_process_publishes_is_not_waited_for_until_the_next_slow
 
 
 @virtual_time
-async def test_a_head_that_is_further_on_wakes_the_tail_for_all_who_follow_it() -> None:
+async def test_a_head_after_the_tails_position_wakes_it() -> None:
     log, _ = make_log(every=102.0)
     async with tailing(log, at(Position(1, 0))) as (heard, _):
         await eventually(lambda: asyncio.get_running_loop().time() >= 102, 120)
@@ -116,9 +116,7 @@ async def test_a_head_that_is_further_on_wakes_the_tail_for_all_who_follow_it() 
         assert len(heard.items) == 1
 
 
-async def test_a_poll_is_one_command_in_one_request_for_all_partitions_and_subscribers(
-    store: UpstashStore, upstash: StandIn
-) -> None:
+async def test_a_poll_is_one_command_for_all_partitions(store: UpstashStore, upstash: StandIn) -> None:
     scheme = Partitions(frozenset({"a", "b"}), user_shards=4)
     async with (
         Hub(store.open(scheme), scheme) as hub,

@@ -18,8 +18,7 @@ from tidewire.model.record_page import RecordPage
 from tidewire.primitives.backoff import Backoff
 from tidewire.primitives.throttled_log import ThrottledLog
 from tidewire.protocol.sse import DataFormat, Format
-from tidewire.transports.base import Log, PagedLog
-from tidewire.transports.log_base import pages_of
+from tidewire.transports.base import Log
 
 logger = logging.getLogger(__name__)
 warnings = ThrottledLog(logger)  # of all readers: each tries again by itself
@@ -219,10 +218,10 @@ class Replay:
 
     async def _read(self, log: Log, until: Cursor) -> None:
         self._stats.replays += 1
-        async with aclosing(pages_of(log, Cursor(self.positions), until)) as pages:
-            await self._write_pages(pages, paged=isinstance(log, PagedLog))
+        async with aclosing(log.replay_pages(Cursor(self.positions), until)) as pages:
+            await self._write_pages(pages)
 
-    async def _write_pages(self, pages: AsyncIterator[Sequence[Record | Gap]], *, paged: bool) -> None:
+    async def _write_pages(self, pages: AsyncIterator[Sequence[Record | Gap]]) -> None:
         frames: list[bytes] = []
         read = size = 0
         clock = asyncio.get_running_loop().time
@@ -248,7 +247,7 @@ class Replay:
                             read = size = 0
                             written = True
                 is_silent = clock() - written_at > SILENT
-                if frames and (paged or is_silent):  # the next page may be long in coming
+                if frames:  # the next page may be long in coming
                     await self.flush(frames, held=True)
                     read = size = 0
                     written = True

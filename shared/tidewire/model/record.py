@@ -1,4 +1,4 @@
-"""What a log hands to its readers: a Record, or a Gap where records are missing; and how a record is stored."""
+"""What a log yields: a Record, or a Gap where records are missing; and the stored form of a record's event."""
 
 from typing import Literal, NamedTuple
 
@@ -11,7 +11,7 @@ GapReason = Literal["trimmed", "epoch", "no-log", "invalid"]
 
 
 class Record(NamedTuple):
-    """An event with its place in the log; `position` is None where no log keeps it."""
+    """An event with its position in the log; None if no log keeps it."""
 
     event: Event
     partition: str
@@ -19,11 +19,11 @@ class Record(NamedTuple):
 
 
 class Gap(NamedTuple):
-    """Announced loss: what lay between the reader's place and `position` will never be read.
+    """Announced loss: records between the reader's position and `position` will never be read.
 
-    `position` is where reading goes on in `partition`; None where no log keeps positions. Reasons: `trimmed`
-    (older than the log keeps), `epoch` (the log is another one than the cursor's), `invalid` (an unreadable
-    cursor), `no-log` (a transport that remembers nothing was away).
+    Reading resumes at `position` in `partition`; None if no log keeps positions. Reasons: `trimmed` (older than the
+    retention), `epoch` (the log is not the one of the cursor), `invalid` (an unreadable cursor), `no-log` (a transport
+    without a log was away).
     """
 
     reason: GapReason
@@ -32,7 +32,7 @@ class Gap(NamedTuple):
 
 
 class StoredEvent(msgspec.Struct, omit_defaults=True, rename="camel", kw_only=True, gc=False):
-    """An event as it stands in a log: all of its fields, `data` as the bytes that they are."""
+    """An event as logs store it: all of its fields, with the bytes of `data` unchanged."""
 
     type: str
     user_ids: tuple[str, ...] | None = None
@@ -52,11 +52,11 @@ _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(StoredEvent)
 
 read_stored = _decoder.decode
-"""What `pack` returned → its fields; raises msgspec.DecodeError. Without a frame of Python: pages ask it per record."""
+"""The result of `pack` → its fields; raises msgspec.DecodeError. Not a Python function: pages call it per record."""
 
 
 def pack(event: Event) -> bytes:
-    """Return the event as the JSON text that logs store; `data` goes in untouched."""
+    """Return the event as the JSON text that logs store, with the bytes of `data` unchanged."""
     return _encoder.encode(
         StoredEvent(
             type=event.type,
@@ -71,5 +71,5 @@ def pack(event: Event) -> bytes:
 
 
 def unpack(stored: bytes) -> Event:
-    """Return the event that `pack` stored; raises msgspec.DecodeError where it is not one."""
+    """Return the event of a text that `pack` returned; raises msgspec.DecodeError for any other."""
     return read_stored(stored).event()

@@ -1,4 +1,4 @@
-"""The circuit before a store: while it is known to be away, nobody asks it but one, now and then."""
+"""A circuit breaker before a store: while the store is away, calls fail at once, and one at a time tries it again."""
 
 import logging
 import math
@@ -12,9 +12,9 @@ from tidewire.primitives.counters import CIRCUIT_OPENED, CIRCUIT_REFUSED
 
 log = logging.getLogger(__name__)
 
-LOSSES = 3  # calls in a row: one may be a connection that broke, and is tried again at once
-BASE = 0.05  # seconds without a call after the first failure, drawn from 0 to this; each failed try doubles it
-CAP = 1.0  # seconds at most: what is back is found within two of these, and a publisher is told to come back after one
+LOSSES = 3  # lost calls in a row that open the circuit: a single one may be a connection that broke
+BASE = 0.05  # seconds: the first pause is drawn from 0 to this, and each failed try doubles the bound
+CAP = 1.0  # seconds: the longest pause; a store that is back is found within two of these
 
 Answer = TypeVar("Answer")
 
@@ -23,99 +23,101 @@ def _no_hold(_: Exception) -> float:
     return 0.0
 
 
-class Circuit:
-    """Lets calls through to a store until `LOSSES` in a row are lost; then open: calls fail at once, without a try.
+class CircuitBreaker:
+    """Lets calls through until `LOSSES` in a row are lost. Then it is open: calls fail at once, without a try.
 
-    When a moment of backoff with full jitter has passed, the next call is let through alone (half open), and what
-    becomes of it decides for all: a server that comes back under load must not meet every waiting call at once, and a
-    caller must not wait for a time-out that another has just waited for.
+    After a pause (backoff with full jitter) it is half open: one call is let through, and its outcome decides for all.
+    A server that comes back under load must not meet every waiting call at once, and no caller waits for a time-out
+    that another one has just waited for.
 
-    `lost` are the exceptions that mean "away"; any other one is an answer. `tell` makes of them what callers are told,
-    where they are not that already. `hold` is for how many seconds the store asks by one of them to be left alone.
+    `lost` are the exceptions that mean "away"; any other one is an answer. `to_error` turns them into the caller's
+    error, if they are not TransportUnavailable already. `hold` returns for how many seconds the store asked not to be
+    called.
     """
 
     def __init__(
         self,
         lost: tuple[type[Exception], ...],
-        tell: Callable[[Exception], TransportUnavailable],
+        to_error: Callable[[Exception], TransportUnavailable],
         hold: Callable[[Exception], float] = _no_hold,
     ) -> None:
         self._lost = lost
-        self._tell = tell
+        self._to_error = to_error
         self._hold = hold
         self._backoff = Backoff(BASE, CAP)
-        self._because: TransportUnavailable | None = None  # None: closed
-        self._until = 0.0  # on the monotonic clock; no call before it, and before `_held_until` not even one that asks
-        self._held_until = 0.0
+        self._failure: TransportUnavailable | None = None  # None: closed
+        self._until = 0.0  # on the monotonic clock: no call is let through before it
+        self._held_until = 0.0  # and before this not even a health check
         self._probing = False
         self._losses = 0
-        self._opened = 0  # a call that began before the circuit was opened the last time tells nothing new
+        self._times_opened = 0  # the loss of a call that began before the circuit was opened last is no news
 
     @property
     def is_open(self) -> bool:
         """Whether the store is known to be away."""
-        return self._because is not None
+        return self._failure is not None
 
     @property
-    def left(self) -> float:
+    def seconds_left(self) -> float:
         """Seconds until the next call may be let through."""
         return max(self._until - time.monotonic(), 0.0) if self.is_open else 0.0
 
-    async def run(self, call: Callable[[], Awaitable[Answer]], *, ask: bool = False) -> Answer:
-        """Return what the call does; `ask` lets it through also while the circuit is open, as health checks must be.
+    async def run(self, call: Callable[[], Awaitable[Answer]], *, even_if_open: bool = False) -> Answer:
+        """Return the call's result; `even_if_open` is for health checks.
 
-        Raises TransportUnavailable where the call is lost, or is not let through.
+        Raises TransportUnavailable if the call is lost, or is not let through.
         """
-        probes = self._enter(ask)
-        opened = self._opened
+        is_probe = self._enter(even_if_open)
+        times_opened = self._times_opened
         try:
             answer = await call()
         except self._lost as error:
-            if opened == self._opened:
-                self._lose(error)
-            raise self._told(error) from error
+            if times_opened == self._times_opened:
+                self._count_loss(error)
+            raise self._unavailable(error) from error
         except Exception:
-            self.close()  # an answer, if not a good one
+            self.close()  # the store answered, if not well
             raise
         finally:
-            if probes:
+            if is_probe:
                 self._probing = False
         self.close()
         return answer
 
     def close(self) -> None:
-        """Let calls through again: the store has answered, to whomever."""
+        """Let calls through again: the store has answered, perhaps on another connection."""
         self._losses = 0
-        if self._because is None:
+        if self._failure is None:
             return
-        self._because = None
+        self._failure = None
         self._backoff.reset()
         log.info("the transport answers again")
 
-    def _enter(self, ask: bool) -> bool:
-        """Let a call through, and tell whether it is the one that finds out; raises TransportUnavailable."""
-        if self._because is None or (ask and time.monotonic() >= self._held_until):
+    def _enter(self, even_if_open: bool) -> bool:
+        """Let a call through, and return whether it is the probe; raises TransportUnavailable."""
+        if self._failure is None or (even_if_open and time.monotonic() >= self._held_until):
             return False
-        if self._probing or self.left > 0:
+        if self._probing or self.seconds_left > 0:
             CIRCUIT_REFUSED.add()
-            raise type(self._because)(self._because.detail, max(1, math.ceil(self.left)))  # a refusal stays one
+            retry_after = max(1, math.ceil(self.seconds_left))
+            raise type(self._failure)(self._failure.detail, retry_after)  # of the same type: a refusal stays one
         self._probing = True
         return True
 
-    def _lose(self, error: Exception) -> None:
+    def _count_loss(self, error: Exception) -> None:
         self._losses += 1
         hold = self._hold(error)
         if self._losses < LOSSES and not hold:
             return
-        told = self._told(error)
-        if self._because is None:
+        failure = self._unavailable(error)
+        if self._failure is None:
             CIRCUIT_OPENED.add()
-            log.warning("the transport is away, calls fail at once until it answers: %s", told.detail)
-        self._because = told
-        self._opened += 1
+            log.warning("the transport is away, calls fail at once until it answers: %s", failure.detail)
+        self._failure = failure
+        self._times_opened += 1
         now = time.monotonic()
         self._held_until = now + hold
         self._until = max(now + self._backoff.next(), self._held_until)
 
-    def _told(self, error: Exception) -> TransportUnavailable:
-        return error if isinstance(error, TransportUnavailable) else self._tell(error)
+    def _unavailable(self, error: Exception) -> TransportUnavailable:
+        return error if isinstance(error, TransportUnavailable) else self._to_error(error)

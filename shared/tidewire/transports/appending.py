@@ -1,9 +1,9 @@
-"""Appending under a partition scheme while other processes may use another one. What every log shares.
+"""Appending under a partition scheme while other processes may use another one. Shared by all logs.
 
-The log compares the registry's check with the one that the writer expects, in the same atomic step as the append: a
-writer that does not know a scheme yet is refused, learns of it and appends again. While only the default scheme is in
-use that costs nothing. A writer announces its own scheme before its first append, and again when half of the time has
-passed in which the log keeps events and ids.
+The store compares the registry's check with the one that the writer expects, in the same atomic step as the append: a
+writer that does not know a scheme yet is refused, reads the registry and appends again. While only the default scheme
+is in use that costs nothing. A writer announces its own scheme before its first append, and again after half of the
+time for which the log keeps events and ids.
 """
 
 import time
@@ -20,16 +20,16 @@ from tidewire.model.partitions import SCHEMES, Partitions
 from tidewire.transports.base import Receipt, Retention
 
 FOREVER = Retention(315_360_000.0, MAX_ANNOUNCEMENTS, 86_400.0)
-"""How the control partition is kept: ten years, and bounded by its number of records."""
+"""The retention of the control partition: ten years, and bounded by its number of records."""
 
-_LEAST_KEEP = 3_600.0  # seconds: a log that keeps nothing for long must not be announced to again and again
-_ROUNDS = 20  # refusals of one publication; each is a scheme that was announced in the same moment
+_MINIMUM_KEEP = 3_600.0  # seconds: under a short retention, announcements would be renewed all the time
+_ROUNDS = 20  # refusals of one publication; each is a scheme that was announced at the same moment
 
 
 class Part(NamedTuple):
-    """An event on its way into one partition.
+    """An event to be appended to one partition.
 
-    `scope` makes it a duplicate there; `others` are partitions and scopes that the other schemes have for it.
+    `scope` identifies duplicates there; `others` are the partitions and scopes of the event under other schemes.
     """
 
     number: int
@@ -40,31 +40,31 @@ class Part(NamedTuple):
 
 
 class Placed(NamedTuple):
-    """The event is in its partition; `duplicate`: it was before."""
+    """The event is in its partition; `duplicate`: it was before the append."""
 
     position: Position
     duplicate: bool
 
 
 Elsewhere = Mapping[tuple[str, str], Position]
-"""In which of `Part.others` an event is known."""
+"""The members of `Part.others` in which an event is known, with its positions."""
 
 Answer = Placed | Elsewhere | None
-"""Where the event is now; or where other schemes have it, then nothing was appended; or None: refused."""
+"""Placed; or, if the event is known under other schemes, its positions there: nothing was appended; None: refused."""
 
 Append = Callable[[str, Sequence[Part]], Awaitable[tuple[Sequence[Answer], Registry | None]]]
-"""(expected check, parts) → an answer for each part, and the registry if it is another one than was expected."""
+"""(expected check, parts) → an answer for each part, and the registry if its check is not the expected one."""
 
 
 class Writer:
-    """Routes events to partitions and appends them. `append` is the store's part. Raises TransportUnavailable."""
+    """Routes events to partitions, and appends them by the store's `append`. Raises TransportUnavailable."""
 
     def __init__(
         self, scheme: Partitions, retention: Retention, append: Append, clock: Callable[[], float] = time.time
     ) -> None:
         self.registry = Registry()
         self._scheme = scheme
-        self._keep = max(retention.age + retention.idempotency_window, _LEAST_KEEP)
+        self._keep = max(retention.age + retention.idempotency_window, _MINIMUM_KEEP)
         self._append = append
         self._clock = clock
         self._announced = 0.0
@@ -98,12 +98,14 @@ class Writer:
                         left.append(rest)
             if registry is not None:
                 self.registry = registry
-        raise TransportUnavailable("The partition schemes of the log change all the time: are all instances set alike?")
+        raise TransportUnavailable(
+            "The partition schemes of the log change all the time: do all instances have the same?"
+        )
 
     async def announce(self) -> None:
-        """Announce this writer's scheme if the registry lacks it, or if that was long ago.
+        """Announce this writer's scheme if the registry lacks it, or if the announcement is old.
 
-        Raises TransportRefused where the list of schemes has no room for it.
+        Raises TransportRefused if the list of schemes is full.
         """
         for _ in range(_ROUNDS):
             due = self._due()
@@ -121,10 +123,10 @@ class Writer:
             self._announced = self._clock()
 
     def _check_room(self, due: Sequence[Announcement]) -> None:
-        """Raise TransportRefused where the list of schemes has no room for this one.
+        """Raise TransportRefused if the list of schemes is full.
 
-        What counts is the list as it will be: by then a scheme that nobody has renewed for long is over. Without that
-        the last schemes of a log that was idle for weeks would be in use for ever, and refuse every other one.
+        The list is checked as it will be after the announcement, without schemes that were not renewed in time: else
+        the last schemes of a log that was idle for weeks would stay in use, and no other could be announced.
         """
         now = int(self._clock() * 1000)
         then = self.registry.extended([(announcement, now) for announcement in due], "")
@@ -137,14 +139,14 @@ class Writer:
         if not self.registry.announced:
             if self._scheme == Partitions():
                 return []
-            # Whoever writes under the default scheme has never announced it: from now on it is one among others.
+            # Writers under the default scheme have never announced it: from now on it is one among others.
             return [self._announcement(Partitions(), 0), self._announcement(self._scheme)]
         use = self.registry.in_use.get(self._scheme)
         if use is None:
             return [self._announcement(self._scheme)]
         now = self._clock()
         old = use.renewed / 1000 < now - self._keep / 2
-        if old and self._announced < now - self._keep / 4:  # also where this clock is days ahead of the store's
+        if old and self._announced < now - self._keep / 4:  # even if this clock is days ahead of the store's
             return [self._announcement(self._scheme, use.since)]
         return []
 
@@ -152,7 +154,7 @@ class Writer:
         return Announcement(tuple(sorted(scheme.types)), scheme.user_shards, int(self._keep * 1000), since)
 
     def _pieces(self, event: Event) -> list[tuple[tuple[str, str], Event]]:
-        """Return where (partition and scope) the other schemes put an event; that may be where this one does."""
+        """Return the (partition, scope) of an event under other schemes; they may equal those under this one."""
         others = self.registry.schemes(self._scheme)[1:] if self.registry.announced else ()
         return [((name, scheme.scope(name, piece)), piece) for scheme in others for name, piece in scheme.route(event)]
 
@@ -172,9 +174,9 @@ class Writer:
         return found
 
     def _unserved(self, part: Part, event: Event, known: Elsewhere) -> Part | None:
-        """Return the part for those of its users for whom no other scheme has it; None if there are none.
+        """Return the part for those of its users who have it under no other scheme; None if there are none.
 
-        An append of several partitions may have ended half way, and its retry have come under another scheme.
+        An append to several partitions may have ended half way, and its retry may use another scheme.
         """
         users = part.event.user_ids
         if users is None:
@@ -189,8 +191,8 @@ def _announcing(index: int, announcement: Announcement) -> Part:
     return Part(index, SCHEMES, event, event.key)
 
 
-def _note(places: dict[str, Position], name: str, position: Position) -> None:
-    """Keep the first place that an event has in a partition: it may be there for other users of another scheme."""
-    known = places.get(name)
+def _note(positions: dict[str, Position], name: str, position: Position) -> None:
+    """Keep an event's first position in a partition: other schemes may have appended it there for other users."""
+    known = positions.get(name)
     if known is None or position[:2] < known[:2]:
-        places[name] = position
+        positions[name] = position

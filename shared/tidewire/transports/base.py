@@ -1,11 +1,11 @@
-"""What the hub asks of a transport, and of one that remembers.
+"""The protocols of transports.
 
-`memory` and `redis_streams` are a `Log`: they keep what was published and can be read again from a cursor. A
-transport that only carries events to whoever listens at that moment (Redis Pub/Sub) is a `Transport` and no more;
-a subscriber who comes back to it is told of a gap.
+A `Transport` carries events from any process to every process (Redis Pub/Sub). A `Log` also keeps them, and can be read
+from a cursor (memory, Redis Streams, Postgres): on a transport without a log, a subscriber that reconnects gets a gap.
+What only some transports or tails can do has a protocol of its own.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol, runtime_checkable
 
@@ -20,8 +20,8 @@ Handler = Callable[[Record | Gap], None]
 
 
 class Retention(msgspec.Struct, frozen=True):
-    """What a log keeps: records younger than `age`, at most `events` of them a partition (0: no limit), and
-    each event's id for `idempotency_window`; times in seconds.
+    """A log keeps records younger than `age`, at most `events` of them per partition (0: no limit), and each event's
+    id for `idempotency_window`; times in seconds.
     """
 
     age: float = 86_400
@@ -30,11 +30,11 @@ class Retention(msgspec.Struct, frozen=True):
 
 
 class Receipt(msgspec.Struct, frozen=True):
-    """The answer for one published event; `positions` is None where no log keeps it.
+    """The result for one published event; `positions` is None if no log keeps it.
 
-    `duplicate`: the same event was appended before, within the idempotency window, and nothing was now; the
-    positions are the first append's. `durable`: False where the event is only kept in this process's memory, until
-    the log is back; whether the log knows its id already cannot be told then.
+    `duplicate`: the same event was appended before, within the idempotency window, and not again; the positions are the
+    first append's. `durable`: False while the event is only in this process's memory, until the log is back; whether
+    the log knows its id already is unknown then.
     """
 
     id: str
@@ -44,161 +44,151 @@ class Receipt(msgspec.Struct, frozen=True):
 
 
 class Backlog(msgspec.Struct, frozen=True):
-    """What a process has taken and the log does not hold yet; `bytes` of memory."""
+    """Events that a process has accepted and the log does not hold yet; `bytes` of memory."""
 
     events: int
     bytes: int
 
 
 class Tail(Protocol):
-    """The one live read of this process; it goes on until the context that opened it ends.
+    """The one live read of this process; it runs until the context that opened it ends.
 
-    Progress is claimed when it was seen. An adapter that sends a request has no reason to call itself running: the
-    answer may be a refusal that comes again each time (CROSSSLOT, NOPERM, a role that may not read).
+    A tail is `running` once a read was answered, not when a request was sent: the answer may be a refusal that comes
+    again each time (CROSSSLOT, NOPERM, a role that may not read).
     """
 
     def follow(self, positions: Mapping[str, Position | None]) -> Awaitable[None] | None:
-        """Read these partitions too, from after the position (None: from now, where no log keeps positions).
+        """Read these partitions too, from after the position (None: from now, if no log keeps positions).
 
-        Records after the position reach the handler without a hole, whenever the call comes. A partition that
-        is followed already stays where it is.
+        Records after the position reach the handler without a hole, whenever this is called. A partition that is
+        followed already stays at its position.
 
-        The answer is done once a read that covers these partitions was answered by the store: until then the hub
-        sends no `ready`, and reports the partitions as not followed. A lost or refused read leaves it open, and so
-        does `unfollow`. None: nothing has to be waited for (all were covered by an answered read, or the log is in
-        this process). A read that blocks until something is appended is no answer while it blocks: make one that
-        returns at once first. Where no log keeps positions, what is published arrives once the answer has been
-        awaited, which raises TransportUnavailable.
+        The result is done once the store has answered a read of these partitions: until then the hub sends no `ready`,
+        and reports them as not followed. A lost or refused read leaves it pending, and so does `unfollow`. None: there
+        is nothing to wait for (an answered read covers them all, or the log is in this process). A read that blocks
+        until something is appended is not answered while it blocks: an adapter reads without blocking first. On a
+        transport without a log, events arrive once the result was awaited, which raises TransportUnavailable.
         """
 
     def unfollow(self, partitions: Sequence[str]) -> None:
-        """Stop reading these partitions; a record that is on its way may still arrive."""
+        """Stop reading these partitions; a record that was read already may still arrive."""
 
     @property
     def running(self) -> bool:
-        """Whether the last read of the tail was answered; False while it reconnects, and until the first answer.
+        """Whether the tail's last read was answered; False while it reconnects, and until the first answer.
 
-        The back-off of its reconnections is reset by the same answered read, not by an open connection.
+        The same answered read resets the backoff of its reconnections; an open connection does not.
         """
 
 
 @runtime_checkable
 class Verifying(Tail, Protocol):
-    """A tail of a log that several nodes may answer for: each one whose store can fail over."""
+    """A tail whose store can fail over, so that several nodes may answer for the log."""
 
     async def verify(self) -> None:
-        """Find out why heads that the hub has read lie behind the tail's place; the hub reads them again afterwards.
+        """Check the log after the hub has read heads behind the tail's positions; the hub then reads them again.
 
-        Either they came from a node that is not the primary any more: close idle connections to it, so that the next
-        call goes where the store's address leads now. Or the log fell back to an older state: compare the tail's
-        places with heads that were read by such a new connection, and give the handler a Gap. Raises
-        TransportUnavailable.
+        Either the heads came from a node that is not the primary any more: close idle connections to it, so that the
+        next call goes to where the store's address leads now. Or the log fell back to an older state: compare the
+        tail's positions with heads read over a new connection, and give the handler a Gap. Raises TransportUnavailable.
         """
 
 
 @runtime_checkable
 class Explaining(Protocol):
-    """A tail that knows why it does not run: each one whose store can be away, or refuse it."""
+    """A tail that knows why it is not running: each one whose store can be away, or refuse it."""
 
     @property
     def failure(self) -> str | None:
-        """Why its last try to read failed, in words that anybody may read; None where none has failed."""
+        """Why its last read failed, in words that anybody may read; None if none has failed."""
 
 
 @runtime_checkable
 class Advising(Protocol):
-    """A tail that knows when it has to work in a slower way than it should."""
+    """A tail that knows when it has to work in a slow way."""
 
     @property
     def advice(self) -> str | None:
-        """What is wrong, and what to do; None where nothing is."""
+        """What is wrong, and how to correct it; None if nothing is."""
 
 
 class Transport(Protocol):
     """Carries events from any process to every process."""
 
     async def publish(self, events: Sequence[Event]) -> list[Receipt]:
-        """Hand over all events, or raise; receipts are in the order of the events.
+        """Publish all events, or raise; receipts are in the order of the events.
 
-        Raises TransportUnavailable where it cannot be told that all were taken: some may have been, and
-        publishing the same ids again is safe.
+        Raises TransportUnavailable if it is not known that all were accepted: some may have been, and publishing the
+        same ids again is safe.
         """
 
     def on_message(self, handler: Handler) -> AbstractAsyncContextManager[Tail]:
         """Open the tail; records and gaps go to `handler` until the context ends.
 
-        A lost connection is opened again with full-jitter backoff and goes on from where it was; where that
-        place is gone, the handler gets a Gap.
+        A lost connection is opened again with full-jitter backoff, and the tail resumes at its positions; if the log
+        does not hold them any more, the handler gets a Gap.
         """
 
     async def ping(self) -> None:
-        """Return if the transport answers; raise TransportUnavailable if not."""
+        """Return if the transport answers and would accept an event; else raise TransportUnavailable."""
 
     async def aclose(self) -> None:
-        """Close every connection; nothing may be called afterwards."""
+        """Close every connection; no other method may be called afterwards."""
 
 
 @runtime_checkable
 class Buckets(Protocol):
-    """A transport whose store counts for all processes together."""
+    """A transport whose store has token buckets that all processes share."""
 
     async def take(self, bucket: str, cost: int, capacity: int, seconds: float) -> float:
         """Take `cost` from a token bucket that holds `capacity` and fills up in `seconds`; it is full at first.
 
-        Return 0 where it was taken, else the seconds until there is enough. More than it holds is taken as all that
-        it holds. Raises TransportUnavailable.
+        Return 0 if it was taken, else the seconds until there is enough. A cost above the capacity empties a full
+        bucket. Raises TransportUnavailable.
         """
 
 
 @runtime_checkable
 class Log(Transport, Protocol):
-    """A transport that remembers."""
+    """A transport that keeps what was published."""
 
     async def head(self, partitions: Sequence[str]) -> Cursor:
-        """Return the place after the last record of each partition.
+        """Return the position after the last record of each partition.
 
-        What was acknowledged before the call is before it. Raises TransportUnavailable.
+        Events acknowledged before the call are before it. Raises TransportUnavailable.
         """
 
     async def seek(self, partitions: Sequence[str], time: int | None) -> Cursor:
-        """Return the place before each partition's first record appended at or after `time` (ms since 1970).
+        """Return the position before each partition's first record appended at or after `time` (ms since 1970).
 
         None is before the oldest record kept. Raises TransportUnavailable.
         """
 
     def replay(self, after: Cursor, until: Cursor) -> AsyncIterator[Record | Gap]:
-        """Yield what lies in `(after, until]` of each partition in `until`, in the order of each partition.
+        """Yield the records in `(after, until]` of each partition in `until`, in the order of each partition.
 
-        Complete, or with a Gap where something is missing; gaps known at the start come before any record.
-        Reads page by page, as the caller consumes. Raises TransportUnavailable; starting again after the last
-        yielded position loses and repeats nothing.
+        Missing records are a Gap; gaps known at the start come before any record. Pages are read as the caller
+        consumes them. Raises TransportUnavailable; starting again after the last yielded position loses and repeats
+        nothing.
         """
+
+    def replay_pages(self, after: Cursor, until: Cursor) -> AsyncGenerator[Sequence[Record | Gap]]:
+        """Yield the same page by page: no step per record, if the page is a RecordPage. To be closed by the caller."""
 
 
 @runtime_checkable
 class Fallible(Protocol):
-    """A transport that remembers whether it could be reached the last time: all that are not in this process."""
+    """A transport that knows whether its store could be reached last time: each one that is not in this process."""
 
     @property
     def is_away(self) -> bool:
-        """Whether it is known to be away; asks nobody."""
+        """Whether the store is known to be away; nothing is sent."""
 
 
 @runtime_checkable
 class Buffering(Fallible, Protocol):
-    """A log that takes events while it is away: what is told early comes by the tail once more."""
+    """A log that accepts events while it is away: those that were delivered early, the tail brings once more."""
 
     @property
     def backlog(self) -> Backlog:
-        """What waits for the log."""
-
-
-@runtime_checkable
-class PagedLog(Log, Protocol):
-    """A log that hands out whole pages as well: a replay to one subscriber then has no step of its own for each record.
-
-    All logs here do; one that is written around another log need not.
-    """
-
-    def replay_pages(self, after: Cursor, until: Cursor) -> AsyncIterator[Sequence[Record | Gap]]:
-        """Yield what `replay` does, page by page."""
+        """The events that wait for the log."""

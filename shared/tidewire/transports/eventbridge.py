@@ -1,7 +1,7 @@
-"""EventBridge: a way to the log, for publishers that must not know where it is.
+"""EventBridge: a way to the log for publishers that have no access to it.
 
-`publish` puts the events on a bus. A rule of the bus hands them to functions/receive.py, and that appends them to the
-log that streams read. So this is no `Log`, and nothing can be read from it: a process with streams names its log.
+`publish` puts the events on a bus. A rule of the bus invokes functions/receive.py, which appends them to the log that
+streams read. So this is not a `Log`, and nothing can be read from it: a process with streams needs the log itself.
 """
 
 import asyncio
@@ -17,19 +17,19 @@ from tidewire.primitives.backoff import Backoff
 from tidewire.protocol import eventbridge_event
 from tidewire.transports.base import Handler, Receipt
 
-MAX_ENTRIES = 10  # of one PutEvents
+MAX_ENTRIES = 10  # per PutEvents
 MAX_REQUEST_BYTES = 1024 * 1024 - 1
-"""Of all entries of one PutEvents: less than 1 MB (EventBridge API reference, PutEvents; before 2026 it was 256 KB)."""
+"""Of all entries of a PutEvents: less than 1 MB (EventBridge API reference, PutEvents; before 2026 it was 256 KB)."""
 
-ROUNDS = 4  # an entry that the bus could not take is sent so often in all
+ROUNDS = 4  # how often an entry is sent that the bus does not accept
 RETRYABLE = frozenset({"InternalFailure", "InternalException", "ThrottlingException", "ServiceUnavailable"})
-"""What the bus may say of one entry and not mean for good (API reference of PutEventsResultEntry)."""
+"""Temporary error codes of one entry (API reference of PutEventsResultEntry)."""
 
 Entry = Mapping[str, str]
 
 
 class EventBridge:
-    """A `Transport` that carries events to a bus, and from there on cannot see them."""
+    """A `Transport` that puts events on a bus, and does not see them again."""
 
     def __init__(self, bus_name: str, source: str, region: str | None = None) -> None:
         self._bus = bus_name
@@ -39,10 +39,10 @@ class EventBridge:
         self._making = asyncio.Lock()
 
     async def publish(self, events: Sequence[Event]) -> list[Receipt]:
-        """Put all events on the bus; `positions` is None, for the log is not here.
+        """Put all events on the bus; `positions` is None, since the log is elsewhere.
 
-        An entry that the bus could not take is sent again. Where some are left in the end, TransportUnavailable says
-        of each why; all others are on the bus. Raises ContentTooLarge before anything is sent.
+        An entry that the bus does not accept is sent again. If some are left in the end, TransportUnavailable names the
+        code of each; all others are on the bus. Raises ContentTooLarge before anything is sent.
         """
         entries = [self._entry(event) for event in events]
         for index, entry in enumerate(entries):
@@ -61,12 +61,12 @@ class EventBridge:
         return [Receipt(event.id, None) for event in events]
 
     @asynccontextmanager
-    async def on_message(self, handler: Handler) -> AsyncIterator["_Deaf"]:
-        """Open a tail that hears nothing: to read, name the log that functions/receive.py writes."""
-        yield _Deaf()
+    async def on_message(self, handler: Handler) -> AsyncIterator["_NoTail"]:
+        """Open a tail that follows nothing: streams read the log to which functions/receive.py appends."""
+        yield _NoTail()
 
     async def ping(self) -> None:
-        """Return if the bus is there; raises TransportUnavailable."""
+        """Return if the bus exists; raises TransportUnavailable."""
         name = {} if self._bus == "default" else {"Name": self._bus}
         await self._call("describe_event_bus", **name)
 
@@ -84,7 +84,7 @@ class EventBridge:
         }
 
     async def _put_all(self, entries: Sequence[Entry]) -> dict[int, str]:
-        """Put the entries; return by its index AWS's code for each that the bus has not taken."""
+        """Put the entries; return AWS' code by index for each that the bus has not accepted."""
         backoff = Backoff(base=0.1, cap=1.0)
         left = dict(enumerate(entries))
         codes: dict[int, str] = {}
@@ -95,7 +95,7 @@ class EventBridge:
             for batch in tuple(batches(left)):
                 try:
                     failed = await self._put(batch)
-                except TransportUnavailable as error:  # after retries of its own: the next request would fare no better
+                except TransportUnavailable as error:  # after botocore's own retries: another request would fail too
                     return codes | dict.fromkeys(unsent, _code(error))
                 for index in batch:
                     del unsent[index]
@@ -108,7 +108,7 @@ class EventBridge:
 
     async def _put(self, batch: Mapping[int, Entry]) -> dict[int, str]:
         answer = await self._call("put_events", Entries=list(batch.values()))
-        results = zip(batch, answer["Entries"], strict=True)  # as many, and in the same order
+        results = zip(batch, answer["Entries"], strict=True)  # AWS returns one per entry, in the same order
         return {index: result["ErrorCode"] for index, result in results if result.get("ErrorCode")}
 
     async def _call(self, operation: str, **arguments: Any) -> Any:
@@ -121,17 +121,17 @@ class EventBridge:
             raise TransportUnavailable(f"EventBridge cannot be used now ({aws_clients.code(error)})") from error
 
 
-class _Deaf:
-    """The tail of a bus that this process is no target of."""
+class _NoTail:
+    """The tail of a bus that has no target in this process."""
 
     running = False
 
     def follow(self, positions: Mapping[str, Position | None]) -> Awaitable[None]:
-        """Refuse: whatever is published would never arrive."""
+        """Refuse: no event would ever arrive."""
         return _refuse()
 
     def unfollow(self, partitions: Sequence[str]) -> None:
-        """Nothing was followed."""
+        """Do nothing: no partition is followed."""
 
 
 def size_of(entry: Entry) -> int:

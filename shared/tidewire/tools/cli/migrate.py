@@ -30,4 +30,4 @@ def command(as_json_: bool) -> None:
     if as_json_:
         as_json({"applied": done})
     else:
-        click.echo(migrations.told(done))
+        click.echo(migrations.report(done))

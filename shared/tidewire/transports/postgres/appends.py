@@ -1,4 +1,4 @@
-"""Appending for a crowd: what is published while an append is under way goes along with the next one."""
+"""Group commit: events that are published while an append is under way go into the next one together."""
 
 import asyncio
 from collections import deque
@@ -11,25 +11,25 @@ from tidewire.model.partitions import SCHEMES
 from tidewire.transports.postgres.connection import TIMEOUT, Row
 
 TOGETHER = 500
-"""Events of one append, unless a single batch has more: the log is locked for about 0.1 ms an event."""
+"""Events of one append, unless a single batch has more: the log is locked for about 0.1 ms per event."""
 
-BYTES_TOGETHER = 2**20  # one request's limit: a small event must not wait for many large ones
+BYTES_TOGETHER = 2**20  # the limit of one request: a small event must not wait for many large ones
 
 
 class Entry(NamedTuple):
-    """An event on its way into a partition."""
+    """An event to be appended to a partition."""
 
     partition: str
     scope: str
-    """What makes it a duplicate."""
+    """Identifies duplicates."""
     chained: str
     stored: str
     others: str
-    """The partitions that other schemes have for it, with commas between them."""
+    """The event's partitions and hashed scopes under other schemes, separated by commas."""
 
 
 class Call(NamedTuple):
-    """The arguments of the SQL function `append_scoped`: `counts` says how many events are for each partition."""
+    """The arguments of the SQL function `append_scoped`; `counts` are the events of each partition."""
 
     partitions: list[str]
     counts: list[int]
@@ -46,7 +46,7 @@ class _Waiting(NamedTuple):
     answer: asyncio.Future[list[Row]]
 
     def goes_with(self, other: "_Waiting") -> bool:
-        """Tell whether both can be in one call: its limits and the expected check hold for all of it."""
+        """Return whether both can be in one call, which has one expected check and one retention."""
         ours, theirs = self.entries[0].partition == SCHEMES, other.entries[0].partition == SCHEMES
         return self.expected == other.expected and ours == theirs
 
@@ -60,7 +60,7 @@ class Appends:
         self._task: asyncio.Task[None] | None = None
 
     async def add(self, expected: str, entries: Sequence[Entry]) -> list[Row]:
-        """Return the append's row for each entry, in order, or none if refused: the registry has another check.
+        """Return the row of each entry, in order; none if the registry has another check than the expected one.
 
         Raises TransportUnavailable and EventRefused.
         """
@@ -87,7 +87,7 @@ class Appends:
             self._task = None
 
     def _take(self) -> list[_Waiting]:
-        """Return batches that go together; whoever gave up waiting has been told that nothing was accepted."""
+        """Return the batches of the next append, without those whose callers have given up and got an error."""
         taken: list[_Waiting] = []
         events = size = 0
         while self._waiting:
@@ -108,7 +108,7 @@ class Appends:
             rows = await self._append_in_order(taken[0].expected, [entry for one in taken for entry in one.entries])
         except (EventRefused, TransportUnavailable) as error:
             if len(taken) > 1 and isinstance(error, EventRefused | AppendRefused):
-                for one in taken:  # nobody is refused for what somebody else published at the same moment
+                for one in taken:  # no batch is refused because of another one
                     if not one.answer.done():
                         await self._append_together([one])
                 return

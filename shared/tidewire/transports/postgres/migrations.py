@@ -1,7 +1,7 @@
 """The schema of the log in Postgres: numbered SQL files, each applied once.
 
-`tidewire migrate` applies to the database of DATABASE_URL what it lacks. It is safe to run at any time, twice, and by
-several processes at once. A file that was released never changes, neither its number nor its text.
+`tidewire migrate` applies those that the database of DATABASE_URL lacks. It is safe to run at any time, twice, and by
+several processes at once. Once released, a file keeps its number and its statements.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from tidewire.transports.postgres.errors import MIGRATE
 log = logging.getLogger(__name__)
 
 _FILES = Path(__file__).with_name("sql")
-_LOCK = "select pg_advisory_xact_lock(1953064037, 0)"  # (1953064037, …) are ours, and 0 is no log's
+_LOCK = "select pg_advisory_xact_lock(1953064037, 0)"  # (1953064037, n) are our locks; 0 is not a log's
 _TABLE = """
     set local search_path = "{0}", pg_temp;
     create table if not exists migrations (
@@ -38,14 +38,14 @@ class Migration(NamedTuple):
 
 
 def migrations() -> list[Migration]:
-    """Return all that there are, in order."""
+    """Return all migrations, in order."""
     return [Migration(int(path.stem[:3]), path.stem, path.read_text()) for path in sorted(_FILES.glob("*.sql"))]
 
 
 async def pending(url: str, prefix: str = "rt") -> list[str]:
     """Return the names of the migrations that the database lacks.
 
-    Raises TransportUnavailable, and SettingsError where the server refuses.
+    Raises TransportUnavailable, and SettingsError if the server refuses.
     """
     async with session(url) as connection:
         applied = await _applied(connection, prefix)
@@ -53,12 +53,12 @@ async def pending(url: str, prefix: str = "rt") -> list[str]:
 
 
 async def apply(url: str, prefix: str = "rt") -> list[str]:
-    """Apply what the database lacks, each file in a transaction of its own; return their names. Raises as `pending`."""
+    """Apply the missing migrations, each in a transaction; return their names. Raises like `pending`."""
     done = []
     async with session(url) as connection:
         for migration in migrations():
             async with connection.transaction(isolation="read_committed"):
-                await connection.execute(_LOCK)  # until the commit: whoever runs too waits, and then finds it done
+                await connection.execute(_LOCK)  # until the commit: a concurrent run waits, and then finds it applied
                 if migration.number in await _applied(connection, prefix):
                     continue
                 if not await connection.fetchval("select count(*) from pg_namespace where nspname = $1", prefix):
@@ -71,36 +71,36 @@ async def apply(url: str, prefix: str = "rt") -> list[str]:
 
 
 async def check_database(url: str, prefix: str = "rt") -> None:
-    """Raise SettingsError where no stream could be served: a pooler's host, or a schema that is missing or old.
+    """Raise SettingsError if no stream could be served: a pooler's host, or a schema that is missing or old.
 
-    A database that cannot be reached now may be there a moment later: that is only logged.
+    A database that cannot be reached is only logged: it may be back a moment later.
     """
     if is_pooled(url):
         raise SettingsError("DATABASE_URL", POOLED_HOST)
     try:
         missing = await pending(url, prefix)
     except TransportUnavailable as error:
-        log.warning("cannot look at the database's schema: %s", error.detail)
+        log.warning("cannot check the database's schema: %s", error.detail)
         return
     if missing:
         raise SettingsError("DATABASE_URL", f"this database lacks {', '.join(missing)}; {MIGRATE}")
 
 
 async def apply_to(environ: Mapping[str, str]) -> list[str]:
-    """Apply to the database that the environment names what it lacks; return and raise as `apply`."""
+    """Apply the migrations that the environment's database lacks; returns and raises like `apply`."""
     url, _ = database_urls(environ)
     return await apply(url, schema_name(environ))
 
 
-def told(done: list[str]) -> str:
-    """Return what was applied as text for a terminal."""
+def report(done: list[str]) -> str:
+    """Return the applied migrations as text for a terminal."""
     return "\n".join(f"applied {name}" for name in done) or "nothing to do: the schema is up to date"
 
 
 def main() -> int:
-    """Apply, and say what was."""
+    """Apply, and print which were applied."""
     try:
-        print(told(asyncio.run(apply_to(os.environ))))
+        print(report(asyncio.run(apply_to(os.environ))))
     except (SettingsError, TransportUnavailable) as error:
         print(f"tidewire: {error}", file=sys.stderr)
         return 2

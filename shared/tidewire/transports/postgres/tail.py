@@ -1,9 +1,9 @@
-"""The live read of Postgres: NOTIFY rings, and what is delivered is read from the table, after our own place."""
+"""The tail of Postgres: NOTIFY wakes it, and what it delivers is read from the table, after its own positions."""
 
 import asyncio
 import logging
 import secrets
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from tidewire.errors import TransportUnavailable
@@ -12,32 +12,33 @@ from tidewire.model.record import Record
 from tidewire.primitives.backoff import Backoff
 from tidewire.primitives.counters import RECONNECTS
 from tidewire.primitives.throttled_log import ThrottledLog
-from tidewire.transports.log_follower import BROKE, Following, control_first
+from tidewire.transports.base import Handler
+from tidewire.transports.log_follower import UNKNOWN_FAILURE, FollowingTail, control_first
 from tidewire.transports.postgres import connection
 from tidewire.transports.postgres.connection import Fetch, Row, Server, listen
 
 log = logging.getLogger(__name__)
 
-CHECK = 10.0
-"""Seconds between two looks at the heads, whatever is heard: a connection may be dead without a word."""
+CHECK_HEADS = 10.0
+"""Seconds between two reads of the heads, whatever notifications arrive: a dead connection may report nothing."""
 
-SWEEPS = 3  # looks between two sweeps of what is too old
+SWEEP_EVERY = 3  # checks of the heads between two sweeps of old records
 
-POLL_FAST, POLL_SLOW = 0.2, 2.0
-"""Seconds between two looks at the heads while no connection listens: after a record, and after a while without."""
+POLL_MIN, POLL_MAX = 0.2, 2.0
+"""Seconds between two reads of the heads while no connection listens: after a record, and after a while without."""
 
-OVERDUE = 1.0  # seconds after which a doorbell has not rung for a record that the pool knows of
+OVERDUE = 1.0  # seconds after which a record that the pool knows of should have been notified
 
-HEAR_AGAIN = 30.0  # seconds until a connection on which no doorbell was heard is tried again
+LISTEN_AGAIN = 30.0  # seconds until the next try, after a connection on which no notification arrived
 
-UNHEARD = (
+NOT_NOTIFIED = (
     "a NOTIFY of this process does not reach its own LISTEN: a pooler in front of the database gives each transaction"
-    f" another session. Events are polled for, up to {POLL_SLOW:g} s late: let DATABASE_URL name the direct host"
+    f" another session. Events are polled for, up to {POLL_MAX:g} s late: let DATABASE_URL name the direct host"
 )
 
 
-class News(NamedTuple):
-    """What one read found in a partition; `last` is the last row's epoch and offset, readable or not."""
+class NewRecords(NamedTuple):
+    """The result of one read of a partition; `last` is the last row's epoch and offset, readable or not."""
 
     partition: str
     records: list[Record]
@@ -46,93 +47,77 @@ class News(NamedTuple):
 
 
 class Source(Protocol):
-    """What the tail asks of its log."""
+    """The tail's log."""
 
     async def fetch(self, sql: str, *arguments: object) -> list[Row]:
         """Run a statement on a connection that does not listen."""
 
-    def condemn(self) -> None:
-        """Use no idle connection again."""
+    def evict(self) -> None:
+        """Close idle connections that do not listen."""
 
     async def notify(self, payload: str) -> None:
-        """Ring the doorbell, on a connection that does not listen."""
+        """Send a notification, over a connection that does not listen."""
 
-    async def places(self, fetch: Fetch, partitions: Sequence[str]) -> Cursor:
+    async def read_heads(self, fetch: Fetch, partitions: Sequence[str]) -> Cursor:
         """Return the heads."""
 
-    async def news(self, fetch: Fetch, seen: Cursor) -> list[News]:
-        """Return what lies after these places, at most a page a partition."""
+    async def read_after(self, fetch: Fetch, positions: Cursor) -> list[NewRecords]:
+        """Return the records after these positions, at most a page per partition."""
 
     async def sweep(self, fetch: Fetch) -> None:
-        """Drop what is too old from partitions that nobody publishes to."""
+        """Delete old records of partitions to which nothing is published."""
 
 
-class _UnheardError(Exception):
-    """The connection answers, and no doorbell is heard on it."""
+class _NotNotifiedError(Exception):
+    """The connection answers, but no notification arrives on it."""
 
 
-class PostgresTail:
-    """Reads all followed partitions in one statement whenever a doorbell rings for one of them."""
+class PostgresTail(FollowingTail):
+    """Reads all followed partitions in one statement whenever a notification arrives for one of them.
 
-    def __init__(self, source: Source, server: Server, channel: str, following: Following, check: float) -> None:
+    `running`: the last read was answered, on whichever connection; while none listens, the tail polls.
+    """
+
+    def __init__(self, source: Source, server: Server, channel: str, handler: Handler, check: float) -> None:
+        super().__init__(handler)
         self._source = source
         self._server = server
         self._channel = channel
-        self._following = following
         self._check = check
-        self._due: set[str] = set()  # partitions that hold more than we have heard, as far as we know
-        self._bell = asyncio.Event()
-        self._turn = asyncio.Lock()  # a poll may be under way when the listening connection is back
-        self._away = asyncio.Event()
-        self._away.set()
-        self._answered = False  # the last read, on whichever connection
-        self._doubted = False  # the connection that listens is not to be waited for
-        self._alive_at = 0.0  # on the loop's clock: when that connection brought something the last time
-        self._expected: dict[str, Position] = {}  # heads that the pool has seen, further on than we are
+        self._due: set[str] = set()  # partitions that are to be read: they may hold new records
+        self._wake = asyncio.Event()
+        self._turn = asyncio.Lock()  # a poll may still be under way when the listening connection is back
+        self._not_listening = asyncio.Event()
+        self._not_listening.set()
+        self._reconnect_requested = False
+        self._alive_at = 0.0  # on the loop's clock: when the listening connection last brought something
+        self._expected: dict[str, Position] = {}  # heads that the pool has read, after our positions
         self._overdue: asyncio.TimerHandle | None = None
-        self._own = f"heard {secrets.token_hex(8)}"  # what we send to ourselves
-        self._heard = asyncio.Event()
+        self._own_payload = f"check {secrets.token_hex(8)}"  # of the notification to this process itself
+        self._notified = asyncio.Event()  # that one has arrived
         self.advice: str | None = None
-        self.failure: str | None = None
         self._warnings = ThrottledLog(log)
 
-    @property
-    def running(self) -> bool:
-        """Whether a read was answered, and the next one comes when there are new records, be it by polling."""
-        return self._answered
-
-    def follow(self, positions: Mapping[str, Position | None]) -> Awaitable[None] | None:
-        """Read these partitions too, and at once what they hold after these places; see `Tail.follow`."""
-        read = self._following.follow(positions)
-        if read is not None:
-            self._ring(*positions)
-        return read
-
-    def unfollow(self, partitions: Sequence[str]) -> None:
-        """Stop reading these partitions."""
-        self._following.unfollow(partitions)
-
     def expect(self, heads: Mapping[str, Position]) -> None:
-        """Look for records up to these heads soon, should no doorbell ring for them."""
-        at = self._following.at
-        ahead = {name: head for name, head in heads.items() if name in at and head[:2] > at[name][:2]}
+        """Read up to these heads soon, if no notification arrives for them."""
+        ahead = self.follower.ahead(heads)
         self._expected.update(ahead)
         if ahead and self._overdue is None:
-            self._overdue = asyncio.get_running_loop().call_later(OVERDUE, self._look_for_expected)
+            self._overdue = asyncio.get_running_loop().call_later(OVERDUE, self._read_expected)
 
     async def verify(self) -> None:
-        """Read heads by new connections, and compare; see `Verifying`."""
-        self._source.condemn()
-        await self._look(self._source.fetch)
-        self._doubted = not self._away.is_set()  # it may lead to a server that is not the primary any more
-        self._ring(*self._following.at)
+        """Compare the tail's positions with heads read over new connections; see `Verifying`."""
+        self._source.evict()
+        await self._check_heads(self._source.fetch)
+        self._reconnect_requested = not self._not_listening.is_set()  # it may lead to a node that was demoted
+        self._read_soon(self.follower.positions)
 
     def request_refresh(self) -> None:
-        """Open the listening connection anew unless it has just answered: another one has gone silent."""
+        """Open the listening connection anew, unless it was active just now: another connection has gone silent."""
         silence = asyncio.get_running_loop().time() - self._alive_at
-        if silence >= connection.TIMEOUT and not self._away.is_set():
-            self._doubted = True
-            self._ring()
+        if silence >= connection.TIMEOUT and not self._not_listening.is_set():
+            self._reconnect_requested = True
+            self._wake.set()
 
     async def run(self) -> None:
         """Read until cancelled."""
@@ -145,158 +130,161 @@ class PostgresTail:
                 self._overdue.cancel()
 
     async def _listen(self) -> None:
-        """Listen whenever something is followed; a failure of any kind is logged and followed by another try."""
+        """Listen while partitions are followed; a failure of any kind is logged and followed by another try."""
         backoff = Backoff()
         while True:
-            await self._following.wanted()
+            await self.follower.wait_for_partitions()
             pause = None
             try:
-                async with listen(self._server, self._channel, self._on_doorbell, self._on_lost) as fetch:
+                async with listen(self._server, self._channel, self._on_notification, self._on_lost) as fetch:
                     await self._begin(fetch)
                     backoff.reset()
                     await self._serve(fetch)
                 continue
-            except _UnheardError:
-                pause = HEAR_AGAIN  # meanwhile it is polled
+            except _NotNotifiedError:
+                pause = LISTEN_AGAIN  # `_poll` reads meanwhile
                 if self.advice is None:
-                    self.advice = UNHEARD
-                    log.warning(UNHEARD)
+                    self.advice = NOT_NOTIFIED
+                    log.warning(NOT_NOTIFIED)
             except TransportUnavailable as error:
                 self._fail(error.detail)
                 self._warnings.warn(f"tail lost, reconnecting: {error.detail}")
             except Exception:  # noqa: BLE001 - `exception` logs it
-                self._fail(BROKE)
+                self._fail(UNKNOWN_FAILURE)
                 self._warnings.exception("tail failed, reconnecting")
             finally:
-                self._away.set()
+                self._not_listening.set()
             RECONNECTS.add()
             await asyncio.sleep(backoff.next() if pause is None else pause)
 
     async def _begin(self, fetch: Fetch) -> None:
-        """Read what was appended before we listened, which rang for nobody, and ring for ourselves."""
-        self._doubted = False
-        await self._look(fetch)
-        self._ring(*self._following.at)
+        """Read what was appended before the connection listened, and check that notifications arrive on it."""
+        self._reconnect_requested = False
+        await self._check_heads(fetch)
+        self._read_soon(self.follower.positions)
         await self._read(fetch)
-        self._heard.clear()
+        self._notified.clear()
         try:
-            await self._source.notify(self._own)
+            await self._source.notify(self._own_payload)
         except TransportUnavailable:
-            pass  # the pool's address is out of reach, and ours is not
+            pass  # the pool's server cannot be reached, but this one can
         else:
             try:
                 async with asyncio.timeout(connection.TIMEOUT):
-                    await self._heard.wait()
+                    await self._notified.wait()
             except TimeoutError:
-                await self._look(fetch)  # or else it has gone silent
-                raise _UnheardError from None
-            if self._doubted:
+                await self._check_heads(fetch)  # raises if the connection has gone silent
+                raise _NotNotifiedError from None
+            if self._reconnect_requested:
                 raise TransportUnavailable("the connection that listens was ended")
             self.advice = None
-        self._away.clear()
+        self._not_listening.clear()
 
     async def _serve(self, fetch: Fetch) -> None:
-        """Read when it rings, and look now and then; return where nobody follows anything any more.
+        """Read when a notification arrives, and check the heads regularly; return once no partition is followed.
 
-        A database that sleeps when it is not used should be left alone then.
+        A database that sleeps while it is not used should be left alone then.
         """
         loop = asyncio.get_running_loop()
-        next_look = loop.time() + self._check
-        looks = 0
+        next_check = loop.time() + self._check
+        checks = 0
         while True:
-            self._bell.clear()
-            if self._doubted:
+            self._wake.clear()
+            if self._reconnect_requested:
                 raise TransportUnavailable("the connection that listens was ended, or is as old as one that failed")
             await self._read(fetch)
             try:
-                async with asyncio.timeout_at(next_look):
-                    await self._bell.wait()
+                async with asyncio.timeout_at(next_check):
+                    await self._wake.wait()
             except TimeoutError:
-                if not self._following.at:
+                if not self.follower.positions:
                     return
-                await self._look(fetch)
-                if looks % SWEEPS == 0:
+                await self._check_heads(fetch)
+                if checks % SWEEP_EVERY == 0:
                     await self._source.sweep(fetch)
-                looks += 1
-                next_look = loop.time() + self._check
+                checks += 1
+                next_check = loop.time() + self._check
 
     async def _poll(self) -> None:
-        """Look at the heads now and then while no connection listens: the pool may reach what the tail cannot."""
-        pause = POLL_FAST
+        """Read the heads regularly while no connection listens: the pool may reach a server that the tail cannot."""
+        pause = POLL_MIN
         while True:
-            await self._away.wait()
-            await self._following.wanted()
+            await self._not_listening.wait()
+            await self.follower.wait_for_partitions()
             await asyncio.sleep(pause)
-            if not self._away.is_set():
-                pause = POLL_FAST
+            if not self._not_listening.is_set():
+                pause = POLL_MIN
                 continue
-            before = dict(self._following.at)
+            before = dict(self.follower.positions)
             try:
-                await self._look(self._source.fetch)
+                await self._check_heads(self._source.fetch)
                 await self._read(self._source.fetch)
-                self._answered = True
+                self.running = True
             except TransportUnavailable as error:
-                self._fail(error.detail)  # `_listen` logs why
+                self._fail(error.detail)  # `_listen` logs it
             except Exception:  # noqa: BLE001 - `exception` logs it
-                self._fail(BROKE)
+                self._fail(UNKNOWN_FAILURE)
                 self._warnings.exception("a poll failed")
-            pause = POLL_FAST if self._following.at != before else min(pause * 2, POLL_SLOW)
+            pause = POLL_MIN if self.follower.positions != before else min(pause * 2, POLL_MAX)
 
     def _fail(self, why: str) -> None:
-        self._answered = False
+        self.running = False
         self.failure = why
 
-    async def _look(self, fetch: Fetch) -> None:
-        """Compare our places with the heads: the log may be another one now, or hold what did not ring for us."""
+    async def _check_heads(self, fetch: Fetch) -> None:
+        """Compare our positions with the heads: the log may be another one, or hold records without a notification."""
         async with self._turn:
-            if await self._following.verify(lambda names: self._source.places(fetch, names)):
-                self._ring(*self._following.at)
+            if await self.follower.verify(lambda names: self._source.read_heads(fetch, names)):
+                self._read_soon(self.follower.positions)
             self._alive_at = asyncio.get_running_loop().time()
 
     async def _read(self, fetch: Fetch) -> None:
-        """Deliver what is due, page by page."""
+        """Deliver the new records of partitions that are due, page by page."""
+        positions = self.follower.positions
         async with self._turn:
-            while asked := {name: at for name, at in self._following.at.items() if name in self._due}:
+            while after := {name: at for name, at in positions.items() if name in self._due}:
                 self._due.clear()
-                news = {found.partition: found for found in await self._source.news(fetch, Cursor(asked))}
+                pages = {page.partition: page for page in await self._source.read_after(fetch, Cursor(after))}
                 self._alive_at = asyncio.get_running_loop().time()
-                self._answered = True
-                self._following.answered(asked)
-                for found in map(news.__getitem__, control_first(news)):
-                    if self._following.at.get(found.partition) is not asked[found.partition]:
-                        self._due.add(found.partition)  # left meanwhile, and perhaps followed again from elsewhere
+                self.running = True
+                self.follower.mark_read(after)
+                for page in map(pages.__getitem__, control_first(pages)):
+                    if positions.get(page.partition) is not after[page.partition]:
+                        self._due.add(page.partition)  # unfollowed meanwhile, and perhaps followed again from elsewhere
                         continue
-                    self._following.deliver(found.partition, found.records)
-                    self._following.step_over(found.partition, *found.last)
-                    if found.more:
-                        self._due.add(found.partition)
+                    self.follower.deliver(page.partition, page.records)
+                    self.follower.skip_unreadable(page.partition, *page.last)
+                    if page.more:
+                        self._due.add(page.partition)
 
-    def _look_for_expected(self) -> None:
+    def _read_expected(self) -> None:
         self._overdue = None
         expected, self._expected = self._expected, {}
-        at = self._following.at
-        self._ring(*(name for name, head in expected.items() if name in at and head[:2] > at[name][:2]))
+        self._read_soon(self.follower.ahead(expected))
 
-    def _on_doorbell(self, payload: str) -> None:
-        """Whoever may connect may NOTIFY: the pointer says where to look, and nothing else."""
+    def _on_notification(self, payload: str) -> None:
+        """Read the partition that a notification names. Every role may NOTIFY, so nothing else in it is used."""
         self._alive_at = asyncio.get_running_loop().time()
-        if payload == self._own:
-            self._heard.set()
+        if payload == self._own_payload:
+            self._notified.set()
             return
         try:
             name, epoch, offset = payload.split(" ")
-            place = (int(epoch), int(offset))
+            head = (int(epoch), int(offset))
         except ValueError:
             return
-        at = self._following.at.get(name)
-        if at is not None and place > at[:2]:
-            self._ring(name)
+        at = self.follower.positions.get(name)
+        if at is not None and head > at[:2]:
+            self._read_soon((name,))
 
     def _on_lost(self) -> None:
-        self._doubted = True
-        self._heard.set()
-        self._ring()
+        self._reconnect_requested = True
+        self._notified.set()
+        self._wake.set()
 
-    def _ring(self, *partitions: str) -> None:
+    def _on_followed(self, partitions: Iterable[str]) -> None:
+        self._read_soon(partitions)
+
+    def _read_soon(self, partitions: Iterable[str]) -> None:
         self._due.update(partitions)
-        self._bell.set()
+        self._wake.set()

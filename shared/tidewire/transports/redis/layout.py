@@ -1,14 +1,14 @@
-"""How the log lies in Redis, whichever way its commands travel: over TCP (`redis_streams`) or REST.
+"""The keys and scripts of the log in Redis, for commands over TCP (`RedisStreams`) and over REST (`UpstashRest`).
 
 Keys of the partition `all` under the prefix `rt`, all in one cluster slot:
 
     rt:all              the stream; an entry's id is <epoch>-<offset>, its field `e` holds check, time and event
-    {rt:all}:meta       the counter: epoch, seq, check, time; and what is known of clocks that jumped
-    {rt}:rate:<bucket>  what a publish key may still publish; expires when it is full again
-    {rt}:health         never there; see `trial`
-    {rt:all}:id:<scope> where the event of this scope was appended; expires with the idempotency window
+    {rt:all}:meta       the counter: epoch, seq, check, time; and the marks of clocks that jumped
+    {rt:all}:id:<scope> the position of the event with this scope; expires with the idempotency window
+    {rt}:rate:<bucket>  the level of a publish key's token bucket; expires when it is full again
+    {rt}:health         never exists; see `write_check`
 
-The partition `realtime.schemes` lies there as any other; each append reads its counter, too.
+The partition `realtime.schemes` has the same keys as any other, and each append reads its counter.
 """
 
 import hashlib
@@ -26,20 +26,21 @@ from tidewire.model.record import Record, pack, unpack
 from tidewire.model.record_page import RecordPage
 from tidewire.transports.appending import FOREVER, Answer, Part, Placed
 from tidewire.transports.base import Retention
+from tidewire.transports.errors import CommandError
 
 logger = logging.getLogger(__name__)
 
 Arguments = list[str | bytes | int]
 
 Call = tuple[list[str], Arguments]
-"""Keys and arguments of one run of a script."""
+"""Keys and arguments of one call of a script."""
 
 Send = Callable[[Sequence[Arguments]], Awaitable[list[Any]]]
-"""Commands → their replies, in one round trip; a reply may be an error."""
+"""Commands → their replies, in one round trip; a reply may be a CommandError."""
 
 
 class Script(msgspec.Struct, frozen=True):
-    """A Lua script and the name that Redis knows it by."""
+    """A Lua script, and the hash by which Redis caches it."""
 
     text: str
     sha: str
@@ -51,54 +52,54 @@ class Script(msgspec.Struct, frozen=True):
         return cls(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
     def by_sha(self, keys: Sequence[str], arguments: Arguments) -> Arguments:
-        """Return the command that runs a script which the server knows."""
+        """Return the command that runs a script from the server's cache."""
         return ["EVALSHA", self.sha, len(keys), *keys, *arguments]
 
-    def whole(self, keys: Sequence[str], arguments: Arguments) -> Arguments:
-        """Return the command that brings the script along."""
+    def in_full(self, keys: Sequence[str], arguments: Arguments) -> Arguments:
+        """Return the command that sends the script along, which also caches it."""
         return ["EVAL", self.text, len(keys), *keys, *arguments]
 
-    async def run(self, calls: Sequence[Call], send: Send, is_unknown: Callable[[Any], bool]) -> list[Any]:
-        """Return the replies of one run for each call, all in one round trip; the script is sent whole only once.
+    async def run(self, calls: Sequence[Call], send: Send) -> list[Any]:
+        """Return the reply of each call, all in one round trip; the script's text is sent only if it is not cached.
 
-        `is_unknown` tells the reply of a server that does not know the script.
+        Replies are raw: that of a refused call is a CommandError.
         """
         replies = await send([self.by_sha(*call) for call in calls])
-        unknown = [i for i, reply in enumerate(replies) if is_unknown(reply)]
-        if unknown:  # a restarted server has no scripts; EVAL brings it back for the next time
-            for i, reply in zip(unknown, await send([self.whole(*calls[i]) for i in unknown]), strict=True):
+        unknown = [i for i, reply in enumerate(replies) if isinstance(reply, CommandError) and reply.code == "NOSCRIPT"]
+        if unknown:  # a restarted server has an empty cache
+            for i, reply in zip(unknown, await send([self.in_full(*calls[i]) for i in unknown]), strict=True):
                 replies[i] = reply
         return replies
 
 
 APPEND = Script.load("append")
-CARRY = Script.load("carry")
+PUBLISH = Script.load("publish")
 RANGE = Script.load("range")
 SEEK = Script.load("seek")
 TAKE = Script.load("take")
 
 
-def taking(prefix: str, bucket: str, cost: int, capacity: int, seconds: float) -> Call:
+def take_call(prefix: str, bucket: str, cost: int, capacity: int, seconds: float) -> Call:
     """Return the keys and arguments of `TAKE`."""
     return [f"{{{prefix}}}:rate:{bucket}"], [cost, capacity, round(seconds * 1000)]
 
 
-def carrying(prefix: str, messages: Sequence[tuple[str, bytes]]) -> Call:
-    """Return the keys and arguments of `CARRY` for (channel, message) pairs."""
+def publish_call(prefix: str, messages: Sequence[tuple[str, bytes]]) -> Call:
+    """Return the keys and arguments of `PUBLISH` for (channel, message) pairs."""
     return [f"{{{prefix}}}:health"], [part for message in messages for part in message]
 
 
-def trial(prefix: str) -> Arguments:
-    """Return a command that meets what an append meets and changes nothing: health is not asked by a PING.
+def write_check(prefix: str) -> Arguments:
+    """Return a command that Redis refuses whenever it would refuse an append, and that changes nothing.
 
-    SET is refused on a replica, without memory, while writes are stopped and without the right; with XX it sets
-    nothing, since nobody makes this key.
+    SET is refused by a replica, without memory, while writes are stopped and without the permission; PING is not. With
+    XX it sets nothing, since the key never exists.
     """
     return ["SET", f"{{{prefix}}}:health", "1", "XX"]
 
 
 class Layout:
-    """The keys of one prefix, and the arguments and answers of the scripts."""
+    """The keys of one prefix, and the arguments and replies of the scripts."""
 
     def __init__(self, prefix: str, retention: Retention) -> None:
         self.prefix = prefix
@@ -112,13 +113,13 @@ class Layout:
     def keys(self, partition: str) -> list[str]:
         """Return the keys of a partition's stream and counter.
 
-        {…} is the cluster hash tag: the stream's whole key is the same text, so all share one slot.
+        {…} is the cluster hash tag: its text is the stream's whole key, so both share one slot.
         """
         stream = self.stream(partition)
         return [stream, f"{{{stream}}}:meta"]
 
-    def append(self, expected: str, parts: Sequence[Part]) -> "Appending":
-        """Return the runs of `APPEND` that these parts need, one a partition; see `Append`."""
+    def append(self, expected: str, parts: Sequence[Part]) -> "AppendCalls":
+        """Return the calls of `APPEND` for these parts, one per partition; see `Append`."""
         batches: dict[str, list[tuple[int, Part]]] = {}
         for index, part in enumerate(parts):
             batches.setdefault(part.partition, []).append((index, part))
@@ -132,7 +133,7 @@ class Layout:
                     keys += (self._id(other, scope), self.keys(other)[1])
                 arguments += (part.event.chained, pack(part.event), len(part.others))
             calls.append((keys, arguments))
-        return Appending(len(parts), list(batches.values()), calls)
+        return AppendCalls(len(parts), list(batches.values()), calls)
 
     def _id(self, partition: str, scope: str) -> str:
         return f"{{{self.stream(partition)}}}:id:{scope}"
@@ -142,15 +143,15 @@ def _limits(retention: Retention) -> Arguments:
     return [int(retention.age * 1000), retention.events, int(retention.idempotency_window * 1000)]
 
 
-class Appending(msgspec.Struct, frozen=True):
-    """Parts on their way into the log: those of each partition, with their places among all, and its call."""
+class AppendCalls(msgspec.Struct, frozen=True):
+    """The parts of each partition, with their indexes among all parts, and its call."""
 
     count: int
     batches: list[list[tuple[int, Part]]]
     calls: list[Call]
 
     def answers(self, replies: Sequence[Sequence[Any]]) -> tuple[list[Answer], Registry | None]:
-        """Return what `Append` does, from the replies to `calls`."""
+        """Return the result of `Append` from the replies to `calls`."""
         answers: list[Answer] = [None] * self.count
         registry = None
         for batch, reply in zip(self.batches, replies, strict=True):
@@ -160,14 +161,14 @@ class Appending(msgspec.Struct, frozen=True):
             for (index, part), answer in zip(batch, reply, strict=True):
                 if _text(answer[0]) == "known":
                     found = zip(part.others, answer[1:], strict=True)
-                    answers[index] = {other: parse_position(place) for other, place in found if place}
+                    answers[index] = {other: parse_position(position) for other, position in found if position}
                 else:
                     answers[index] = Placed(parse_position(answer), int(answer[4]) == 1)
         return answers, registry
 
 
 def _text(value: Any) -> str | None:
-    """Return a text that came as bytes over TCP, or as text over REST; None for anything else."""
+    """Return a text, which is bytes over TCP and a str over REST; None for anything else."""
     return value.decode() if isinstance(value, bytes) else value if isinstance(value, str) else None
 
 
@@ -183,13 +184,13 @@ def _bytes(value: bytes | str) -> bytes:
 
 
 def parse_position(answer: Sequence[bytes | str]) -> Position:
-    """Return the position that a script answered: epoch, offset, check, time."""
+    """Return the position in a script's reply: epoch, offset, check, time."""
     epoch, offset, check, time = answer[:4]
     return Position(int(epoch), int(offset), check.decode() if isinstance(check, bytes) else check, int(time))
 
 
 def parse_entries(partition: str, entries: Sequence[tuple[bytes, Sequence[bytes]]]) -> list[Record]:
-    """Return the records of raw stream entries; one that cannot be read is left out, and so becomes a gap."""
+    """Return the records of raw stream entries; an unreadable entry is left out, which makes it a gap."""
     records = []
     for entry_id, fields in entries:
         epoch, _, offset = entry_id.partition(b"-")
@@ -204,11 +205,11 @@ def parse_entries(partition: str, entries: Sequence[tuple[bytes, Sequence[bytes]
 
 
 def parse_page(partition: str, entries: Sequence[tuple[bytes, Sequence[bytes]]]) -> Sequence[Record]:
-    """Return the records of raw stream entries, each decoded only where it is asked for, if they are without a hole."""
+    """Return the records of raw stream entries; contiguous ones are decoded one by one when accessed."""
     if entries:
         epoch, _, first = entries[0][0].partition(b"-")
         last_epoch, _, last = entries[-1][0].partition(b"-")
-        # Redis answers in order and nothing twice: as many entries as numbers from the first to the last are all.
+        # Redis replies in order and without repetition: as many entries as offsets from first to last are all of them.
         if epoch == last_epoch and int(last) - int(first) == len(entries) - 1:
             values = [fields[1] for _, fields in entries]
             stored = RecordPage.parse(partition, int(epoch), int(first), values)

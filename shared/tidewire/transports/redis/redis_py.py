@@ -1,6 +1,8 @@
-"""redis-py's connections, as Pub/Sub uses them, and what their failures are called."""
+"""redis-py, for what needs more than single commands: the client and the subscription of Pub/Sub.
 
-import tidewire.transports.redis.lean_redis  # isort: skip  # before anything that imports redis  # noqa: F401
+Its exceptions become those of `transports.errors` here: `FAILURES` are caught, and `translate` returns ours.
+"""
+
 import redis.asyncio as redis
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
@@ -10,6 +12,7 @@ from redis.exceptions import (
     BusyLoadingError,
     MasterDownError,
     NoPermissionError,
+    NoScriptError,
     OutOfMemoryError,
     ReadOnlyError,
     RedisError,
@@ -17,39 +20,44 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from tidewire.errors import TransportUnavailable
-from tidewire.primitives.circuit_breaker import Circuit
-from tidewire.transports import keepalive
-from tidewire.transports.redis import refusals
-
-TIMEOUT = 5.0  # seconds for any command but a subscription's; a publisher hears 503 after it, not after minutes
-
-CONNECTIONS = 16  # for everything but the subscription: a crowd waits for its turn
+from tidewire.transports.errors import CommandError, ConnectionLost, NotServing, ReadTimeout, StoreError
+from tidewire.transports.redis.pool import CONNECTIONS, TIMEOUT
+from tidewire.transports.sockets import TCP_OPTIONS
 
 FAILURES = (RedisError, OSError, RuntimeError)
-"""What a command raises where Redis is away. uvloop answers a write to a connection that the server has just closed
-with a RuntimeError, and redis-py hands it on as it is."""
+"""What a command raises if Redis is away or refuses. uvloop answers a write to a connection that the server has just
+closed with a RuntimeError, which redis-py passes on."""
 
-_LOST = (RedisConnectionError, RedisTimeoutError, OSError, RuntimeError)
-"""Those of `FAILURES` that say that Redis is away; the others are answers."""
-
-ELSEWHERE = (ReadOnlyError, MasterDownError, BusyLoadingError)
-"""Refusals of a server that does not do its work now, or not any more: see `refusals.ELSEWHERE`."""
-
-_CODES: dict[type[Exception], str] = {
+_NOT_SERVING: dict[type[Exception], str] = {
     ReadOnlyError: "READONLY",
-    NoPermissionError: "NOPERM",
-    OutOfMemoryError: "OOM",
+    MasterDownError: "MASTERDOWN",
+    BusyLoadingError: "LOADING",
     AuthenticationError: "WRONGPASS",
 }
-_KEEPALIVE = {"socket_keepalive": True, "socket_keepalive_options": keepalive.TCP_OPTIONS}
+_REFUSED: dict[type[Exception], str] = {
+    NoScriptError: "NOSCRIPT",
+    NoPermissionError: "NOPERM",
+    OutOfMemoryError: "OOM",
+}
+_KEEPALIVE = {"socket_keepalive": True, "socket_keepalive_options": TCP_OPTIONS}
+
+
+def translate(error: Exception) -> StoreError:
+    """Return our error for one of `FAILURES`, without redis-py's text, which may hold a host or a password."""
+    if (code := _NOT_SERVING.get(type(error))) is not None:
+        return NotServing(code)
+    if isinstance(error, RedisTimeoutError | TimeoutError):
+        return ReadTimeout("no answer in time")
+    if isinstance(error, RedisConnectionError) or not isinstance(error, RedisError):
+        return ConnectionLost(type(error).__name__)
+    return CommandError(_REFUSED.get(type(error)) or f"ERR {error}")
 
 
 def make_client(url: str) -> redis.Redis:
     """Return a client for everything but the tail, not connected yet.
 
-    It tries again after a lost connection, which is safe: every event has an id before it gets here. It does not
-    after a time-out, or a silent server would hold a publisher for several of them.
+    It sends again after a lost connection, but not after a time-out, or a silent server would hold a publisher for
+    several of them.
     """
     pool = redis.BlockingConnectionPool.from_url(
         url,
@@ -65,39 +73,21 @@ def make_client(url: str) -> redis.Redis:
     return redis.Redis.from_pool(pool)
 
 
-def make_circuit() -> Circuit:
-    """Return the circuit before one client."""
-    return Circuit((*_LOST, *ELSEWHERE), unavailable)
-
-
 class TailConnections:
-    """Makes the connections that a tail waits on, up to `silence` seconds without a byte; one at a time is open."""
+    """Makes the tail's connections, which wait up to `seconds` without a byte; one at a time is open."""
 
-    def __init__(self, url: str, silence: float) -> None:
-        # redis-py's own time-out and retries would repeat a blocked read silently for a minute.
+    def __init__(self, url: str, seconds: float) -> None:
         self._pool = redis.ConnectionPool.from_url(
             url,
             protocol=2,
-            socket_timeout=silence + TIMEOUT,
+            socket_timeout=seconds + TIMEOUT,
             socket_connect_timeout=TIMEOUT,
-            retry=Retry(ExponentialWithJitterBackoff(), 0),
+            retry=Retry(ExponentialWithJitterBackoff(), 0),  # redis-py's own retries repeat a blocked read for a minute
             driver_info=None,
             **({} if url.startswith("unix:") else _KEEPALIVE),
         )
 
     def make(self) -> AbstractConnection:
-        """Return a new one; the caller connects and disconnects it."""
+        """Return a new connection; the caller connects and disconnects it."""
         connection: AbstractConnection = self._pool.make_connection()
         return connection
-
-
-def unavailable(error: Exception) -> TransportUnavailable:
-    """Return the error for the caller, without anything of the driver's text."""
-    code = _CODES.get(type(error)) or (refusals.code_of(f"ERR {error}") if isinstance(error, RedisError) else None)
-    return refusals.unavailable("Redis", safe(error), code)
-
-
-def safe(error: Exception) -> str:
-    """Name the error without its text: a driver's text may hold a host or a URL with its password."""
-    cause = error.__cause__ if isinstance(error, TransportUnavailable) and error.__cause__ else error
-    return type(cause).__name__

@@ -1,1 +1,1 @@
-"""The log on Redis Streams, over Upstash's REST API."""
+"""Upstash: the log on Redis Streams over its REST API."""

@@ -1,8 +1,9 @@
-"""Upstash's REST API, one exchange at a time: commands as JSON over HTTP.
+"""Upstash's REST API: commands as JSON over HTTP, several in one request.
 
-What starts cold (a function that publishes, takes from a bucket or is asked for its health) sends them by `LeanHttp`;
-what lives long and reads goes by the vendor's client, `upstash-redis`, whose import alone takes longer than a cold
-start. Both by the same rules: what is tried again, what a refusal means, which reply belongs to which command.
+One `Session` decides what is sent again, what a refusal means and which reply belongs to which command. Below it are
+two HTTP clients with the same `post`: `LeanHttp` for what starts cold (a function that publishes, takes from a bucket
+or answers a health check), and the vendor's client, `upstash-redis`, for what lives long and reads; its import alone
+takes longer than a cold start.
 """
 
 import asyncio
@@ -10,7 +11,6 @@ import contextlib
 import email.utils
 import math
 import os
-import re
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -21,42 +21,30 @@ import msgspec
 
 from tidewire.errors import TransportUnavailable
 from tidewire.primitives.backoff import Backoff
-from tidewire.primitives.circuit_breaker import Circuit
-from tidewire.transports.lean_http import Answer, BrokenError, LeanHttp, LostError, SilentError
-from tidewire.transports.redis import refusals
+from tidewire.primitives.circuit_breaker import CircuitBreaker
+from tidewire.transports import errors
+from tidewire.transports.errors import CommandError, ConnectionLost, ReadTimeout, StoreError, is_not_serving
+from tidewire.transports.lean_http import HttpClient, LeanHttp, Response
 from tidewire.transports.redis.layout import Arguments
 
 if TYPE_CHECKING:
-    from tidewire.transports.upstash.client import VendorClient
+    from tidewire.transports.upstash.vendor_client import VendorClient
 
-PHASE_SECONDS = 5.0  # without a byte; a publisher hears 503 after it, not after minutes
-EXCHANGE_SECONDS = 20.0  # for all of it: a crowd before us, a page of large events on a slow line, a server that drips
-CONNECTIONS = 16  # a crowd waits for its turn; the tail does not, it has a connection of its own
-TRIES = 3  # after a lost connection: a frozen function comes back with connections that have died meanwhile
-IDLE_SECONDS = 60.0  # that a connection is kept: longer than the slowest usual poll, or each would shake hands anew
-TOO_LARGE = "max request size exceeded"  # what Upstash says of a request, and of an answer
-HOLD_SECONDS = 30.0  # the longest that a refusal keeps us away, whatever it asks for
+READ_TIMEOUT = 5.0  # seconds without a byte; a publisher gets its 503 after it, not after minutes
+EXCHANGE_TIMEOUT = 20.0  # seconds for all of it: waiting for a turn, a page of large events on a slow line
+CONNECTIONS = 16  # more callers wait for their turn; the tail does not, since it has a connection of its own
+TRIES = 3  # after a lost connection: those of a function that was frozen have died meanwhile
+KEEPALIVE = 60.0  # seconds: longer than the slowest usual poll, or each would need a handshake
+TOO_LARGE = "max request size exceeded"  # Upstash says this of a request, and of a reply
+HOLD_SECONDS = 30.0  # the longest time for which one refusal stops all requests, whatever Retry-After says
 
-_RETRY_AFTER = {401: 30, 403: 30, 429: 5}  # seconds where the answer names none: no client can mend a wrong token
-_NO_ANSWER_RETRY_AFTER = math.ceil(PHASE_SECONDS)
-_MOST_RETRY_AFTER = 3_600
+_RETRY_AFTER = {401: 30, 403: 30, 429: 5}  # seconds, without a header: no client can correct a wrong token
+_TIMEOUT_RETRY_AFTER = math.ceil(READ_TIMEOUT)
+_MAX_RETRY_AFTER = 3_600
 
 _PROXIES = ("https_proxy", "http_proxy", "all_proxy")
 
 Command = list[str | int]
-Road = Callable[[Sequence[Command]], Awaitable[list[Any]]]
-Post = Callable[[bytes], Awaitable[Answer]]
-"""Sends a body to Upstash. Raises LostError, SilentError and BrokenError."""
-
-
-class CommandError(Exception):
-    """Redis refused one command. `text` may hold data and is for the code; only `code` may be told."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self.text = text
-        limit = re.search(r"max [a-z ]{1,40} exceeded", text)
-        self.code = limit[0] if limit else refusals.code_of(text)
 
 
 class _Reply(msgspec.Struct):
@@ -71,42 +59,73 @@ _reply = msgspec.json.Decoder(_Reply)
 class Session:
     """Runs commands over REST, several in one request.
 
-    No base64 is asked for: all that is stored is UTF-8, and a third more bytes would be paid for.
+    Replies are not requested in base64: everything stored is UTF-8, and base64 adds a third to the billed bytes.
     """
 
     def __init__(self, url: str, token: str) -> None:
         self._url = url
         self._token = token
         self._sync_token = ""
-        self._circuit = Circuit((TransportUnavailable,), _as_it_is, _hold)
+        self._breaker = CircuitBreaker((TransportUnavailable,), _unchanged, _hold)
         self._turn = asyncio.Semaphore(CONNECTIONS)
-        self._lean = LeanHttp(url, silence=PHASE_SECONDS, idle=IDLE_SECONDS)
+        self._lean = LeanHttp(url, read_timeout=READ_TIMEOUT, keepalive=KEEPALIVE)
         self._path = f"{urlsplit(url).path}/pipeline"
         self._vendor: VendorClient | None = None
         self._behind_proxy = any(os.environ.get(name) or os.environ.get(name.upper()) for name in _PROXIES)
 
     async def send(
-        self, commands: Sequence[Arguments], *, in_turn: bool = True, ask: bool = False, cold: bool = False
+        self, commands: Sequence[Arguments], *, in_turn: bool = True, even_if_open: bool = False, cold: bool = False
     ) -> list[Any]:
         """Return the replies of commands that are run in order in one request; a refused one's is a CommandError.
 
-        Raises TransportUnavailable: then nothing is known of what was run. `ask`: see `Circuit.run`. `cold` is for what
-        a function does that has just started: without the vendor's client, unless HTTPS_PROXY or the like is set, which
-        only that one knows.
+        Raises TransportUnavailable: it is unknown then which of them were run. `even_if_open`: see
+        `CircuitBreaker.run`. `cold` is for a function that has just started: the lean client sends, unless HTTPS_PROXY
+        or the like is set, which only the vendor's client supports.
         """
         texts = [[part.decode() if isinstance(part, bytes) else part for part in command] for command in commands]
-        road = self._by_lean_http if cold and not self._behind_proxy else self._by_vendor
-        return await self._circuit.run(lambda: self._exchange(texts, road, in_turn), ask=ask)
+        is_lean = cold and not self._behind_proxy
+        return await self._breaker.run(lambda: self._exchange(texts, is_lean, in_turn), even_if_open=even_if_open)
+
+    async def post(self, client: HttpClient, commands: Sequence[Command]) -> list[Any]:
+        """Return the replies to commands that `client` sends. Raises TransportUnavailable."""
+        headers = {
+            "authorization": f"Bearer {self._token}",
+            "content-type": "application/json",
+            "upstash-sync-token": self._sync_token,  # a replica replies only once it holds what this process has seen
+        }
+        body = msgspec.json.encode(commands)
+        response = await _until_answered(lambda: client.post(self._path, headers, body), self.evict)
+        self._sync_token = response.headers.get("upstash-sync-token") or self._sync_token
+        try:
+            if response.status == HTTPStatus.OK:
+                replies = _replies.decode(response.content)
+            elif response.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+                replies = [_Reply(error=f"ERR {TOO_LARGE}")] * len(commands)  # from a proxy in front of it
+            elif response.status == HTTPStatus.BAD_REQUEST:
+                replies = [_reply.decode(response.content)] * len(commands)  # refused as a whole
+            else:
+                raise _refused(response)
+        except msgspec.DecodeError:
+            raise unavailable("an answer that is not Upstash's") from None
+        if len(replies) != len(commands):
+            raise unavailable("an answer that is not Upstash's")
+        return [reply.result if reply.error is None else CommandError(reply.error) for reply in replies]
 
     @property
     def is_away(self) -> bool:
         """Whether the last requests were lost."""
-        return self._circuit.is_open
+        return self._breaker.is_open
 
     @property
-    def held(self) -> float:
-        """Seconds until `send` asks again; longer where Upstash asked to be left alone."""
-        return self._circuit.left
+    def seconds_held(self) -> float:
+        """Seconds until `send` sends again: longer if Upstash asked for a pause."""
+        return self._breaker.seconds_left
+
+    def evict(self) -> None:
+        """Use no connection again that is open now: a NAT or a failover has done the same to all of them."""
+        self._lean.evict()
+        if self._vendor is not None:
+            self._vendor.evict()
 
     async def aclose(self) -> None:
         """Close every connection."""
@@ -114,123 +133,91 @@ class Session:
         if self._vendor is not None:
             await self._vendor.aclose()
 
-    async def _exchange(self, commands: Sequence[Command], road: Road, in_turn: bool) -> list[Any]:
+    async def _exchange(self, commands: Sequence[Command], is_lean: bool, in_turn: bool) -> list[Any]:
         try:
-            async with asyncio.timeout(EXCHANGE_SECONDS), self._turn if in_turn else contextlib.nullcontext():
+            async with asyncio.timeout(EXCHANGE_TIMEOUT), self._turn if in_turn else contextlib.nullcontext():
                 backoff = Backoff(base=0.02, cap=0.2)
                 for _ in range(TRIES - 1):
-                    replies = await road(commands)
-                    if not any(isinstance(r, CommandError) and r.code in refusals.ELSEWHERE for r in replies):
+                    replies = await self._run(commands, is_lean)
+                    if not any(map(is_not_serving, replies)):
                         return replies
-                    self.condemn()
+                    self.evict()
                     await asyncio.sleep(backoff.next())
-                return await road(commands)
+                return await self._run(commands, is_lean)
         except TimeoutError:
-            raise unavailable("no answer in time", _NO_ANSWER_RETRY_AFTER) from None
+            raise unavailable("no answer in time", _TIMEOUT_RETRY_AFTER) from None
 
-    def condemn(self) -> None:
-        """Use no connection again that is open now: what a NAT or a failover has done to one it has done to all."""
-        self._lean.condemn()
-        if self._vendor is not None:
-            self._vendor.renew()
-
-    async def _by_lean_http(self, commands: Sequence[Command]) -> list[Any]:
-        headers = {"authorization": f"Bearer {self._token}", "content-type": "application/json"}
-        self.add_sync_token(headers)
-        return await self.answered(lambda body: self._lean.post(self._path, headers, body), commands)
-
-    async def _by_vendor(self, commands: Sequence[Command]) -> list[Any]:
+    async def _run(self, commands: Sequence[Command], is_lean: bool) -> list[Any]:
+        if is_lean:
+            return await self.post(self._lean, commands)
         if self._vendor is None:
-            from tidewire.transports.upstash.client import VendorClient
+            from tidewire.transports.upstash.vendor_client import VendorClient
 
             self._vendor = VendorClient(
                 self._url,
-                self._token,
-                self.answered,
-                self.add_sync_token,
+                self.post,
                 connections=CONNECTIONS + 1,
-                silence=PHASE_SECONDS,
-                idle=IDLE_SECONDS,
+                read_timeout=READ_TIMEOUT,
+                keepalive=KEEPALIVE,
                 behind_proxy=self._behind_proxy,
             )
         return await self._vendor.run(commands)
 
-    def add_sync_token(self, headers: dict[str, str]) -> None:
-        """Ask a replica to answer only once it holds what this process has seen."""
-        headers["upstash-sync-token"] = self._sync_token
 
-    async def answered(self, post: Post, commands: Sequence[Command]) -> list[Any]:
-        """Return the replies to commands that `post` sends. Raises TransportUnavailable."""
-        answer = await _until_answered(post, msgspec.json.encode(commands), self.condemn)
-        self._sync_token = answer.headers.get("upstash-sync-token") or self._sync_token
-        try:
-            if answer.status == HTTPStatus.OK:
-                replies = _replies.decode(answer.content)
-            elif answer.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
-                replies = [_Reply(error=f"ERR {TOO_LARGE}")] * len(commands)  # by a proxy in front of it
-            elif answer.status == HTTPStatus.BAD_REQUEST:
-                replies = [_reply.decode(answer.content)] * len(commands)  # refused as a whole
-            else:
-                raise _refused(answer)
-        except msgspec.DecodeError:
-            raise unavailable("an answer that is not Upstash's") from None
-        if len(replies) != len(commands):
-            raise unavailable("an answer that is not Upstash's")
-        return [reply.result if reply.error is None else CommandError(reply.error) for reply in replies]
+async def _until_answered(post: Callable[[], Awaitable[Response]], evict: Callable[[], None]) -> Response:
+    """Send the request until a response comes; `evict` is called if the connection was lost or silent.
 
-
-async def _until_answered(post: Post, body: bytes, condemn: Callable[[], None]) -> Answer:
-    """Send the request until an answer comes; `condemn` is called for a connection that was lost or silent.
-
-    To send it again is safe: every event has its id by now, and what else is sent only reads.
+    Sending it again is safe: every event has its id by now, and all other commands only read.
     """
     backoff = Backoff(base=0.02, cap=0.2)
     for attempt in range(1, TRIES + 1):
         try:
-            return await post(body)
-        except LostError as error:
-            condemn()
+            response = await post()
+        except ConnectionLost as error:
+            evict()
             if attempt == TRIES:
-                raise unavailable(str(error)) from error
-        except SilentError as error:  # not again: a silent server would hold a publisher for several
-            condemn()
-            raise unavailable("no answer in time", _NO_ANSWER_RETRY_AFTER) from error
-        except BrokenError as error:
-            raise unavailable(str(error)) from error
+                raise unavailable(error) from error
+        except ReadTimeout as error:  # not again: a silent server would hold a publisher for several time-outs
+            evict()
+            raise unavailable("no answer in time", _TIMEOUT_RETRY_AFTER) from error
+        except StoreError as error:
+            raise unavailable(error) from error
+        else:
+            return response
         await asyncio.sleep(backoff.next())
     raise AssertionError
 
 
-def _refused(answer: Answer) -> TransportUnavailable:
-    """Return the error that says for how long to stay away."""
-    status = answer.status
-    named = _seconds(answer.headers.get("retry-after"))
+def _refused(response: Response) -> TransportUnavailable:
+    """Return the error for a status, with the seconds until a caller should come back."""
+    status = response.status
+    named = _seconds(response.headers.get("retry-after"))
     error = unavailable(f"HTTP {status}", named or _RETRY_AFTER.get(status, 1))
     if named is not None or status == HTTPStatus.TOO_MANY_REQUESTS:
-        return _AskedToWaitError(error.detail, error.retry_after)
+        return _PauseRequestedError(error.detail, error.retry_after)
     return error
 
 
-class _AskedToWaitError(TransportUnavailable):
-    """Upstash asks to be left alone for `retry_after` seconds."""
+class _PauseRequestedError(TransportUnavailable):
+    """Upstash asked for no request for `retry_after` seconds."""
 
 
 def _hold(error: Exception) -> float:
-    return min(error.retry_after, HOLD_SECONDS) if isinstance(error, _AskedToWaitError) else 0.0
+    return min(error.retry_after, HOLD_SECONDS) if isinstance(error, _PauseRequestedError) else 0.0
 
 
-def _as_it_is(error: Exception) -> TransportUnavailable:
+def _unchanged(error: Exception) -> TransportUnavailable:
     assert isinstance(error, TransportUnavailable)
     return error
 
 
-def unavailable(reason: str, retry_after: int = 1) -> TransportUnavailable:
-    """Return the error for the caller; `reason` is ours or a code, never a text that came over the wire."""
-    return refusals.unavailable("Upstash", reason, reason, retry_after)
+def unavailable(error: Exception | str, retry_after: int = 1) -> TransportUnavailable:
+    """Return the error for the caller; a text is ours, never one that came over the wire."""
+    return errors.unavailable("Upstash", error, retry_after)
 
 
 def _seconds(header: str | None) -> int | None:
-    """Return the seconds that a Retry-After header asks for (RFC 9110 section 10.2.3), None where it does not."""
+    """Return the seconds of a Retry-After header (RFC 9110 section 10.2.3), None if there is no valid one."""
     if header is None:
         return None
     if header.isascii() and header.isdigit():
@@ -241,4 +228,4 @@ def _seconds(header: str | None) -> int | None:
         except ValueError:
             return None
         seconds = (moment.replace(tzinfo=moment.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
-    return max(1, min(math.ceil(seconds), _MOST_RETRY_AFTER))
+    return max(1, min(math.ceil(seconds), _MAX_RETRY_AFTER))

@@ -1,7 +1,7 @@
--- The log in Postgres: a counter a partition, the records, the ids that were seen, and the functions on them.
+-- The log in Postgres: a counter per partition, the records, the ids of recent events, and the functions on them.
 --
--- Migrations run with search_path = <the prefix's schema>, pg_temp, and every function keeps that path: no file
--- names the schema, and nothing in a caller's path can stand in for a table of ours. Times are in ms since 1970.
+-- Migrations run with search_path = <the prefix's schema>, pg_temp, and every function keeps that path: no file names
+-- the schema, and nothing in a caller's path can shadow one of our tables. Times are in ms since 1970.
 
 do $$
 begin
@@ -15,13 +15,13 @@ end $$;
 
 create table partitions (
   name    text primary key,
-  epoch   bigint not null,             -- when the partition was first used: a wiped log has another one
-  seq     bigint not null default 0,   -- the last offset; a row and no sequence, so that a rollback gives it back
+  epoch   bigint not null,             -- when the partition was created: a wiped log has another one
+  seq     bigint not null default 0,   -- the last offset; a column, since a sequence is not rolled back
   "check" text   not null default '',  -- of the record at `seq`
   time    bigint not null,             -- of the record at `seq`, or the log's start
-  first   bigint not null default 1,   -- no record before this offset is kept
-  trim_at bigint not null default 0    -- when to look for records that are too old
-) with (fillfactor = 50);              -- each publish rewrites the row: room to do so in the same page
+  first   bigint not null default 1,   -- the offset of the oldest record kept
+  trim_at bigint not null default 0    -- when to search for records to delete
+) with (fillfactor = 50);              -- each publish rewrites the row, in the same page if there is space
 
 create table records (
   partition text   not null,
@@ -29,13 +29,13 @@ create table records (
   "offset"  bigint not null,
   "check"   text   not null,
   time      bigint not null,
-  event     text   not null,           -- JSON; text, because jsonb rewrites numbers and refuses \u0000
+  event     text   not null,           -- JSON; as text, because jsonb rewrites numbers and refuses \u0000
   primary key (partition, epoch, "offset")
 );
 
 create table ids (
   partition text   not null,
-  key       bytea  not null,           -- SHA-256 of the event's key, which may be longer than an index entry
+  key       bytea  not null,           -- SHA-256 of the event's key, which may exceed an index entry
   epoch     bigint not null,
   "offset"  bigint not null,
   "check"   text   not null,
@@ -44,10 +44,10 @@ create table ids (
 );
 create index ids_by_time on ids (time);
 
--- What realtime_publish goes by. Every Tidewire process writes its own settings here when it starts.
+-- The settings of realtime_publish. Every Tidewire process stores its own here when it starts.
 create table settings (
   only_row    boolean primary key default true check (only_row),
-  types       text[]  not null default '{}',  -- with a partition of their own
+  types       text[]  not null default '{}',  -- those with a partition of their own
   user_shards integer not null default 0,
   age         bigint  not null default 86400000,
   most        bigint  not null default 0,
@@ -60,16 +60,16 @@ create type place as (
 );
 
 create function now_ms() returns bigint language sql volatile as $$
-  select floor(extract(epoch from clock_timestamp()) * 1000)::bigint  -- not now(): that is when the transaction began
+  select floor(extract(epoch from clock_timestamp()) * 1000)::bigint  -- now() is the start of the transaction
 $$;
 
--- Which of the advisory locks (1953064037, ...) is this log's.
+-- The second key of this log's advisory lock (1953064037, ...).
 create function log_key() returns integer language sql stable as $$
   select quote_ident(current_schema())::regnamespace::oid::integer
 $$;
 
--- One lock for all partitions, held until the transaction ends. Offsets are then in commit order, and transactions
--- that publish to several partitions in opposite orders wait for each other instead of deadlocking.
+-- Lock all partitions until the transaction ends. Offsets are then in commit order, and transactions that publish to
+-- several partitions in opposite orders wait for each other instead of deadlocking.
 create function open_partition(part text) returns partitions language plpgsql set search_path from current as $$
 declare
   p partitions;
@@ -77,7 +77,7 @@ begin
   perform pg_advisory_xact_lock(1953064037, log_key());
   select * into p from partitions where name = part for update;
   if not found then
-    -- New, or its counter was lost: what the tables still hold belongs to a history that has ended.
+    -- New, or its counter was lost: the tables may hold rows of a history that has ended.
     delete from records where partition = part;
     delete from ids where partition = part;
     insert into partitions (name, epoch, time) select part, t, t from now_ms() as t returning * into p;
@@ -85,7 +85,7 @@ begin
   return p;
 end $$;
 
--- Drop what is too old or too much: at most 5,000 records and ids a call, the next call goes on.
+-- Delete records beyond the retention, and old ids: at most 5,000 of each per call; the next call continues.
 create function trim_partition(p partitions, age bigint, most bigint, idempotency bigint) returns partitions
 language plpgsql set search_path from current as $$
 declare
@@ -93,12 +93,12 @@ declare
   now bigint := now_ms();
   low bigint := greatest(p.first, case when most > 0 then p.seq - most + 1 end);
   high bigint := p.seq + 1;
-  middle bigint := low;  -- the oldest is tried first: mostly it is young enough
+  middle bigint := low;  -- the oldest is tried first: usually it is young enough
   forgotten bigint;
 begin
   if now >= p.trim_at then
     p.trim_at := now + least(1000, age / 10);
-    while low < high loop  -- times never go back along the offsets
+    while low < high loop  -- times never decrease along the offsets
       perform from records where partition = p.name and epoch = p.epoch and "offset" = middle and time > now - age;
       if found then high := middle; else low := middle + 1; end if;
       middle := (low + high) / 2;
@@ -120,14 +120,14 @@ begin
   return p;
 end $$;
 
--- Append events to one partition: each at most once, with contiguous offsets. One row an event, in their order.
--- (Plans are kept while a table grows from nothing: one that scanned it all would go on doing so for a minute. The price
--- that forbids it makes the server compile what runs for microseconds.)
+-- Append events to one partition: each at most once, at contiguous offsets. One row per event, in their order.
+-- (Plans are cached while tables grow from empty: a sequential scan would be kept for a minute. Disabling it raises
+-- the estimated costs, for which the server would compile statements that run for microseconds.)
 create function append_to(part text, keys text[], events text[], age bigint, most bigint, idempotency bigint)
 returns setof place language plpgsql set search_path from current set enable_seqscan = off set jit = off as $$
 declare
   p partitions := open_partition(part);
-  now bigint := now_ms();  -- after the lock was waited for
+  now bigint := now_ms();  -- after waiting for the lock
   last bigint := p.seq;
   hashes bytea[] := array(
     select sha256(convert_to(key, 'UTF8')) from unnest(keys) with ordinality as k(key, n) order by n
@@ -151,7 +151,7 @@ begin
     else
       p.seq := p.seq + 1;
       p."check" := left(encode(sha1(convert_to(p."check" || item.key, 'UTF8')), 'hex'), 8);
-      if p."check" = '00000000' then p."check" := '00000001'; end if;  -- zero is kept for "unknown"
+      if p."check" = '00000000' then p."check" := '00000001'; end if;  -- zero means "unknown"
       offsets[item.n] := p.seq;
       checks[item.n] := p."check";
       return next (part, p.epoch, p.seq, p."check", p.time, false)::place;
@@ -170,12 +170,12 @@ begin
   p := trim_partition(p, age, most, idempotency);
   update partitions
     set seq = p.seq, "check" = p."check", time = p.time, first = p.first, trim_at = p.trim_at where name = part;
-  -- Only a doorbell, heard at the commit: a payload ends at 8,000 bytes, and what is delivered is read from the table.
+  -- Sent at the commit, and only to wake tails: a payload is limited to 8,000 bytes, so records are read from the table.
   perform pg_notify('tidewire:' || current_schema(), concat_ws(' ', part, p.epoch, p.seq));
 end $$;
 
 -- Append to several partitions: the first counts[1] keys and events go to parts[1], the next counts[2] to parts[2], ...
--- A transaction elsewhere that has published and does not end is waited for, but not for ever.
+-- The lock_timeout bounds the wait for an application's transaction that has published and does not end.
 create function append(
   parts text[], counts integer[], keys text[], events text[], age bigint, most bigint, idempotency bigint
 ) returns setof place language plpgsql set search_path from current set lock_timeout = '4s' as $$
@@ -190,10 +190,9 @@ begin
   end loop;
 end $$;
 
--- The place after the last record of each partition, or before the first one at or after the time `since` (0: before
--- the oldest kept). Where no record is before it, its time is that of the log's start or of its oldest record: what other
--- partitions hold from then on may be unseen. A partition that is not there yet begins: a reader's cursor needs an epoch
--- to hold on to.
+-- The position after the last record of each partition, or before the first one at or after the time `since` (0: before
+-- the oldest kept). If no record lies before it, its time is that of the log's start or of its oldest record: records of
+-- other partitions since then may be unseen. A missing partition is created, since a reader's cursor needs an epoch.
 create function places(names text[], since bigint default null) returns setof place
 language plpgsql set search_path from current set enable_seqscan = off set jit = off set lock_timeout = '4s' as $$
 declare
@@ -234,7 +233,7 @@ begin
   end loop;
 end $$;
 
--- The next records of one epoch of a partition: at most so many, and one or no more than so many bytes.
+-- The next records of one epoch of a partition: at most `most`, and at most `bytes` unless the first is larger.
 create function page(part text, of_epoch bigint, after bigint, until bigint, most integer, bytes bigint)
 returns setof records language sql stable begin atomic
   select partition, epoch, "offset", "check", time, event
@@ -247,7 +246,7 @@ returns setof records language sql stable begin atomic
   where size <= bytes or n = 1 order by "offset";
 end;
 
--- The next records of several partitions, those of a later epoch included; the limits are for each of them.
+-- The next records of several partitions, including those of later epochs; the limits are per partition.
 create function news(parts text[], epochs bigint[], offsets bigint[], most integer, bytes bigint)
 returns setof records language sql stable begin atomic
   select r.* from unnest(parts, epochs, offsets) with ordinality as seen(partition, epoch, "offset", place), lateral (
@@ -264,7 +263,7 @@ returns setof records language sql stable begin atomic
   order by place, r.epoch, r."offset";
 end;
 
--- Trim partitions that nobody publishes to: an idle log forgets too. Does nothing while somebody publishes.
+-- Trim partitions to which nothing is published, so that their records expire too. Does nothing during a publish.
 create function sweep(age bigint, most bigint, idempotency bigint) returns void
 language plpgsql set search_path from current as $$
 declare
@@ -284,7 +283,7 @@ begin
   end loop;
 end $$;
 
--- Store what realtime_publish goes by; returns the schema's version, and whether the settings were others.
+-- Store the settings of realtime_publish; returns the schema's version, and whether the settings have changed.
 create function configure(types text[], user_shards integer, age bigint, most bigint, idempotency bigint,
   out version integer, out changed boolean) language plpgsql set search_path from current as $$
 begin
@@ -294,8 +293,8 @@ begin
   select max(number) into version from migrations;
 end $$;
 
--- SHA-1, of which the check is the beginning. pgcrypto's takes 3 us; it is a trusted extension, so the owner of the
--- database can install it. Where that is not to be had, the one below takes 0.2 ms.
+-- SHA-1, for the check. pgcrypto's takes 3 us; it is a trusted extension, so the owner of the database can install it.
+-- Without it, the function below takes 0.2 ms.
 create function sha1_in_plpgsql(message bytea) returns bytea language plpgsql immutable strict parallel safe as $$
 declare
   m constant bigint := 4294967295;  -- 32 bits

@@ -1,14 +1,14 @@
--- realtime_publish: an application publishes inside its own transaction, and a rollback takes the event back.
+-- realtime_publish: an application publishes inside its own transaction, and a rollback undoes it.
 --
 --   select realtime_publish('task-updated', json_build_object('id', 7), array['u1']);
 --
--- From the call to its end the transaction holds up every other publisher of this log: publish last, and commit.
+-- From the call until its end the transaction blocks every other publisher of this log: publish last, then commit.
 
 create type receipt as (
   id text, partition text, epoch bigint, "offset" bigint, "check" text, time bigint, duplicate boolean
 );
 
--- CRC-32 of the user's name, modulo the number of shards: the same as shared/tidewire/model/partitions.py.
+-- CRC-32 of the user id, modulo the number of shards: the same as shared/tidewire/model/partitions.py.
 create function shard_of(user_id text, shards integer) returns integer language plpgsql immutable as $$
 declare
   half constant bigint[] := array[0, 498536548, 997073096, 651767980, 1994146192, 1802195444, 1303535960, 1342533948,
@@ -31,7 +31,7 @@ create function new_id() returns text language sql volatile set search_path from
     'hex')::uuid::text
 $$;
 
--- What is wrong with a JSON text that Postgres takes and readers may not; null where nothing is.
+-- The problem of a JSON text that Postgres accepts and readers may not; null if there is none.
 create function data_problem(data text) returns text language plpgsql immutable as $$
 declare
   pair constant text := '\\u[dD][89abAB]..\\u[dD][c-fC-F]..';
@@ -51,7 +51,7 @@ begin
   return null;
 end $$;
 
--- What is wrong with these fields; null where nothing is. The rules of docs/protocol.md, as in shared/tidewire/model/event.py.
+-- The problem of these fields; null if there is none. The rules of docs/protocol.md, as in shared/tidewire/model/event.py.
 create function problem(type text, data json, user_ids text[], id text) returns text language sql immutable
 set search_path from current as $$
   select case
@@ -69,7 +69,7 @@ set search_path from current as $$
   end
 $$;
 
--- Runs as its owner: to let a role publish and nothing else, `grant usage on schema <prefix> to <role>`.
+-- Runs as its owner: `grant usage on schema <prefix> to <role>` lets a role publish, and nothing else.
 create function realtime_publish(type text, data json, user_ids text[] default null, id text default null)
 returns setof receipt language plpgsql security definer set search_path from current as $$
 declare

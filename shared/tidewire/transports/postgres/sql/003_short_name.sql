@@ -1,5 +1,5 @@
--- The default prefix's realtime_publish can be called without its schema. It runs as its caller, who needs usage of
--- the schema `rt`: a host that lets anybody call what is in `public` opens nothing by that.
+-- Makes realtime_publish of the default prefix callable without its schema. It runs as its caller, who needs usage of
+-- the schema `rt`: a host that lets every role call functions in `public` allows nothing more by that.
 do $$
 begin
   if current_schema() <> 'rt' then

@@ -1,5 +1,6 @@
--- Partition schemes: an append is refused if the writer does not know all that are in use (shared/tidewire/model/partition_schemes.py), and an id
--- counts within its type and source alone. append and append_to stay for processes of an older release.
+-- Partition schemes: an append is refused if the writer does not know all that are in use
+-- (shared/tidewire/model/partition_schemes.py), and an id identifies an event within its type and source. append and
+-- append_to stay for processes of an older release.
 
 create type answer as (
   partition text, epoch bigint, "offset" bigint, "check" text, time bigint, duplicate boolean, elsewhere text
@@ -11,16 +12,16 @@ language sql stable set search_path from current set enable_seqscan = off set ji
   select coalesce((select "check" from partitions where name = 'realtime.schemes'), '')
 $$;
 
--- Append events to one partition: each at most once, with contiguous offsets. One row an event, in their order. `scopes` say
--- what is a duplicate, the check is computed over `chained`; `others` are where other schemes have the event, each as the
--- partition, a space and SHA-256 of the scope, with commas between them: if only these know it, it is not appended, and
--- `elsewhere` says where it is.
+-- Append events to one partition: each at most once, at contiguous offsets. One row per event, in their order. `scopes`
+-- identify duplicates; the check is computed over `chained`; `others` are the event's partitions under other schemes, each
+-- as the partition, a space and SHA-256 of the scope, separated by commas: an event that is known only there is not
+-- appended, and `elsewhere` has its positions.
 create function append_scoped_to(
   part text, scopes text[], chained text[], events text[], others text[], age bigint, most bigint, idempotency bigint
 ) returns setof answer language plpgsql set search_path from current set enable_seqscan = off set jit = off as $$
 declare
   p partitions := open_partition(part);
-  now bigint := now_ms();  -- after the lock was waited for
+  now bigint := now_ms();  -- after waiting for the lock
   last bigint := p.seq;
   hashes bytea[] := array(
     select sha256(convert_to(scope, 'UTF8')) from unnest(scopes) with ordinality as k(scope, n) order by n
@@ -59,7 +60,7 @@ begin
     end if;
     p.seq := p.seq + 1;
     p."check" := left(encode(sha1(convert_to(p."check" || item.chained, 'UTF8')), 'hex'), 8);
-    if p."check" = '00000000' then p."check" := '00000001'; end if;  -- zero is kept for "unknown"
+    if p."check" = '00000000' then p."check" := '00000001'; end if;  -- zero means "unknown"
     offsets[item.n] := p.seq;
     checks[item.n] := p."check";
     return next (part, p.epoch, p.seq, p."check", p.time, false, null)::answer;
@@ -77,13 +78,13 @@ begin
   p := trim_partition(p, age, most, idempotency);
   update partitions
     set seq = p.seq, "check" = p."check", time = p.time, first = p.first, trim_at = p.trim_at where name = part;
-  -- Only a doorbell, heard at the commit: a payload ends at 8,000 bytes, and what is delivered is read from the table.
+  -- Sent at the commit, and only to wake tails: a payload is limited to 8,000 bytes, so records are read from the table.
   perform pg_notify('tidewire:' || current_schema(), concat_ws(' ', part, p.epoch, p.seq));
 end $$;
 
 -- Append to several partitions: the first counts[1] events go to parts[1], the next counts[2] to parts[2], ... No row if
 -- the control partition has another check than `expected`: then nothing was appended.
--- A transaction elsewhere that has published and does not end is waited for, but not for ever.
+-- The lock_timeout bounds the wait for an application's transaction that has published and does not end.
 create function append_scoped(
   parts text[], counts integer[], scopes text[], chained text[], events text[], others text[], expected text,
   age bigint, most bigint, idempotency bigint
@@ -92,7 +93,7 @@ declare
   start integer := 1;
   stop integer;
 begin
-  perform pg_advisory_xact_lock(1953064037, log_key());  -- as in open_partition: no scheme is announced from here on
+  perform pg_advisory_xact_lock(1953064037, log_key());  -- as in open_partition: no scheme is announced until the transaction ends
   if schemes_check() is distinct from expected then return; end if;
   for i in 1 .. cardinality(parts) loop
     stop := start + counts[i] - 1;
@@ -104,7 +105,7 @@ begin
   end loop;
 end $$;
 
--- Trim partitions that nobody publishes to: an idle log forgets too. Does nothing while somebody publishes.
+-- Trim partitions to which nothing is published, so that their records expire too. Does nothing during a publish.
 create or replace function sweep(age bigint, most bigint, idempotency bigint) returns void
 language plpgsql set search_path from current as $$
 declare
@@ -124,8 +125,8 @@ begin
   end loop;
 end $$;
 
--- Store what realtime_publish goes by; returns the schema's version, whether the settings were others, the check of the
--- control partition, and the time: what realtime_publish appends by these settings is appended after it.
+-- Store the settings of realtime_publish; returns the schema's version, whether the settings have changed, the check of
+-- the control partition, and the time: realtime_publish uses these settings for appends after it.
 drop function configure(text[], integer, bigint, bigint, bigint);
 create function configure(types text[], user_shards integer, age bigint, most bigint, idempotency bigint,
   out version integer, out changed boolean, out schemes text, out began bigint)
@@ -139,7 +140,7 @@ begin
   select max(number) into version from migrations;
 end $$;
 
--- The schemes that were announced, those that are no longer in use included.
+-- The announced schemes, including those that are no longer in use.
 create function announced_schemes() returns table (types text[], user_shards integer)
 language sql stable set search_path from current set enable_seqscan = off set jit = off as $$
   select distinct array(select jsonb_array_elements_text(data -> 'types') order by 1), (data ->> 'userShards')::integer
@@ -150,8 +151,8 @@ language sql stable set search_path from current set enable_seqscan = off set ji
   ) as announced
 $$;
 
--- The partitions that a scheme has for an event, the users of each, and SHA-256 of what makes it a duplicate there: the
--- same as Partitions.route and Partitions.scope.
+-- The partitions of an event under a scheme, the users of each, and SHA-256 of the event's scope there: the same as
+-- Partitions.route and Partitions.scope.
 create function route(key text, type text, user_ids text[], types text[], user_shards integer)
 returns table (partition text, users text[], scope text, hash bytea) language sql stable set search_path from current as $$
   with audience as (
@@ -173,7 +174,7 @@ returns table (partition text, users text[], scope text, hash bytea) language sq
   select name, who, text, sha256(convert_to(text, 'UTF8')) from scoped order by first
 $$;
 
--- Runs as its owner: to let a role publish and nothing else, `grant usage on schema <prefix> to <role>`.
+-- Runs as its owner: `grant usage on schema <prefix> to <role>` lets a role publish, and nothing else.
 create or replace function realtime_publish(
   type text, data json, user_ids text[] default null, id text default null
 ) returns setof receipt language plpgsql security definer
@@ -191,7 +192,7 @@ begin
   if wrong is not null then
     raise exception using errcode = 'invalid_parameter_value', message = 'realtime_publish: ' || wrong;
   end if;
-  perform open_partition('realtime.schemes');  -- locked: no scheme is announced until the transaction ends
+  perform open_partition('realtime.schemes');  -- locks: no scheme is announced until the transaction ends
   select * into strict s from settings;
   for target in select r.* from route(key, type, user_ids, s.types, s.user_shards) as r loop
     served := false;

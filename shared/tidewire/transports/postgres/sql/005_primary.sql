@@ -1,5 +1,5 @@
--- Nothing is read from a server that takes no writes: a standby, or a primary that was set to read-only for a failover,
--- may be behind what was acknowledged elsewhere, and what it does not hold would look like a loss.
+-- Reads are refused by a server that takes no writes: a standby, or a primary that was set to read-only for a failover,
+-- may lack events that were acknowledged elsewhere, which would look like a loss.
 
 create function takes_writes() returns boolean language plpgsql stable as $$
 begin
@@ -9,7 +9,7 @@ begin
   return true;
 end $$;
 
--- What an append would meet, without one. (A full disk shows only when something is written.)
+-- Raise the error that an append would raise, without one. (A full disk shows only on a write.)
 create function check_writable() returns void language plpgsql stable set search_path from current as $$
 begin
   perform takes_writes();
@@ -94,13 +94,13 @@ begin
   end loop;
 end $$;
 
--- A clock that was far ahead for one append would stop trimming, and every search by time, until it gets there again:
--- times never go back along the offsets. One that stays more than a second behind the last time for 10 s (by itself, for
--- it may be the one that is wrong), or for as long as the log keeps where that is less, has the last word: what was
--- appended with a later time is given the time of now. The same as append.lua, which keeps marks instead.
-alter table partitions add column behind bigint;  -- since when the clock has been behind `time`; null: it is not
+-- A clock that was far ahead for one append would stop trimming, and every search by time, until it is there again: times
+-- never decrease along the offsets. A clock that stays more than a second behind the last time for 10 s, or for the
+-- retention if that is shorter (measured by itself, since the last time may be the wrong one), is believed: later records
+-- get the time of now. The same as append.lua, which keeps marks instead.
+alter table partitions add column behind bigint;  -- when the clock was first behind `time`; null: it is not
 
--- Give records and ids whose time has not come the time of now, from the oldest on, 5,000 a call: the next call goes on.
+-- Give records and ids with a time in the future the time of now, from the oldest on, 5,000 per call; the next continues.
 create function turn_back(p partitions, now bigint) returns partitions language plpgsql set search_path from current as $$
 declare
   bound constant bigint := 5000;
@@ -108,7 +108,7 @@ declare
   high bigint := p.seq + 1;
   middle bigint;
 begin
-  while low < high loop  -- the first record whose time has not come
+  while low < high loop  -- the first record with a time in the future
     middle := (low + high) / 2;
     perform from records where partition = p.name and epoch = p.epoch and "offset" = middle and time > now;
     if found then high := middle; else low := middle + 1; end if;
@@ -134,13 +134,13 @@ begin
   perform pg_advisory_xact_lock(1953064037, log_key());
   select * into p from partitions where name = part for update;
   if not found then
-    -- New, or its counter was lost: what the tables still hold belongs to a history that has ended.
+    -- New, or its counter was lost: the tables may hold rows of a history that has ended.
     delete from records where partition = part;
     delete from ids where partition = part;
     insert into partitions (name, epoch, time) select part, t, t from now_ms() as t returning * into p;
     return p;
   end if;
-  now := now_ms();  -- after the lock was waited for
+  now := now_ms();  -- after waiting for the lock
   was := p.behind;
   if p.time - now <= 1000 then
     p.behind := null;
@@ -156,8 +156,8 @@ begin
   return p;
 end $$;
 
--- An EventSource takes `error` and `open` for its own events: a subscriber could not tell them apart. The same rules as
--- in shared/tidewire/model/event.py.
+-- `error` and `open` are events of EventSource itself: a subscriber could not distinguish them. The same rules as in
+-- shared/tidewire/model/event.py.
 create or replace function problem(type text, data json, user_ids text[], id text) returns text language sql immutable
 set search_path from current as $$
   select case

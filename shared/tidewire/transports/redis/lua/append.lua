@@ -1,26 +1,26 @@
--- Append events to one partition: all or none, each at most once, with contiguous offsets.
+-- Append events to one partition: all or none, each at most once, at contiguous offsets.
 --
 -- KEYS  1 the stream, 2 its meta hash, 3 the stream of the control partition `realtime.schemes`, 4 its meta hash,
---       then for each event its idempotency key, and of each partition that other schemes have for it the
---       idempotency key and the meta hash
+--       then for each event its idempotency key, and for each of its partitions under other schemes the idempotency
+--       key and the meta hash there
 -- ARGV  1 retention in ms, 2 maximum number of records kept (0: no limit), 3 idempotency window in ms, 4 the check of
 --       the control partition's last record that the writer knows ('' for none),
---       then for each event: what the check is chained over, its JSON, the number of other partitions
--- Returns for each event {epoch, offset, check, time in ms, 1 if it was known}; if only other partitions know it,
--- {'known', and for each of them where it is there, or ''}: then that event is not appended. If the control partition
--- has another check, returns {'schemes', its check, its entries}, and nothing is appended.
+--       then for each event: the text that its check is chained over, its JSON, the number of other partitions
+-- Returns for each event {epoch, offset, check, time in ms, 1 if it was appended before}; if it is known only under
+-- other schemes, {'known', its position in each of those partitions, or ''}: then it is not appended. If the control
+-- partition has another check, returns {'schemes', its check, its entries}, and nothing is appended.
 --
--- The offset comes from a counter and not from the clock, so that a reader can prove that nothing is missing. The
--- counter is in a key of its own: it outlives trimmed and expired records. An entry's id is <epoch>-<offset>; its
--- one field holds the check (8 hex digits), the time (13 digits) and the event.
+-- The offset comes from a counter and not from the clock, so that a reader can prove that no record is missing. The
+-- counter has a key of its own: it outlives trimmed and expired records. An entry's id is <epoch>-<offset>; its one field
+-- holds the check (8 hex digits), the time (13 digits) and the event.
 
 local stream, meta = KEYS[1], KEYS[2]
-local retention, most, window = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
+local retention, maximum, window = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
 
--- A writer that does not know all partition schemes in use would append an event again that another scheme has already.
+-- A writer that does not know all partition schemes in use could append an event that another scheme has already.
 local schemes = redis.call('HMGET', KEYS[4], 'check')[1] or ''
 if schemes ~= ARGV[4] then
-  redis.call('PERSIST', KEYS[4])  -- changes nothing; a replica, which may be behind, refuses it
+  redis.call('PERSIST', KEYS[4])  -- changes nothing, but a replica, which may be behind, refuses it
   return {'schemes', schemes, redis.call('XRANGE', KEYS[3], '-', '+')}
 end
 
@@ -30,16 +30,16 @@ local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local epoch, seq, check, time, trim_at, behind, marks =
   unpack(redis.call('HMGET', meta, 'epoch', 'seq', 'check', 'time', 'trim_at', 'behind', 'marks'))
 if not epoch then
-  -- A new log, or one whose counter was lost: what the stream still holds belongs to a history that has ended.
+  -- A new log, or one whose counter was lost: the stream may hold records of a history that has ended.
   redis.call('UNLINK', stream)
   epoch, seq, check, time, trim_at, marks = string.format('%.0f', now), 0, '', now, 0, ''
 end
 seq, time, trim_at, behind, marks = tonumber(seq), tonumber(time), tonumber(trim_at), tonumber(behind), marks or ''
 
--- Times never go back along the offsets, or no place could be found by its time. So a clock that was far ahead for one
--- append would stop trimming, and every search by time, until it gets there again. A clock that stays behind the last
--- time for so long (by itself, for it may be the one that is wrong) has the last word: what was appended up to here has
--- at most the time of now. A mark <offset>:<time> says so; see `time_of`, which seek.lua has too.
+-- Times never decrease along the offsets, or no position could be found by its time. So a clock that was far ahead for
+-- one append would stop trimming, and every search by time, until it is there again. A clock that stays behind the last
+-- record's time for so long, measured by itself since that time may be the wrong one, is believed: a mark
+-- <offset>:<time> gives all records up to here at most the time of now. `time_of`, also in seek.lua, applies the marks.
 local jump, patience = 1000, math.min(retention, 10000)
 if time - now <= jump then
   behind = nil
@@ -47,7 +47,7 @@ elseif not behind or now < behind then
   behind = now
 elseif now - behind >= patience then
   marks = string.gsub(marks, '%d+:(%d+);', function(at)
-    if tonumber(at) >= now then return '' end  -- says less than the new one
+    if tonumber(at) >= now then return '' end  -- the new mark is lower
   end) .. string.format('%.0f:%.0f;', seq, now)
   time, behind = now, nil
 end
@@ -61,8 +61,8 @@ local function time_of(offset, written)
   return written
 end
 
--- Where an id key says that the event is; nil if it does not, or says so of a history that has ended.
-local function place(key, of_epoch)
+-- The position that an id key holds; nil if there is none, or it is of a history that has ended.
+local function known_position(key, of_epoch)
   local known = redis.call('GET', key)
   if not known then return nil end
   local known_epoch, known_seq, known_check, known_time = string.match(known, '^(%d+)-(%d+)-(%x+)-(%d+)$')
@@ -74,11 +74,11 @@ local receipts, appended = {}, false
 local at = 5
 for i = 5, #ARGV, 3 do
   local chained, event, others = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2])
-  local receipt = place(KEYS[at], epoch)
+  local receipt = known_position(KEYS[at], epoch)
   if not receipt and others > 0 then
     local elsewhere, found = {'known'}, false
     for other = at + 1, at + others * 2, 2 do
-      local there = place(KEYS[other], redis.call('HMGET', KEYS[other + 1], 'epoch')[1])
+      local there = known_position(KEYS[other], redis.call('HMGET', KEYS[other + 1], 'epoch')[1])
       found = found or there
       elsewhere[#elsewhere + 1] = there or ''
     end
@@ -97,16 +97,16 @@ for i = 5, #ARGV, 3 do
   at = at + 1 + others * 2
 end
 if not appended then
-  redis.call('PERSIST', meta)  -- changes nothing; a replica, which may know an id that its primary has lost, refuses it
+  redis.call('PERSIST', meta)  -- changes nothing, but a replica, which may know an id that its primary lost, refuses it
   return receipts
 end
 
-if most > 0 then redis.call('XTRIM', stream, 'MAXLEN', most) end
+if maximum > 0 then redis.call('XTRIM', stream, 'MAXLEN', maximum) end
 if now >= trim_at then
-  -- The oldest record that is still young enough, by bisection: times never go back along the offsets.
+  -- The oldest record within the retention, by bisection.
   local pause = math.min(1000, math.ceil(retention / 10))
   trim_at = now + pause
-  -- An idle log forgets too; the counter stays. Renewed no more often than this, and by as much longer.
+  -- An idle log's records expire too; its counter stays. The expiry is renewed once per pause, so it is longer by that.
   redis.call('PEXPIRE', stream, retention + pause)
   local first = tonumber(string.match(redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1][1], '-(%d+)$'))
   local low, high = first, seq
@@ -121,7 +121,7 @@ if now >= trim_at then
     end
   end
   if low > first then redis.call('XTRIM', stream, 'MINID', epoch .. '-' .. string.format('%.0f', low)) end
-  -- A mark is needed as long as a record before it is kept. Without the oldest of many the next one holds for its records.
+  -- A mark is needed while a record before it is kept. If the oldest of many is dropped, the next one covers its records.
   local kept = {}
   for last, at in string.gmatch(marks, '(%d+):(%d+);') do
     if tonumber(last) >= low then kept[#kept + 1] = last .. ':' .. at .. ';' end

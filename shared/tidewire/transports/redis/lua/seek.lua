@@ -1,14 +1,14 @@
--- Find a place in a partition, and start its log where there is none yet.
+-- Find a position in each partition, and start the log of a partition that has none yet.
 --
--- KEYS  1 the stream, 2 its meta hash, and the same of further partitions (where one node holds them all)
--- ARGV  1 'head', or the time in ms: the place before the first record at or after it (0: before the oldest kept)
--- Returns for each partition {epoch, offset, check ('' where unknown), time in ms}. Where no record is before the place, the time is that
--- of the log's start or of its oldest record: what other partitions hold from then on may be unseen.
+-- KEYS  1 the stream, 2 its meta hash, and the same of further partitions (if one node holds them all)
+-- ARGV  1 'head', or a time in ms: the position before the first record at or after it (0: before the oldest kept)
+-- Returns for each partition {epoch, offset, check ('' if unknown), time in ms}. If no record lies before the position,
+-- the time is that of the log's start or of its oldest record: records of other partitions since then may be unseen.
 
 local function seek(stream, meta)
   local epoch, seq, check, time, marks = unpack(redis.call('HMGET', meta, 'epoch', 'seq', 'check', 'time', 'marks'))
   if not epoch then
-    -- The reader's cursor needs an identity to hold on to, also while nothing was published yet.
+    -- A reader's cursor needs an epoch, also before the first event.
     local clock = redis.call('TIME')
     epoch, seq, check = string.format('%.0f', clock[1] * 1000 + math.floor(clock[2] / 1000)), '0', ''
     time = epoch
@@ -47,13 +47,13 @@ local function seek(stream, meta)
   return {epoch, offset, '', string.sub(first[2][2], 9, 21)}
 end
 
--- A demoted primary answers reads, with heads that lie behind what others have acknowledged. A write that changes nothing
--- is refused there; any other refusal of it (MISCONF) is none of a reader.
+-- A demoted primary answers reads, with heads behind events that others have acknowledged. It refuses a write, even one
+-- that changes nothing. Any other refusal of that write (MISCONF) does not concern a reader.
 local probe = redis.pcall('PERSIST', KEYS[2])
 if type(probe) == 'table' and string.find(probe.err, 'READONLY', 1, true) then
-  return redis.error_reply('READONLY a replica is asked for places')
+  return redis.error_reply('READONLY a replica does not know the positions')
 end
 
-local places = {}
-for i = 1, #KEYS, 2 do places[#places + 1] = seek(KEYS[i], KEYS[i + 1]) end
-return places
+local positions = {}
+for i = 1, #KEYS, 2 do positions[#positions + 1] = seek(KEYS[i], KEYS[i + 1]) end
+return positions

@@ -1,10 +1,10 @@
--- Take from a token bucket, which all processes share.
+-- Take from a token bucket that all processes share.
 --
--- KEYS  1 the bucket: a hash of its level and the time (ms) of that
--- ARGV  1 how much to take, 2 what it holds when it is full, 3 ms in which it fills up
--- Returns 0 where it was taken, else the ms until there is enough; then nothing was taken.
+-- KEYS  1 the bucket: a hash of its level and the time (ms) of the last change
+-- ARGV  1 the cost, 2 the capacity, 3 the ms in which it fills up
+-- Returns 0 if the cost was taken, else the ms until there is enough; then nothing was taken.
 --
--- More than it holds is taken as all that it holds: else a large batch could never pass.
+-- A cost above the capacity empties a full bucket, or a large batch could never pass.
 
 local cost, capacity, fill = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local clock = redis.call('TIME')

@@ -39,7 +39,8 @@ async def turns(count: int = 5) -> None:
         await asyncio.sleep(0)
 
 
-async def test_a_crowd_that_asks_while_a_head_is_read_shares_the_next_read_and_not_that_one() -> None:
+async def test_callers_during_a_read_share_the_next_one() -> None:
+    """The read under way may have begun before an append that they know of."""
     gate = Gate(head=1)
     shared = SharedHead(gate)
     first = asyncio.create_task(shared(("all",)))
@@ -55,7 +56,7 @@ async def test_a_crowd_that_asks_while_a_head_is_read_shares_the_next_read_and_n
     assert set(gate.asked[1]) == {"all", "task"}
 
 
-async def test_a_caller_who_leaves_does_not_take_the_read_from_the_others() -> None:
+async def test_a_cancelled_caller_does_not_cancel_the_read() -> None:
     gate = Gate(head=7)
     shared = SharedHead(gate)
     leaving, staying = asyncio.create_task(shared(("all",))), asyncio.create_task(shared(("all",)))
@@ -66,7 +67,8 @@ async def test_a_caller_who_leaves_does_not_take_the_read_from_the_others() -> N
     assert (await staying).positions["all"].offset == 7
 
 
-async def test_a_head_that_cannot_be_read_fails_for_all_who_shared_it_and_the_next_one_is_read_anew() -> None:
+async def test_a_failed_head_fails_for_all_its_callers() -> None:
+    """The next call reads again."""
     failures = [TransportUnavailable("away")]
 
     async def read(partitions: Sequence[str]) -> Cursor:
@@ -101,7 +103,7 @@ def offsets(records: Sequence[Record]) -> list[int]:
     return [r.position.offset for r in records if r.position is not None]
 
 
-async def test_a_crowd_at_one_place_reads_its_page_once() -> None:
+async def test_readers_of_one_position_read_its_page_once() -> None:
     pages = Pages(range(1, 31))
     shared = SharedPages(pages, 8)
     answers = await asyncio.gather(*(shared("all", Position(EPOCH, 5), 30) for _ in range(100)))
@@ -109,13 +111,13 @@ async def test_a_crowd_at_one_place_reads_its_page_once() -> None:
     assert pages.reads == 1
 
 
-async def test_a_page_is_never_given_past_the_end_that_was_asked_for() -> None:
+async def test_a_shared_page_ends_at_each_readers_end() -> None:
     shared = SharedPages(Pages(range(1, 31)), 8)
     assert offsets(await shared("all", Position(EPOCH, 5), 30)) == list(range(6, 16))
     assert offsets(await shared("all", Position(EPOCH, 5), 8)) == [6, 7, 8]
 
 
-async def test_an_empty_page_is_not_shared_with_one_whose_end_is_later() -> None:
+async def test_an_empty_page_is_not_shared_with_a_later_end() -> None:
     pages = Pages(range(0))  # 6 was trimmed
     pages.open.clear()
     shared = SharedPages(pages, 8)
@@ -129,7 +131,7 @@ async def test_an_empty_page_is_not_shared_with_one_whose_end_is_later() -> None
     assert offsets(await late) == [7]
 
 
-async def test_histories_that_count_the_same_numbers_share_no_page() -> None:
+async def test_histories_with_the_same_offsets_share_no_page() -> None:
     pages = Pages(range(1, 11))
     shared = SharedPages(pages, 8)
     await shared("all", Position(EPOCH, 5, "0000aaaa"), 10)
@@ -137,7 +139,7 @@ async def test_histories_that_count_the_same_numbers_share_no_page() -> None:
     assert pages.reads == 2
 
 
-async def test_a_page_is_forgotten_after_its_time_and_past_its_bound() -> None:
+async def test_pages_expire_by_time_and_by_memory() -> None:
     clock = Clock()
     pages = Pages(range(1, 11), data=b" " * (MAX_BYTES // 20))
     shared = SharedPages(pages, 8, clock)
@@ -167,7 +169,7 @@ async def test_a_read_that_fails_is_not_kept() -> None:
     assert offsets(await shared("all", Position(EPOCH, 0), 1)) == [1]
 
 
-async def test_a_crowd_at_many_places_leaves_connections_to_those_who_publish() -> None:
+async def test_readers_leave_connections_to_publishers() -> None:
     pages = Pages(range(1, 31))
     pages.open.clear()
     shared = SharedPages(pages, 3)

@@ -1,24 +1,25 @@
-"""What a Redis' own settings mean for us, asked before a start and by the doctor: `INFO`, where that is allowed."""
+"""A Redis server's own settings, read by INFO before a start and by the doctor: what they mean for the log."""
 
 import asyncio
 import re
 
 from tidewire.errors import SettingsError, TransportUnavailable
-from tidewire.transports.redis.connection import Address, Connection, RedisFailure
+from tidewire.transports.errors import StoreError
+from tidewire.transports.redis.connection import Address, Connection
 from tidewire.transports.upstash.session import Session
 
-SECONDS = 2.0  # for the connection, and for the answer
+TIMEOUT = 2.0  # seconds for the connection, and again for the reply
 
 _EVICTS = (
-    "Redis may evict keys when its memory is full (maxmemory-policy is {policy}): an id that is evicted is appended a"
-    " second time, and events are lost before REALTIME_RETENTION; set maxmemory-policy to noeviction"
+    "Redis may evict keys when its memory is full (maxmemory-policy is {policy}): an event whose id was evicted is"
+    " appended a second time, and events are lost before REALTIME_RETENTION; set maxmemory-policy to noeviction"
 )
 
 
-async def survey(url: str | None, rest_url: str | None, rest_token: str | None) -> list[str]:
-    """Return warnings for the operator, of the server over TCP where there is a URL for that.
+async def check_server(url: str | None, rest_url: str | None, rest_token: str | None) -> list[str]:
+    """Return warnings for the operator; it is queried over TCP if there is a URL for that.
 
-    A server that does not answer, or refuses INFO, brings none. Raises SettingsError where no start makes sense.
+    There are none if the server does not answer, or refuses INFO. Raises SettingsError if the log cannot work with it.
     """
     if url is not None:
         variable, text = "REDIS_URL", await _over_tcp(Address.parse(url))
@@ -35,9 +36,9 @@ async def survey(url: str | None, rest_url: str | None, rest_token: str | None) 
 async def _over_tcp(address: Address) -> str:
     connection = Connection(address)
     try:
-        await connection.connect(SECONDS)
-        (reply,) = await connection.call([["INFO"]], SECONDS)
-    except RedisFailure:
+        await connection.connect(TIMEOUT)
+        (reply,) = await connection.call([["INFO"]], TIMEOUT)
+    except StoreError:
         return ""
     finally:
         connection.close()
@@ -47,7 +48,7 @@ async def _over_tcp(address: Address) -> str:
 async def _over_rest(url: str, token: str) -> str:
     session = Session(url, token)
     try:
-        async with asyncio.timeout(SECONDS):
+        async with asyncio.timeout(TIMEOUT):
             (reply,) = await session.send([["INFO"]], cold=True)
     except (TransportUnavailable, TimeoutError):
         return ""

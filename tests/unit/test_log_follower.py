@@ -7,7 +7,7 @@ from tidewire.model.cursor import Cursor, Position
 from tidewire.model.event import Event
 from tidewire.model.record import Gap, Record
 from tidewire.transports.log_base import chain
-from tidewire.transports.log_follower import Following
+from tidewire.transports.log_follower import LogFollower
 
 from tests.contract.acts import Heard
 
@@ -32,9 +32,9 @@ def place(record: Record) -> Position:
 LOG = history(*"abcdef")
 
 
-def following(at: Position) -> tuple[Following, Heard]:
+def following(at: Position) -> tuple[LogFollower, Heard]:
     heard = Heard()
-    one = Following(heard)
+    one = LogFollower(heard)
     one.follow({"all": at})
     return one, heard
 
@@ -55,15 +55,16 @@ class Heads:
         return Cursor({name: self.places[name] for name in partitions})
 
 
-async def test_the_next_records_are_handed_over_and_become_the_place() -> None:
+async def test_delivered_records_move_the_position() -> None:
     one, heard = following(place(LOG[0]))
     one.deliver("all", LOG[1:4])
     one.deliver("all", LOG[4:])
     assert heard.told == list("bcdef")
-    assert one.at == {"all": place(LOG[-1])}
+    assert one.positions == {"all": place(LOG[-1])}
 
 
-async def test_records_of_a_read_that_began_before_the_partition_was_followed_further_on_are_dropped() -> None:
+async def test_records_of_an_older_read_are_dropped() -> None:
+    """The partition was unfollowed, and followed again from a later position."""
     one, heard = following(place(LOG[0]))
     one.unfollow(("all",))
     one.follow({"all": place(LOG[3])})
@@ -71,22 +72,22 @@ async def test_records_of_a_read_that_began_before_the_partition_was_followed_fu
     assert heard.told == ["e", "f"]
 
 
-async def test_records_of_a_partition_that_was_left_are_dropped() -> None:
+async def test_records_of_an_unfollowed_partition_are_dropped() -> None:
     one, heard = following(place(LOG[0]))
     one.unfollow(("all",))
     one.deliver("all", LOG[1:])
     assert heard.told == []
-    assert one.at == {}
+    assert one.positions == {}
 
 
-async def test_a_missing_number_is_a_gap_wherever_it_is_in_the_page() -> None:
+async def test_a_missing_offset_is_a_gap_anywhere_in_a_page() -> None:
     one, heard = following(place(LOG[0]))
     one.deliver("all", [LOG[2], LOG[3], LOG[5]])
     assert heard.told == ["<trimmed>", "c", "d", "<trimmed>", "f"]
     assert [item.position.offset for item in heard.items if isinstance(item, Gap) and item.position] == [2, 5]
 
 
-async def test_the_next_number_of_another_history_is_a_gap() -> None:
+async def test_the_next_offset_of_another_history_is_a_gap() -> None:
     one, heard = following(place(LOG[2]))
     one.deliver("all", history(*"abXde")[3:])
     assert heard.told == ["<epoch>", "d", "e"]
@@ -99,22 +100,22 @@ async def test_another_epoch_is_a_gap_before_its_first_record() -> None:
     assert heard.items[0].position == Position(EPOCH + 1, 0)
 
 
-async def test_a_place_without_a_check_takes_what_has_the_next_number() -> None:
+async def test_a_position_without_a_check_accepts_the_next_offset() -> None:
     one, heard = following(Position(EPOCH, 3))
     one.deliver("all", LOG[3:])
     assert heard.told == ["d", "e", "f"]
 
 
-async def test_following_again_does_not_move_the_place() -> None:
+async def test_following_again_keeps_the_position() -> None:
     one, _ = following(place(LOG[3]))
     assert not one.follow({"all": place(LOG[0])})
-    assert one.at == {"all": place(LOG[3])}
+    assert one.positions == {"all": place(LOG[3])}
 
 
-async def test_an_unreadable_last_entry_is_stepped_over_once() -> None:
+async def test_an_unreadable_last_entry_is_skipped_once() -> None:
     one, heard = following(place(LOG[0]))
-    one.step_over("all", EPOCH, 2)
-    one.step_over("all", EPOCH, 2)
+    one.skip_unreadable("all", EPOCH, 2)
+    one.skip_unreadable("all", EPOCH, 2)
     one.deliver("all", LOG[2:4])
     assert heard.told == ["<trimmed>", "c", "d"]
 
@@ -131,7 +132,7 @@ async def test_an_unreadable_last_entry_is_stepped_over_once() -> None:
     ],
     ids=["same", "further", "behind", "other-history", "newer-epoch", "older-epoch"],
 )
-async def test_a_log_that_does_not_hold_our_place_any_more_is_a_gap(head: Record, told: list[str]) -> None:
+async def test_a_log_without_our_position_is_a_gap(head: Record, told: list[str]) -> None:
     one, heard = following(place(LOG[3]))
     await one.verify(heads(head))
     assert heard.told == told
@@ -147,7 +148,7 @@ async def test_a_new_epoch_is_read_from_its_first_record() -> None:
     assert heard.told == ["<epoch>", "x", "y"]
 
 
-async def test_a_partition_followed_anew_while_its_head_is_on_the_way_is_not_called_lost() -> None:
+async def test_following_again_during_verify_is_no_gap() -> None:
     one, heard = following(place(LOG[1]))
     late = heads(LOG[2])
 
@@ -158,10 +159,10 @@ async def test_a_partition_followed_anew_while_its_head_is_on_the_way_is_not_cal
     late.meanwhile = follow_anew
     await one.verify(late)
     assert heard.told == []
-    assert one.at == {"all": place(LOG[4])}
+    assert one.positions == {"all": place(LOG[4])}
 
 
 @pytest.mark.parametrize(("head", "more"), [(LOG[3], False), (LOG[5], True)])
-async def test_it_is_known_whether_the_log_holds_more(head: Record, more: bool) -> None:
+async def test_verify_returns_whether_the_log_holds_more(head: Record, more: bool) -> None:
     one, _ = following(place(LOG[3]))
     assert await one.verify(heads(head)) is more
