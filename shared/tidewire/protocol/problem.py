@@ -1,4 +1,4 @@
-"""Errors as answers: RFC 9457 problem details, for every function alike."""
+"""Errors as HTTP responses: RFC 9457 problem details."""
 
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -24,7 +24,7 @@ MEDIA_TYPE = "application/problem+json"
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """One answer that is an error: status, headers and body."""
+    """An error response: status, headers and body."""
 
     status: int
     headers: Mapping[str, str]
@@ -38,7 +38,7 @@ def problem(
     headers: Mapping[str, str] | None = None,
     limit: str | None = None,
 ) -> Problem:
-    """Return the problem+json answer; `errors` are (JSON pointer, what is wrong there), `limit` the one overrun."""
+    """Return the problem+json response; `errors` are (JSON pointer, problem), `limit` names the limit exceeded."""
     content: dict[str, object] = {
         "type": "about:blank",
         "title": HTTPStatus(status).phrase,
@@ -54,7 +54,7 @@ def problem(
 
 
 def from_error(error: TidewireError) -> Problem:
-    """Return the answer for an error of the core; what is not known to be the caller's is a 500 without details."""
+    """Return the response for an error of the core; an unexpected one is a 500 without details."""
     match error:
         case ContentTooLarge():
             return problem(413, error.detail, error.errors)
@@ -67,7 +67,7 @@ def from_error(error: TidewireError) -> Problem:
         case BadSignature():
             return problem(401, error.detail, headers={"www-authenticate": 'Signature realm="tidewire"'})
         case Unauthorized():
-            # RFC 6750 section 3.1: no error code where the request carried no credential at all.
+            # RFC 6750 section 3.1: no error code if the request carried no credential.
             code = f', error="{error.code}"' if error.code else ""
             wait = {} if error.retry_after is None else {"retry-after": str(error.retry_after)}
             return problem(401, error.detail, headers={"www-authenticate": f'Bearer realm="tidewire"{code}', **wait})
@@ -79,4 +79,4 @@ def from_error(error: TidewireError) -> Problem:
         case Unavailable():
             return problem(503, error.detail, error.errors, headers={"retry-after": str(error.retry_after)})
         case _:
-            return problem(500, "The server failed; the log of the server says why")
+            return problem(500, "The server failed; see the server's log")

@@ -7,7 +7,7 @@ from tidewire.ingest.mapping import form
 from tidewire.ingest.mapping.payload import Payload
 from tidewire.ingest.webhooks.sources import read_sources
 from tidewire.model.event import Event
-from tidewire.protocol.media_type import media_type
+from tidewire.protocol.headers import parse_media_type
 
 
 def events_of(config_file: str | None, source: str, body: bytes, headers: Mapping[str, str]) -> list[Event]:
@@ -21,5 +21,5 @@ def events_of(config_file: str | None, source: str, body: bytes, headers: Mappin
         known = ", ".join(sources) or "none; is REALTIME_CONFIG set?"
         raise InvalidRequest(f"realtime.toml has no source of this name; it has: {known}")
     lower = {name.lower(): value for name, value in headers.items()}
-    is_form = media_type([lower.get("content-type", "")]) == form.MEDIA_TYPE
+    is_form = parse_media_type([lower.get("content-type", "")]) == form.MEDIA_TYPE
     return sources[source].events(Payload(body, lower, is_form=is_form))
