@@ -10,14 +10,14 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 from tidewire.delivery.limits import PublishRate
 from tidewire.delivery.revocations import GuardedHub
-from tidewire.http.stream_server import LAG_NAMESPACE, LOOK_SECONDS, LOOKS_A_REPORT
+from tidewire.http.stream_server import CHECK_SECONDS, CHECKS_PER_REPORT, LAG_NAMESPACE
 from tidewire.model.audience import Interest
 from tidewire.model.cursor import Position, Start, encode
 from tidewire.model.event import MAX_USER_IDS, Event, new_id
 from tidewire.model.partitions import ALL, Partitions
 from tidewire.model.record import Record, pack
 from tidewire.monitoring.cloudwatch import Sample, write
-from tidewire.monitoring.logs import JsonLines, told
+from tidewire.monitoring.logs import JsonLines, log_fields
 from tidewire.protocol import publish_request
 from tidewire.protocol.json_page import MAX_EVENTS, Page, _plain
 from tidewire.protocol.sse import DATA
@@ -320,7 +320,7 @@ def test_the_limits_of_the_code_are_those_that_are_reckoned_with() -> None:
     assert commands.SLOWING == rest_log._SLOWING
     assert commands.PAGE == log_base.PAGE
     assert modes.PAGE_EVENTS == MAX_EVENTS
-    assert modes.LAG_SECONDS == LOOK_SECONDS * LOOKS_A_REPORT
+    assert modes.LAG_SECONDS == CHECK_SECONDS * CHECKS_PER_REPORT
     assert MAX_AUDIENCE == MAX_USER_IDS
     assert LIMITS["batch"][1] == publish_request.MAX_EVENTS
     assert LIMITS["event_bytes"][1] == publish_request.MAX_EVENT_BYTES
@@ -343,7 +343,7 @@ def test_the_template_s_memory_and_the_quota_of_an_account_are_those_that_are_re
 def line(message: str, **fields: object) -> int:
     """The bytes of a line of the log."""
     made = {"name": "tidewire.requests", "levelname": "INFO", "msg": message, "created": 1.8e9, "msecs": 1.0}
-    return len(JsonLines().format(logging.makeLogRecord({**made, **told(**fields)})))
+    return len(JsonLines().format(logging.makeLogRecord({**made, **log_fields(**fields)})))
 
 
 def test_the_bytes_that_are_reckoned_with_are_those_of_frames_pages_records_and_lines() -> None:

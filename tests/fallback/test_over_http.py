@@ -226,7 +226,7 @@ async def test_a_revocation_that_only_one_instance_knows_is_not_acknowledged(
     async with httpx.AsyncClient(base_url=instance.url, headers=headers) as client:
         refused = await client.post("/api/revocations", content=b'{"userId": "u1"}')
         assert refused.status_code == 503
-        assert "on this instance alone" in refused.json()["detail"]
+        assert "only this instance applies the revocation" in refused.json()["detail"]
         redis.start()
         await back(instance)
         assert (await client.post("/api/revocations", content=b'{"userId": "u1"}')).status_code == 202

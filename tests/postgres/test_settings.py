@@ -78,7 +78,7 @@ def test_a_wrong_value_stops_the_start_with_one_line_that_names_the_variable_and
 
 def test_a_setting_that_is_not_known_is_named() -> None:
     """A misspelt sslmode, or a driver's own setting, would not be heeded: the start says which it is."""
-    with pytest.raises(SettingsError, match="settings that are not known: pool_size, sslmod;"):
+    with pytest.raises(SettingsError, match="has unknown parameters: pool_size, sslmod;"):
         database_urls({"DATABASE_URL": "postgres://h/d?sslmod=require&application_name=a&pool_size=3"})
 
 

@@ -13,7 +13,7 @@ def test_a_counter_keeps_each_set_of_label_values_apart() -> None:
     assert counter.value("stripe", "accepted") == 0
 
 
-def test_a_counter_without_labels_is_told_as_zero_before_anything_happened() -> None:
+def test_a_counter_without_labels_starts_at_zero() -> None:
     assert Counter("c", "help").values == {(): 0}
 
 
@@ -22,7 +22,7 @@ def test_a_counter_refuses_another_number_of_labels_than_it_has() -> None:
         Counter("c", "help", ("source",)).add()
 
 
-def test_buckets_are_cumulative_and_a_value_on_a_bound_is_within_it() -> None:
+def test_buckets_are_cumulative_and_include_their_bound() -> None:
     histogram = Histogram((0.1, 1.0))
     for value in (0.1, 0.05, 0.5, 7.0):
         histogram.observe(value)
