@@ -1,1 +1,1 @@
-"""The entries of the deployed functions: each names what of `tidewire` it runs."""
+"""One entry per deployed function."""

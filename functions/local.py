@@ -1,4 +1,4 @@
-"""All functions and the console in one process: `python -m functions.local`."""
+"""The whole app in one process: `python -m functions.local`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Health, metrics and the API's description, on AWS Lambda."""
+"""Health, metrics and the OpenAPI document, on AWS Lambda."""
 
 from tidewire.http.lambda_entry import HttpFunction
 from tidewire.http.ops import routes

@@ -1,4 +1,4 @@
-"""Events of EventBridge's bus to the log, on AWS Lambda."""
+"""EventBridge → log, on AWS Lambda."""
 
 from tidewire.http.eventbridge_receiver import BusFunction
 

@@ -1,4 +1,4 @@
-"""GET /api/events as a process of its own: `python -m functions.stream`, behind the Lambda Web Adapter."""
+"""GET /api/events as a process behind the Lambda Web Adapter: `python -m functions.stream`."""
 
 import sys
 

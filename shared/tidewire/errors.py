@@ -1,32 +1,32 @@
-"""Every error that the core raises; the caller catches the branch it can answer.
+"""Every error that the core raises; the caller catches the branch that it can handle.
 
 TidewireError
-├── SettingsError              a variable is missing or wrong: the start stops with this one line
-├── InvalidRequest             the caller sent something wrong, and can mend it (400)
-│   ├── ContentTooLarge        ... by sending less (413)
-│   ├── UnsupportedCoding      ... by sending the body in another Content-Encoding (415)
-│   ├── EventRefused           ... by sending another event: the log refuses this one for good (422)
-│   └── MappingError           a webhook's payload has not what a rule of realtime.toml looks for (422)
-├── Unauthorized               no credential, or none that holds (401)
-│   └── BadSignature           ... a webhook that none of its source's secrets has signed in time
-├── Forbidden                  a good credential that does not reach this far (403)
-├── SubscriptionStopped        the server asks a client not to come back (204)
-├── TooManyRequests            more than a limit of the deployment allows (429)
-└── Unavailable                something that we need does not answer now (503)
-└── TransportUnavailable   ... the log: what was published is not known to be kept
-    └── TransportRefused   ... and it answers: it refuses whatever is appended, until somebody mends it
-        └── AppendRefused  ... or perhaps this append alone
+├── SettingsError              a variable is missing or wrong: the process stops with this one line
+├── InvalidRequest             the request is wrong, and its sender can correct it (400)
+│   ├── ContentTooLarge        ... it is larger than a limit (413)
+│   ├── UnsupportedCoding      ... its Content-Encoding is not supported (415)
+│   ├── EventRefused           ... the log refuses this event permanently (422)
+│   └── MappingError           ... a webhook's payload lacks what a rule of realtime.toml needs (422)
+├── Unauthorized               no credential, or an invalid one (401)
+│   └── BadSignature           ... a webhook without a valid signature of its source
+├── Forbidden                  a valid credential that does not permit the request (403)
+├── SubscriptionStopped        the server asks a client not to reconnect (204)
+├── TooManyRequests            a limit of the deployment is exceeded (429)
+└── Unavailable                a server that the response depends on cannot be reached now (503)
+    └── TransportUnavailable   ... the log: it is unknown whether the events were appended
+        └── TransportRefused   ... the log answers, and refuses every append until an operator fixes it
+            └── AppendRefused  ... or possibly only this append
 """
 
 from collections.abc import Sequence
 
 
 class TidewireError(Exception):
-    """Base of everything raised on purpose."""
+    """Base of every error that Tidewire raises on purpose."""
 
 
 class SettingsError(TidewireError):
-    """A setting is missing or wrong; the text names the variable and what to do, never its value."""
+    """A setting is missing or wrong; the text names the variable and the remedy, never the value."""
 
     def __init__(self, variable: str, problem: str) -> None:
         super().__init__(f"{variable}: {problem}")
@@ -34,7 +34,7 @@ class SettingsError(TidewireError):
 
 
 class InvalidRequest(TidewireError):
-    """The request cannot be taken as it is; `errors` pairs a JSON pointer (RFC 6901) with what is wrong there."""
+    """The request is wrong; `errors` pairs a JSON pointer (RFC 6901) with the problem at that place."""
 
     def __init__(self, detail: str, errors: Sequence[tuple[str, str]] = ()) -> None:
         super().__init__(detail)
@@ -47,21 +47,21 @@ class ContentTooLarge(InvalidRequest):
 
 
 class UnsupportedCoding(InvalidRequest):
-    """The body is in a Content-Encoding that is not taken."""
+    """The Content-Encoding of the body is not supported."""
 
 
 class EventRefused(InvalidRequest):
-    """The log answers, and refuses this event for good: sent again as it is, it is refused again."""
+    """The log refuses this event permanently: it would refuse the same event again."""
 
 
 class MappingError(InvalidRequest):
-    """The payload is well formed, but a rule of `realtime.toml` does not fit it; no part of the payload is told."""
+    """The payload is well formed, but a rule of `realtime.toml` cannot map it; the text has no part of the payload."""
 
 
 class Unauthorized(TidewireError):
-    """No credential, or none that holds; `code` is RFC 6750's error code, None where none was sent.
+    """No credential, or an invalid one; `code` is RFC 6750's error code, None if the request had no credential.
 
-    `retry_after` (s) is when the same credential will hold, None if it never will.
+    `retry_after` is the number of seconds until the same credential becomes valid, None if it never will.
     """
 
     def __init__(self, detail: str, code: str | None = "invalid_token", retry_after: int | None = None) -> None:
@@ -72,14 +72,14 @@ class Unauthorized(TidewireError):
 
 
 class BadSignature(Unauthorized):
-    """A webhook's signature is missing, malformed, too old or not ours; the text holds no part of it."""
+    """A webhook's signature is missing, malformed, too old or wrong; the text has no part of it."""
 
     def __init__(self, detail: str) -> None:
         super().__init__(detail, None)
 
 
 class Forbidden(TidewireError):
-    """The credential is good but does not cover what was asked (RFC 6750: insufficient_scope)."""
+    """The credential is valid but does not permit the request (RFC 6750: insufficient_scope)."""
 
     def __init__(self, detail: str) -> None:
         super().__init__(detail)
@@ -87,11 +87,11 @@ class Forbidden(TidewireError):
 
 
 class SubscriptionStopped(TidewireError):
-    """The server asks its client not to come back."""
+    """The server asks the client not to reconnect."""
 
 
 class TooManyRequests(TidewireError):
-    """More than a limit allows; `limit` is its name, `retry_after` in seconds. Nothing was accepted."""
+    """A limit named `limit` is exceeded, and nothing was accepted; retry after `retry_after` seconds."""
 
     def __init__(self, detail: str, limit: str, retry_after: int) -> None:
         super().__init__(detail)
@@ -101,9 +101,9 @@ class TooManyRequests(TidewireError):
 
 
 class Unavailable(TidewireError):
-    """Something that the answer depends on cannot be reached now; `retry_after` is in seconds.
+    """A server that the response depends on cannot be reached now; retry after `retry_after` seconds.
 
-    `errors` pairs a JSON pointer with what became of the part there, where it is known of each part.
+    `errors` pairs a JSON pointer with the result of that part of the request, if it is known for each part.
     """
 
     def __init__(self, detail: str, retry_after: int = 1, errors: Sequence[tuple[str, str]] = ()) -> None:
@@ -114,18 +114,18 @@ class Unavailable(TidewireError):
 
 
 class TransportUnavailable(Unavailable):
-    """The transport cannot be reached now: what was published is not known to be kept."""
+    """The transport cannot be reached now: it is unknown whether the events were appended."""
 
 
 class TransportRefused(TransportUnavailable):
-    """The transport answers, and refuses appends until somebody mends it: no right, no memory, read-only.
+    """The transport answers, and refuses appends until an operator fixes it: no permission, no memory, read-only.
 
-    Not for a refusal of one event (too large for the store): the next event may be accepted.
+    Not raised if it refuses a single event (which is too large for the store): it may accept the next one.
     """
 
 
 class AppendRefused(TransportRefused):
-    """The same, where the answer does not say whether another append would be accepted.
+    """The transport refused an append, and its answer does not say whether it would accept another one.
 
-    A right that is missing for one partition looks like one that is missing for all of them.
+    A missing permission for one partition looks like a missing permission for all of them.
     """

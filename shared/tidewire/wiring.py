@@ -1,4 +1,4 @@
-"""Settings → transport → hub: the only module that imports adapters, each only where it is used."""
+"""Settings → transport → hub: the only module that imports adapters, each at its first use."""
 
 import asyncio
 import functools
@@ -22,21 +22,21 @@ logger = logging.getLogger(__name__)
 def make_transport(settings: Settings, *, stateless: bool = False) -> Transport:
     """Return the transport that the settings name, not connected yet.
 
-    `stateless` is a function that answers one request and may be frozen after it: where Redis can be reached over
-    REST too, or Postgres through a pooler, it takes that. Whoever lives longer connects directly. Both ways lead to
-    the same log. It accepts nothing that the log does not hold: the fallback is for whoever lives longer. Raises
-    SettingsError where the transport is not for such a process.
+    `stateless` is for a function that answers one request and may then be frozen: it reaches Redis over REST and
+    Postgres through a pooler, if the settings name them, while a long-lived process connects directly to the same log.
+    It has no fallback either, because a frozen process cannot empty an outbox. Raises SettingsError if the transport
+    does not fit such a process.
     """
-    transport = _make_own(settings, stateless=stateless)
+    transport = _make_log(settings, stateless=stateless)
     if not settings.fallback or stateless:
         return transport
     from tidewire.transports.fallback.fallback import Fallback
 
-    assert isinstance(transport, Log)  # Settings has seen to it
+    assert isinstance(transport, Log)  # Settings has checked it
     return Fallback(transport, make_partitions(settings))
 
 
-def _make_own(settings: Settings, *, stateless: bool) -> Transport:
+def _make_log(settings: Settings, *, stateless: bool) -> Transport:
     partitions = make_partitions(settings)
     retention = Retention(settings.retention, settings.max_events, settings.idempotency_window)
     if settings.transport == "memory":
@@ -46,7 +46,7 @@ def _make_own(settings: Settings, *, stateless: bool) -> Transport:
     if settings.transport == "redis-pubsub":
         from tidewire.transports.redis.pubsub import RedisPubSub
 
-        assert settings.redis_url is not None  # Settings has seen to it
+        assert settings.redis_url is not None  # Settings has checked it
         return RedisPubSub(settings.redis_url, settings.prefix, partitions, retention)
     if settings.transport == "postgres":
         from tidewire.transports.postgres.log import PostgresLog
@@ -59,11 +59,11 @@ def _make_own(settings: Settings, *, stateless: bool) -> Transport:
     if settings.transport == "eventbridge":
         from tidewire.transports.eventbridge import EventBridge
 
-        if not stateless:  # a stream would be open, and never hear of anything
+        if not stateless:  # its streams would stay open and receive nothing
             raise SettingsError(
                 "REALTIME_TRANSPORT",
-                "eventbridge is for functions that publish: a process with streams names the log that"
-                " functions/receive.py writes, such as redis or postgres",
+                "eventbridge is for functions that publish: a process with streams needs the log that"
+                " functions/receive.py writes to, such as redis or postgres",
             )
         assert settings.event_bus is not None
         return EventBridge(settings.event_bus, settings.event_source, settings.aws_region)
@@ -75,49 +75,50 @@ def _make_own(settings: Settings, *, stateless: bool) -> Transport:
         return UpstashRest(settings.rest_url, settings.rest_token, settings.prefix, partitions, retention, **poll)
     from tidewire.transports.redis.streams import RedisStreams
 
-    assert settings.redis_url is not None  # Settings has seen to it
+    assert settings.redis_url is not None
     return RedisStreams(settings.redis_url, settings.prefix, partitions, retention)
 
 
 def prepare(settings: Settings) -> None:
-    """Do what each process with streams does before it makes its hub: give its log a form, and look at its store.
-
-    What would fail each of its streams raises SettingsError, and what the operator should know is logged. A store that
-    cannot be reached now is no such thing: it may be there a moment later.
-    """
+    """Configure logging and check the store, before a process with streams makes its hub. Raises SettingsError."""
     configure(settings.log_level, settings.log_format)
-    for warning in asyncio.run(_check(settings)):
-        logger.warning(warning)
+    asyncio.run(check_store(settings))
 
 
-async def _check(settings: Settings) -> Sequence[str]:
+async def check_store(settings: Settings) -> None:
+    """Log what the operator should change in the store's own settings.
+
+    Raises SettingsError if every stream would fail with this store. A store that cannot be reached now raises nothing:
+    it may be back a moment later.
+    """
     if settings.transport == "postgres":
         from tidewire.transports.postgres.migrations import check_database
 
         assert settings.database_url is not None
         await check_database(settings.database_url, settings.prefix)
-    return await survey(settings)
+    for warning in await survey(settings):
+        logger.warning(warning)
 
 
 async def survey(settings: Settings) -> Sequence[str]:
-    """Return what the operator should know about the store's own settings. Raises SettingsError as `prepare` does."""
+    """Return warnings about the store's own settings, such as eviction. Raises SettingsError as `check_store` does."""
     if settings.transport not in ("redis", "redis-pubsub"):
         return ()
     from tidewire.transports.redis.server_info import check_server
 
     found = await check_server(settings.redis_url, settings.rest_url, settings.rest_token)
-    return () if settings.transport == "redis-pubsub" else found  # which keeps nothing that could be evicted
+    return () if settings.transport == "redis-pubsub" else found  # Pub/Sub keeps nothing that could be evicted
 
 
 def make_hub(settings: Settings, *, stateless: bool = False) -> Hub:
-    """Return a hub over that transport, which follows revocations if it requires tokens. Raises SettingsError.
+    """Return a hub over that transport; with authentication it applies revocations. Raises SettingsError.
 
-    It warns of unknown settings and of keys that protect nothing, in every role, and of each only once.
+    Warns, once per process, of unknown variables and of publish keys that protect nothing.
     """
     for sentence in unknown_variables(settings.variables):
         _warn_once(sentence)
     if settings.publish_keys and not settings.auth_required:
-        _warn_once("REALTIME_AUTH=none: whoever has no key of REALTIME_PUBLISH_KEYS can publish too")
+        _warn_once("REALTIME_AUTH=none: everyone can publish, also without a key of REALTIME_PUBLISH_KEYS")
     transport = make_transport(settings, stateless=stateless)
     return Hub(
         transport,
@@ -131,7 +132,7 @@ def make_hub(settings: Settings, *, stateless: bool = False) -> Hub:
 
 @functools.cache
 def _warn_once(sentence: str) -> None:
-    """Log a warning; not again where a rotated secret makes another hub of the same settings."""
+    """Log a warning once: after a rotation of secrets, another hub is made with the same settings."""
     logger.warning(sentence)
 
 
@@ -139,15 +140,15 @@ def _make_tracer(settings: Settings) -> Tracer:
     try:
         from tidewire.monitoring.opentelemetry import Tracing
     except ModuleNotFoundError as error:
-        asking = next(name for name in TRACE_VARIABLES if name in settings.variables)
+        variable = next(name for name in TRACE_VARIABLES if name in settings.variables)
         raise SettingsError(
-            asking,
-            f"asks for traces, and {error.name} is not installed: install requirements-tracing.txt, or set"
+            variable,
+            f"enables traces, but {error.name} is not installed: install requirements-tracing.txt, or set"
             " OTEL_TRACES_EXPORTER=none",
         ) from None
     return Tracing.from_settings(settings, make_partitions(settings))
 
 
 def make_partitions(settings: Settings) -> Partitions:
-    """Return the partition scheme that publishers and subscribers must share."""
+    """Return the partition scheme that publishers and subscribers share."""
     return Partitions(settings.partitions, settings.user_shards)

@@ -21,7 +21,7 @@ LoadPayload = Callable[[str], dict[str, Any]]
 
 @pytest.fixture(scope="package")
 def moto() -> Iterator[None]:
-    """Whatever boto3 asks, moto answers."""
+    """Requests of boto3 go to moto."""
     with pytest.MonkeyPatch.context() as environment:
         for name in ("AWS_PROFILE", "AWS_REGION"):
             environment.delenv(name, raising=False)

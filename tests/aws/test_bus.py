@@ -62,9 +62,7 @@ def no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Backoff, "next", lambda _: 0.0)
 
 
-async def test_a_batch_larger_than_a_request_is_all_on_the_bus_with_its_data_untouched(
-    transport: EventBridge, target: Queue
-) -> None:
+async def test_a_large_batch_reaches_the_bus_unchanged(transport: EventBridge, target: Queue) -> None:
     data = [b'{"id": %d, "n": 1.0, "big": 123456789012345678901234567890, "e": "\\u00e9"}' % n for n in range(25)]
     receipts = await transport.publish([event(n, data[n], user_ids=("u1", "ü")) for n in range(25)])
     assert [receipt.id for receipt in receipts] == [f"id-{n}" for n in range(25)]
@@ -76,7 +74,9 @@ async def test_a_batch_larger_than_a_request_is_all_on_the_bus_with_its_data_unt
     assert all(received.user_ids == ("u1", "ü") for received in arrived.values())
 
 
-def test_other_rules_can_match_the_data_unless_the_bus_might_refuse_its_numbers() -> None:
+def test_rules_can_match_the_data_of_an_event() -> None:
+    """Unless the bus might refuse its numbers."""
+
     def matchable(data: bytes) -> Any:
         return json.loads(eventbridge_event.to_detail(event(1, data))).get("data", "absent")
 
@@ -87,7 +87,7 @@ def test_other_rules_can_match_the_data_unless_the_bus_might_refuse_its_numbers(
     assert matchable(b'"' + b"x" * eventbridge_event.MATCHABLE_BYTES + b'"') == "absent"
 
 
-def test_an_entry_is_measured_as_aws_does_and_no_request_is_too_large_or_has_too_many() -> None:
+def test_requests_stay_within_the_limits_of_the_bus() -> None:
     entry = {"Source": "s", "DetailType": "ü", "Detail": '{"a":"€"}', "EventBusName": "not counted"}
     assert size_of(entry) == 1 + 2 + 11
 
@@ -103,9 +103,8 @@ def test_an_entry_is_measured_as_aws_does_and_no_request_is_too_large_or_has_too
     assert sizes([]) == []
 
 
-async def test_an_event_that_the_bus_can_never_take_stops_the_batch_before_any_is_sent(
-    transport: EventBridge, target: Queue
-) -> None:
+async def test_an_oversized_event_stops_the_whole_batch(transport: EventBridge, target: Queue) -> None:
+    """Before any event of the batch is sent."""
     wide = event(1, attributes={"a": "x" * MAX_REQUEST_BYTES})
     with pytest.raises(ContentTooLarge, match="less than 1 MB") as caught:
         await transport.publish([event(0), wide])
@@ -113,19 +112,22 @@ async def test_an_event_that_the_bus_can_never_take_stops_the_batch_before_any_i
     assert target.bodies() == []
 
 
-async def test_what_the_bus_could_not_take_is_sent_again_and_nothing_else_is(
-    transport: EventBridge, target: Queue
+async def test_only_refused_entries_are_sent_again(
+    transport: EventBridge, target: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flaky = Flaky({"id-1": ["ThrottlingException"], "id-11": ["InternalFailure", "ThrottlingException"]})
-    transport._client = flaky
+    monkeypatch.setattr(aws_clients, "client", lambda *_: flaky)
     await transport.publish([event(n) for n in range(12)])
     assert flaky.calls[2:] == [["id-1", "id-11"], ["id-11"]]
     assert sorted(payload["detail"]["id"] for payload in target.bodies()) == sorted(f"id-{n}" for n in range(12))
 
 
-async def test_what_is_left_in_the_end_is_told_event_by_event(transport: EventBridge, target: Queue) -> None:
+async def test_a_final_failure_names_each_event(
+    transport: EventBridge, target: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
     always = list(itertools.repeat("ThrottlingException", eventbridge.ROUNDS))
-    transport._client = flaky = Flaky({"id-3": always, "id-5": ["NotAuthorizedForSourceException"]})
+    flaky = Flaky({"id-3": always, "id-5": ["NotAuthorizedForSourceException"]})
+    monkeypatch.setattr(aws_clients, "client", lambda *_: flaky)
     with pytest.raises(TransportUnavailable, match="has not taken 2 of 7 events") as caught:
         await transport.publish([event(n) for n in range(7)])
     assert caught.value.errors == (("/3", "ThrottlingException"), ("/5", "NotAuthorizedForSourceException"))
@@ -133,10 +135,11 @@ async def test_what_is_left_in_the_end_is_told_event_by_event(transport: EventBr
     assert sorted(payload["detail"]["id"] for payload in target.bodies()) == ["id-0", "id-1", "id-2", "id-4", "id-6"]
 
 
-async def test_a_request_that_fails_names_all_that_was_not_sent_and_sends_no_more(
-    transport: EventBridge, target: Queue
+async def test_a_failed_request_names_every_unsent_event(
+    transport: EventBridge, target: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    transport._client = flaky = Flaky({}, raising=[2])
+    flaky = Flaky({}, raising=[2])
+    monkeypatch.setattr(aws_clients, "client", lambda *_: flaky)
     with pytest.raises(TransportUnavailable) as caught:
         await transport.publish([event(n) for n in range(25)])
     assert [pointer for pointer, _ in caught.value.errors] == [f"/{n}" for n in range(10, 25)]
@@ -145,16 +148,14 @@ async def test_a_request_that_fails_names_all_that_was_not_sent_and_sends_no_mor
     assert len(target.bodies()) == 10
 
 
-async def test_a_bus_that_is_not_there_is_told_by_readiness_and_by_publishing(target: Queue) -> None:
+async def test_a_missing_bus_fails_readiness_and_publishing(target: Queue) -> None:
     await EventBridge("events", "tidewire", REGION).ping()
     await EventBridge("default", "tidewire", REGION).ping()
     with pytest.raises(TransportUnavailable, match="ResourceNotFoundException"):
         await EventBridge("elsewhere", "tidewire", REGION).ping()
 
 
-async def test_without_a_network_nothing_of_the_driver_s_text_is_told(
-    transport: EventBridge, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_network_error_hides_the_driver_s_text(transport: EventBridge, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(aws_clients, "TRIES", 1)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9/hunter2")
     with pytest.raises(TransportUnavailable, match="EndpointConnectionError") as caught:
@@ -163,7 +164,7 @@ async def test_without_a_network_nothing_of_the_driver_s_text_is_told(
     assert caught.value.errors == (("", "EndpointConnectionError"),)
 
 
-def test_a_process_with_streams_is_told_to_name_the_log() -> None:
+def test_a_process_with_streams_must_name_the_log() -> None:
     settings = Settings.from_env({"REALTIME_TRANSPORT": "eventbridge", "REALTIME_AUTH": "none", "AWS_REGION": REGION})
     with pytest.raises(SettingsError, match="REALTIME_TRANSPORT: eventbridge is for functions that publish"):
         make_transport(settings)
@@ -188,6 +189,6 @@ def test_the_span_that_put_an_event_on_the_bus_comes_with_it() -> None:
 @pytest.mark.parametrize(
     "wrong", [7, None, "", TRACEPARENT.upper(), TRACEPARENT + "-x", "x" * 200_000, "ff" + TRACEPARENT[2:]]
 )
-def test_a_trace_of_an_application_s_own_event_that_is_not_valid_is_left_out_and_the_event_is_kept(wrong: Any) -> None:
+def test_an_invalid_trace_of_a_bus_event_is_left_out(wrong: Any) -> None:
     detail = {"id": "1", "type": "t", "data": 1, "traceparent": wrong, "tracestate": "vendor=1"}
     assert eventbridge_event.from_payload({"detail": detail}) == Event("1", "t", b"1")

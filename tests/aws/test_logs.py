@@ -26,7 +26,7 @@ CONTEXT = SimpleNamespace(aws_request_id="4f0c8a1e-invocation")
 
 @pytest.fixture
 def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
-    """What the process writes where Lambda gives it a handler, at its most talkative."""
+    """The log at level debug, through the handler that Lambda installs."""
     monkeypatch.setenv("AWS_LAMBDA_RUNTIME_API", "127.0.0.1:9")
     monkeypatch.setenv("REALTIME_LOG_LEVEL", "debug")
     root, text = logging.getLogger(), io.StringIO()
@@ -39,11 +39,11 @@ def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
 
 
 def lines(log: io.StringIO, *messages: str) -> list[dict[str, Any]]:
-    """The lines that tell one of these; every line is an object."""
+    """The lines with one of these messages; every line is a JSON object."""
     return [line for line in map(json.loads, log.getvalue().splitlines()) if line["message"] in messages]
 
 
-def test_each_event_of_the_bus_is_one_line_with_what_became_of_it(
+def test_each_bus_event_is_one_line_with_its_result(
     log: io.StringIO,
     payload: LoadPayload,
     dead_letters: Queue,

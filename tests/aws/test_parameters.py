@@ -74,12 +74,13 @@ def test_many_parameters_are_read_in_as_few_requests_as_possible(monkeypatch: py
         ("ssm:/not?/there", "must be ssm:/path/name"),
         ("ssm:/not/there", "the parameter /not/there does not exist"),
         ("secretsmanager:not-there", "the secret not-there cannot be read (ResourceNotFoundException"),
-        ("secretsmanager:whole#jwt", "no JSON object with a member jwt"),
-        ("secretsmanager:object#number", "the member number of the secret object is not a text"),
-        ("secretsmanager:object#missing", "no JSON object with a member missing"),
+        ("secretsmanager:whole#jwt", "not a JSON object with a member jwt"),
+        ("secretsmanager:object#number", "the member number of the secret object is not a string"),
+        ("secretsmanager:object#missing", "not a JSON object with a member missing"),
     ],
 )
-def test_a_name_that_leads_nowhere_stops_the_start_and_tells_names_but_no_value(value: str, problem: str) -> None:
+def test_a_dangling_reference_stops_the_start(value: str, problem: str) -> None:
+    """The error contains names and no value."""
     keep("whole", "hunter2")
     keep("object", json.dumps({"number": 41972, "text": "hunter2"}))
     with pytest.raises(SettingsError) as caught:
@@ -90,7 +91,7 @@ def test_a_name_that_leads_nowhere_stops_the_start_and_tells_names_but_no_value(
     assert "41972" not in str(caught.value)
 
 
-def test_a_container_reads_them_at_its_start_and_never_takes_a_name_for_the_secret(
+def test_a_container_resolves_references_at_its_start(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("REALTIME_JWT_SECRET", "ssm:/a-name-that-anybody-could-guess-and-sign-with")
@@ -98,7 +99,7 @@ def test_a_container_reads_them_at_its_start_and_never_takes_a_name_for_the_secr
     assert capsys.readouterr().err.startswith("tidewire: REALTIME_JWT_SECRET: the parameter /a-name-that-any")
 
 
-def test_a_value_is_kept_until_it_is_old_and_a_rotated_one_is_then_known() -> None:
+def test_a_rotated_value_is_read_after_its_maximum_age() -> None:
     clock = Clock()
     put("/key", "old")
     environment = Environment({"REALTIME_PUBLISH_KEYS": "ssm:/key"}, clock)
@@ -113,7 +114,7 @@ def test_a_value_is_kept_until_it_is_old_and_a_rotated_one_is_then_known() -> No
     assert environment.read() is second, "read again and found the same: nothing is made anew"
 
 
-def test_a_refused_value_is_read_again_at_once_but_not_again_and_again() -> None:
+def test_a_refused_value_is_read_again_at_a_limited_rate() -> None:
     clock = Clock()
     put("/key", "old")
     environment = Environment({"REALTIME_PUBLISH_KEYS": "ssm:/key"}, clock)
@@ -139,9 +140,7 @@ def test_a_store_that_is_away_later_stops_nothing(caplog: pytest.LogCaptureFixtu
     assert "hunter2" not in caplog.text
 
 
-def test_a_warm_function_takes_a_rotated_key_and_a_rotated_store_without_a_deployment(
-    monkeypatch: pytest.MonkeyPatch, make_redis: MakeRedis
-) -> None:
+def test_a_warm_function_follows_rotated_secrets(monkeypatch: pytest.MonkeyPatch, make_redis: MakeRedis) -> None:
     old, new = make_redis(aof=False), make_redis(aof=False)
     put("/key", "old-key")
     put("/redis", old.url)
@@ -163,7 +162,7 @@ def test_a_warm_function_takes_a_rotated_key_and_a_rotated_store_without_a_deplo
     assert new.ask("EXISTS rt:all {rt:all}:meta") != ":0"
 
 
-def test_a_parameter_that_may_be_missing_is_not_set_until_it_is_put_and_what_is_asked_for_beside_it_is_there() -> None:
+def test_an_optional_parameter_is_unset_while_missing() -> None:
     clock = Clock()
     put("/key", "a-key")
     names = {"REALTIME_PUBLISH_KEYS": "ssm:/key", "REALTIME_NETLIFY_SECRET": "ssm:/netlify?"}
@@ -180,18 +179,20 @@ def test_a_parameter_that_may_be_missing_is_not_set_until_it_is_put_and_what_is_
         Environment({**names, "REALTIME_PUBLISH_KEYS": "ssm:/other"}).read()
 
 
-def test_a_parameter_that_may_be_missing_but_cannot_be_read_stops_the_start_for_it_may_be_there(
+def test_an_unreadable_optional_parameter_stops_the_start(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """It may exist, and without it a protection would be off."""
     monkeypatch.setattr(aws_clients, "TRIES", 1)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(SettingsError, match="REALTIME_NETLIFY_SECRET: the parameters /netlify cannot be read"):
         Environment({"REALTIME_NETLIFY_SECRET": "ssm:/netlify?"}).read()
 
 
-def test_the_secret_of_signed_rewrites_closes_a_warm_function_to_all_that_goes_past_the_site(
+def test_a_new_rewrite_secret_closes_a_warm_function(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """To requests that do not come through the site."""
     clock = Clock()
     monkeypatch.setenv("REALTIME_NETLIFY_SECRET", "ssm:/tidewire/prod/netlify-secret?")
     function = HttpFunction(publish.routes, clock)

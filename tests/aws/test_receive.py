@@ -59,7 +59,7 @@ def kept(redis_url: str) -> list[Event]:
     return asyncio.run(read())
 
 
-def test_a_publisher_s_event_is_appended_once_however_often_the_bus_delivers_it(
+def test_a_repeated_bus_event_is_appended_once(
     handle: Handle, payload: LoadPayload, redis_url: str, dead_letters: Queue
 ) -> None:
     own = payload("eventbridge/own_event")
@@ -69,15 +69,13 @@ def test_a_publisher_s_event_is_appended_once_however_often_the_bus_delivers_it(
     assert dead_letters.take() == []
 
 
-def test_an_application_s_event_without_an_id_has_the_bus_event_s(
-    handle: Handle, payload: LoadPayload, redis_url: str
-) -> None:
+def test_an_event_without_an_id_gets_the_bus_event_s_id(handle: Handle, payload: LoadPayload, redis_url: str) -> None:
     own = payload("eventbridge/application_event")
     assert [handle(own)["events"][0]["duplicate"] for _ in range(2)] == [False, True]
     assert kept(redis_url) == [Event(own["id"], "order-paid", b'{"order":4711,"paid":true}', ("u1",))]
 
 
-def test_what_a_publish_function_put_on_the_bus_is_what_it_was_given(
+def test_a_published_event_crosses_the_bus_unchanged(
     handle: Handle, target: Queue, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REALTIME_TRANSPORT", "eventbridge")
@@ -101,7 +99,7 @@ def test_what_a_publish_function_put_on_the_bus_is_what_it_was_given(
     assert kept(redis_url) == [Event("mine", "task-updated", data.encode(), ("ü",))]
 
 
-def test_an_event_of_aws_s_own_becomes_one_of_ours_by_the_rules_and_once(
+def test_an_aws_event_is_mapped_by_rules_and_appended_once(
     handle: Handle, payload: LoadPayload, redis_url: str, dead_letters: Queue
 ) -> None:
     created = payload("eventbridge/s3_object_created")
@@ -143,11 +141,11 @@ def _change(**changes: Any) -> Callable[[dict[str, Any]], Any]:
         (lambda own: {**own, "source": "my.billing"}, "has no rules for this source"),
         (lambda own: {**own, "source": "aws.s3", "detail-type": "Object Created"}, "does not fit"),
         (lambda own: {"detail": own["detail"]}, "has no source"),
-        (lambda own: [own], "no event of EventBridge"),
+        (lambda own: [own], "not an EventBridge event"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_an_event_that_no_later_delivery_could_mend_is_kept_with_the_reason_and_the_next_is_appended(
+def test_a_dead_letter_has_the_reason_and_blocks_nothing(
     spoil: Callable[[dict[str, Any]], Any],
     reason: str,
     handle: Handle,
@@ -166,9 +164,10 @@ def test_an_event_that_no_later_delivery_could_mend_is_kept_with_the_reason_and_
     assert [event.id for event in kept(redis_url)] == [own["detail"]["id"]]
 
 
-def test_while_the_log_is_away_the_event_is_neither_lost_nor_a_dead_letter(
+def test_without_the_log_an_event_is_retried(
     handle: Handle, payload: LoadPayload, dead_letters: Queue, make_redis: MakeRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """It is neither lost nor a dead letter."""
     redis = make_redis()
     monkeypatch.setenv("REDIS_URL", redis.url)
     own = payload("eventbridge/own_event")
@@ -182,7 +181,7 @@ def test_while_the_log_is_away_the_event_is_neither_lost_nor_a_dead_letter(
     assert dead_letters.take() == []
 
 
-def test_a_dead_letter_that_cannot_be_kept_fails_and_is_not_forgotten(
+def test_without_the_queue_a_dead_letter_is_retried(
     handle: Handle, payload: LoadPayload, dead_letters: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     poison = {**payload("eventbridge/own_event"), "detail": 1}
@@ -204,7 +203,7 @@ def _sqs(*bodies: str) -> dict[str, Any]:
     }
 
 
-def test_dead_letters_can_be_redriven_in_every_form_and_what_fails_again_stays_alone(
+def test_dead_letters_in_every_form_can_be_redriven(
     handle: Handle,
     payload: LoadPayload,
     redis_url: str,
@@ -212,6 +211,7 @@ def test_dead_letters_can_be_redriven_in_every_form_and_what_fails_again_stays_a
     make_redis: MakeRedis,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """A message that fails again stays in the queue alone."""
     failed = payload("eventbridge/lambda_failed_invocation")
     bodies = [json.dumps(payload("eventbridge/application_event")), json.dumps(failed), "no JSON"]
     assert handle(_sqs(*bodies)) == {"batchItemFailures": []}

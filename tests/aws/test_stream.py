@@ -60,7 +60,7 @@ async def status(app: StreamServer, secret: str) -> int:
         return await request.answered()
 
 
-async def test_a_rotated_signing_secret_is_followed_and_those_who_are_connected_resume_with_nothing_lost(
+async def test_open_streams_survive_a_rotated_signing_secret(
     serve: MakeServer, clock: Clock, redis_url: str, secrets: None
 ) -> None:
     server, log = serve(), RedisStreams(redis_url)
@@ -90,10 +90,11 @@ async def test_a_rotated_signing_secret_is_followed_and_those_who_are_connected_
     assert told == ["0", "1", "2"]
 
 
-async def test_a_leaked_secret_is_of_no_more_use_after_its_rotation_even_where_nobody_else_comes(
+async def test_a_rotation_needs_no_request_to_take_effect(
     serve: MakeServer, clock: Clock, secrets: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream_server, "LOOK_SECONDS", 0.01)
+    """A leaked secret stops working even if no other client connects."""
+    monkeypatch.setattr(stream_server, "CHECK_SECONDS", 0.01)
     server = serve()
     async with ask(server, OLD) as thief:
         await thief.until_event("realtime.ready")
@@ -103,9 +104,10 @@ async def test_a_leaked_secret_is_of_no_more_use_after_its_rotation_even_where_n
     assert await status(server, OLD) == 401
 
 
-async def test_secrets_are_read_once_for_a_crowd_and_who_comes_meanwhile_does_not_wait(
+async def test_concurrent_requests_read_secrets_once(
     serve: MakeServer, clock: Clock, secrets: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Only one of them waits."""
     reads, go_on = [], threading.Event()
     client = aws_clients.client("ssm")
 
@@ -131,16 +133,16 @@ async def test_secrets_are_read_once_for_a_crowd_and_who_comes_meanwhile_does_no
     assert len(reads) == 2
 
 
-async def test_a_store_that_moved_is_found_by_the_second_request_and_by_those_who_only_wait(
+async def test_a_moved_store_is_found_by_requests_and_streams(
     serve: MakeServer, clock: Clock, make_redis: MakeRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old, new = make_redis(aof=False), make_redis(aof=False)
     put("/jwt", OLD)
     put("/redis", old.url)
-    monkeypatch.setattr(stream_server, "LOOK_SECONDS", 60.0)
+    monkeypatch.setattr(stream_server, "CHECK_SECONDS", 60.0)
     asked, waiting = serve(), serve()
     assert await status(asked, OLD) == 200
-    monkeypatch.setattr(stream_server, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(stream_server, "CHECK_SECONDS", 0.01)
     async with ask(waiting, OLD) as request:
         await request.until_event("realtime.ready")
         put("/redis", new.url)
@@ -151,16 +153,17 @@ async def test_a_store_that_moved_is_found_by_the_second_request_and_by_those_wh
     assert await status(waiting, OLD) == 200
 
 
-async def test_a_rotated_value_that_is_of_no_use_changes_nothing_and_is_told_once_without_it(
+async def test_an_invalid_rotated_value_changes_nothing(
     serve: MakeServer, clock: Clock, secrets: None, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """It is logged once, without the value."""
     server = serve()
     assert await status(server, OLD) == 200
     put("/redis", "hunter2://")
     clock.advance(MAX_AGE)
     with caplog.at_level(logging.WARNING):
         assert [await status(server, OLD) for _ in range(3)] == [200] * 3
-    assert caplog.text.count("keeping the settings of before: REDIS_URL: ") == 1
+    assert caplog.text.count("keeping the previous settings: REDIS_URL: ") == 1
     assert "hunter2" not in caplog.text
     put("/redis", server.settings.redis_url or "")
     put("/jwt", NEW)

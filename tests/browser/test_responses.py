@@ -96,7 +96,7 @@ async def test_a_token_that_is_not_valid_yet_is_waited_for(make_api: MakeApi, pa
         early,
     )
     told = await change(page, "waiting")
-    assert told["problem"]["detail"] == "The token does not hold: it is not valid yet"
+    assert told["problem"]["detail"] == "The token is not valid yet"
     await change(page, "live")
     assert not await page.evaluate("changes.some(({ state }) => state === 'denied')")
 

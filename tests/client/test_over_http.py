@@ -142,7 +142,7 @@ async def test_a_token_of_a_clock_that_is_ahead_is_waited_for(make_instance: Mak
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
     assert [state.name for state in states[:3]] == ["connecting", "waiting", "connecting"]
-    assert states[1].detail == "401: The token does not hold: it is not valid yet"
+    assert states[1].detail == "401: The token is not valid yet"
 
 
 async def test_a_wrong_token_and_a_forbidden_type_are_refused(make_instance: MakeInstance) -> None:

@@ -11,14 +11,14 @@ import pytest
 from tidewire.delivery.hub import Hub
 from tidewire.delivery.limits import PublishRate
 from tidewire.delivery.revocations import Revocations
-from tidewire.http.stream_server import LAG_NAMESPACE, LOOK_SECONDS, LOOKS_A_REPORT
+from tidewire.http.stream_server import CHECK_SECONDS, CHECKS_PER_REPORT, LAG_NAMESPACE
 from tidewire.model.audience import Interest
 from tidewire.model.cursor import Position, Start, encode
 from tidewire.model.event import MAX_USER_IDS, Event, new_id
 from tidewire.model.partitions import ALL, Partitions
 from tidewire.model.record import Record, pack
 from tidewire.monitoring.cloudwatch import Sample, write
-from tidewire.monitoring.logs import JsonLines, told
+from tidewire.monitoring.logs import JsonLines, log_fields
 from tidewire.protocol import publish_request
 from tidewire.protocol.json_page import DATA_PAGE, MAX_EVENTS, Page, plain
 from tidewire.protocol.sse import DATA
@@ -321,7 +321,7 @@ def test_the_limits_of_the_code_are_those_that_are_reckoned_with() -> None:
     assert commands.POLL_GROWTH == rest_log._SLOWING
     assert commands.PAGE == log_base.PAGE
     assert modes.PAGE_EVENTS == MAX_EVENTS
-    assert modes.LAG_SECONDS == LOOK_SECONDS * LOOKS_A_REPORT
+    assert modes.LAG_SECONDS == CHECK_SECONDS * CHECKS_PER_REPORT
     assert MAX_AUDIENCE == MAX_USER_IDS
     assert LIMITS["batch"][1] == publish_request.MAX_EVENTS
     assert LIMITS["event_bytes"][1] == publish_request.MAX_EVENT_BYTES
@@ -344,7 +344,7 @@ def test_the_model_uses_the_template_s_memory_and_quota() -> None:
 def line(message: str, **fields: object) -> int:
     """The bytes of a log line."""
     made = {"name": "tidewire.requests", "levelname": "INFO", "msg": message, "created": 1.8e9, "msecs": 1.0}
-    return len(JsonLines().format(logging.makeLogRecord({**made, **told(**fields)})))
+    return len(JsonLines().format(logging.makeLogRecord({**made, **log_fields(**fields)})))
 
 
 def test_the_model_s_bytes_match_real_frames_and_records() -> None:

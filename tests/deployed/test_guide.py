@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from tidewire import __version__
 
 from tests.deploy.conftest import Package
 from tests.deployed.conftest import Deploy, Deployment, OpenBrowser
@@ -39,7 +40,8 @@ async def test_the_guide_leads_to_a_live_event(
     reader.stack.function("stream").variables["REALTIME_HEARTBEAT"] = "2s"  # the doctor waits for one: 15 s by default
     await asyncio.to_thread(reader.run, next(steps))  # more concurrency
     inline = {block.text.split("/")[-1]: block for block in commands_in_text() if block.document == GUIDE}
-    assert json.loads(await asyncio.to_thread(reader.run, inline["ready"])) == {"status": "ready", "transport": "redis"}
+    ready = json.loads(await asyncio.to_thread(reader.run, inline["ready"]))
+    assert ready == {"status": "ready", "transport": "redis", "version": __version__}
 
     site = deploy.publish_site(cloud, {"TIDEWIRE_API_URL": api, "REALTIME_NETLIFY_SECRET": NETLIFY_SECRET})  # 3
     await asyncio.to_thread(reader.run, next(steps))  # put netlify-secret

@@ -6,6 +6,7 @@ import time
 import httpx
 import jwt
 import pytest
+from tidewire import __version__
 
 from tests.deploy.conftest import Package
 from tests.deployed.conftest import STAGE, Deploy, Deployment, Template
@@ -77,8 +78,13 @@ def test_a_function_has_its_variables_and_no_others(deployed: Deployment, name: 
 
 def test_health_and_the_description_are_open(deployed: Deployment) -> None:
     for front in (deployed.site, deployed.stack.api_url):
-        assert deployed.http.get(f"{front}/api/health/live").json() == {"status": "live"}
-        assert deployed.http.get(f"{front}/api/health/ready").json() == {"status": "ready", "transport": "redis"}
+        assert deployed.http.get(f"{front}/api/health/live").json() == {"status": "live", "version": __version__}
+        ready = deployed.http.get(f"{front}/api/health/ready").json()
+        assert ready == {
+            "status": "ready",
+            "transport": "redis",
+            "version": __version__,
+        }
         assert "/api/events" in deployed.http.get(f"{front}/api/openapi.json").json()["paths"]
 
 

@@ -223,7 +223,7 @@ async def test_a_revocation_in_memory_alone_is_not_acknowledged(
     async with httpx.AsyncClient(base_url=instance.url, headers=headers) as client:
         refused = await client.post("/api/revocations", content=b'{"userId": "u1"}')
         assert refused.status_code == 503
-        assert "on this instance alone" in refused.json()["detail"]
+        assert "only this instance applies the revocation" in refused.json()["detail"]
         redis.start()
         await back(instance)
         assert (await client.post("/api/revocations", content=b'{"userId": "u1"}')).status_code == 202

@@ -35,7 +35,7 @@ class Api:
         self._token: str | None = None
 
     def acting(self, *, key: str | None = None, token: str | None = None) -> Self:
-        """The same instance, asked with these credentials instead."""
+        """A client of the same instance with these credentials."""
         other = copy.copy(self)
         other._key, other._token = key, token
         return other
@@ -55,7 +55,7 @@ class Api:
         return self.http.post("/api/publish", content=content, headers=raw)
 
     def publish(self, *events: Mapping[str, Json], **headers: str) -> list[dict[str, Json]]:
-        """The receipts of these events, published as one batch, or singly where it is one."""
+        """The receipts of these events, published as one batch, or alone if there is one."""
         body: Json = events[0] if len(events) == 1 else events
         response = self.post(json.dumps(body).encode(), headers=headers)
         assert response.status_code == 202, response.text
@@ -116,7 +116,7 @@ class EventStream:
         return self.decoder.last_event_id
 
     def next(self) -> SseEvent:
-        """The next event of any kind; blocks until there is one, and fails where the stream ends first."""
+        """The next event of any kind; blocks until it arrives, and fails if the stream ends first."""
         event = next(self._events, None)
         assert event is not None, f"the stream ended after {self.raw[-500:]!r}"
         return event

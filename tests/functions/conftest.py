@@ -54,7 +54,7 @@ def api(stack: ExitStack, tmp_path_factory: pytest.TempPathFactory) -> Api:
 
 @pytest.fixture(scope="session")
 def redis_settings(stack: ExitStack, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Settings of instances that share a Redis which nobody else uses or empties."""
+    """Settings of instances that share a Redis of their own."""
     redis = RedisServer(tmp_path_factory.mktemp("redis")).start()
     stack.callback(redis.stop)
     return {**OPEN, "REALTIME_TRANSPORT": "redis", "REDIS_URL": redis.url, "REALTIME_AUTH": "none"}
@@ -82,7 +82,7 @@ def any_api(request: pytest.FixtureRequest) -> Api:
 
 @pytest.fixture(scope="session")
 def guarded(stack: ExitStack, tmp_path_factory: pytest.TempPathFactory) -> Api:
-    """One that asks publishers for a key and subscribers for a token signed with the secret."""
+    """One that requires a publish key, and subscriber tokens signed with the secret."""
     settings = {
         "REALTIME_PUBLISH_KEYS": (
             f"another-key-of-ours,{PUBLISH_KEY},{LIMITED_KEY}:task-*,{LIMITED_KEY}:deploy-ready,"
@@ -146,7 +146,7 @@ def issuer(stack: ExitStack) -> Issuer:
 
 @pytest.fixture(scope="session")
 def federated(stack: ExitStack, tmp_path_factory: pytest.TempPathFactory, issuer: Issuer) -> Api:
-    """One that trusts the issuer's keys, and a secret too: whoever confuses the two gets in."""
+    """One that trusts the issuer's keys and a secret, so that a confusion of the two would let a test in."""
     settings = {
         "REALTIME_PUBLISH_KEYS": PUBLISH_KEY,
         "REALTIME_JWKS_URL": issuer.url,

@@ -131,7 +131,8 @@ def test_a_preflight_of_another_origin_is_refused(api: Api, origin: str) -> None
         assert not [name for name in response.headers if name.startswith("access-control-")]
 
 
-def test_a_preflight_needs_no_credential_because_browsers_send_none(guarded: Api) -> None:
+def test_a_preflight_needs_no_credential(guarded: Api) -> None:
+    """Browsers send none with it."""
     for path in ("/api/events", "/api/publish"):
         headers = {"origin": ORIGIN, "access-control-request-method": "GET"}
         assert guarded.http.options(path, headers=headers).status_code == 204

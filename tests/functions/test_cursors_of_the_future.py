@@ -27,7 +27,8 @@ def test_a_cursor_from_the_future_is_a_gap_and_hides_nothing(any_api: Api, ahead
     assert [event["data"] for event in page["events"]] == [1, 2]
 
 
-def test_a_cursor_of_another_epoch_is_a_gap_whichever_way_it_points(any_api: Api) -> None:
+def test_a_cursor_of_another_epoch_is_a_gap(any_api: Api) -> None:
+    """Also if its offset is behind the head of the current epoch."""
     kind = unique()
     cursor = Cursor.parse(any_api.publish({"type": kind, "data": 1})[0]["cursor"])
     assert cursor is not None

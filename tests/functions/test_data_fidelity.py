@@ -55,7 +55,8 @@ def body(kind: str, text: str) -> bytes:
 
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS.keys())
-def test_data_arrives_as_it_was_published_live_replayed_and_on_a_page(any_api: Api, text: str) -> None:
+def test_data_is_delivered_unchanged(any_api: Api, text: str) -> None:
+    """The same bytes live, on replay and on a page."""
     kind = unique()
     with any_api.stream(types=kind) as live, any_api.stream(types=kind, format="cloudevents") as cloudevents:
         live.ready()
@@ -88,7 +89,7 @@ def test_no_data_makes_a_frame_of_its_own(api: Api) -> None:
     assert [page["gap"] for page in pages] == [None] * len(pages), "an id that is no cursor of ours was forged"
 
 
-def test_data_that_was_published_as_binary_cloudevent_is_the_body_as_it_was(api: Api) -> None:
+def test_the_body_of_a_binary_cloudevent_is_unchanged(api: Api) -> None:
     kind = unique()
     headers = {"ce-specversion": "1.0", "ce-id": unique(), "ce-source": "/s", "ce-type": kind}
     text = '  {"a": 1.0,\r\n"b": 1e5}\n'

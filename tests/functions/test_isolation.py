@@ -1,4 +1,4 @@
-"""Nobody hears what is for somebody else, whatever he sends. What must not arrive is proven by what comes after it."""
+"""No subscriber receives events for others. An absent event is proven by a later one that arrives."""
 
 import itertools
 from typing import Any
@@ -11,14 +11,14 @@ from tests.functions.tokens import PUBLISH_KEY, user_token
 
 @pytest.fixture(params=["memory", "redis, sharded by user"])
 def locked(request: pytest.FixtureRequest) -> Api:
-    """Authentication required, on one log for all and on one where users have shards of their own."""
+    """Authentication required, with and without user shards."""
     api = request.getfixturevalue("guarded" if request.param == "memory" else "sharded")
     assert isinstance(api, Api)
     return api
 
 
 class Story:
-    """Events for two users and for everyone, of one type, and what each of the two may hear."""
+    """Events for two users and for everyone, of one type, and those that each of the two may receive."""
 
     def __init__(self, api: Api) -> None:
         self.api = api.acting(key=PUBLISH_KEY)
@@ -46,7 +46,7 @@ class Story:
         )
 
     def for_me(self, *labels: str) -> list[str]:
-        """What I may hear of these, sorted: among shards no order is promised."""
+        """The events for this user, sorted: shards have no common order."""
         names = ["mine", "ours", "everyones", "sentinel"]
         return sorted(f"{label}: {name}" for label, name in itertools.product(labels, names))
 
@@ -61,7 +61,7 @@ class Story:
 
     @staticmethod
     def _told(data: list[Any]) -> list[Any]:
-        # The log is shared, and where no type is asked for, other tests' events are there too.
+        # The log is shared: without a type, the events of other tests are included.
         return sorted(item for item in data if isinstance(item, str) and ": " in item)
 
 
@@ -187,7 +187,7 @@ def test_users_whose_names_look_alike_are_different_users(locked: Api) -> None:
         assert [event["data"] for event in page["events"]] == [user, "sentinel"]
 
 
-def test_many_users_on_one_instance_each_hear_their_own_and_nothing_else(locked: Api) -> None:
+def test_many_users_receive_only_their_own_events(locked: Api) -> None:
     kind = unique()
     users = [unique("u") for _ in range(12)]
     streams = [locked.acting(token=user_token(user)).stream(types=kind) for user in users]
@@ -206,7 +206,7 @@ def test_many_users_on_one_instance_each_hear_their_own_and_nothing_else(locked:
         opening.__exit__(None, None, None)
 
 
-def test_where_authentication_is_off_the_user_of_the_query_hears_his_own_only(any_api: Api) -> None:
+def test_without_authentication_the_query_selects_the_user(any_api: Api) -> None:
     kind, mine, theirs = unique(), unique("u"), unique("u")
     start = any_api.head()
     any_api.publish(

@@ -9,8 +9,8 @@ import httpx
 import jwt
 import pytest
 from tidewire.errors import Unauthorized
-from tidewire.security.auth import Identity
 from tidewire.security.signing import Signer
+from tidewire.security.tokens import Identity
 
 from tests.clocks import Clock
 from tests.functions.api import Api, check, data_of, pointers_of, problem_of, unique
@@ -57,7 +57,7 @@ def test_a_token_is_for_its_user_and_its_types_alone(guarded: Api) -> None:
     problem_of(guarded.acting(token=text).get(params={"types": other}), 403)
 
 
-def test_a_token_holds_for_its_ttl_and_an_hour_where_none_is_named(guarded: Api) -> None:
+def test_a_token_is_valid_for_its_ttl_by_default_an_hour(guarded: Api) -> None:
     now = time.time()
     brief = jwt.decode(minted(guarded, {"ttl": 5}), SECRET, algorithms=["HS256"])
     usual = jwt.decode(minted(guarded, {}), SECRET, algorithms=["HS256"])
@@ -179,7 +179,7 @@ def test_a_ticket_of_more_than_a_minute_ago_opens_nothing() -> None:
     assert signer.redeem(recent).user_id == "u1"
 
 
-def test_a_header_goes_before_a_ticket_and_a_ticket_before_a_cookie(guarded: Api) -> None:
+def test_header_precedes_ticket_precedes_cookie(guarded: Api) -> None:
     user = unique("u")
     guarded.acting(key=PUBLISH_KEY).publish({"type": unique(), "data": "mine", "userIds": [user]})
     ticket = ticket_for(guarded, user_token(user))
@@ -194,7 +194,8 @@ def test_a_header_goes_before_a_ticket_and_a_ticket_before_a_cookie(guarded: Api
     problem_of(guarded.get({"cookie": f"realtime_token={user_token(user)}"}, {"ticket": "x"}), 401)
 
 
-def test_a_stream_by_ticket_ends_with_the_token_and_not_with_the_ticket(guarded: Api) -> None:
+def test_a_stream_opened_by_ticket_ends_with_the_token(guarded: Api) -> None:
+    """The ticket itself expires much earlier."""
     expires = int(time.time()) + 3
     ticket = ticket_for(guarded, user_token("u1", exp=expires))
     with guarded.stream(ticket=ticket) as stream:
@@ -234,7 +235,7 @@ def test_without_authentication_no_stranger_gets_a_token(make_instance: MakeInst
     problem_of(ask(with_keys, "/api/revocations", {"userId": "u1"}), 501)
     assert with_keys.post(b'{"type": "t", "data": 1}').status_code == 202
     with_keys.close()
-    assert "REALTIME_AUTH=none: whoever has no key" in instance.log_file.read_text()
+    assert "REALTIME_AUTH=none: everyone can publish" in instance.log_file.read_text()
 
 
 def test_a_body_that_is_no_json_or_too_long_is_refused(guarded: Api) -> None:
@@ -246,7 +247,8 @@ def test_a_body_that_is_no_json_or_too_long_is_refused(guarded: Api) -> None:
     problem_of(guarded.http.post("/api/tokens", content=b" " * 65_537, headers=typed), 413)
 
 
-def test_a_client_that_is_warned_30_s_before_its_token_ends_renews_without_a_hole(guarded: Api) -> None:
+def test_a_warned_client_renews_its_token_without_a_gap(guarded: Api) -> None:
+    """`realtime.expiring` comes 30 s before the token expires."""
     user, kind = unique("u"), unique()
     publisher = guarded.acting(key=PUBLISH_KEY)
     first = guarded.acting(token=user_token(user, exp=int(time.time()) + 32))
@@ -263,7 +265,7 @@ def test_a_client_that_is_warned_30_s_before_its_token_ends_renews_without_a_hol
         assert json.loads(stream.next().data) == 2, "the old stream goes on until its token ends"
 
 
-def test_a_stream_that_opens_with_less_than_30_s_left_is_told_after_ready(guarded: Api) -> None:
+def test_a_token_close_to_expiry_is_announced_after_ready(guarded: Api) -> None:
     brief = guarded.acting(token=user_token("u1", exp=int(time.time()) + 20))
     with brief.stream(types=unique()) as stream:
         assert stream.ready() == []
@@ -272,7 +274,7 @@ def test_a_stream_that_opens_with_less_than_30_s_left_is_told_after_ready(guarde
     assert 0 < json.loads(warning.data)["seconds"] <= 20
 
 
-def test_a_stream_that_ends_before_its_token_is_near_its_end_is_not_warned(short_guarded: Api) -> None:
+def test_a_short_stream_with_a_long_token_is_not_warned(short_guarded: Api) -> None:
     with short_guarded.acting(token=user_token("u1")).stream() as stream:
         stream.ready()
         assert [event.type for event in stream.rest()] == ["realtime.closing"]

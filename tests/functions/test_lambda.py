@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from tidewire import __version__
 from tidewire.errors import SettingsError
 
 from functions import ops, publish, tokens
@@ -86,7 +87,7 @@ def key() -> dict[str, str]:
     return {"authorization": f"Bearer {PUBLISH_KEY}", "content_type": "application/json"}
 
 
-def test_an_event_is_published_with_its_text_as_it_is_or_in_base64(invoke: Invoke) -> None:
+def test_a_body_is_accepted_as_text_or_in_base64(invoke: Invoke) -> None:
     body = json.dumps({"type": unique(), "data": "ü"})
     for text, encoded in ((body, False), (base64.b64encode(body.encode()).decode(), True)):
         result = invoke(publish.handler, "POST", "/api/publish", text, encoded=encoded, **key())
@@ -95,7 +96,7 @@ def test_an_event_is_published_with_its_text_as_it_is_or_in_base64(invoke: Invok
         check(json.loads(result["body"]), "Receipts")
 
 
-def test_calls_share_one_log_and_one_loop_as_long_as_the_environment_lives(invoke: Invoke) -> None:
+def test_invocations_share_one_log_and_one_event_loop(invoke: Invoke) -> None:
     event = json.dumps({"type": unique(), "data": 1, "id": unique("id")})
     receipts = [
         json.loads(invoke(publish.handler, "POST", "/api/publish", event, **key())["body"])["events"][0]
@@ -105,7 +106,8 @@ def test_calls_share_one_log_and_one_loop_as_long_as_the_environment_lives(invok
     assert len({receipt["cursor"] for receipt in receipts}) == 1
 
 
-def test_errors_are_problems_in_plain_text_also_where_a_gateway_knows_no_binary(invoke: Invoke) -> None:
+def test_errors_are_not_encoded_in_base64(invoke: Invoke) -> None:
+    """A gateway without binary support could not decode them."""
     good = json.dumps({"type": "t", "data": 1})
     no_key = {"content_type": "application/json"}
     answers = [
@@ -125,7 +127,7 @@ def test_errors_are_problems_in_plain_text_also_where_a_gateway_knows_no_binary(
     assert answers[0][1]["headers"]["www-authenticate"] == 'Bearer realm="tidewire"'
 
 
-def test_a_preflight_is_answered_and_errors_can_be_read_across_origins(invoke: Invoke) -> None:
+def test_cors_headers_are_on_preflights_and_errors(invoke: Invoke) -> None:
     origin = {"origin": "https://app.example.com"}
     asked = {**origin, "access_control_request_method": "POST"}
     preflight = invoke(publish.handler, "OPTIONS", "/api/publish", **asked)
@@ -174,7 +176,7 @@ def test_operations_answer_on_lambda_too(invoke: Invoke) -> None:
         return str(result["body"])
 
     for _ in range(2):
-        assert json.loads(get("/api/health/live")) == {"status": "live"}
+        assert json.loads(get("/api/health/live")) == {"status": "live", "version": __version__}
         assert json.loads(get("/api/health/ready"))["status"] == "ready"
         families = {family.name for family in text_string_to_metric_families(get("/api/metrics"))}
         assert {"realtime_subscribers", "realtime_published", "realtime_gaps"} <= families

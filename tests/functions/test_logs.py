@@ -1,4 +1,4 @@
-"""The log: one line a request and a stream's life, fit for machines, and nothing in it that is not for the operator."""
+"""The log: one machine-readable line per request and per stream, without any client data."""
 
 import json
 import logging
@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 import pytest
-from tidewire.monitoring.logs import JsonLines, TextLines, request_id, told
+from tidewire.monitoring.logs import JsonLines, TextLines, log_fields, request_id
 
 from tests.functions.api import OPENAPI, Api, unique
 from tests.functions.tokens import PUBLISH_KEY, SECRET, user_token
@@ -17,7 +17,7 @@ CANARY = "canary-7f3a91"  # in every place that a client fills
 
 
 def lines(instance: Instance, message: str) -> list[dict[str, Any]]:
-    """The lines of the log that tell this; every line but the banner is an object."""
+    """The lines of the log with this message; every line except the banner is a JSON object."""
     found = [
         json.loads(line) for line in instance.log_file.read_text().splitlines() if not line.startswith("Tidewire ")
     ]
@@ -46,7 +46,8 @@ def test_each_request_is_one_line_with_its_route_status_and_id(make_instance: Ma
     api.close()
 
 
-def test_a_stream_is_one_line_when_it_ends_with_why_how_long_and_how_many_events(make_instance: MakeInstance) -> None:
+def test_the_end_of_a_stream_is_one_log_line(make_instance: MakeInstance) -> None:
+    """With its reason, duration and number of events."""
     instance = make_instance(REALTIME_STREAM_SECONDS="1s")
     api = Api(instance)
     kind = unique()
@@ -67,7 +68,7 @@ def test_a_stream_is_one_line_when_it_ends_with_why_how_long_and_how_many_events
     api.close()
 
 
-def test_nothing_that_a_client_sent_is_in_the_log_of_any_endpoint(make_instance: MakeInstance) -> None:
+def test_no_client_input_is_logged_by_any_endpoint(make_instance: MakeInstance) -> None:
     instance = make_instance(REALTIME_LOG_LEVEL="debug", REALTIME_PUBLISH_KEYS=PUBLISH_KEY, REALTIME_JWT_SECRET=SECRET)
     api = Api(instance)
     token = user_token(CANARY)
@@ -121,7 +122,7 @@ def test_the_level_is_a_variable_and_a_terminal_s_form_too(make_instance: MakeIn
 def record(message: str, *arguments: object, **fields: object) -> logging.LogRecord:
     """A record with these fields."""
     made = logging.getLogger("test").makeRecord("test", logging.INFO, "f", 1, message, arguments, None)
-    vars(made).update(told(**fields))
+    vars(made).update(log_fields(**fields))
     return made
 
 

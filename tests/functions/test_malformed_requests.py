@@ -88,7 +88,7 @@ def test_a_head_without_an_end_is_not_kept_in_memory(api: Api) -> None:
                 check(json.loads(response.read()), "Problem")
 
 
-def test_a_large_body_right_behind_a_head_in_two_pieces_is_not_taken_for_the_head(api: Api) -> None:
+def test_a_body_behind_a_split_head_is_not_counted_as_head(api: Api) -> None:
     request = publish_request(b"Accept: */*", body=b"x" * 200_000)
     with socket.create_connection(("127.0.0.1", api.instance.port), timeout=TIMEOUT) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -201,7 +201,7 @@ def test_an_unknown_query_field_changes_nothing(api: Api) -> None:
     assert api.http.get("/api/events?x=1&y=%00", headers={"accept": "application/json"}).status_code == 200
 
 
-def test_a_client_that_leaves_within_its_body_is_no_failure_of_ours(api: Api) -> None:
+def test_a_disconnect_within_the_body_is_no_server_error(api: Api) -> None:
     for _ in range(3):
         with socket.create_connection(("127.0.0.1", api.instance.port)) as connection:
             connection.sendall(publish_request()[:-5])
@@ -210,7 +210,7 @@ def test_a_client_that_leaves_within_its_body_is_no_failure_of_ours(api: Api) ->
 
 
 class BrokenLog(MemoryLog):
-    """A log whose errors nobody has foreseen; their text must stay inside."""
+    """A log with unexpected errors, whose text must not reach a client."""
 
     async def publish(self, events: Sequence[Event]) -> list[Receipt]:
         raise RuntimeError("hunter2")

@@ -1,4 +1,4 @@
-"""shared/tidewire/http/openapi.json is valid, complete, and tells the truth about the running app."""
+"""shared/tidewire/http/openapi.json is valid, complete, and agrees with the running app."""
 
 import json
 import re
@@ -9,10 +9,11 @@ import pytest
 from openapi_schema_validator import OAS31Validator, oas31_format_checker
 from openapi_spec_validator import validate
 from starlette.routing import Route
+from tidewire import __version__
 from tidewire.delivery.hub import Hub
 from tidewire.http import ops, publish, stream, tokens, webhooks
-from tidewire.http.cors import EXPOSED_HEADERS
 from tidewire.monitoring.logs import request_id
+from tidewire.protocol.headers import EXPOSED_HEADERS
 from tidewire.protocol.subscribe_request import RESUME
 from tidewire.settings.config import Settings
 from tidewire.transports.memory import MemoryLog
@@ -45,6 +46,10 @@ def test_the_document_is_valid_openapi() -> None:
     validate(DOCUMENT)
 
 
+def test_the_document_has_the_version_of_the_package() -> None:
+    assert DOCUMENT["info"]["version"] == __version__
+
+
 def test_the_document_that_is_served_is_this_one(api: Api) -> None:
     response = api.http.get("/api/openapi.json")
     assert response.headers["content-type"] == "application/json"
@@ -68,9 +73,8 @@ def test_every_route_of_the_app_is_in_the_document_and_the_other_way_round() -> 
 
 
 @pytest.mark.parametrize(("path", "method"), sorted(OPERATIONS))
-def test_a_documented_operation_answers_with_a_documented_status_and_no_other_method_does(
-    api: Api, path: str, method: str
-) -> None:
+def test_operations_answer_with_documented_statuses(api: Api, path: str, method: str) -> None:
+    """And every other method is a 405."""
     with api.http.stream(method, path) as response:
         assert str(response.status_code) in DOCUMENT["paths"][path][method.lower()]["responses"]
     for other in {"GET", "POST", "PUT", "PATCH", "DELETE"} - {m for p, m in OPERATIONS if p == path}:
@@ -108,7 +112,8 @@ def test_every_error_is_a_problem_and_every_operation_can_fail() -> None:
                 assert content == {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
 
 
-def test_every_answer_has_the_request_s_id_which_pages_of_other_origins_may_read_too() -> None:
+def test_every_answer_has_a_readable_request_id() -> None:
+    """CORS exposes it to pages of other origins."""
     for path, method in OPERATIONS:
         for status, response in DOCUMENT["paths"][path][method.lower()]["responses"].items():
             header = resolved(resolved(response)["headers"]["X-Request-Id"])
@@ -209,7 +214,7 @@ def test_what_the_schema_takes_the_server_takes_and_nothing_else(
     assert False in taken
 
 
-def test_every_parameter_that_the_server_reads_is_in_the_document() -> None:
+def test_every_parameter_is_documented() -> None:
     source = (OPENAPI.parents[1] / "protocol" / "subscribe_request.py").read_text()
     read = {*re.findall(r'query\.get\("([A-Za-z_]+)"', source), RESUME[0], "types"}
     operation = DOCUMENT["paths"]["/api/events"]["get"]

@@ -1,4 +1,4 @@
-"""Health and metrics: what a load balancer and a scraper may rely on."""
+"""Health and metrics, for load balancers and scrapers."""
 
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from tidewire import __version__
 from tidewire.delivery.hub import Hub
 from tidewire.errors import TransportRefused, TransportUnavailable
 from tidewire.http import local
@@ -27,11 +28,11 @@ def values(api: Api) -> dict[str, float]:
     return {family.name: sum(sample.value for sample in family.samples) for family in families}
 
 
-def test_live_asks_nobody_and_ready_asks_the_transport(any_api: Api) -> None:
+def test_live_and_ready_have_status_and_version(any_api: Api) -> None:
     live, ready = any_api.http.get("/api/health/live"), any_api.http.get("/api/health/ready")
-    assert (live.status_code, live.json()) == (200, {"status": "live"})
+    assert (live.status_code, live.json()) == (200, {"status": "live", "version": __version__})
     assert ready.status_code == 200
-    assert ready.json()["status"] == "ready"
+    assert (ready.json()["status"], ready.json()["version"]) == ("ready", __version__)
     for response in (live, ready):
         assert response.headers["cache-control"] == "no-store"
 
@@ -59,9 +60,7 @@ def test_metrics_hold_no_user_type_or_id(api: Api) -> None:
     assert not any(name in text for name in (kind, user, id))
 
 
-def test_while_the_log_is_away_nothing_is_accepted_and_ready_says_so(
-    make_redis: MakeRedis, make_instance: MakeInstance
-) -> None:
+def test_without_the_log_nothing_is_accepted_or_ready(make_redis: MakeRedis, make_instance: MakeInstance) -> None:
     redis = make_redis()
     api = Api(make_instance(REALTIME_TRANSPORT="redis", REDIS_URL=redis.url, REALTIME_AUTH="none"))
     kind = unique()
@@ -78,13 +77,15 @@ def test_while_the_log_is_away_nothing_is_accepted_and_ready_says_so(
         assert str(redis.port) not in response.text
     assert api.http.get("/api/health/live").status_code == 200
     redis.start()
-    assert api.http.get("/api/health/ready").status_code == 200  # asks in any case, and what it hears is for all
+    assert (
+        api.http.get("/api/health/ready").status_code == 200
+    )  # readiness pings despite the open circuit, and its success closes the circuit
     assert [event["data"] for event in api.page(types=kind, from_="earliest")["events"]] == [1]
     assert api.http.get("/api/health/ready").status_code == 200
     api.close()
 
 
-async def test_ready_tells_every_reason_and_does_not_wait_for_a_transport_that_hangs() -> None:
+async def test_ready_reports_every_reason() -> None:
     class LostLog(MemoryLog):
         async def ping(self) -> None:
             raise TransportUnavailable("the store is away")

@@ -59,12 +59,12 @@ def test_a_page_holds_events_without_their_audience_and_a_cursor(any_api: Api) -
         ("", False),
     ],
 )
-def test_a_page_is_for_those_who_ask_for_json_and_cannot_take_a_stream(api: Api, accept: str, is_page: bool) -> None:
+def test_accept_decides_between_page_and_stream(api: Api, accept: str, is_page: bool) -> None:
     with api.http.stream("GET", "/api/events", headers={"accept": accept}) as response:
         assert response.headers["content-type"] == ("application/json" if is_page else "text/event-stream")
 
 
-def test_a_plain_poll_answers_at_once_with_the_place_to_go_on_from(any_api: Api) -> None:
+def test_a_poll_without_wait_answers_at_once_with_a_cursor(any_api: Api) -> None:
     kind = unique()
     first = any_api.page(types=kind)
     assert (first["events"], first["gap"]) == ([], None)
@@ -104,7 +104,8 @@ def test_a_page_of_large_events_ends_early_and_loses_none(api: Api) -> None:
     assert len(pages) > 1
 
 
-def test_events_for_others_move_the_cursor_so_that_no_poll_reads_them_again(any_api: Api) -> None:
+def test_events_for_others_move_the_cursor_of_a_poll(any_api: Api) -> None:
+    """No later poll reads them again."""
     kind = unique()
     start = any_api.head()
     any_api.publish(*({"type": unique(), "data": n} for n in range(50)))
@@ -113,7 +114,7 @@ def test_events_for_others_move_the_cursor_so_that_no_poll_reads_them_again(any_
     assert page["cursor"] == any_api.head() != start
 
 
-def test_a_long_poll_is_answered_when_an_event_comes_and_not_by_events_for_others(any_api: Api) -> None:
+def test_a_long_poll_ignores_events_for_others(any_api: Api) -> None:
     kind, start = unique(), any_api.head()
     with ThreadPoolExecutor(1) as pool:
         began = time.monotonic()
@@ -135,7 +136,7 @@ def test_a_long_poll_that_finds_events_does_not_wait_for_more(api: Api) -> None:
     assert time.monotonic() - began < 5
 
 
-def test_a_long_poll_without_events_ends_after_its_wait_with_a_cursor(any_api: Api) -> None:
+def test_a_long_poll_without_events_ends_with_a_cursor(any_api: Api) -> None:
     kind = unique()
     start = any_api.head()
     any_api.publish({"type": unique(), "data": "for others"})
@@ -148,7 +149,7 @@ def test_a_long_poll_without_events_ends_after_its_wait_with_a_cursor(any_api: A
     assert data_on(any_api.page(types=kind, last_event_id=page["cursor"])) == [1]
 
 
-def test_a_stream_goes_on_where_a_page_ended_and_the_other_way_round(any_api: Api) -> None:
+def test_streams_and_pages_share_cursors(any_api: Api) -> None:
     kind = unique()
     cursor = any_api.head()
     any_api.publish({"type": kind, "data": 1})
@@ -176,7 +177,8 @@ def test_a_page_of_cloudevents_holds_cloudevents(api: Api) -> None:
 
 
 @pytest.mark.parametrize("wait", ["0", "20"])
-def test_a_cursor_that_is_none_of_ours_is_told_on_the_page_with_all_there_is(any_api: Api, wait: str) -> None:
+def test_an_unreadable_cursor_is_a_gap_on_the_page(any_api: Api, wait: str) -> None:
+    """The page then starts at the oldest event."""
     kind = unique()
     any_api.publish({"type": kind, "data": 1})
     page = any_api.page(types=kind, last_event_id="not-a-cursor", wait=wait)
@@ -203,7 +205,8 @@ def test_what_was_trimmed_is_told_once_and_then_what_is_left(make_instance: Make
     api.close()
 
 
-async def test_a_page_that_was_sent_away_before_it_read_anything_is_a_503_and_not_an_empty_cursor() -> None:
+async def test_a_page_ended_before_it_read_is_a_503() -> None:
+    """A page without a cursor would lose the client's position."""
     reading, never = asyncio.Event(), asyncio.Event()
 
     class SilentLog(MemoryLog):
@@ -226,6 +229,6 @@ async def test_a_page_that_was_sent_away_before_it_read_anything_is_a_503_and_no
 
 
 def wait_for_subscriber(api: Api) -> None:
-    """Return once somebody is live, who is most likely the one that the caller has just sent."""
+    """Return once a subscriber is live, which is probably the caller's."""
     while 'realtime_subscribers{state="live"} 0.0' in api.http.get("/api/metrics").text:
         pass

@@ -99,7 +99,7 @@ async def test_a_page_that_read_nothing_is_503() -> None:
 
 @virtual_time
 async def test_a_page_is_withheld_where_revocations_are_unknown() -> None:
-    """Only the page's own partition answers: whether its reader's token was revoked cannot be told."""
+    """Only the page's own partition answers: it is unknown whether its reader's token was revoked."""
 
     class SilentAboutRevocations(SlowLog):
         async def head(self, partitions: Any) -> Any:

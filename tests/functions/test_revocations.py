@@ -68,7 +68,7 @@ def test_the_users_streams_end_on_every_instance_and_nobody_elses(
         here.acting(key=PUBLISH_KEY).publish({"type": kind, "data": "on"})
         assert json.loads(others.next().data) == "on"
     for api in (here, there):
-        if settings["REALTIME_TRANSPORT"] == "redis":  # else only where a stream is open
+        if settings["REALTIME_TRANSPORT"] == "redis":  # otherwise only if a stream is open
             assert "revoked" in problem_of(api.acting(token=old).get(), 401)["detail"]
             refused = api.http.get("/api/events", headers={"authorization": f"Bearer {old}"})
             problem_of(refused, 401)
@@ -135,7 +135,7 @@ def test_a_long_poll_of_a_user_whose_tokens_are_revoked_ends(guarded: Api) -> No
     assert page.status_code == 401 or page.json()["events"] == []
 
 
-def test_a_client_goes_on_from_its_cursor_with_a_token_from_after_the_revocation(guarded: Api) -> None:
+def test_a_newer_token_resumes_after_a_revocation(guarded: Api) -> None:
     user, kind = unique("u"), unique()
     publisher = guarded.acting(key=PUBLISH_KEY)
     with guarded.acting(token=since(5, user)).stream(types=kind) as stream:

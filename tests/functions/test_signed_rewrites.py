@@ -17,7 +17,7 @@ SECRET = "the secret of the site's signed rewrites, and long enough for every HM
 
 
 def signature(secret: str = SECRET, algorithm: str = "HS256", **claims: Any) -> str:
-    """What Netlify sends, with other claims where they are given; None leaves one out."""
+    """Netlify's signature, with some claims replaced; None omits a claim."""
     told = {
         "iss": "netlify",
         "exp": time.time() + 300,

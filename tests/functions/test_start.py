@@ -1,4 +1,4 @@
-"""The start fails closed: a wrong setting stops it with one line, and no default opens what was meant to be shut."""
+"""The start fails closed: a wrong setting stops it with one line, and no default disables authentication."""
 
 import os
 import subprocess
@@ -35,7 +35,7 @@ def start(settings: Mapping[str, str]) -> "subprocess.CompletedProcess[str]":
 
 
 @pytest.mark.parametrize(("settings", "variable"), WRONG.values(), ids=WRONG.keys())
-def test_a_wrong_setting_stops_the_start_with_one_line_that_names_it(settings: dict[str, str], variable: str) -> None:
+def test_a_wrong_setting_stops_the_start_with_one_line(settings: dict[str, str], variable: str) -> None:
     ended = start(settings)
     assert ended.returncode == 2
     assert ended.stdout == ""

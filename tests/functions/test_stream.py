@@ -24,7 +24,8 @@ def test_a_stream_tells_proxies_and_browsers_not_to_hold_it_back(api: Api) -> No
         assert "content-encoding" not in stream.response.headers
 
 
-def test_the_first_frame_is_a_retry_that_differs_so_that_clients_do_not_come_back_at_once(api: Api) -> None:
+def test_the_first_frame_is_a_jittered_retry(api: Api) -> None:
+    """Clients of one lost instance must not reconnect at the same moment."""
     waits = []
     for _ in range(20):
         with api.stream() as stream:
@@ -36,7 +37,8 @@ def test_the_first_frame_is_a_retry_that_differs_so_that_clients_do_not_come_bac
     assert max(waits) - min(waits) > 200
 
 
-def test_ready_carries_an_id_before_any_event_so_that_a_cut_can_be_resumed(any_api: Api) -> None:
+def test_ready_has_an_id_before_any_event(any_api: Api) -> None:
+    """A stream that is cut right after it can be resumed."""
     kind = unique()
     with any_api.stream(types=kind) as stream:
         ready = stream.next()
@@ -57,7 +59,7 @@ def test_the_frame_of_an_event_is_its_id_its_type_and_its_data(api: Api) -> None
     assert re.search(frame % kind.encode(), stream.raw)
 
 
-def test_replay_is_in_order_and_counted_before_ready_and_live_goes_on_after_it(any_api: Api) -> None:
+def test_replay_is_ordered_and_counted_before_ready(any_api: Api) -> None:
     kind = unique()
     [first] = any_api.publish({"type": kind, "data": 0})
     any_api.publish(*({"type": kind, "data": n} for n in range(1, 51)))
@@ -80,7 +82,8 @@ def test_what_was_filtered_out_is_neither_sent_nor_counted(api: Api) -> None:
         assert json.loads(before[-1].data)["replayed"] == 2
 
 
-def test_the_header_wins_over_the_query_because_the_browser_updates_only_the_header(api: Api) -> None:
+def test_the_header_precedes_the_query(api: Api) -> None:
+    """A browser updates only the header."""
     kind = unique()
     old, new = (api.publish({"type": kind, "data": n})[0]["cursor"] for n in range(2))
     with api.stream({"last-event-id": new}, types=kind, last_event_id=old) as stream:
@@ -128,7 +131,8 @@ def test_from_earliest_is_all_that_the_log_keeps(any_api: Api) -> None:
         assert data_of(stream.ready()) == [1, 2]
 
 
-def test_from_a_time_is_what_was_appended_then_or_later_however_the_zone_is_written(any_api: Api) -> None:
+def test_from_a_time_starts_at_events_of_that_time_or_later(any_api: Api) -> None:
+    """In any time zone."""
     kind = unique()
     any_api.publish({"type": kind, "data": "before"})
     appended = any_api.page(types=kind, from_="earliest")["events"][0]["time"]
@@ -147,14 +151,14 @@ def test_from_a_time_is_what_was_appended_then_or_later_however_the_zone_is_writ
     for text in texts:
         with any_api.stream(types=kind, from_=text) as stream:
             assert data_of(stream.ready()) == ["after"], text
-    # A "+" that nobody has percent-encoded is a space by the time it is read.
+    # A "+" that was not percent-encoded is decoded as a space.
     query = f"/api/events?types={kind}&from={east.isoformat()}"
     assert "+05:30" in query
     page = any_api.http.get(query, headers={"accept": "application/json"}).json()
     assert [event["data"] for event in page["events"]] == ["after"]
 
 
-def test_from_a_time_out_of_the_logs_reach_is_the_earliest_or_now(api: Api) -> None:
+def test_from_a_time_outside_the_log_is_earliest_or_now(api: Api) -> None:
     kind = unique()
     api.publish({"type": kind, "data": 1})
     for text in ("0001-01-01T00:00:00Z", "1970-01-01T00:00:00Z"):
@@ -164,7 +168,8 @@ def test_from_a_time_out_of_the_logs_reach_is_the_earliest_or_now(api: Api) -> N
         assert data_of(stream.ready()) == []
 
 
-def test_cloudevents_are_unnamed_messages_so_that_one_listener_hears_every_type(api: Api) -> None:
+def test_cloudevents_are_unnamed_messages(api: Api) -> None:
+    """One `message` listener of an EventSource receives every type."""
     kinds = [unique(), unique()]
     with api.stream(types=",".join(kinds), format="cloudevents") as stream:
         assert stream.next().type == "realtime.ready"
@@ -193,7 +198,7 @@ def test_heartbeats_move_the_cursor_past_events_for_others(any_api: Api) -> None
     assert for_others["id"] not in [event["id"] for event in follows["events"]]
 
 
-def test_heartbeats_come_as_often_as_configured_while_nothing_happens(api: Api) -> None:
+def test_heartbeats_come_at_the_configured_interval(api: Api) -> None:
     with api.stream(types=unique()) as stream:
         stream.ready()
         stream.until_frames(1)
@@ -207,9 +212,7 @@ def test_heartbeats_come_as_often_as_configured_while_nothing_happens(api: Api) 
     "cursor", ["x", "1", "2AAAA", "1AAAAAAAA", "..", "a\r\nevent: b", "\0", "é", "%", "1" * 5_000, "-1", "null"]
 )
 @pytest.mark.parametrize("way", ["header", "query"])
-def test_a_cursor_that_is_none_of_ours_is_a_gap_told_first_and_then_all_there_is(
-    api: Api, cursor: str, way: str
-) -> None:
+def test_an_unreadable_cursor_is_a_gap_before_all_events(api: Api, cursor: str, way: str) -> None:
     kind = unique()
     api.publish({"type": kind, "data": 1})
     header = cursor.encode().decode("latin-1")

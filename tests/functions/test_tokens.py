@@ -1,4 +1,4 @@
-"""Subscriber tokens signed with the shared secret: whom they speak for, and which of them are refused."""
+"""Subscriber tokens signed with the shared secret: the user of each, and the tokens that are refused."""
 
 import time
 from typing import Any
@@ -24,7 +24,7 @@ def refused(api: Api, text: str) -> str:
     return page.headers["www-authenticate"]
 
 
-def test_a_subscriber_hears_what_is_for_everyone_and_for_the_tokens_user(guarded: Api) -> None:
+def test_a_subscriber_receives_public_and_own_events(guarded: Api) -> None:
     kind, user = unique(), unique("u")
     publisher = guarded.acting(key=PUBLISH_KEY)
     with guarded.acting(token=user_token(user)).stream(types=kind) as stream:
@@ -97,7 +97,7 @@ def test_a_clock_that_is_2_s_ahead_is_within_the_leeway(guarded: Api, claim: str
 @pytest.mark.parametrize("claim", ["nbf", "iat"])
 def test_not_valid_yet_says_when_to_come_back(guarded: Api, claim: str) -> None:
     response = guarded.acting(token=token({"sub": "u1", "exp": SOON, claim: int(time.time()) + 65})).get()
-    assert problem_of(response, 401)["detail"] == "The token does not hold: it is not valid yet"
+    assert problem_of(response, 401)["detail"] == "The token is not valid yet"
     assert response.headers["www-authenticate"] == INVALID
     assert 30 < int(response.headers["retry-after"]) <= 60
 
@@ -172,13 +172,13 @@ def test_a_token_that_we_did_not_sign_is_refused(guarded: Api, text: str) -> Non
 
 
 @pytest.mark.parametrize("typ", ["JWT", "jwt", "at+jwt", "AT+JWT", "application/at+jwt", None])
-def test_the_types_of_token_that_issuers_use_for_access_are_taken(guarded: Api, typ: str | None) -> None:
+def test_token_types_of_access_tokens_are_accepted(guarded: Api, typ: str | None) -> None:
     header = {"alg": "HS256"} if typ is None else {"alg": "HS256", "typ": typ}
     text = hs256_by_hand(header, CLAIMS, SECRET.encode())
     assert guarded.acting(token=text).get().status_code == 200
 
 
-def test_the_cookie_is_the_token_of_a_browser_and_the_header_wins_over_it(guarded: Api) -> None:
+def test_the_header_precedes_the_cookie(guarded: Api) -> None:
     kind, user, other = unique(), unique("u"), unique("u")
     start = guarded.acting(token=user_token(None)).head()
     guarded.acting(key=PUBLISH_KEY).publish(

@@ -97,7 +97,7 @@ def send(api: Api, source: str, body: bytes, id: str = "d", headers: Mapping[str
 
 
 @pytest.mark.parametrize("case", CASES, ids=[f"{case.source}-{case.file}" for case in CASES])
-def test_the_example_makes_of_a_delivery_the_event_that_the_docs_show(hooked: Api, case: Case) -> None:
+def test_the_example_maps_a_delivery_as_documented(hooked: Api, case: Case) -> None:
     api = hooked
     body = (PAYLOADS / case.source / case.file).read_bytes()
     id = unique("delivery")
@@ -120,7 +120,7 @@ def test_the_example_makes_of_a_delivery_the_event_that_the_docs_show(hooked: Ap
         assert other.next().type == ("sentinel" if case.users else case.type)
 
 
-def test_the_docs_show_the_example_word_for_word_and_what_it_makes() -> None:
+def test_the_docs_contain_the_example_and_its_events() -> None:
     text = DOCS.read_text()
     blocks = re.findall(r"^```toml example\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     assert "\n".join(blocks) == CONFIG.read_text()
@@ -131,7 +131,8 @@ def test_the_docs_show_the_example_word_for_word_and_what_it_makes() -> None:
     ]
 
 
-def test_a_delivery_that_no_rule_counts_is_taken_and_appends_nothing(hooked: Api) -> None:
+def test_a_delivery_without_a_matching_rule_appends_nothing(hooked: Api) -> None:
+    """The response is still a 202."""
     head = hooked.head()
     response = send(hooked, "github", b'{"zen": "Keep it logically awesome."}', "d", {"x-github-event": "ping"})
     assert (response.status_code, response.json()) == (202, {"events": []})
@@ -146,14 +147,14 @@ def test_slacks_url_verification_is_answered_once_it_is_signed(hooked: Api) -> N
     problem_of(send(hooked, "slack", body, "d", {"x-slack-signature": "v0=" + "0" * 64}), 401)
 
 
-def test_a_delivery_of_slack_that_has_a_challenge_in_it_is_still_a_delivery(hooked: Api) -> None:
+def test_a_slack_delivery_with_a_challenge_field_is_mapped(hooked: Api) -> None:
     body = json.dumps(
         {"type": "event_callback", "event_id": unique("Ev"), "challenge": "x", "event": {"type": "app_mention"}}
     )
     assert len(receipts_of(send(hooked, "slack", body.encode()))) == 1
 
 
-def test_of_the_same_delivery_sent_many_times_at_once_one_is_appended(hooked: Api) -> None:
+def test_concurrent_copies_of_a_delivery_append_one_event(hooked: Api) -> None:
     id = unique("delivery")
     body = (PAYLOADS / "github" / "deployment_status.json").read_bytes()
     with ThreadPoolExecutor(8) as pool:
@@ -171,7 +172,8 @@ def test_a_source_that_is_not_configured_is_not_found(hooked: Api, api: Api) -> 
     problem_of(hooked.http.get("/api/webhooks/github"), 405)
 
 
-def test_a_wrong_signature_is_refused_and_appends_nothing_whatever_key_a_publisher_has(hooked: Api) -> None:
+def test_a_wrong_signature_appends_nothing(hooked: Api) -> None:
+    """Also with a valid publish key."""
     head = hooked.head()
     wrong = {"x-hub-signature-256": "sha256=" + "0" * 64, "authorization": "Bearer anything"}
     response = send(hooked, "github", b"{}", "d", wrong)
@@ -225,7 +227,8 @@ def test_a_payload_that_does_not_fit_names_the_rule_alone(hooked: Api) -> None:
     assert hooked.head() == head
 
 
-def test_deliveries_are_counted_by_source_and_verdict_and_no_sent_name_becomes_a_label(hooked: Api) -> None:
+def test_deliveries_are_counted_by_source_and_verdict(hooked: Api) -> None:
+    """An unknown source never becomes a label."""
     id = unique("delivery")
     body = (PAYLOADS / "github" / "deployment_status.json").read_bytes()
     before = counts(hooked)
@@ -283,13 +286,13 @@ def test_a_start_without_what_the_sources_need_is_refused(
 
 
 class Unreachable(MemoryLog):
-    """A log that nobody reaches."""
+    """A log that cannot be reached."""
 
     async def publish(self, events: Any) -> list[Receipt]:
         raise TransportUnavailable("The log cannot be reached")
 
 
-def test_a_provider_is_told_to_retry_while_the_log_cannot_be_reached() -> None:
+def test_without_the_log_a_delivery_is_a_503() -> None:
     async def deliver() -> httpx.Response:
         async with Hub(Unreachable()) as hub:
             served = app(hub, Settings(config_file=str(CONFIG), variables=SECRETS))
@@ -324,7 +327,7 @@ def test_lambda_delivers_the_raw_body_in_base64_too(monkeypatch: pytest.MonkeyPa
         loop.close()
 
 
-def test_deliveries_of_two_providers_with_the_same_id_are_two_events(hooked: Api) -> None:
+def test_equal_ids_of_two_providers_are_two_events(hooked: Api) -> None:
     id = unique("same")
     mention = json.dumps({"event_id": id, "event": {"type": "app_mention"}}).encode()
     status = (PAYLOADS / "github" / "deployment_status.json").read_bytes()

@@ -42,7 +42,7 @@ def hs256_by_hand(header: object, claims: object, secret: bytes) -> str:
 
 
 def unsigned(claims: object, algorithm: str = "none", signature: str = "") -> str:
-    """A token that nobody has signed."""
+    """An unsigned token."""
     return f"{_encoded({'alg': algorithm, 'typ': 'JWT'})}.{_encoded(claims)}.{signature}"
 
 
@@ -63,7 +63,7 @@ def jwk(key: PrivateKey, kid: str, **fields: Any) -> dict[str, Any]:
 
 
 class Issuer:
-    """Serves a key set on 127.0.0.1; tests change it, break it and count how often it is asked for."""
+    """Serves a key set on 127.0.0.1; tests change it, break it and count its requests."""
 
     def __init__(self) -> None:
         self.rsa = rsa.generate_private_key(public_exponent=65537, key_size=2048)

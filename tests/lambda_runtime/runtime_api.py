@@ -110,7 +110,7 @@ class RuntimeApi:
                 pass
 
             def do_GET(self) -> None:
-                if "/extension/" in self.path:  # the next thing that it would hear of is the shutdown
+                if "/extension/" in self.path:  # the next event would be the shutdown
                     threading.Event().wait()
                 assert self.path == "/2018-06-01/runtime/invocation/next", self.path
                 invocation = api._waiting.get()

@@ -69,9 +69,7 @@ def environment(
         yield make
 
 
-def test_events_reach_the_client_as_they_happen_and_not_at_the_end(
-    environment: MakeEnvironment, redis_url: str
-) -> None:
+def test_events_are_streamed_one_by_one(environment: MakeEnvironment, redis_url: str) -> None:
     function = environment()
     invocation = function.api.invoke(request())
     answer = invocation.prelude()
@@ -86,9 +84,7 @@ def test_events_reach_the_client_as_they_happen_and_not_at_the_end(
     assert not invocation.ended_at
 
 
-def test_a_stream_ends_before_its_time_is_up_and_goes_on_in_the_next_environment_with_nothing_lost(
-    environment: MakeEnvironment, redis_url: str
-) -> None:
+def test_a_stream_ends_before_the_deadline_and_resumes(environment: MakeEnvironment, redis_url: str) -> None:
     first, second = environment(), environment()
     append(redis_url, 0)
     invocation = first.api.invoke(request("from=earliest"), seconds=3.0)  # below REALTIME_STREAM_SECONDS, 300 on Lambda
@@ -100,7 +96,7 @@ def test_a_stream_ends_before_its_time_is_up_and_goes_on_in_the_next_environment
             append(redis_url, 1)
     assert seen[-1] == ("realtime.closing", '{"reason":"max-age"}')
     assert invocation.ended_at < invocation.deadline
-    append(redis_url, 2, 3)  # while nobody is connected
+    append(redis_url, 2, 3)  # while no client is connected
     resumed = second.api.invoke(request(last_event_id=invocation.cursor))
     resumed.prelude()
     events = resumed.events()
@@ -110,7 +106,7 @@ def test_a_stream_ends_before_its_time_is_up_and_goes_on_in_the_next_environment
     assert [data for type, data in [*seen, *rest] if type == "t"] == ["0", "1", "2", "3"]
 
 
-def test_an_environment_that_was_frozen_and_lost_its_connections_goes_on_when_it_is_thawed(
+def test_a_thawed_environment_recovers_lost_connections(
     environment: MakeEnvironment, redis_url: str, redis_server: RedisServer
 ) -> None:
     function = environment()
@@ -131,9 +127,10 @@ def test_an_environment_that_was_frozen_and_lost_its_connections_goes_on_when_it
     assert "Traceback" not in function.process.log()
 
 
-def test_one_environment_serves_one_invocation_after_another_and_refusals_are_whole_answers_told_to_the_log(
+def test_one_environment_serves_many_invocations(
     environment: MakeEnvironment,
 ) -> None:
+    """Refusals are complete, logged responses."""
     function = environment(REALTIME_AUTH="required", REALTIME_JWT_SECRET="s" * 32, REALTIME_LOG_LEVEL="debug")
     ids = []
     for path, status in (("/api/events", 401), ("/api/nothing", 404), ("/api/health/live", 200)):

@@ -82,7 +82,7 @@ def call(request: pytest.FixtureRequest) -> Callable[[int], Any]:
 
 
 def _connections(server: redis.Redis) -> set[str]:
-    """The ids of all connections but the one that asks."""
+    """The ids of all connections except this one."""
     own = str(server.client_id())
     return {client["id"] for client in server.client_list()} - {own}
 
@@ -114,13 +114,11 @@ def test_all_invocations_run_on_one_event_loop(monkeypatch: pytest.MonkeyPatch) 
     assert len(set(loops)) == 1
 
 
-def test_after_a_freeze_that_cost_the_connection_the_next_invocation_opens_another(
-    call: Callable[[int], Any], server: redis.Redis
-) -> None:
+def test_an_invocation_reconnects_after_a_freeze(call: Callable[[int], Any], server: redis.Redis) -> None:
     before = _connections(server)
     call(0)
     (lost,) = _connections(server) - before
-    server.client_kill_filter(_id=lost)  # Lambda runs nothing between two invocations: nobody notices
+    server.client_kill_filter(_id=lost)  # Lambda runs no code between two invocations, so the loss is not noticed
     call(1)
     (opened,) = _connections(server) - before
     assert opened != lost

@@ -1,4 +1,4 @@
-"""What functions print for CloudWatch: valid lines, only what is new, and nothing where nobody asked for it."""
+"""Metrics of functions for CloudWatch: valid lines, only changes, and none without a namespace."""
 
 import io
 import json
@@ -39,20 +39,20 @@ def metrics_of(line: Line) -> dict[str, str]:
     return {metric["Name"]: metric["Unit"] for metric in directive["Metrics"]}
 
 
-async def test_a_line_tells_what_has_happened_since_the_one_before_and_nothing_else() -> None:
+async def test_a_line_has_only_the_changes_since_the_previous_one() -> None:
     output = io.StringIO()
     async with Hub(MemoryLog()) as hub:
         metrics = EmbeddedMetrics(hub, "Test", "publish", output=output)
-        metrics.tell()
+        metrics.report()
         assert lines(output) == []
         await hub.dispatch([event(1), event(2)])
-        metrics.tell()
+        metrics.report()
         (line,) = lines(output)
         assert metrics_of(line) == {"realtime_published": "Count", "realtime_publish_seconds": "Seconds"}
         assert line["realtime_published"] == [2.0]
         assert line["FunctionName"] == "publish"
         await hub.dispatch([event(3)])
-        metrics.tell()
+        metrics.report()
         (line,) = lines(output)
         assert line["realtime_published"] == [1.0]
 
@@ -63,12 +63,12 @@ async def test_labels_are_dimensions_of_a_line_of_their_own() -> None:
         metrics = EmbeddedMetrics(hub, "Test", "webhooks", output=output)
         WEBHOOKS.add("github", "accepted")
         WEBHOOKS.add("github", "bad-signature", by=2)
-        metrics.tell()
+        metrics.report()
     told = {line["verdict"]: line["realtime_webhooks"] for line in lines(output) if metrics_of(line)}
     assert told == {"accepted": [1.0], "bad-signature": [2.0]}
 
 
-async def test_nobody_is_told_where_no_namespace_is_set() -> None:
+async def test_without_a_namespace_nothing_is_reported() -> None:
     async with Hub(MemoryLog()) as hub:
         assert EmbeddedMetrics.from_settings(hub, Settings(), {}) is None
 
@@ -83,7 +83,7 @@ print(answer["statusCode"], "aws_lambda_powertools" in sys.modules, file=sys.std
 
 
 @pytest.mark.parametrize("namespace", ["", "Test"])
-def test_a_handler_prints_its_line_and_imports_what_writes_it_only_where_it_is_asked_to(namespace: str) -> None:
+def test_a_handler_imports_the_format_only_if_configured(namespace: str) -> None:
     asked = {"REALTIME_METRICS_NAMESPACE": namespace, "AWS_LAMBDA_FUNCTION_NAME": "f", "REALTIME_AUTH": "none"}
     done = subprocess.run(
         [sys.executable, "-c", INVOKE],

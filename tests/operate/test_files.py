@@ -48,7 +48,7 @@ def expressions() -> Iterator[str]:
 
 @pytest.fixture
 async def told() -> dict[str, str]:
-    """The type of each sample's name that /api/metrics tells."""
+    """The type of each sample of /api/metrics, by name."""
     async with Hub(MemoryLog()) as hub:
         families = list(text_string_to_metric_families((await exposition(hub)).decode()))
     suffixes = {"counter": ["_total"], "gauge": [""], "histogram": ["_bucket", "_sum", "_count"]}
@@ -131,7 +131,7 @@ SERIES: dict[str, tuple[str, str]] = {
 }
 
 
-def test_every_alert_fires_for_what_it_is_for_and_is_silent_while_all_is_well(tmp_path: Path) -> None:
+def test_every_alert_fires_only_for_its_cause(tmp_path: Path) -> None:
     assert SERIES.keys() == {rule["alert"] for rule in rules()}
     tests = []
     for rule in rules():

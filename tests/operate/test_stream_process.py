@@ -1,4 +1,4 @@
-"""What the stream's process tells CloudWatch once a minute: how late events reach it, and what it has counted."""
+"""The stream process reports to CloudWatch once a minute: the lag of its tail, and its metrics."""
 
 import asyncio
 import json
@@ -19,8 +19,8 @@ Lines = Callable[[int], Any]
 
 @pytest.fixture(autouse=True)
 def short_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream_server, "LOOK_SECONDS", 0.01)
-    monkeypatch.setattr(stream_server, "LOOKS_A_REPORT", 3)
+    monkeypatch.setattr(stream_server, "CHECK_SECONDS", 0.01)
+    monkeypatch.setattr(stream_server, "CHECKS_PER_REPORT", 3)
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def reports(capsys: pytest.CaptureFixture[str]) -> Lines:
 
 
 def lag(line: dict[str, Any]) -> float:
-    """What the alarm of deploy/alarms.yml looks at."""
+    """The metric of the alarm in deploy/alarms.yml."""
     (directive,) = line["_aws"]["CloudWatchMetrics"]
     assert directive["Namespace"] == "Tidewire"
     assert directive["Dimensions"] == [["FunctionName"]]
@@ -57,9 +57,7 @@ def lag(line: dict[str, Any]) -> float:
     return float(seconds)
 
 
-async def test_the_alarm_is_told_how_late_the_tail_was_and_then_that_it_is_so_no_more(
-    server: StreamServer, reports: Lines
-) -> None:
+async def test_the_tail_lag_is_reported_and_then_its_recovery(server: StreamServer, reports: Lines) -> None:
     async with Request(server) as stream:
         await stream.until_event("realtime.ready")
         assert {lag(line) for line in await reports(1)} == {0.0}
@@ -87,9 +85,7 @@ async def test_what_was_appended_while_nobody_listened_is_no_lag(server: StreamS
 
 
 @pytest.mark.parametrize("server", [{"REALTIME_METRICS_NAMESPACE": "Ours"}], indirect=True)
-async def test_what_streams_have_counted_is_told_under_the_namespace_that_was_asked_for(
-    server: StreamServer, reports: Lines
-) -> None:
+async def test_metrics_are_reported_under_the_namespace(server: StreamServer, reports: Lines) -> None:
     async with Request(server) as stream:
         await stream.until_event("realtime.ready")
         await publish(server.hub.transport, 1, 2)
@@ -114,7 +110,7 @@ async def test_a_tail_that_is_away_is_a_lag_that_grows(make_redis: MakeRedis, re
     await server.aclose()
 
 
-async def test_nobody_is_told_where_nobody_listens_or_it_is_not_lambda(
+async def test_no_report_without_streams_or_outside_lambda(
     server: StreamServer, capsys: pytest.CaptureFixture[str], reports: Lines
 ) -> None:
     elsewhere = StreamServer({})

@@ -77,7 +77,7 @@ def test_a_wrong_value_is_one_line_without_the_value(variables: Mapping[str, str
 
 def test_a_setting_that_is_not_known_is_named() -> None:
     """A misspelt sslmode, or a driver's own setting, would not be heeded: the start says which it is."""
-    with pytest.raises(SettingsError, match="settings that are not known: pool_size, sslmod;"):
+    with pytest.raises(SettingsError, match="has unknown parameters: pool_size, sslmod;"):
         database_urls({"DATABASE_URL": "postgres://h/d?sslmod=require&application_name=a&pool_size=3"})
 
 

@@ -60,7 +60,8 @@ def imports(path: Path) -> frozenset[str]:
 
 CORE = modules(ROOT / "shared")
 EVERYTHING = CORE | {f"functions.{name}": path for name, path in modules(ROOT / "functions").items()}
-EDGES = {name: imports(path) & CORE.keys() - {name} for name, path in CORE.items()}
+EDGES = {name: imports(path) & CORE.keys() - {name, "tidewire"} for name, path in CORE.items()}
+"""Without edges to the package itself: Python imports it first, and it imports its public names late."""
 ADAPTERS = {
     name
     for name in CORE

@@ -1,4 +1,4 @@
-"""Peers that keep no rule: raw sockets, which send what a test says and read only when it says so."""
+"""Misbehaving peers: raw sockets that send and read only what a test tells them to."""
 
 import socket
 import struct
@@ -6,6 +6,8 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+import tidewire
 
 from tests.faults.clients import Answer, parse_head
 from tests.functions.api import Api
@@ -17,7 +19,7 @@ SECONDS = 20.0  # for an answer
 
 EVENTS = f"GET /api/events HTTP/1.1\r\nhost: {HOST}\r\naccept: text/event-stream\r\n\r\n".encode()
 LIVE = f"GET /api/health/live HTTP/1.1\r\nhost: {HOST}\r\n\r\n".encode()
-ALIVE = b'{"status":"live"}'
+ALIVE = f'{{"status":"live","version":"{tidewire.__version__}"}}'.encode()
 opened: "list[Peer]" = []  # by the test that runs
 READY = b"event: realtime.ready\n"
 

@@ -1,4 +1,4 @@
-"""How long a peer may be silent: half a head, half a body and nothing at all have an end."""
+"""Deadlines for silent peers: with half a head, half a body, or no request at all."""
 
 import json
 import threading
@@ -43,7 +43,7 @@ UNFINISHED = {
 
 @pytest.mark.parametrize("case", UNFINISHED)
 def test_a_request_that_does_not_end_is_408(instance: Instance, case: str) -> None:
-    """Such connections were open after 100 s."""
+    """Such connections used to stay open for more than 100 s."""
     sent, variable = UNFINISHED[case]
     with peer(instance) as one:
         one.send(sent)
@@ -53,6 +53,14 @@ def test_a_request_that_does_not_end_is_408(instance: Instance, case: str) -> No
         check(answer.json(), "Problem")
         assert one.rest() == b""
     assert "Traceback" not in instance.log()
+
+
+def test_a_pipelined_request_that_does_not_end_is_408(instance: Instance) -> None:
+    """Its deadline begins when the response before it is complete; without one it held the connection for good."""
+    with peer(instance) as one:
+        one.send(LIVE + POST + b"content-length: 27\r\n\r\n" + EVENT[:10])
+        assert one.answer().body == ALIVE
+        assert one.answer().status == 408
 
 
 @pytest.fixture
@@ -91,7 +99,7 @@ def test_a_silent_connection_is_closed_without_a_word(instance: Instance) -> Non
 
 
 def test_the_rest_of_a_refused_body_has_a_deadline(instance: Instance) -> None:
-    """It is waited for a little, so that the refusal arrives; then the connection ends."""
+    """The server reads on for a few seconds, so that the refusal arrives, and then closes."""
     with peer(instance) as one:
         one.send(POST.replace(PUBLISH_KEY.encode(), b"x") + b"content-length: 27\r\n\r\n" + EVENT[:10])
         assert one.answer().status == 401
@@ -122,7 +130,7 @@ def test_what_is_being_answered_has_no_such_deadline(open_instance: Instance) ->
 
 @pytest.mark.full
 def test_by_default_a_connection_outlives_those_of_proxies(make_instance: MakeInstance) -> None:
-    """Those of nginx and AWS's load balancers live 60 s: who keeps one longer does not close what the other uses."""
+    """Proxies (nginx, AWS) keep idle connections for 60 s; a server that closed earlier would break their requests."""
     instance = make_instance()
     with peer(instance) as kept, peer(instance) as watch:
         kept.send(LIVE)

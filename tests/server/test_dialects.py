@@ -276,12 +276,12 @@ def test_an_ipv6_address_is_listened_on(tmp_path: "os.PathLike[str]") -> None:
             process.kill()  # a failed assertion would wait for its end
 
 
-@pytest.mark.parametrize("module", ["functions.local", "functions.stream_server"])
+@pytest.mark.parametrize("module", ["functions.local", "functions.stream"])
 def test_an_address_that_cannot_be_had_is_one_line(instance: Instance, module: str) -> None:
     for settings, line_start in (
         ({"PORT": str(instance.port)}, f"tidewire: PORT: {instance.port} is in use on {HOST}: "),
-        ({"HOST": "192.0.2.1", "PORT": "0"}, "tidewire: HOST: this machine cannot listen there"),
-        ({"HOST": "no.such.host.invalid", "PORT": "0"}, "tidewire: HOST: this machine cannot listen there"),
+        ({"HOST": "192.0.2.1", "PORT": "0"}, "tidewire: HOST: this machine cannot listen on that address"),
+        ({"HOST": "no.such.host.invalid", "PORT": "0"}, "tidewire: HOST: this machine cannot listen on that address"),
     ):
         environment = {**inherited(), "HOST": HOST, **settings}
         command = [sys.executable, "-m", module]
@@ -295,7 +295,7 @@ def test_an_address_that_cannot_be_had_is_one_line(instance: Instance, module: s
 
 
 def test_sigterm_refuses_connections_and_answers_what_it_has(make_instance: MakeInstance) -> None:
-    """A stream that is asked for on a connection that is still being answered gets the 503 of the documents."""
+    """A stream that is requested on a connection with a response under way gets the documented 503."""
     instance = make_instance()
     poll = f"GET /api/events?wait=20 HTTP/1.1\r\nhost: {HOST}\r\naccept: application/json\r\n\r\n".encode()
     api = Api(instance)
@@ -333,7 +333,7 @@ def test_a_body_on_its_way_at_sigterm_is_still_taken(make_instance: MakeInstance
 
 
 def is_read(instance: Instance) -> bool:
-    """Whether another peer is answered, which was heard after the first one."""
+    """Whether another peer, which connected later, is answered."""
     with peer(instance) as other:
         other.send(LIVE)
         return other.answer().body == ALIVE

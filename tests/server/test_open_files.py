@@ -29,7 +29,7 @@ def instance(tmp_path: Path) -> Iterator[Instance]:
 
 @pytest.mark.parametrize("sent", [b"", LIVE[:20]], ids=["nothing", "half a head"])
 def test_silent_connections_do_not_lock_others_out(instance: Instance, sent: bytes) -> None:
-    """At the limit nobody was answered for 75 s: every new connection was reset, without a line in the log."""
+    """At the limit every new connection used to be reset for 75 s, without a log line."""
     with ExitStack() as stack:
         for _ in range(2 * FILES):
             one = stack.enter_context(peer(instance))
@@ -132,4 +132,4 @@ async def test_streams_go_on_where_accept_finds_no_file(redis_url: str, make_ins
         assert staying.is_open()
         assert (await get(full, "/api/health/ready")).status == 200
         assert full.log().count(NO_FILE) == 2, full.log()
-        assert f"{NO_FILE}; none is silent" in full.log()
+        assert f"{NO_FILE}; no connection is silent" in full.log()

@@ -1,4 +1,4 @@
-"""What an OpenTelemetry collector is to us: it takes spans by OTLP over HTTP, and here tells which ones came."""
+"""A stand-in for an OpenTelemetry collector: receives spans by OTLP over HTTP, and keeps them for tests."""
 
 import threading
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 
 from tests.processes import HOST, wait_until
 
-ARRIVES_SECONDS = 10.0  # an exporter that is told to hurry takes a tenth of one; the rest is for a busy machine
+ARRIVES_SECONDS = 10.0  # an exporter with a short delay takes 0.1 s; the rest is for a busy machine
 
 
 class Span(NamedTuple):
@@ -31,7 +31,7 @@ class Span(NamedTuple):
 
 
 class Collector:
-    """Answers POST /v1/traces with `status`, and keeps what came with it where that is 200."""
+    """Answers POST /v1/traces with `status`, and keeps the spans if that is 200."""
 
     def __init__(self) -> None:
         self.spans: list[Span] = []
@@ -75,7 +75,7 @@ class Collector:
         return [span for span in self.spans if span.name == name]
 
     def until(self, condition: Callable[[], object]) -> None:
-        """Returns once the condition holds; fails where it does not in time."""
+        """Returns once the condition is true; fails after a time limit."""
         try:
             wait_until(lambda: bool(condition()), ARRIVES_SECONDS)
         except TimeoutError:

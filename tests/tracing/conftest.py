@@ -28,13 +28,13 @@ STREAM_SERVER = [sys.executable, "-m", "functions.stream"]
 
 @pytest.fixture(scope="package")
 def collector() -> Iterator[Collector]:
-    """Shared by all instances: a test tells its spans by their trace, or by its events' type."""
+    """Shared by all instances: a test finds its spans by their trace, or by the type of its events."""
     with Collector() as collector:
         yield collector
 
 
 class Pair:
-    """A process that publishes, and may stream too, one that streams, both on one Redis, and where their spans go."""
+    """Two processes on one Redis, one to publish and one to stream, and the collector of their spans."""
 
     def __init__(self, publisher: Api, streams: Api, collector: Collector) -> None:
         self.publisher = publisher

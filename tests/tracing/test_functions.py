@@ -35,14 +35,14 @@ def test_spans_are_sent_before_an_invocation_returns(invoke: str, names: list[st
         assert collector.spans[-1].parent == client
 
 
-def test_spans_can_be_read_on_the_standard_output_where_there_is_no_collector() -> None:
+def test_the_console_exporter_writes_to_standard_output() -> None:
     ran = python(PUBLISH, TRACEPARENT, OTEL_TRACES_EXPORTER="console")
     assert ran.returncode == 0, ran.stderr
     assert all(f'"name": "{name}"' in ran.stdout for name in ("append all", "POST /api/publish"))
     assert TRACEPARENT.split("-")[1] in ran.stdout
 
 
-async def test_a_stream_on_lambda_does_not_wait_for_its_end_with_what_it_traced() -> None:
+async def test_a_stream_on_lambda_exports_spans_while_open() -> None:
     with Collector() as collector:
         settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "AWS_LAMBDA_FUNCTION_NAME": "stream"}
         async with make_hub(Settings.from_env(settings)) as hub:

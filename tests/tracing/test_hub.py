@@ -32,7 +32,8 @@ class Away(MemoryLog):
         raise TransportUnavailable("the log at hunter2 cannot be reached")
 
 
-async def test_a_publish_that_the_log_did_not_take_is_a_span_with_the_errors_name_and_not_its_text() -> None:
+async def test_a_failed_append_is_a_span_with_the_error_s_name() -> None:
+    """Without its text, which may contain anything."""
     recorded = Recorded()
     async with Hub(Away(), tracer=recorded.tracer) as hub:
         with pytest.raises(TransportUnavailable):
@@ -53,7 +54,7 @@ async def test_a_retry_says_that_it_appended_nothing() -> None:
     assert duplicates == [None, 1]
 
 
-async def test_what_came_from_the_bus_with_a_trace_is_appended_and_delivered_below_it() -> None:
+async def test_a_bus_event_s_trace_is_continued() -> None:
     recorded = Recorded()
     carried = msgspec.structs.replace(event(1), traceparent=TRACEPARENT, tracestate="vendor=1")
     async with Hub(MemoryLog(), tracer=recorded.tracer) as hub, subscribed(hub) as sink:
@@ -67,7 +68,7 @@ async def test_what_came_from_the_bus_with_a_trace_is_appended_and_delivered_bel
     assert deliver.context.trace_state == {"vendor": "1"}
 
 
-async def test_a_cloud_events_own_trace_is_linked_and_followed_where_nothing_else_is_known() -> None:
+async def test_a_cloudevent_s_own_trace_is_linked_or_continued() -> None:
     recorded = Recorded()
     own = msgspec.structs.replace(event(1), attributes={"traceparent": TRACEPARENT})
     log = MemoryLog()
@@ -97,7 +98,7 @@ async def test_names_of_spans_do_not_grow_with_the_users() -> None:
     assert "u1" not in [str(value) for span in recorded.spans for value in (span.attributes or {}).values()]
 
 
-def test_a_flush_that_takes_long_is_not_waited_for_and_not_begun_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_flush_is_neither_awaited_nor_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(opentelemetry, "FLUSH_SECONDS", 0.05)
     provider, free, flushes = TracerProvider(shutdown_on_exit=False), threading.Event(), list[bool]()
     monkeypatch.setattr(provider, "force_flush", lambda: flushes.append(free.wait(DEADLINE)))

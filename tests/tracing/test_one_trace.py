@@ -36,7 +36,8 @@ def spans_of(pair: Pair, number: int, count: int) -> dict[tuple[str, str], Span]
     return {(span.service, span.name): span for span in all_of(pair, number, count)}
 
 
-def test_one_trace_leads_from_the_publishers_request_to_the_delivery_in_another_process(pair: Pair) -> None:
+def test_one_trace_spans_publish_and_delivery(pair: Pair) -> None:
+    """The delivery is in another process."""
     kind = unique()
     with pair.streams.stream(types=kind) as stream:
         stream.ready()
@@ -82,9 +83,10 @@ def test_one_trace_leads_from_the_publishers_request_to_the_delivery_in_another_
     assert CANARY.encode() not in pair.collector.bodies
 
 
-def test_a_record_is_one_span_in_each_process_that_delivers_it_however_many_subscribers_it_has_there(
+def test_a_delivery_is_one_span_per_process(
     pair: Pair,
 ) -> None:
+    """With any number of subscribers."""
     kind, end = unique(), unique()
     with ExitStack() as stack:
         many = [stack.enter_context(pair.streams.stream(types=kind)) for _ in range(20)]
@@ -98,11 +100,11 @@ def test_a_record_is_one_span_in_each_process_that_delivers_it_however_many_subs
     spans = spans_of(pair, 2, 4)
     told = {service: spans[service, "deliver all"].attributes for service in ("streams", "publisher")}
     assert [told[service]["realtime.written"] for service in ("streams", "publisher")] == [20, 1]
-    # A process in which nobody is there for an event has no span of it: the sentinel's was for one process only.
+    # A process without a matching subscriber makes no span: the sentinel was for one process only.
     assert ("streams", "deliver all") not in spans_of(pair, 3, 3)
 
 
-def test_a_batch_is_one_append_and_each_of_its_events_a_delivery_below_it(pair: Pair) -> None:
+def test_a_batch_is_one_append_with_a_delivery_per_event(pair: Pair) -> None:
     kind = unique()
     with pair.streams.stream(types=kind) as stream:
         stream.ready()
@@ -162,7 +164,7 @@ def test_nothing_that_a_caller_sends_as_its_trace_is_told_to_the_log(pair: Pair)
     assert "maximum length" not in log, "a line for each would flood it"
 
 
-def test_a_trace_that_its_caller_does_not_record_is_recorded_nowhere_and_its_events_arrive(pair: Pair) -> None:
+def test_an_unsampled_trace_is_recorded_nowhere(pair: Pair) -> None:
     kind = unique()
     with pair.streams.stream(types=kind) as stream:
         stream.ready()
@@ -188,7 +190,7 @@ def test_subscribers_see_nothing_of_the_trace_but_what_the_publisher_put_into_th
     assert "traceparent" not in json.dumps(page)
 
 
-def test_a_refused_request_is_a_span_with_its_status_and_route_and_not_with_what_was_sent(pair: Pair) -> None:
+def test_a_refused_request_is_a_span_without_its_content(pair: Pair) -> None:
     pair.publisher.post(b'{"type": "hunter2"}', headers={"traceparent": traceparent(10)})
     spans = spans_of(pair, 10, 1)
     refused = spans["publisher", "POST /api/publish"]

@@ -42,7 +42,7 @@ def python(program: str, *arguments: str, **environment: str) -> subprocess.Comp
 
 
 @pytest.mark.parametrize("transport", ["memory", "redis"])
-def test_where_nothing_asks_for_traces_a_publish_imports_nothing_of_them(transport: str, redis_url: str) -> None:
+def test_without_tracing_a_publish_imports_none_of_it(transport: str, redis_url: str) -> None:
     off = {"OTEL_SERVICE_NAME": "tidewire", "OTEL_EXPORTER_OTLP_HEADERS": "key=hunter2"}  # ask for none by themselves
     store = {"REALTIME_TRANSPORT": transport, "REDIS_URL": redis_url, "REALTIME_AUTH": "none"}
     ran = python(PUBLISH, TRACEPARENT, **store, **off)
@@ -52,24 +52,25 @@ def test_where_nothing_asks_for_traces_a_publish_imports_nothing_of_them(transpo
     assert loaded.isdisjoint({"opentelemetry", "google", "requests"})
 
 
-def test_traces_that_are_asked_for_but_not_installed_stop_the_start_with_what_to_install() -> None:
+def test_missing_tracing_packages_stop_the_start() -> None:
     start = "import sys; sys.modules['opentelemetry'] = None\nfrom functions.local import main; sys.exit(main())"
     ran = python(start, OTEL_EXPORTER_OTLP_ENDPOINT="http://hunter2.example:4318", PORT="0")
     assert ran.returncode == 2
     (line,) = ran.stderr.splitlines()
     assert line.startswith("tidewire: OTEL_EXPORTER_OTLP_ENDPOINT: ")
-    assert "requirements-opentelemetry.txt" in line
+    assert "requirements-tracing.txt" in line
     assert "hunter2" not in line
 
 
 @pytest.mark.parametrize(
     "off", [{"OTEL_SDK_DISABLED": "true"}, {"OTEL_TRACES_EXPORTER": "none"}], ids=["disabled", "none"]
 )
-def test_a_deployment_can_say_no_where_its_platform_sets_an_endpoint_for_all(off: dict[str, str]) -> None:
+def test_traces_can_be_disabled_despite_an_endpoint(off: dict[str, str]) -> None:
+    """A platform may set the endpoint for all deployments."""
     assert make_hub(Settings.from_env({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318", **off})).tracer is None
 
 
-async def test_an_endpoint_alone_asks_for_traces_which_are_sent_before_the_end_and_with_its_key() -> None:
+async def test_an_endpoint_enables_traces_sent_with_its_key() -> None:
     with Collector() as collector:
         key = {
             "OTEL_EXPORTER_OTLP_HEADERS": "x-key=hunter2"
@@ -83,7 +84,7 @@ async def test_an_endpoint_alone_asks_for_traces_which_are_sent_before_the_end_a
         assert [headers["x-key"] for headers in collector.headers] == ["hunter2"]
 
 
-def test_a_collector_that_is_away_costs_no_event_and_one_line_of_the_log_until_it_is_back(
+def test_an_unreachable_collector_costs_one_log_line(
     make_instance: MakeInstance,
 ) -> None:
     kind = unique()
@@ -102,15 +103,15 @@ def test_a_collector_that_is_away_costs_no_event_and_one_line_of_the_log_until_i
             api.publish({"type": kind, "data": 3})
             assert stream.next().data == "3"
             collector.until(lambda: collector.named("deliver all"))
-        wait_until(lambda: "takes traces again" in instance.log(), 5)
+        wait_until(lambda: "accepts traces again" in instance.log(), 5)
         told = [json.loads(line) for line in instance.log().splitlines() if not line.startswith("Tidewire ")]
         api.close()
     about = [(line["level"], line["message"]) for line in told if "trace" in line["message"]]
     assert [level for level, _ in about] == ["warning", "info"]
-    assert about[0][1].endswith("does not take them: status 503")
+    assert about[0][1].endswith("of OTEL_EXPORTER_OTLP_ENDPOINT: status 503")
 
 
-async def test_a_collector_that_cannot_be_reached_is_told_of_once_and_holds_up_the_end_no_longer_than_it_may(
+async def test_an_unreachable_collector_delays_the_end_briefly(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(opentelemetry, "CLOSE_SECONDS", 0.1)
@@ -130,5 +131,5 @@ async def test_a_collector_that_cannot_be_reached_is_told_of_once_and_holds_up_t
 
 
 def test_an_exporter_that_is_none_of_ours_is_refused() -> None:
-    with pytest.raises(SettingsError, match="OTEL_TRACES_EXPORTER: must be none, or of otlp and console"):
+    with pytest.raises(SettingsError, match="OTEL_TRACES_EXPORTER: must be none, otlp, console, or otlp,console"):
         Settings.from_env({"OTEL_TRACES_EXPORTER": "otlp,zipkin"})

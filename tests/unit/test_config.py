@@ -284,7 +284,7 @@ def test_every_variable_is_tested_here() -> None:
     assert {name for name, *_ in BAD} == read - anything - {"AWS_LAMBDA_FUNCTION_NAME", "HOST"}
 
 
-def test_an_empty_environment_is_memory_mode_open_on_this_machine_only() -> None:
+def test_an_empty_environment_is_local_memory_mode() -> None:
     assert Settings.from_env({}) == Settings()
     assert Settings().host == "127.0.0.1"
     assert not Settings().auth_required
@@ -327,7 +327,7 @@ def test_no_secret_is_in_the_text_of_settings() -> None:
     assert "hunter2" not in text
 
 
-def test_the_longest_cursor_that_settings_allow_can_be_read_again() -> None:
+def test_the_longest_possible_cursor_is_readable() -> None:
     length = MAX_PARTITION_NAMES // MAX_PARTITION_TYPES
     names = [f"{n:02}" + "x" * (length - 2) for n in range(MAX_PARTITION_TYPES)]
     settings = Settings.from_env({"REALTIME_PARTITIONS": ",".join(names), "REALTIME_USER_SHARDS": str(MAX_USER_SHARDS)})
@@ -353,7 +353,7 @@ def test_keys_that_nobody_needs_are_warned_of_once(caplog: pytest.LogCaptureFixt
         settings = {"REALTIME_AUTH": "none", "REALTIME_PUBLISH_KEYS": key}
         make_hub(Settings.from_env(settings), stateless=True)
     [message] = caplog.messages
-    assert message.startswith("REALTIME_AUTH=none: whoever has no key of REALTIME_PUBLISH_KEYS can publish too")
+    assert message.startswith("REALTIME_AUTH=none: everyone can publish, also without a key of REALTIME_PUBLISH_KEYS")
 
 
 @pytest.mark.parametrize(
@@ -364,5 +364,5 @@ def test_an_unknown_setting_is_warned_of(name: str, hint: str, caplog: pytest.Lo
     make_hub(Settings.from_env({name: "hunter2", "REALTIME_RETRY": "1s"}))
     [record] = caplog.records
     assert (record.levelname, "hunter2" in record.message) == ("WARNING", False)
-    assert record.message.startswith(f"{name} is no setting")
+    assert record.message.startswith(f"{name} is unknown")
     assert hint in record.message

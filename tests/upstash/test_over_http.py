@@ -14,7 +14,7 @@ FAST = {"REALTIME_POLL_MIN": "10ms", "REALTIME_POLL_MAX": "100ms"}
 
 CALL = """
 import json, sys
-from tidewire.http.publish import handler
+from functions.publish import handler
 for body in sys.argv[1:]:
     print(json.dumps(handler({
         "version": "2.0", "rawPath": "/api/publish", "rawQueryString": "", "isBase64Encoded": False, "body": body,

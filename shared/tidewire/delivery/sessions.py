@@ -13,7 +13,7 @@ from tidewire.errors import Unauthorized, Unavailable
 from tidewire.protocol.json_page import CLOUDEVENTS_PAGE, DATA_PAGE, Page
 from tidewire.protocol.sse import ClosingReason, Format
 from tidewire.protocol.subscribe_request import SubscribeRequest
-from tidewire.security.auth import Identity, interest_of
+from tidewire.security.tokens import Identity, interest_of
 from tidewire.settings.config import Settings
 
 PAGE_SECONDS = 25.0  # that a page may take, waiting included: proxies give up soon after

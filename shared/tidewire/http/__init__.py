@@ -1,1 +1,1 @@
-"""All that speaks HTTP: the ASGI apps, our server, and the Lambda entry."""
+"""HTTP: the ASGI apps, their server, and the Lambda handlers."""

@@ -1,4 +1,4 @@
-"""What the Starlette functions share: errors as problem details, CORS, a bounded body."""
+"""The Starlette app of the short requests: errors as problem details, CORS, request log, limited bodies."""
 
 import functools
 import logging
@@ -14,26 +14,36 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tidewire.errors import ContentTooLarge, InvalidRequest, TidewireError, Unavailable, UnsupportedCoding
-from tidewire.http.cors import cors_headers, preflight_headers
-from tidewire.monitoring.logs import REQUEST_ID, request_id, requests, told
+from tidewire.http.answers import encode
+from tidewire.monitoring.logs import REQUEST_ID, log_fields, request_id, requests
 from tidewire.primitives.throttled_log import ThrottledLog
-from tidewire.protocol.headers import SECURITY, check_single, combined, parse_media_type
-from tidewire.protocol.problem import MEDIA_TYPE, Problem, from_error, problem
+from tidewire.protocol.headers import (
+    SECURITY,
+    check_single,
+    combined,
+    cors_headers,
+    parse_media_type,
+    preflight_headers,
+)
+from tidewire.protocol.problem import Problem, from_error, problem
 from tidewire.security.signed_rewrites import HEADER, is_signed
 from tidewire.settings.config import Settings
 
 logger = logging.getLogger(__name__)
 
+QUIET = ("/api/health/", "/api/metrics")  # probed every few seconds: logged at DEBUG
+JSON_HEADERS = {
+    "content-type": "application/json",
+    "cache-control": "no-store",
+    "x-content-type-options": "nosniff",
+}
+UNSIGNED = "/api/health/"  # health checks reach the process directly, not through the site
 
-ROOT = "/api/"  # what the path of every function begins with
-QUIET = ("/api/health/", "/api/metrics")
-UNSIGNED = "/api/health/"  # what asks for health stands beside the process, not in front of the site
 
+def make_api(routes: Sequence[BaseRoute], settings: Settings) -> "ApiMiddleware":
+    """Return an app of these routes in which every error is a problem+json response.
 
-def create_app(routes: Sequence[BaseRoute], settings: Settings) -> "ApiMiddleware":
-    """Return an app of these routes in which every error is a problem+json answer.
-
-    With `settings.netlify_secret` it takes only what came through the site's signed rewrite, and asks for health.
+    With `settings.netlify_secret` the app refuses requests without the site's signature, except health checks.
     """
     on_error = functools.partial(_on_error, ThrottledLog(logger))
     app = Starlette(
@@ -45,45 +55,18 @@ def create_app(routes: Sequence[BaseRoute], settings: Settings) -> "ApiMiddlewar
             Exception: _on_failure,
         },
     )
-    app.router.redirect_slashes = False  # a client may make a GET of a redirected POST
+    app.router.redirect_slashes = False  # a client may turn a redirected POST into a GET
     front = app if settings.netlify_secret is None else _require_signed(app, settings.netlify_secret)
     return ApiMiddleware(front, settings.allowed_origins)
 
 
-def to_lambda(app: "ApiMiddleware") -> Any:
-    """Return the handler for AWS Lambda's HTTP events."""
-    from mangum import Mangum
-    from mangum.adapter import DEFAULT_TEXT_MIME_TYPES
-
-    # "auto" would run start-up and shutdown on every invocation; what is not known as text is sent as base64.
-    return Mangum(_without_base_path(app), lifespan="off", text_mime_types=[*DEFAULT_TEXT_MIME_TYPES, MEDIA_TYPE])
-
-
-def _without_base_path(app: ASGIApp) -> Any:
-    """Return the app for paths that may begin with what API Gateway leaves there.
-
-    An HTTP API with a named stage has `/prod/api/publish`, a custom domain with a mapping `/events/api/publish`; a REST
-    API has no stage in its path, and `$default` none at all (API Gateway developer guide, payload format 2.0).
-    """
-
-    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
-        path: str = scope["path"]
-        stage = scope["aws.event"].get("requestContext", {}).get("stage")
-        if path.startswith(f"/{stage}{ROOT}"):  # of a stage named api too
-            path = path.removeprefix(f"/{stage}")
-        base, root, rest = path.partition(ROOT)
-        await app({**scope, "path": root + rest if root else base}, receive, send)
-
-    return serve
-
-
 async def read_body(request: Request, maximum: int) -> bytes:
-    """Return the body of at most `most` bytes, decompressed; raises ContentTooLarge before more than that is kept."""
+    """Return the decompressed body. Raises ContentTooLarge before more than `maximum` bytes are kept."""
     return decoded(await read_raw(request, maximum), request, maximum)
 
 
 async def read_raw(request: Request, maximum: int) -> bytes:
-    """Return the body of at most `most` bytes as it was sent; raises ContentTooLarge before more than that is kept."""
+    """Return the body as it was sent. Raises ContentTooLarge before more than `maximum` bytes are kept."""
     length = request.headers.get("content-length", "0")
     if length.isascii() and length.isdigit() and int(length) > maximum:
         raise _too_large(maximum)
@@ -96,26 +79,26 @@ async def read_raw(request: Request, maximum: int) -> bytes:
 
 
 def decoded(body: bytes, request: Request, maximum: int) -> bytes:
-    """Return the content of a body in the coding that its request names, of at most `most` bytes.
+    """Return the body without the Content-Encoding of its request.
 
-    Raises ContentTooLarge before more than that is made of it, UnsupportedCoding, and InvalidRequest.
+    Raises ContentTooLarge before more than `maximum` bytes are decompressed, UnsupportedCoding, and InvalidRequest.
     """
     coding = request.headers.get("content-encoding", "").strip().lower()
     if coding in ("", "identity"):
         return body
     if coding not in ("gzip", "x-gzip"):  # RFC 9110 section 8.4.1.3: the same
-        raise UnsupportedCoding("Send the body as it is or in gzip: no other Content-Encoding is taken")
+        raise UnsupportedCoding("Send the body without a Content-Encoding, or with gzip")
     import zlib
 
     member = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
     try:
         content = member.decompress(body, maximum + 1)
     except zlib.error:
-        raise InvalidRequest("The body is not the gzip that its Content-Encoding announces") from None
+        raise InvalidRequest("The body is not gzip, which its Content-Encoding announces") from None
     if len(content) > maximum:
         raise _too_large(maximum)
-    if not member.eof or member.unused_data:  # of several members each would cost a copy of the rest
-        raise InvalidRequest("The body is not one whole gzip member")
+    if not member.eof or member.unused_data:  # each further member would cost a copy of the rest
+        raise InvalidRequest("The body is not exactly one complete gzip member")
     return content
 
 
@@ -124,7 +107,7 @@ def _too_large(maximum: int) -> ContentTooLarge:
 
 
 def media_type(request: Request) -> str | None:
-    """Return the media type of the body, in lower case; None if there is none, or if its charset is not UTF-8."""
+    """Return the media type of the body in lower case, None if it is missing, malformed, or not UTF-8."""
     return parse_media_type(request.headers.getlist("content-type"))
 
 
@@ -135,46 +118,47 @@ def to_response(answer: Problem) -> Response:
 
 async def _on_error(warnings: ThrottledLog, request: Request, error: Exception) -> Response:
     if isinstance(error, Unavailable):
-        fields = told(request_id=request.scope.get("request_id"))
+        fields = log_fields(request_id=request.scope.get("request_id"))
         warnings.warn(f"answered 503: {error.detail}", extra=fields)
     if isinstance(error, TidewireError):
         return to_response(from_error(error))
     assert isinstance(error, HTTPException)
-    details = {404: "There is nothing at this path", 405: "This path does not take this method"}
+    details = {404: "There is nothing at this path", 405: "This path does not accept this method"}
     detail = details.get(error.status_code, "The request cannot be answered")
     return to_response(problem(error.status_code, detail, headers=error.headers))
 
 
 async def _on_disconnect(request: Request, error: Exception) -> Response:
-    return Response(status_code=400)  # nobody reads it; nothing was accepted, and nothing of ours failed
+    return Response(status_code=400)  # never sent: the client has disconnected, which is no failure of the server
 
 
 async def _on_failure(request: Request, error: Exception) -> Response:
-    return to_response(problem(500, "The server failed; the log of the server says why"))
+    return to_response(problem(500, "The server failed; see the server's log"))
 
 
 def _require_signed(app: ASGIApp, secret: str) -> ASGIApp:
-    async def take_signed(scope: Scope, receive: Receive, send: Send) -> None:
+    async def check_signature(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not scope["path"].startswith(UNSIGNED):
             signature = Request(scope).headers.get(HEADER)
             if not is_signed(signature, secret):
-                detail = f"Only requests that come through the site are taken: {HEADER} is missing or does not hold"
+                detail = f"Only requests through the site are accepted: {HEADER} is missing or not valid"
                 await to_response(problem(403, detail))(scope, receive, send)
                 return
         await app(scope, receive, send)
 
-    return take_signed
+    return check_signature
 
 
 class ApiMiddleware:
-    """Adds the CORS and the security headers and the request's id to every answer, errors included: without the first
-    ones a page cannot even read the error. Tells the log of each request.
+    """Adds the CORS and security headers and the request id to every response, and logs each request.
+
+    Errors get the headers too: without CORS headers a page cannot read an error.
     """
 
     def __init__(self, app: ASGIApp, allowed: frozenset[str]) -> None:
         self._app = app
         self._allowed = allowed
-        self._without_origin = _encoded({**SECURITY, **cors_headers(None, allowed)})
+        self._without_origin = encode({**SECURITY, **cors_headers(None, allowed)})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -183,9 +167,9 @@ class ApiMiddleware:
         began = time.perf_counter()
         headers = combined(scope["headers"])
         id = scope["request_id"] = request_id(headers.get(REQUEST_ID))
-        status = 500  # where it fails before it answers
+        status = 500  # logged if the app fails before it responds
 
-        async def send_noted(message: Message) -> None:
+        async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -193,9 +177,9 @@ class ApiMiddleware:
             await send(message)
 
         try:
-            await self._respond(scope, receive, send_noted, headers)
+            await self._respond(scope, receive, send_with_id, headers)
         finally:
-            _note(scope, id, status, time.perf_counter() - began)
+            _log(scope, id, status, time.perf_counter() - began)
 
     async def _respond(self, scope: Scope, receive: Receive, send: Send, headers: Mapping[str, str]) -> None:
         if scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
@@ -216,11 +200,11 @@ class ApiMiddleware:
         origin = headers.get("origin")
         extra = self._without_origin
         if origin is not None:
-            extra = _encoded({**SECURITY, **cors_headers(origin, self._allowed)})
+            extra = encode({**SECURITY, **cors_headers(origin, self._allowed)})
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                given = {name.lower() for name, _ in message.get("headers", ())}  # a page's own policy stands
+                given = {name.lower() for name, _ in message.get("headers", ())}  # the console has a policy of its own
                 message["headers"] = [
                     *message.get("headers", ()),
                     *(header for header in extra if header[0] not in given),
@@ -230,16 +214,12 @@ class ApiMiddleware:
         await app(scope, receive, send_with_headers)
 
 
-def _note(scope: Scope, id: str, status: int, seconds: float) -> None:
-    route = getattr(scope.get("route"), "path", None)  # as the code spells it: a path that was sent may hold anything
-    # Probes ask every few seconds, and a page for a dozen files.
+def _log(scope: Scope, id: str, status: int, seconds: float) -> None:
+    route = getattr(scope.get("route"), "path", None)  # the template: the path that was sent may contain anything
+    # "" is the route of the console, which loads a dozen files per page.
     level = logging.DEBUG if (route is not None and route.startswith(QUIET)) or route == "" else logging.INFO
     if requests.isEnabledFor(level):
-        fields = {"request_id": id, "method": scope["method"], "route": route or "-", "status": status}
+        fields: dict[str, Any] = {"request_id": id, "method": scope["method"], "route": route or "-", "status": status}
         if "trace_id" in scope:
             fields["trace_id"] = scope["trace_id"]
-        requests.log(level, "request", extra=told(**fields, ms=round(seconds * 1000, 1)))
-
-
-def _encoded(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
-    return [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+        requests.log(level, "request", extra=log_fields(**fields, ms=round(seconds * 1000, 1)))

@@ -1,11 +1,11 @@
-"""EventBridge → log: the target of the bus's rule.
+"""EventBridge → log: the Lambda function that is the target of a rule of the bus.
 
-EventBridge delivers at least once, so the same bus event may come again: its id, or the one that its publisher gave
-it, appends it once. What no later delivery could mend goes to the dead-letter queue with the reason. What may be mended
-by waiting is raised: Lambda tries an asynchronous invocation again, and hands it to its own dead letters in the end.
+EventBridge delivers at least once. A repeated event has the same id, its publisher's or the bus's, and is appended
+once. An event that can never be appended goes to the dead-letter queue with the reason. For a temporary failure the
+handler raises: Lambda retries an asynchronous invocation, and finally passes it to its own dead-letter queue.
 
-The handler also takes SQS events: dead letters that were moved to the redrive queue, in the forms that they have: as
-they came, or as Lambda wraps an invocation that failed.
+The handler also accepts SQS events, which are dead letters in the redrive queue: bus events as they arrived, or
+Lambda's records of failed invocations.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from tidewire.ingest.dead_letters import DeadLetters
 from tidewire.ingest.eventbridge_rules import BusRules
 from tidewire.model.event import Event
 from tidewire.monitoring.cloudwatch import EmbeddedMetrics
-from tidewire.monitoring.logs import request_id, requests, told
+from tidewire.monitoring.logs import log_fields, request_id, requests
 from tidewire.protocol import eventbridge_event
 from tidewire.settings.config import Settings
 from tidewire.transports.base import Receipt
@@ -36,7 +36,7 @@ Payload = Mapping[str, Any]
 
 
 class Receiver:
-    """Appends what comes by the bus; `dead_letters` is None where nobody keeps what cannot be appended."""
+    """Appends bus events to the log; `dead_letters` is None without REALTIME_DEAD_LETTER_QUEUE."""
 
     def __init__(self, hub: Hub, source: str, rules: BusRules, dead_letters: DeadLetters | None) -> None:
         self.hub = hub
@@ -45,10 +45,10 @@ class Receiver:
         self._dead_letters = dead_letters
 
     async def receive(self, payload: Any, id: str, via: str = "bus") -> list[dict[str, Any]]:
-        """Append the events of one bus event; return their receipts, none where no rule counts or it is a dead letter.
+        """Append the events of one bus event; return their receipts, or none if no rule matches or it is a dead letter.
 
-        The log is told of it under this request id. Raises Unavailable where the log or the dead-letter queue cannot
-        be reached, and InvalidRequest where there is no dead-letter queue.
+        Logs one line with this request id. Raises Unavailable if the log or the dead-letter queue cannot be reached,
+        and InvalidRequest if the event can never be appended and there is no dead-letter queue.
         """
         began = time.perf_counter()
         result, receipts = "failed", list[Receipt]()
@@ -60,17 +60,17 @@ class Receiver:
         finally:
             duplicates = sum(receipt.duplicate for receipt in receipts)
             fields = {"request_id": id, "via": via, "result": result, "events": len(receipts), "duplicates": duplicates}
-            requests.info("received", extra=told(**fields, ms=round((time.perf_counter() - began) * 1000, 1)))
+            requests.info("received", extra=log_fields(**fields, ms=round((time.perf_counter() - began) * 1000, 1)))
         return [{"id": receipt.id, "duplicate": receipt.duplicate} for receipt in receipts]
 
     async def redrive(self, records: Sequence[Mapping[str, Any]], id: str) -> list[dict[str, str]]:
-        """Append what is in the messages of an SQS queue; name those that are to come again."""
+        """Append the events in messages of an SQS queue; return the failed ones, which SQS delivers again."""
         failed = []
         for record in records:
             try:
                 await self.receive(_unwrap(record["body"]), id, "queue")
             except Unavailable as error:
-                fields = told(request_id=id)
+                fields = log_fields(request_id=id)
                 logger.warning("message %s stays in the queue: %s", record["messageId"], error.detail, extra=fields)
                 failed.append({"itemIdentifier": record["messageId"]})
         return failed
@@ -88,16 +88,16 @@ class Receiver:
 
     def _events(self, payload: Any) -> list[Event]:
         if not isinstance(payload, Mapping) or not isinstance(payload.get("source"), str):
-            raise InvalidRequest("This is no event of EventBridge's: it has no source")
+            raise InvalidRequest("This is not an EventBridge event: it has no source")
         if payload["source"] == self._source:
             return [eventbridge_event.from_payload(payload)]
         return self._rules.events(payload)
 
 
 class BusFunction:
-    """The handler for one bus event, or for a batch of an SQS queue; all invocations run on one event loop.
+    """The Lambda handler for one bus event or a batch of SQS messages; all invocations run on one event loop.
 
-    An invocation raises Unavailable if Lambda is to try it again.
+    An invocation raises Unavailable if Lambda should retry it.
     """
 
     def __init__(self) -> None:
@@ -120,7 +120,7 @@ class BusFunction:
             raise
         finally:
             if metrics is not None:
-                metrics.tell()
+                metrics.report()
             if receiver.hub.tracer is not None:
                 receiver.hub.tracer.flush()
 
@@ -142,11 +142,11 @@ def _make(settings: Settings) -> _Made:
     if settings.transport in ("memory", "eventbridge"):
         raise SettingsError(
             "REALTIME_TRANSPORT",
-            f"must name the log to append to, such as redis or postgres: {settings.transport} would lose what comes",
+            f"must name the log to append to, such as redis or postgres: {settings.transport} would lose the events",
         )
     queue = settings.dead_letter_queue
     if queue is None:
-        logger.warning("REALTIME_DEAD_LETTER_QUEUE is not set: events that cannot be appended fail, again and again")
+        logger.warning("REALTIME_DEAD_LETTER_QUEUE is not set: Lambda retries events that can never be appended")
     rules = BusRules.read(settings.config_file)
     dead_letters = None if queue is None else DeadLetters(queue)
     hub = make_hub(settings, stateless=True)
@@ -155,11 +155,11 @@ def _make(settings: Settings) -> _Made:
 
 
 def _unwrap(body: str) -> Any:
-    """Return the bus event in a dead letter."""
+    """Return the bus event in the body of a dead letter."""
     try:
         payload = msgspec.json.decode(body)
     except msgspec.DecodeError:
         return body
     if isinstance(payload, dict) and "requestPayload" in payload:
-        return payload["requestPayload"]  # Lambda's record of an asynchronous invocation that failed
+        return payload["requestPayload"]  # Lambda's record of a failed asynchronous invocation
     return payload

@@ -1,4 +1,4 @@
-"""Health, metrics and the API's description."""
+"""GET /api/health/live and /api/health/ready, /api/metrics, and /api/openapi.json."""
 
 import asyncio
 from pathlib import Path
@@ -7,6 +7,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from tidewire import __version__
 from tidewire.delivery.hub import Hub
 from tidewire.errors import Unavailable
 from tidewire.http.api import to_response
@@ -15,30 +16,32 @@ from tidewire.settings.config import Settings
 from tidewire.transports.base import Buffering
 
 OPENAPI = Path(__file__).with_name("openapi.json")
-PING_SECONDS = 2.0  # a load balancer's own time-out is rarely longer
+PING_SECONDS = 2.0  # the time-out of a load balancer's health check is rarely longer
 
 _HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
 
 
 def routes(hub: Hub, settings: Settings) -> list[BaseRoute]:
-    """Return the routes of this function."""
+    """Return the routes of the operations function."""
 
     async def live(request: Request) -> Response:
-        return JSONResponse({"status": "live"}, headers=_HEADERS)
+        return JSONResponse({"status": "live", "version": __version__}, headers=_HEADERS)
 
     async def ready(request: Request) -> Response:
         reasons = await _reasons(hub)
+        about: dict[str, object] = {"transport": settings.transport, "version": __version__}
         if reasons and isinstance(hub.transport, Buffering) and not hub.draining:
-            # It serves publishers and subscribers: to take it out of rotation would undo what the fallback is for.
-            degraded = {"status": "degraded", "transport": settings.transport, "reasons": reasons}
-            return JSONResponse({**degraded, "outbox": hub.transport.backlog.events}, headers=_HEADERS)
+            # Not 503: taken out of rotation, the instance could not accept the events that the fallback is for.
+            outbox = hub.transport.backlog.events
+            degraded = {"status": "degraded", **about, "reasons": reasons, "outbox": outbox}
+            return JSONResponse(degraded, headers=_HEADERS)
         if reasons:
             return to_response(problem(503, "Not ready: " + "; ".join(reasons), headers={"retry-after": "1"}))
         warnings = {} if hub.advice is None else {"warnings": [hub.advice]}
-        return JSONResponse({"status": "ready", "transport": settings.transport, **warnings}, headers=_HEADERS)
+        return JSONResponse({"status": "ready", **about, **warnings}, headers=_HEADERS)
 
     async def metrics(request: Request) -> Response:
-        from tidewire.monitoring.prometheus import (  # prometheus-client only where it is asked for
+        from tidewire.monitoring.prometheus import (  # prometheus-client is imported with the first scrape
             CONTENT_TYPE,
             exposition,
         )
@@ -57,6 +60,7 @@ def routes(hub: Hub, settings: Settings) -> list[BaseRoute]:
 
 
 async def _reasons(hub: Hub) -> list[str]:
+    """Return why the instance is not ready; empty if it is."""
     reasons = []
     if hub.draining:
         reasons.append("the instance is draining")
@@ -72,11 +76,11 @@ async def _reasons(hub: Hub) -> list[str]:
     if hub.refusal is not None:
         _add(reasons, hub.refusal)
     if isinstance(hub.transport, Buffering) and hub.transport.backlog.events:
-        reasons.append("events that were accepted are not in the log yet")
+        reasons.append("accepted events are not in the log yet")
     return reasons
 
 
 def _add(reasons: list[str], reason: str) -> None:
-    """Name a reason once: the tail's may be the same as that of an append."""
+    """Add a reason once: the tail may fail for the same reason as an append."""
     if not any(named.endswith(reason) for named in reasons):
         reasons.append(reason)

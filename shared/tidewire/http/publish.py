@@ -1,4 +1,4 @@
-"""POST /api/publish: events in, receipts out."""
+"""POST /api/publish: appends events, and returns a receipt for each."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,14 +10,14 @@ from starlette.routing import BaseRoute
 
 from tidewire.delivery.hub import Hub
 from tidewire.delivery.limits import PublishRate
-from tidewire.http.api import media_type, read_body, to_response
-from tidewire.http.handshake import handshake
-from tidewire.http.traced import traced
+from tidewire.http.api import JSON_HEADERS, media_type, read_body, to_response
+from tidewire.http.routes import cloudevents_handshake, traced_post
 from tidewire.model.cursor import MAX_LENGTH, Cursor
 from tidewire.model.event import Event
 from tidewire.protocol import cloudevents, publish_request
+from tidewire.protocol.headers import bearer
 from tidewire.protocol.problem import problem
-from tidewire.security.auth import PublishKeys, bearer, check_types
+from tidewire.security.publish_keys import PublishKeys, check_types
 from tidewire.settings.config import Settings
 from tidewire.transports.base import Receipt
 
@@ -25,7 +25,7 @@ PATH = "/api/publish"
 
 
 def routes(hub: Hub, settings: Settings) -> list[BaseRoute]:
-    """Return the routes of this function."""
+    """Return the routes of the publish function."""
     keys = PublishKeys(settings.publish_keys)
     rate = PublishRate(settings.publish_rate, hub.transport)
 
@@ -40,17 +40,16 @@ def routes(hub: Hub, settings: Settings) -> list[BaseRoute]:
             check_types(key, events)
         await rate.take(key, hub.partitions.copies(events))
         receipts = await hub.dispatch(events)
-        return Response(receipts_body(receipts), 202, _HEADERS)
+        return Response(receipts_body(receipts), 202, JSON_HEADERS)
 
-    return [traced(hub, PATH, publish), handshake(PATH, settings.publish_rate)]
+    return [traced_post(hub, PATH, publish), cloudevents_handshake(PATH, settings.publish_rate)]
 
 
 _JSON_TYPES = ("application/json", cloudevents.STRUCTURED, cloudevents.BATCHED)
-_HEADERS = {"content-type": "application/json", "cache-control": "no-store", "x-content-type-options": "nosniff"}
 
 
 async def _events(request: Request) -> list[Event] | None:
-    """Return the events of the request by its content type, None where that is not one of ours."""
+    """Return the events of the request, None if its content type is not supported."""
     kind, is_binary = media_type(request), "ce-specversion" in request.headers
     if kind in (cloudevents.STRUCTURED, cloudevents.BATCHED):
         cloudevents.check_headers(request.headers)
@@ -71,14 +70,14 @@ async def _read(request: Request) -> bytes:
 
 
 def receipts_body(receipts: Sequence[Receipt]) -> bytes:
-    """Return the JSON text of the answer to a publication."""
+    """Return the JSON body of the response to a publish."""
     return msgspec.json.encode({"events": [_receipt(receipt) for receipt in receipts]})
 
 
 def _receipt(receipt: Receipt) -> dict[str, Any]:
-    # Without times: a partition that the cursor does not name starts at its head.
+    # Time 0: a reader starts at the head of a partition that the cursor does not name.
     cursor = None if receipt.positions is None else Cursor(receipt.positions).encode(time=0)
-    if cursor is not None and len(cursor) > MAX_LENGTH:  # appended half under each of several partition schemes
+    if cursor is not None and len(cursor) > MAX_LENGTH:  # a batch that was appended under several partition schemes
         cursor = None
-    told: dict[str, Any] = {"id": receipt.id, "cursor": cursor, "duplicate": receipt.duplicate}
-    return told if receipt.durable else {**told, "durable": False}
+    fields: dict[str, Any] = {"id": receipt.id, "cursor": cursor, "duplicate": receipt.duplicate}
+    return fields if receipt.durable else {**fields, "durable": False}

@@ -1,4 +1,4 @@
-"""Where a stream's bytes go: any ASGI server's `send`, or the connection itself where our server holds it."""
+"""Sinks for the frames of a stream: `send` under any ASGI server, or the socket itself under Tidewire's own server."""
 
 import asyncio
 import logging
@@ -11,66 +11,66 @@ from tidewire.delivery.groups import Sink
 
 logger = logging.getLogger(__name__)
 
-CONNECTION = "tidewire.connection"  # an ASGI extension: the scope's way to its `Connection`, under our own server
+CONNECTION = "tidewire.connection"  # the ASGI extension by which Tidewire's own server passes the `Connection`
 
 Message = Mapping[str, Any]
 
 
 class Send(Protocol):
-    """ASGI send, of a server whose `send` is a coroutine function."""
+    """ASGI send of a server whose `send` is a coroutine function."""
 
     def __call__(self, message: Any, /) -> Coroutine[Any, Any, None]: ...
 
 
 class StreamSink(Sink, Protocol):
-    """A sink that ends an answer, whatever its client does."""
+    """A sink that can end its response even if the client reads nothing."""
 
     stuck: bool
-    """The client took nothing when its answer was to end: the app's task was cancelled instead."""
+    """The client read nothing when the response was to end, so the app's task was cancelled."""
 
     @property
     def stalled(self) -> bool:
-        """Whether the server has cut the client off because it took nothing."""
+        """Whether the server aborted the connection because the client read nothing."""
 
 
 class Connection(Protocol):
-    """What our server gives a stream beside `send`."""
+    """The interface that Tidewire's own server offers a stream beside `send`."""
 
     @property
     def scarce(self) -> bool:
-        """Whether so few files are left that no stream is to be opened."""
+        """Whether so few files are left that no stream may be opened."""
 
     @property
     def stalled(self) -> bool:
-        """Whether the peer was cut off because it took nothing."""
+        """Whether the connection was aborted because the peer read nothing."""
 
     @property
     def is_full(self) -> bool:
-        """Whether the peer has to read before more is written."""
+        """Whether the peer must read before more is written."""
 
     def refuse_stream(self) -> None:
-        """Note that a stream was refused because files are scarce."""
+        """Log that a stream was refused because files are scarce."""
 
     def make_sink(self) -> "ConnectionSink":
-        """Return where the body goes, once the start of the answer was sent."""
+        """Return the sink for the body of the response, whose start must have been sent."""
 
     async def drain(self) -> None:
-        """Return once there is room again, or the peer has gone."""
+        """Return once the peer has read enough, or has disconnected."""
 
     def end_answer(self) -> None:
-        """End the answer, whose last bytes were written."""
+        """End the response after its last bytes were written."""
 
 
 class AsgiSink:
     """Writes to one ASGI `send` without a task of its own.
 
-    A server that has room takes the bytes at once: its `send` ends at the first step, and no task switch is paid
-    for. Where it waits for the client to read, the rest of that `send` goes on in a task.
+    While the server's buffer has room, its `send` returns at the first step, without a task switch. If it waits for
+    the client to read, the rest of that `send` runs in a task.
     """
 
     __slots__ = ("_ended", "_owner", "_send", "_waiting", "stuck")
 
-    stalled = False  # what the server does is not shown
+    stalled = False  # ASGI does not reveal it
 
     def __init__(self, send: Send) -> None:
         self._send = send
@@ -80,13 +80,13 @@ class AsgiSink:
         self.stuck = False
 
     def write(self, chunk: bytes) -> Awaitable[None] | None:
-        """Send a chunk; an answer to await means that the client does not keep up."""
+        """Send a chunk; a returned awaitable means that the client is slow, and ends once the chunk is sent."""
         if self._ended:
             return None
         return self._drive({"type": "http.response.body", "body": chunk, "more_body": True})
 
     def end(self, chunk: bytes) -> None:
-        """Send the last chunk and end the response; a client that takes nothing is cut off instead."""
+        """Send the last chunk and end the response; if the client reads nothing, cancel the app's task instead."""
         if self._ended:
             return
         self._ended = True
@@ -98,7 +98,7 @@ class AsgiSink:
 
     @property
     def buffered(self) -> int:
-        """The server's own buffer, which ASGI does not show."""
+        """Always 0: ASGI does not reveal the server's buffer."""
         return 0
 
     def _drive(self, message: Message) -> asyncio.Task[None] | None:
@@ -107,8 +107,8 @@ class AsgiSink:
             waits_for = sending.send(None)
         except StopIteration:
             return None
-        except Exception:  # the server says in its own way that the client is gone
-            logger.debug("a stream's client is gone", exc_info=True)
+        except Exception:  # each server signals a disconnected client in its own way
+            logger.debug("the client of a stream has disconnected", exc_info=True)
             self._ended = True
             return None
         self._waiting = asyncio.get_running_loop().create_task(_finish(sending, waits_for))
@@ -116,17 +116,18 @@ class AsgiSink:
 
 
 class ConnectionSink:
-    """Writes the chunks of one answer, framed once for all subscribers, to the socket of its connection.
+    """Writes the chunks of one response to the socket of its connection.
 
-    While nothing is buffered the kernel takes the bytes in one call.
+    The chunk framing is made once for all subscribers. While nothing is buffered, one system call passes the bytes to
+    the kernel.
     """
 
     __slots__ = ("_chunked", "_connection", "_descriptor", "_ended", "_transport", "_waiting")
 
-    stuck = False  # it never holds up the end of its answer
+    stuck = False  # a slow client never delays the end of the response
 
     def __init__(self, connection: "Connection", transport: asyncio.Transport, *, chunked: bool) -> None:
-        """Write to the socket under `transport`; without chunks for an HTTP/1.0 client."""
+        """Write to the socket of `transport`; an HTTP/1.0 client gets no chunks."""
         self._connection = connection
         self._transport = transport
         self._descriptor: int = transport.get_extra_info("socket").fileno()
@@ -135,10 +136,10 @@ class ConnectionSink:
         self._waiting: asyncio.Task[None] | None = None
 
     def write(self, chunk: bytes) -> Awaitable[None] | None:
-        """Send a chunk; an answer to await means that the client does not keep up."""
+        """Send a chunk; a returned awaitable means that the client is slow, and ends once the chunk is sent."""
         transport = self._transport
-        # A closing transport gives its descriptor back, and the next connection gets the same number: without this
-        # look, one user's events could be written to another's socket. Both happen on this thread: no race.
+        # A closing transport frees its descriptor, and the next connection gets the same number: without this check,
+        # one user's events could be written to another user's socket. Both happen on this thread, so there is no race.
         if self._ended or transport.is_closing():
             return None
         framed = _framed(chunk) if self._chunked else chunk
@@ -149,7 +150,7 @@ class ConnectionSink:
         return None
 
     def end(self, chunk: bytes) -> None:
-        """Send the last chunk and end the answer; a client that does not take it soon is cut off."""
+        """Send the last chunk and end the response; a client that does not read it soon is disconnected."""
         if self._ended:
             return
         self._ended = True
@@ -161,12 +162,12 @@ class ConnectionSink:
 
     @property
     def buffered(self) -> int:
-        """What the transport holds for the kernel."""
+        """Bytes that the transport has not passed to the kernel yet."""
         return 0 if self._transport.is_closing() else self._transport.get_write_buffer_size()
 
     @property
     def stalled(self) -> bool:
-        """Whether the connection was cut off because its client took nothing."""
+        """Whether the connection was aborted because the client read nothing."""
         return self._connection.stalled
 
     def _write_now(self, framed: bytes) -> None:
@@ -179,7 +180,7 @@ class ConnectionSink:
         except BlockingIOError:
             sent = 0
         except OSError:
-            return  # the client is gone; the transport notices by itself
+            return  # the client has disconnected; the transport notices that by itself
         if sent < len(framed):
             transport.write(framed[sent:])
 
@@ -196,12 +197,12 @@ _last: tuple[bytes, bytes] = (b"", b"")
 def _framed(chunk: bytes) -> bytes:
     """Return the chunk with its HTTP/1.1 chunk framing (RFC 9112 section 7.1).
 
-    The hub writes one bytes object to all members in a row: the last one framed is most often the next.
+    The hub writes one bytes object to all members in a row, so the chunk framed last is usually the next one too.
     """
-    global _last  # noqa: PLW0603 — one entry, replaced whole; a race could only frame twice
+    global _last  # noqa: PLW0603 — one entry, replaced as a whole; a race could only frame a chunk twice
     known, framed = _last
     if known is not chunk:
-        framed = b"%x\r\n%b\r\n" % (len(chunk), chunk) if chunk else b""  # an empty chunk would be the end
+        framed = b"%x\r\n%b\r\n" % (len(chunk), chunk) if chunk else b""  # an empty chunk would end the body
         _last = (chunk, framed)
     return framed
 
@@ -212,12 +213,12 @@ async def _finish(sending: Coroutine[Any, Any, None], waits_for: Any) -> None:
 
 @types.coroutine
 def _resume(sending: Coroutine[Any, Any, None], waits_for: Any) -> Generator[Any, Any, None]:
-    """Go on with a coroutine that was stepped by hand and is waiting for `waits_for`."""
+    """Run the rest of a coroutine that was stepped by hand and waits for `waits_for`."""
     while True:
         try:
             try:
                 answer = yield waits_for
-            except BaseException as error:  # noqa: BLE001 — cancellation belongs to the coroutine too
+            except BaseException as error:  # noqa: BLE001 — the coroutine receives cancellation too
                 waits_for = sending.throw(error)
             else:
                 waits_for = sending.send(answer)

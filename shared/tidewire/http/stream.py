@@ -13,15 +13,14 @@ from tidewire.delivery.hub import GOING_AWAY, Hub
 from tidewire.delivery.sessions import Session, Sessions
 from tidewire.errors import TidewireError, TransportUnavailable, Unavailable
 from tidewire.http.answers import Answer, encode, respond
-from tidewire.http.cors import cors_headers, preflight_headers
 from tidewire.http.sinks import CONNECTION, Message, Send, StreamSink
-from tidewire.monitoring.logs import REQUEST_ID, request_id, streams, told
-from tidewire.protocol.headers import SECURITY, check_single, combined
+from tidewire.monitoring.logs import REQUEST_ID, log_fields, request_id, streams
+from tidewire.protocol.headers import SECURITY, check_single, combined, cors_headers, preflight_headers
 from tidewire.protocol.problem import Problem, from_error, problem
 from tidewire.protocol.sse import CLOUDEVENTS, DATA, retry, rfc3339
 from tidewire.protocol.subscribe_request import SubscribeRequest, parse_subscribe_request
-from tidewire.security.auth import Identity, Verifier, subscriber_token
 from tidewire.security.signing import Signer
+from tidewire.security.tokens import Identity, Verifier, subscriber_token
 from tidewire.settings.config import Settings
 
 logger = logging.getLogger(__name__)
@@ -135,8 +134,8 @@ class StreamApp:
         except Exception:
             if answer.started:
                 raise
-            logger.exception("GET %s failed", PATH, extra=told(request_id=answer.id))
-            refused = problem(500, "The server failed; the log of the server says why")
+            logger.exception("GET %s failed", PATH, extra=log_fields(request_id=answer.id))
+            refused = problem(500, "The server failed; see the server's log")
         await respond(answer, refused.status, {**cors, **refused.headers}, refused.body)
         return None
 
@@ -245,7 +244,7 @@ class _OpenStream(NamedTuple):
             seconds = time.time() - self.began
             reason = subscriber.ending or ("slow-consumer" if self.sink.stalled else "client-gone")
             fields = {"request_id": self.id, "opened": rfc3339(int(self.began * 1000)), "seconds": round(seconds, 3)}
-            streams.info("stream", extra=told(**fields, reason=reason, events=subscriber.sent))
+            streams.info("stream", extra=log_fields(**fields, reason=reason, events=subscriber.sent))
 
 
 _STREAM_HEADERS = {

@@ -1,7 +1,7 @@
-"""The stream alone, as a process: `python -m functions.stream`, behind the Lambda Web Adapter.
+"""The streams alone, as a process: `python -m functions.stream`, behind the Lambda Web Adapter.
 
-Lambda's own Python runtime cannot stream an answer. The adapter, a layer of AWS's, starts this process, waits until
-/api/health/live answers, and then passes each invocation on as a plain HTTP request.
+Lambda's own Python runtime cannot stream a response. The adapter, a Lambda layer of AWS, starts this process, waits
+until /api/health/live answers, and then forwards each invocation as a plain HTTP request.
 """
 
 import asyncio
@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from tidewire import __version__
 from tidewire.errors import SettingsError
 from tidewire.http.answers import Answer, respond
 from tidewire.http.server import serve
@@ -29,14 +30,14 @@ from tidewire.wiring import make_hub, prepare
 logger = logging.getLogger(__name__)
 
 LIVE = "/api/health/live"
-LOOK_SECONDS = 1.0  # how exactly it is known for how long the tail has been away
-LOOKS_A_REPORT = 60
-INVOKE_MODE, BUFFERED = "AWS_LWA_INVOKE_MODE", "buffered"  # the adapter's, for what cannot be streamed in front of it
-LAG_NAMESPACE = "Tidewire"  # in which deploy/alarms.yml looks for TailLag
+CHECK_SECONDS = 1.0  # between two checks of the tail: the precision of TailLag while the tail is down
+CHECKS_PER_REPORT = 60
+INVOKE_MODE, BUFFERED = "AWS_LWA_INVOKE_MODE", "buffered"  # the adapter's mode for callers that cannot stream
+LAG_NAMESPACE = "Tidewire"  # where deploy/alarms.yml expects TailLag
 
 
 class StreamServer:
-    """Serves streams on one hub at a time: a new one where a secret was rotated, and the old one is drained."""
+    """An ASGI app that serves streams from one hub, and replaces and drains that hub after a secret was rotated."""
 
     def __init__(
         self,
@@ -56,7 +57,7 @@ class StreamServer:
         self._watching: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Mapping[str, Any], receive: Any, send: Send) -> None:
-        if not scope["path"].endswith(PATH):  # a custom domain's API mapping may stand before it
+        if not scope["path"].endswith(PATH):  # the API mapping of a custom domain may be a prefix
             await _answer_others(scope, send)
             return
         if self._watching is None:
@@ -65,18 +66,18 @@ class StreamServer:
         await self._app(scope, receive, send)
 
     def drain(self) -> None:
-        """Send every subscriber away."""
+        """Close every stream, and refuse new ones."""
         self.hub.drain()
 
     async def aclose(self) -> None:
-        """Close every connection."""
+        """Close every stream and every connection to the store."""
         if self._watching is not None:
             self._watching.cancel()
         await self.hub.aclose()
         await asyncio.gather(*self._retiring)
 
     async def _follow_rotation(self) -> None:
-        """Take a new hub where a secret has changed; one request waits for the reading, the others go on."""
+        """Replace the hub if a secret has changed. One request waits while secrets are read; others proceed."""
         if not self._environment.is_due or self._reading.locked():
             return
         async with self._reading:
@@ -87,66 +88,67 @@ class StreamServer:
         try:
             settings = Settings.from_env(found)
         except SettingsError as error:
-            logger.warning("keeping the settings of before: %s", error)
+            logger.warning("keeping the previous settings: %s", error)
             return
         old = self.hub
         self._use(settings)
-        retiring = asyncio.create_task(old.aclose())  # its clients are told, and resume on the new one
+        retiring = asyncio.create_task(old.aclose())  # closes its streams; their clients resume on the new hub
         self._retiring.add(retiring)
         retiring.add_done_callback(self._retiring.discard)
 
     def _use(self, settings: Settings) -> None:
         self.settings = settings
         self.hub = make_hub(settings)
-        # Where the adapter buffers, an answer that never ends would never begin: a client would wait in vain.
+        # A buffering adapter sends a response when it is complete, so the client of a stream would receive nothing.
         streams = self._known.get(INVOKE_MODE) != BUFFERED
         self._app = StreamApp(self.hub, settings, self._environment.request_refresh, streams=streams)
         self._metrics = EmbeddedMetrics.from_settings(self.hub, settings, self._known)
 
     async def _watch(self) -> None:
-        """Follow rotated secrets while nobody asks, and tell CloudWatch once a minute in which there are streams."""
+        """Follow rotated secrets between requests, and report to CloudWatch once a minute while there are streams."""
         function = self._known.get("AWS_LAMBDA_FUNCTION_NAME")
         worst = away = 0.0
-        for look in itertools.count(1):
-            await asyncio.sleep(LOOK_SECONDS)
-            away = 0.0 if self.hub.tail_running else away + LOOK_SECONDS
-            if away:  # perhaps the store has another password by now, and those who are connected only wait
+        for check in itertools.count(1):
+            await asyncio.sleep(CHECK_SECONDS)
+            away = 0.0 if self.hub.tail_running else away + CHECK_SECONDS
+            if away:  # the store's password may have been rotated, and open streams send no request that would fail
                 self._environment.request_refresh()
             await self._follow_rotation()
             worst = max(worst, away, self.hub.fanout.tail_lag.take_worst())
-            if look % LOOKS_A_REPORT == 0:
+            if check % CHECKS_PER_REPORT == 0:
                 if function is not None and self.hub.subscribers:
                     await self._report(function, worst)
                 worst = 0.0
 
     async def _report(self, function: str, lag: float) -> None:
-        """Print the tail's lag, for the alarm, and what has been counted, where that is asked for."""
-        # In a thread: what knows the format takes long to import, and streams must not wait for it.
+        """Write the tail's lag in seconds, for the alarm, and the metrics, if REALTIME_METRICS_NAMESPACE is set."""
+        # In a thread: the first call imports aws-lambda-powertools, which would delay the streams.
         await asyncio.to_thread(write, LAG_NAMESPACE, function, [Sample("TailLag", "Seconds", round(lag, 3))])
         if self._metrics is not None and self.settings.metrics_namespace is not None:
             await asyncio.to_thread(write, self.settings.metrics_namespace, function, self._metrics.take())
 
 
 async def _answer_others(scope: Mapping[str, Any], send: Send) -> None:
-    """Answer what is no stream: the adapter asks whether the process lives, and a stranger for what is not here."""
+    """Answer the adapter's health check, and 404 to any other path."""
     headers = combined(scope["headers"])
     live = scope["path"] == LIVE
     answer = Answer(send, request_id(headers.get(REQUEST_ID)), scope["method"], LIVE if live else "-")
     missing = problem(404, "There is nothing at this path")
     try:
         if live:
-            await respond(answer, 200, _LIVE_HEADERS, b'{"status":"live"}')
+            await respond(answer, 200, _LIVE_HEADERS, _LIVE)
         else:
             await respond(answer, missing.status, missing.headers, missing.body)
     finally:
         answer.note(logging.DEBUG if live else logging.INFO)
 
 
+_LIVE = b'{"status":"live","version":"%b"}' % __version__.encode()
 _LIVE_HEADERS = {"content-type": "application/json", "cache-control": "no-store", **SECURITY}
 
 
 def main() -> int:
-    """Serve what the environment says until SIGTERM."""
+    """Serve the streams of this process's environment until SIGTERM; return the exit status."""
     try:
         server = StreamServer(os.environ, begin=prepare)
         banner = "Tidewire's streams on {url}" + PATH
@@ -155,7 +157,3 @@ def main() -> int:
         print(f"tidewire: {error}", file=sys.stderr)
         return 2
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

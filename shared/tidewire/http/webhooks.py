@@ -1,4 +1,4 @@
-"""POST /api/webhooks/{source}: a provider's delivery in, verified and mapped."""
+"""POST /api/webhooks/{source}: verifies a provider's delivery, maps it to events, and appends them."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -10,10 +10,9 @@ from starlette.routing import BaseRoute
 
 from tidewire.delivery.hub import Hub
 from tidewire.errors import BadSignature, ContentTooLarge, EventRefused, InvalidRequest, MappingError, Unavailable
-from tidewire.http.api import decoded, media_type, read_raw, to_response
-from tidewire.http.handshake import handshake
+from tidewire.http.api import JSON_HEADERS, decoded, media_type, read_raw, to_response
 from tidewire.http.publish import receipts_body
-from tidewire.http.traced import traced
+from tidewire.http.routes import cloudevents_handshake, traced_post
 from tidewire.ingest.mapping.payload import FORM_MEDIA_TYPE, Payload
 from tidewire.ingest.webhooks.scheme import Delivery
 from tidewire.ingest.webhooks.sources import Receiver, read_sources
@@ -23,7 +22,7 @@ from tidewire.protocol.publish_request import MAX_BODY_BYTES
 from tidewire.settings.config import Settings
 
 PATH = "/api/webhooks/{source}"
-UNKNOWN = "unknown"  # in the metrics: what was sent as a source's name is not repeated there
+UNKNOWN = "unknown"  # the label of every other source: a client must not create time series
 _VERDICTS: Mapping[type[Exception], str] = {
     BadSignature: "bad-signature",
     MappingError: "does-not-fit",
@@ -32,11 +31,10 @@ _VERDICTS: Mapping[type[Exception], str] = {
     InvalidRequest: "not-json",
     Unavailable: "unavailable",
 }
-_HEADERS = {"content-type": "application/json", "cache-control": "no-store", "x-content-type-options": "nosniff"}
 
 
 def routes(hub: Hub, settings: Settings, clock: Callable[[], float] = time.time) -> list[BaseRoute]:
-    """Return the routes of this function; raises SettingsError: realtime.toml and its secrets are read."""
+    """Return the routes of the webhook function; reads realtime.toml and its secrets, raises SettingsError."""
     sources = read_sources(settings.config_file)
     receivers = {name: Receiver(source, settings.variables) for name, source in sources.items()}
 
@@ -44,7 +42,7 @@ def routes(hub: Hub, settings: Settings, clock: Callable[[], float] = time.time)
         receiver = receivers.get(request.path_params["source"])
         if receiver is None:
             WEBHOOKS.add(UNKNOWN, "unknown-source")
-            return to_response(problem(404, "realtime.toml names no source like this"))
+            return to_response(problem(404, "realtime.toml has no source with this name"))
         name = receiver.source.name
         try:
             verdict, response = await _receive(request, receiver)
@@ -56,18 +54,18 @@ def routes(hub: Hub, settings: Settings, clock: Callable[[], float] = time.time)
 
     async def _receive(request: Request, receiver: Receiver) -> tuple[str, Response]:
         body = await read_raw(request, MAX_BODY_BYTES)
-        # RFC 9110 section 5.3: a header that stands twice is a list, and no scheme takes that for a signature.
+        # RFC 9110 section 5.3: a repeated header is one list, which no scheme accepts as a signature.
         headers = {key: ", ".join(request.headers.getlist(key)) for key in request.headers}
         receiver.verify(Delivery(headers, body, clock()))
         kind = media_type(request)
-        if not _is_taken(request, kind):
+        if not _is_supported(request, kind):
             accepted = {"accept": f"application/json, {FORM_MEDIA_TYPE}"}
-            detail = f"Let the provider send JSON (application/json), or else a form ({FORM_MEDIA_TYPE})"
+            detail = f"Configure the provider to send JSON (application/json) or a form ({FORM_MEDIA_TYPE})"
             return "not-json", to_response(problem(415, detail, headers=accepted))
         payload = Payload(decoded(body, request, MAX_BODY_BYTES), headers, is_form=kind == FORM_MEDIA_TYPE)
         challenge = receiver.source.scheme.challenge(payload)
         if challenge is not None:
-            return "challenge", Response(msgspec.json.encode({"challenge": challenge}), 200, _HEADERS)
+            return "challenge", Response(msgspec.json.encode({"challenge": challenge}), 200, JSON_HEADERS)
         events = receiver.source.events(payload)
         receipts = await hub.dispatch(events) if events else []
         verdict = "ignored" if not events else "accepted"
@@ -75,13 +73,16 @@ def routes(hub: Hub, settings: Settings, clock: Callable[[], float] = time.time)
             verdict = "duplicate"
         if receiver.source.scheme.is_shown(payload):
             return verdict, Response(b"", 200, {"cache-control": "no-store"})
-        return verdict, Response(receipts_body(receipts), 202, _HEADERS)
+        return verdict, Response(receipts_body(receipts), 202, JSON_HEADERS)
 
-    return [traced(hub, PATH, webhook), handshake(PATH, None, lambda asked: asked.path_params["source"] in receivers)]
+    return [
+        traced_post(hub, PATH, webhook),
+        cloudevents_handshake(PATH, None, lambda request: request.path_params["source"] in receivers),
+    ]
 
 
-def _is_taken(request: Request, kind: str | None) -> bool:
-    """Whether the request says that it is JSON or a form, or says nothing."""
+def _is_supported(request: Request, kind: str | None) -> bool:
+    """Return whether the body is JSON or a form; a request without a Content-Type is taken as JSON."""
     if kind is None:
         return "content-type" not in request.headers
     return kind in ("application/json", FORM_MEDIA_TYPE) or kind.endswith("+json")

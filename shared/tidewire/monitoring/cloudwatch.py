@@ -1,7 +1,7 @@
-"""Readings for CloudWatch: lines on standard output in its embedded metric format, which nobody has to scrape.
+"""Metrics for CloudWatch: lines on standard output in the embedded metric format, so that nothing has to scrape.
 
-A function is frozen after its answer and cannot be asked later, so it tells after each one what has happened since the
-one before. aws-lambda-powertools, which knows the format, is imported with the first line.
+Lambda freezes a function after its response, so no scrape reaches it: the function writes after each invocation what
+changed since the previous one. aws-lambda-powertools, which knows the format, is imported with the first line.
 """
 
 import json
@@ -10,12 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, Self, TextIO
 
 from tidewire.delivery.hub import Hub
-from tidewire.monitoring.metrics import Labels, distributions, read_own
+from tidewire.monitoring.metrics import Labels, collect_local, distributions
 from tidewire.settings.config import Settings
 
 
 class Sample(NamedTuple):
-    """One value of one metric, with the names and the values of its labels."""
+    """One value of one metric, with label names and label values."""
 
     name: str
     unit: str
@@ -24,7 +24,7 @@ class Sample(NamedTuple):
 
 
 def write(namespace: str, function: str, samples: Sequence[Sample], *, output: TextIO | None = None) -> None:
-    """Write a line for each set of labels; the first call takes its time to import what knows the format."""
+    """Write one line per set of labels. The first call blocks for the import of aws-lambda-powertools."""
     if not samples:
         return
     from aws_lambda_powertools.metrics.provider.cloudwatch_emf.cloudwatch import AmazonCloudWatchEMFProvider
@@ -40,38 +40,38 @@ def write(namespace: str, function: str, samples: Sequence[Sample], *, output: T
 
 
 class EmbeddedMetrics:
-    """What one hub has to tell, under a namespace and a function's name."""
+    """The metrics of one hub since the last report, under a namespace and a function name."""
 
     def __init__(self, hub: Hub, namespace: str, function: str, *, output: TextIO | None = None) -> None:
         self._hub = hub
         self._namespace = namespace
         self._function = function
         self._output = output
-        self._told: dict[tuple[str, Labels], float] = {}  # of counters and histograms: only growth is told
-        self.take()  # what other hubs of this process have counted is theirs
+        self._reported: dict[tuple[str, Labels], float] = {}  # totals of counters and histograms at the last report
+        self.take()  # counts of this process's earlier hubs were reported by those
 
     @classmethod
     def from_settings(cls, hub: Hub, settings: Settings, environ: Mapping[str, str]) -> Self | None:
-        """Return what tells of this hub, None where nobody asked for that; Lambda's `environ` names the function."""
+        """Return the reporter for this hub, None without REALTIME_METRICS_NAMESPACE; `environ` is Lambda's."""
         if settings.metrics_namespace is None:
             return None
         return cls(hub, settings.metrics_namespace, environ.get("AWS_LAMBDA_FUNCTION_NAME", "local"))
 
-    def tell(self) -> None:
-        """Write a line for each set of labels in which something has happened; none where nothing has."""
+    def report(self) -> None:
+        """Write one line per set of labels whose metrics have changed since the last call."""
         write(self._namespace, self._function, self.take(), output=self._output)
 
     def take(self) -> list[Sample]:
-        """Return what has happened since the last call, for `write`."""
+        """Return the changes since the last call, for `write`."""
         return [*self._counters(), *self._means()]
 
     def _counters(self) -> Iterator[Sample]:
-        for reading in read_own(self._hub):
-            if reading.kind == "counter":
-                for values, total in reading.values.items():
-                    grown = self._grown(reading.name, values, total)
+        for metric in collect_local(self._hub):
+            if metric.kind == "counter":
+                for values, total in metric.values.items():
+                    grown = self._grown(metric.name, values, total)
                     if grown:
-                        yield Sample(reading.name, "Count", grown, (reading.labels, values))
+                        yield Sample(metric.name, "Count", grown, (metric.labels, values))
 
     def _means(self) -> Iterator[Sample]:
         for name, _, histogram in distributions(self._hub):
@@ -81,6 +81,6 @@ class EmbeddedMetrics:
                 yield Sample(name, "Seconds", total / count)
 
     def _grown(self, name: str, values: Labels, total: float) -> float:
-        before = self._told.get((name, values), 0)
-        self._told[name, values] = total
+        before = self._reported.get((name, values), 0)
+        self._reported[name, values] = total
         return total - before

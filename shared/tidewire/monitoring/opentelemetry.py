@@ -1,12 +1,12 @@
-"""Spans for OpenTelemetry: the only module that imports it, and imported only where traces are configured.
+"""Spans for OpenTelemetry: the only module that imports it, imported only if traces are configured.
 
-One trace from a publisher to the processes that deliver:
+One trace covers the way from a publisher to the processes that deliver:
 
-    POST /api/publish   server    below the request's traceparent
-    append all          producer  its own context goes into the record
-    deliver all         consumer  in each process that wrote the record to a subscriber, once, below the append
+    POST /api/publish   server    child of the request's traceparent
+    append all          producer  its context is stored in the record
+    deliver all         consumer  child of the append; one per process that wrote the record to a subscriber
 
-Attributes follow the semantic conventions for HTTP and messaging, and hold no user, no data and no credential.
+Attributes follow the semantic conventions for HTTP and messaging. They contain no user id, event data or credential.
 """
 
 import asyncio
@@ -37,16 +37,16 @@ from tidewire.transports.base import Receipt
 
 logger = logging.getLogger(__name__)
 
-FLUSH_SECONDS = 1.0  # of an invocation's time: a collector nearby takes milliseconds
-CLOSE_SECONDS = 2.0  # of a process's end, for the same
-LAMBDA_DELAY_MS = 500  # between two exports of a stream: its process is frozen as soon as its answer has ended
+FLUSH_SECONDS = 1.0  # at the end of an invocation: a collector in the same region takes milliseconds
+CLOSE_SECONDS = 2.0  # at the end of the process
+LAMBDA_DELAY_MS = 500  # between two exports while streams are open: Lambda freezes the process after the last response
 
 _SYSTEM = "tidewire"
 _TRACE_CONTEXT = TraceContextTextMapPropagator()
 
 
 class Tracing:
-    """The tracer of one hub, and what sends its spans: an implementation of `Tracer`."""
+    """The tracer of one hub, with its exporters; implements `Tracer`."""
 
     def __init__(self, provider: TracerProvider, partitions: Partitions, transport: str) -> None:
         self._provider = provider
@@ -57,16 +57,16 @@ class Tracing:
 
     @classmethod
     def from_settings(cls, settings: Settings, partitions: Partitions) -> Self:
-        """Return what sends spans where the settings say; the SDK reads from the environment what is not said here."""
-        _quieten()
+        """Return the tracer for these settings; the SDK reads its other variables from the environment by itself."""
+        _silence()
         env = settings.variables
-        # Not registered as the process's own: nobody else's spans are sent, and each hub ends what it began.
+        # Not registered globally: no spans of other libraries are exported, and each hub shuts down its own provider.
         provider = TracerProvider(resource=_resource(), shutdown_on_exit=False)
         own_delay = "AWS_LAMBDA_FUNCTION_NAME" in env and "OTEL_BSP_SCHEDULE_DELAY" not in env
         for exporter in settings.trace_exporters:
-            sending = _otlp(env) if exporter == "otlp" else ConsoleSpanExporter()
+            span_exporter = _otlp(env) if exporter == "otlp" else ConsoleSpanExporter()
             delay = LAMBDA_DELAY_MS if own_delay else None
-            provider.add_span_processor(BatchSpanProcessor(sending, schedule_delay_millis=delay))
+            provider.add_span_processor(BatchSpanProcessor(span_exporter, schedule_delay_millis=delay))
         return cls(provider, partitions, settings.transport)
 
     @contextlib.contextmanager
@@ -98,7 +98,7 @@ class Tracing:
             yield _Appending(span, events)
 
     def delivered(self, record: Record, matched: int, written: int, began: int, ended: int) -> None:
-        """Make the span of a delivery; see `Tracer.delivered`."""
+        """Record the span of a delivery; see `Tracer.delivered`."""
         event = record.event
         created = _context_of(*_extension(event))
         parent = _context_of(event.traceparent, event.tracestate) or created
@@ -123,15 +123,15 @@ class Tracing:
         span.end(ended)
 
     def flush(self) -> None:
-        """Send what was told; see `Tracer.flush`."""
-        # The SDK has no bound for this (opentelemetry-python#4568). What a flush of before still waits for, this one
-        # would wait for too.
+        """Export the finished spans; see `Tracer.flush`."""
+        # In a thread, because force_flush ignores its time limit (opentelemetry-python#4568). A flush that is still
+        # running is waited for instead of starting another one behind it.
         if self._flushing is None or not self._flushing.is_alive():
             self._flushing = _in_background(self._provider.force_flush)
         self._flushing.join(FLUSH_SECONDS)
 
     async def aclose(self) -> None:
-        """Send what was told, and end; see `Tracer.aclose`."""
+        """Export the finished spans and shut down; see `Tracer.aclose`."""
         await asyncio.to_thread(_in_background(self._provider.shutdown).join, CLOSE_SECONDS)
 
     @contextlib.contextmanager
@@ -143,14 +143,14 @@ class Tracing:
         parent: Context | None,
         links: Sequence[Link] = (),
     ) -> Iterator[Span]:
-        """Open a span that is the current one meanwhile. Of an error its name is told: its text may hold anything."""
+        """Open a span and make it current. An error is recorded by its class name: its text may contain anything."""
         span = self._tracer.start_span(name, parent, kind, attributes, links)
         try:
             with trace.use_span(span, record_exception=False, set_status_on_exception=False):
                 yield span
         except Exception as error:
             span.set_attribute("error.type", type(error).__name__)
-            if kind is not SpanKind.SERVER:  # whose status is that of its answer
+            if kind is not SpanKind.SERVER:  # its status follows from the response
                 span.set_status(Status(StatusCode.ERROR))
             raise
         finally:
@@ -158,17 +158,17 @@ class Tracing:
 
 
 class _Appending:
-    """A publish under way; see `tracer.Append`."""
+    """A running publish; see `tracer.Append`."""
 
     def __init__(self, span: Span, events: Sequence[Event]) -> None:
         carrier: dict[str, str] = {}
         _TRACE_CONTEXT.inject(carrier, trace.set_span_in_context(span))
-        named = {"traceparent": carrier.get("traceparent"), "tracestate": carrier.get("tracestate")}
-        self.events: Sequence[Event] = [msgspec.structs.replace(event, **named) for event in events]
+        context = {"traceparent": carrier.get("traceparent"), "tracestate": carrier.get("tracestate")}
+        self.events: Sequence[Event] = [msgspec.structs.replace(event, **context) for event in events]
         self._span = span
 
     def took(self, receipts: Sequence[Receipt]) -> None:
-        """Note what the transport has answered."""
+        """Record the transport's receipts."""
         if duplicates := sum(receipt.duplicate for receipt in receipts):
             self._span.set_attribute("realtime.duplicates", duplicates)
         if not all(receipt.durable for receipt in receipts):
@@ -176,24 +176,24 @@ class _Appending:
 
 
 class _Answering:
-    """A request under way; see `tracer.Answering`."""
+    """A request that is being answered; see `tracer.Answering`."""
 
     def __init__(self, span: Span) -> None:
         self.trace_id = trace.format_trace_id(span.get_span_context().trace_id)
         self._span = span
 
     def answered(self, status: int) -> None:
-        """Note the answer's status."""
+        """Record the status of the response."""
         self._span.set_attribute("http.response.status_code", status)
         if status >= 500:
             self._span.set_status(Status(StatusCode.ERROR))
 
 
 def _messaging(name: str, type: str, partitions: set[str]) -> dict[str, Any]:
-    told = {"messaging.system": _SYSTEM, "messaging.operation.name": name, "messaging.operation.type": type}
+    attributes = {"messaging.system": _SYSTEM, "messaging.operation.name": name, "messaging.operation.type": type}
     if len(partitions) == 1:
-        told["messaging.destination.name"] = next(iter(partitions))
-    return told
+        attributes["messaging.destination.name"] = next(iter(partitions))
+    return attributes
 
 
 def _message(event: Event) -> dict[str, Any]:
@@ -201,25 +201,25 @@ def _message(event: Event) -> dict[str, Any]:
 
 
 def _template(partitions: set[str]) -> str:
-    """Return the partition without its user shard, `several` for more than one: few names for many spans."""
+    """Return the partition without its user shard, or `several`: span names must be few."""
     bases = {name.partition(":")[0] for name in partitions}
     return bases.pop() if len(bases) == 1 else "several"
 
 
 def _context_in(headers: Mapping[str, str]) -> Context | None:
-    """Return the context below which a request is answered; None is the current one, if there is any."""
-    if trace.get_current_span().get_span_context().is_valid:  # who has wrapped the whole app knows the caller already
+    """Return the parent context of a request; None selects the current context."""
+    if trace.get_current_span().get_span_context().is_valid:  # an instrumentation around the app has read the headers
         return None
     return _context_of(headers.get("traceparent"), headers.get("tracestate"))
 
 
 def _extension(event: Event) -> tuple[str | None, str | None]:
-    """Return what a publisher has put into the event itself (CloudEvents' Distributed Tracing extension)."""
+    """Return the trace context in the event's attributes (CloudEvents' Distributed Tracing extension)."""
     return event.attributes.get("traceparent"), event.attributes.get("tracestate")
 
 
 def _context_of(traceparent: str | None, tracestate: str | None) -> Context | None:
-    """Return the context that a traceparent names; None where there is none, or where it is not valid."""
+    """Return the context in a traceparent; None if it is missing or not valid."""
     if traceparent is None:
         return None
     carrier = {"traceparent": traceparent} | ({} if tracestate is None else {"tracestate": tracestate})
@@ -228,22 +228,22 @@ def _context_of(traceparent: str | None, tracestate: str | None) -> Context | No
 
 
 def _links(contexts: Sequence[Context | None], but: Span) -> list[Link]:
-    """Return links to these spans, each once, except to the one that is the parent."""
+    """Return one link per distinct span, without the parent."""
     spans = [trace.get_current_span(context).get_span_context() for context in contexts if context is not None]
     others = {span.span_id: span for span in spans if span.span_id != but.get_span_context().span_id}
     return [Link(span) for span in others.values()]
 
 
 def _resource() -> Resource:
-    """Return what tells this process from others; OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES say it otherwise."""
-    found = Resource.create()
-    told = {"service.name": _SYSTEM, "service.instance.id": str(uuid.uuid4())}
-    named = not str(found.attributes["service.name"]).startswith("unknown_service")
-    return Resource({**told, **{name: value for name, value in found.attributes.items() if named or name not in told}})
+    """Return the attributes of this process; OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES take precedence."""
+    found = Resource.create().attributes
+    own = {"service.name": _SYSTEM, "service.instance.id": str(uuid.uuid4())}
+    is_named = not str(found["service.name"]).startswith("unknown_service")
+    return Resource({**own, **{name: value for name, value in found.items() if is_named or name not in own}})
 
 
 def _otlp(env: Mapping[str, str]) -> SpanExporter:
-    """Return the exporter for the endpoint and the headers of the settings, which may have come from a secret store."""
+    """Return the exporter for the endpoint and headers in the settings, which may come from a secret store."""
     endpoint = env.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
     if endpoint is None and (base := env.get("OTEL_EXPORTER_OTLP_ENDPOINT")) is not None:
         endpoint = base.removesuffix("/") + "/v1/traces"
@@ -252,38 +252,36 @@ def _otlp(env: Mapping[str, str]) -> SpanExporter:
 
 
 class _Session(requests.Session):
-    """Tells the log once that the collector takes no spans, and once that it does again."""
+    """Logs once that the collector fails, and once that it has recovered."""
 
     _lost = False
 
     def request(self, *arguments: Any, **options: Any) -> requests.Response:
-        """Send, and note what came of it."""
+        """Send, and log a change between success and failure."""
         try:
             response = super().request(*arguments, **options)
         except requests.RequestException as error:
-            self._note(type(error).__name__)  # its text may hold the URL, and that a key
+            self._note(type(error).__name__)  # its text may contain the URL, with a key
             raise
         self._note(None if response.ok else f"status {response.status_code}")
         return response
 
     def _note(self, why: str | None) -> None:
         if why is not None and not self._lost:
-            logger.warning("traces are lost: the collector of OTEL_EXPORTER_OTLP_ENDPOINT does not take them: %s", why)
+            logger.warning("traces are lost: cannot send them to the collector of OTEL_EXPORTER_OTLP_ENDPOINT: %s", why)
         elif why is None and self._lost:
-            logger.info("the collector takes traces again")
+            logger.info("the collector accepts traces again")
         self._lost = why is not None
 
 
-def _quieten() -> None:
-    """Keep OpenTelemetry's own lines out of the log: the exporter's name URLs and come with each batch that is lost,
-    and others repeat what a client has sent as its trace context.
-    """
+def _silence() -> None:
+    """Silence OpenTelemetry's own log lines: some contain URLs, once per lost batch, others a client trace context."""
     logging.getLogger("opentelemetry.exporter").setLevel(logging.CRITICAL)
     logging.getLogger("opentelemetry.util.re").setLevel(logging.CRITICAL)
     logging.getLogger("opentelemetry.trace").setLevel(logging.CRITICAL)
 
 
 def _in_background(work: Callable[[], object]) -> threading.Thread:
-    thread = threading.Thread(target=work, name="tracing", daemon=True)  # it must not keep a process from its end
+    thread = threading.Thread(target=work, name="tracing", daemon=True)  # it must not delay the end of the process
     thread.start()
     return thread

@@ -1,9 +1,9 @@
-"""HTTP headers: the security headers of every response, and the parsing of request headers."""
+"""HTTP headers: the security and CORS headers of responses, and the parsing of request headers."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from tidewire.errors import InvalidRequest
+from tidewire.errors import InvalidRequest, Unauthorized
 
 SECURITY = {
     "x-content-type-options": "nosniff",  # JSON never runs as a script
@@ -65,3 +65,66 @@ def _media_type(text: str) -> str | None:
             charset = parameter[2].strip('"').lower()
     is_complete = not text[end:].strip()
     return match[1].lower() if is_complete and charset in ("utf-8", "utf8") else None
+
+
+def bearer(headers: Mapping[str, str]) -> str | None:
+    """Return the token of the Authorization header (RFC 6750), None without that header.
+
+    Raises Unauthorized if the header uses another scheme.
+    """
+    value = headers.get("authorization")
+    if value is None:
+        return None
+    scheme, _, token = value.strip().partition(" ")
+    if scheme.lower() != "bearer" or not token.strip():
+        raise Unauthorized("Use the Bearer scheme: Authorization: Bearer <token>", None)
+    return token.strip()
+
+
+# CORS (Fetch Standard, "CORS protocol"): exact origins, never a pattern, never `*`.
+
+METHODS = "GET, POST, OPTIONS"
+REQUEST_HEADERS = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID"
+EXPOSED_HEADERS = "Retry-After, WWW-Authenticate, X-Request-Id"
+MAX_REQUEST_HEADERS = 4_096  # characters of a preflight's list that the answer repeats
+MAX_AGE = "7200"  # seconds; Chromium caps the value there
+
+
+def cors_headers(origin: str | None, allowed: frozenset[str]) -> dict[str, str]:
+    """Return the headers that allow pages of `origin` to read the response.
+
+    Credentials are allowed because the token may be a cookie; that is safe only with an exact origin.
+    """
+    if not allowed:
+        return {}
+    if origin not in allowed or origin is None:
+        return {"vary": "Origin"}
+    return {
+        "vary": "Origin",
+        "access-control-allow-origin": origin,
+        "access-control-allow-credentials": "true",
+        "access-control-expose-headers": EXPOSED_HEADERS,
+    }
+
+
+def preflight_headers(headers: Mapping[str, str], allowed: frozenset[str]) -> dict[str, str] | None:
+    """Return the headers that answer a preflight, None if its origin is not allowed.
+
+    An allowed origin may send any header: tracing and error-reporting tools add their own (traceparent, baggage,
+    sentry-trace, x-datadog-…) to each request of a page, and a header that is not allowed blocks the request.
+    """
+    origin = headers.get("origin")
+    if origin is None or origin not in allowed:
+        return None
+    wanted = headers.get("access-control-request-headers", "")
+    is_list = len(wanted) <= MAX_REQUEST_HEADERS and _NAMES.fullmatch(wanted) is not None
+    return {
+        **cors_headers(origin, allowed),
+        "vary": "Origin, Access-Control-Request-Headers",
+        "access-control-allow-methods": METHODS,
+        "access-control-allow-headers": wanted if is_list else REQUEST_HEADERS,
+        "access-control-max-age": MAX_AGE,
+    }
+
+
+_NAMES = re.compile(rf"{_NAME}(?: ?, ?{_NAME})*")

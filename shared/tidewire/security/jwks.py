@@ -1,4 +1,4 @@
-"""The issuer's public keys (RFC 7517), fetched when they are needed, kept while they last."""
+"""The public keys of a token issuer (JWK Set, RFC 7517), fetched on demand and cached."""
 
 import asyncio
 import logging
@@ -13,18 +13,18 @@ from tidewire.errors import Unavailable
 
 logger = logging.getLogger(__name__)
 
-FRESH = 600.0  # seconds; an older set still serves, while one refresh runs beside it
-STALE = 3_600.0  # seconds; after an idle hour a refresh comes first: keys may have been withdrawn meanwhile
-REFETCH = 30.0  # seconds between two fetches at least: a token with a made-up kid must not make us hammer the issuer
-TIMEOUT = 5.0  # seconds of one fetch in all
+FRESH = 600.0  # seconds; an older set is still used while one refresh runs in the background
+STALE = 3_600.0  # seconds; an older set is refreshed before it is used: the issuer may have withdrawn keys
+REFETCH = 30.0  # minimum seconds between two fetches: tokens with invented kids must not flood the issuer
+TIMEOUT = 5.0  # seconds for one whole fetch
 MAX_BYTES = 256 * 1024
 
 
 class KeySet:
-    """A JWKS behind a URL.
+    """The key set at a URL.
 
-    A key that is known verifies at once, whatever the issuer does: one refresh runs beside the requests, for all of
-    them. Only a key that is not known waits for it.
+    A known key verifies at once, even if the issuer is down: one refresh runs in the background for all requests. Only
+    a request with an unknown key waits for that refresh.
     """
 
     def __init__(self, url: str, clock: Callable[[], float] = time.monotonic) -> None:
@@ -33,14 +33,14 @@ class KeySet:
         self._keys: list[Any] = []
         self._fetched: float | None = None
         self._tried: float | None = None
-        self._failing = False  # the last fetch failed, and not because this process was frozen
+        self._failing = False  # the last fetch failed while this process was running, not frozen
         self._refreshing: asyncio.Task[None] | None = None
 
     async def find(self, kid: str | None, algorithm: str) -> Any | None:
-        """Return the public key with this id for this algorithm, None if a set that was fetched just now has none.
+        """Return the public key with this id for this algorithm, None if the current key set has none.
 
-        Without a kid the set's only key for the algorithm is taken. Raises Unavailable if the key is not known and the
-        set cannot be fetched now: the key may have been rotated in since the last fetch.
+        Without a kid, the only key for the algorithm matches. Raises Unavailable if the key is unknown and the set
+        cannot be fetched now: the issuer may have added the key since the last fetch.
         """
         key = self._find(kid, algorithm)
         if key is not None:
@@ -50,7 +50,7 @@ class KeySet:
             refreshing = self._refresh()
             if age < STALE or self._failing or refreshing is None:
                 return key
-            await asyncio.wait((refreshing,))  # not the task itself: a caller who leaves does not end it for the others
+            await asyncio.wait((refreshing,))  # a cancelled caller must not cancel the fetch for the others
             return self._find(kid, algorithm)
         if self._is_settled(kid, algorithm):
             return None
@@ -58,7 +58,7 @@ class KeySet:
         if refreshing is not None:
             await asyncio.wait((refreshing,))
         if self._fetched == fetched:
-            raise Unavailable("The token's key is not known, and REALTIME_JWKS_URL cannot be fetched now", self._due())
+            raise Unavailable("The token's key is unknown, and REALTIME_JWKS_URL cannot be fetched now", self._due())
         return self._find(kid, algorithm)
 
     def _find(self, kid: str | None, algorithm: str) -> Any | None:
@@ -68,7 +68,7 @@ class KeySet:
         return next((key for key in fitting if key.key_id == kid), None)
 
     def _is_settled(self, kid: str | None, algorithm: str) -> bool:
-        """Whether no refresh could help: the id is another algorithm's, or without an id there are several keys."""
+        """Whether a refresh cannot help: the id belongs to another algorithm, or several keys match without an id."""
         if self._fetched is None or self._clock() - self._fetched >= FRESH:
             return False
         if kid is None:
@@ -76,11 +76,11 @@ class KeySet:
         return any(key.key_id == kid for key in self._keys)
 
     def _due(self) -> int:
-        """Return the seconds until the next fetch may begin."""
+        """Return the seconds until the next fetch may start."""
         return math.ceil(max(1.0, REFETCH - (self._clock() - (self._tried or 0.0))))
 
     def _refresh(self) -> asyncio.Task[None] | None:
-        """Return the refresh under way, or one that begins now; None if it is too early for another one."""
+        """Return the running refresh, or start one; None within `REFETCH` seconds of the last one."""
         if self._refreshing is not None and not self._refreshing.done():
             return self._refreshing
         if self._tried is not None and self._clock() - self._tried < REFETCH:
@@ -94,7 +94,7 @@ class KeySet:
 
         try:
             async with (
-                asyncio.timeout(TIMEOUT),  # in all: an issuer that drips bytes would hold whoever waits
+                asyncio.timeout(TIMEOUT),  # for the whole fetch: an issuer that drips bytes would block the requests
                 httpx.AsyncClient(timeout=TIMEOUT, follow_redirects=False) as client,
                 client.stream("GET", self._url, headers={"accept": "application/json"}) as response,
             ):
@@ -108,14 +108,14 @@ class KeySet:
             self._fetched = self._clock()
             self._failing = False
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, OSError, ValueError, RecursionError) as error:
-            # The keys that we have stay good: an issuer that is down must not log everyone out. On Lambda a fetch may
-            # be frozen with the process, and time out when it thaws: that tells nothing about the issuer.
+            # The cached keys stay valid: an issuer that is down must not log everyone out. On Lambda a fetch may freeze
+            # with the process and time out when it thaws, which is no sign that the issuer is down.
             self._failing = self._clock() - began < 2 * TIMEOUT
             logger.warning("cannot fetch the key set of REALTIME_JWKS_URL: %s", type(error).__name__)
 
 
 def _parse(body: bytes) -> list[Any]:
-    """Return the signature keys of a JWKS that we can use; others are left out. Raises ValueError."""
+    """Return the supported signature keys of a JWK Set, without any others. Raises ValueError if it is malformed."""
     import jwt
 
     usable: dict[Any, str] = {("RSA", None): "RS256", ("EC", "P-256"): "ES256", ("OKP", "Ed25519"): "EdDSA"}
@@ -132,5 +132,5 @@ def _parse(body: bytes) -> list[Any]:
             if algorithm is not None and entry.get("alg", algorithm) == algorithm:
                 keys.append(jwt.PyJWK(entry, algorithm))
         except (jwt.PyJWTError, ValueError, TypeError):
-            logger.warning("a key of REALTIME_JWKS_URL cannot be read and is left out")
+            logger.warning("ignored a malformed key of REALTIME_JWKS_URL")
     return keys

@@ -1,7 +1,8 @@
-"""What we sign ourselves: subscriber tokens for publishers to hand out, and tickets for one stream each.
+"""Signs subscriber tokens, which a backend gives to its users, and tickets, which open one stream each.
 
-A ticket goes into a URL, where logs and histories may keep it. So it holds for a minute, it is signed with a key of its
-own (nothing else takes it for a token, and no token passes for a ticket), and it ends with the token it was made from.
+A ticket is part of a URL, and logs and browser histories may keep URLs. A ticket is therefore valid for one minute, is
+signed with a key derived for tickets (no ticket passes as a token and no token as a ticket), and its stream ends when
+the token expires that the ticket was made from.
 """
 
 import hmac
@@ -11,18 +12,18 @@ from typing import Any
 
 from tidewire.errors import Unauthorized
 from tidewire.model.permissions import AllowedTypes
-from tidewire.security.auth import MAX_TOKEN_LENGTH, Identity, identity_of
+from tidewire.security.tokens import MAX_TOKEN_LENGTH, Identity, identity_of
 from tidewire.settings.config import Settings
 
 TICKET_SECONDS = 60
-MAX_TTL = 86_400  # seconds; a day, and never longer than a revocation is remembered
+MAX_TTL = 86_400  # seconds; never more than the retention, after which a revocation is forgotten
 DEFAULT_TTL = 3_600
 
 _TICKET_KEY = b"tidewire ticket"
 
 
 class Signer:
-    """Signs with the secret that subscriber tokens are verified with; without one it signs and takes nothing."""
+    """Signs with REALTIME_JWT_SECRET, which also verifies subscriber tokens; `enabled` is False without that secret."""
 
     def __init__(
         self,
@@ -34,7 +35,7 @@ class Signer:
         maximum: float = MAX_TTL,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.able = secret is not None
+        self.enabled = secret is not None
         self.max_ttl = max(1, int(min(MAX_TTL, maximum - leeway)))
         self._secret = secret or ""
         self._ticket_key = hmac.digest(self._secret.encode(), _TICKET_KEY, "sha256")
@@ -44,44 +45,44 @@ class Signer:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "Signer":
-        """Return the signer that the settings describe.
+        """Return the signer for these settings.
 
-        A revocation is remembered for as long as the log keeps an event: no token of ours may outlive it.
+        The log keeps a revocation for the retention: a signed token must not be valid for longer.
         """
         s = settings
         return cls(s.jwt_secret, s.jwt_issuer, s.jwt_audience, s.jwt_leeway, maximum=s.retention)
 
     def token(self, user_id: str | None, types: AllowedTypes | None, ttl: int) -> str:
-        """Return a subscriber token that holds for `ttl` seconds."""
+        """Return a subscriber token that is valid for `ttl` seconds; `types` None allows all types."""
         now = self._clock()
-        # With its fraction: a token made right after a revocation, in the same second, is not one from before it.
+        # With its fraction: a token made after a revocation in the same second must not count as older than that.
         claims = {**self._fixed, **_claims(user_id, types), "iat": round(now, 3), "exp": int(now) + ttl}
         return _encode(claims, self._secret, "JWT")
 
     def ticket(self, identity: Identity) -> str:
-        """Return a ticket for a stream of the identity."""
+        """Return a ticket that opens a stream for this identity."""
         claims: dict[str, Any] = {
             **_claims(identity.user_id, identity.types),
             "exp": int(self._clock()) + TICKET_SECONDS,
-            "iat": identity.issued_at,  # the token's: what revokes the token revokes the ticket
+            "iat": identity.issued_at,  # the token's: a revocation of the token revokes the ticket too
         }
         if identity.expires_at is not None:
             claims["end"] = identity.expires_at
         return _encode(claims, self._ticket_key, "ticket+jwt")
 
     def redeem(self, ticket: str) -> Identity:
-        """Return whose stream the ticket opens, ending with the token it was made from; raises Unauthorized."""
+        """Return the identity in the ticket, which expires when its token does; raises Unauthorized."""
         import jwt
 
-        if not self.able or len(ticket) > MAX_TOKEN_LENGTH:
-            raise Unauthorized("The ticket is not one of ours")
+        if not self.enabled or len(ticket) > MAX_TOKEN_LENGTH:
+            raise Unauthorized("The ticket is not valid")
         options: Any = {"require": ["exp"], "verify_iat": False}
         try:
             claims = jwt.decode(ticket, self._ticket_key, algorithms=["HS256"], leeway=self._leeway, options=options)
         except jwt.ExpiredSignatureError:
-            raise Unauthorized(f"The ticket has expired: each holds for {TICKET_SECONDS} s, ask for another") from None
+            raise Unauthorized(f"The ticket has expired after {TICKET_SECONDS} s: request a new one") from None
         except (jwt.PyJWTError, ValueError):
-            raise Unauthorized("The ticket is not one of ours") from None
+            raise Unauthorized("The ticket is not valid") from None
         end = claims.pop("end", None)
         if end is not None and end + self._leeway <= self._clock():
             raise Unauthorized("The token that the ticket was made from has expired")

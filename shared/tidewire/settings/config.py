@@ -1,7 +1,7 @@
-"""Settings: the environment, read once, checked whole, and frozen.
+"""Settings: the environment, read once, checked completely, and frozen.
 
-A wrong or missing value raises SettingsError with one line that names the variable and what to do; it never
-repeats the value, which may be a secret. docs/configuration.md lists every variable.
+A wrong or missing value raises SettingsError with one line that names the variable and the remedy. It never contains
+the value, which may be a secret. docs/configuration.md lists every variable.
 """
 
 import re
@@ -45,12 +45,12 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["auto", "json", "text"]
 TRANSPORTS: tuple[TransportName, ...] = ("memory", "redis", "redis-pubsub", "postgres", "eventbridge")
 
-MEMORY_MAX_EVENTS = 100_000  # a partition, where nothing is set: a forgotten local process must not fill the memory
-MEMORY_MIB = 128  # of what the memory log keeps: half of the smallest instances on offer
-LAMBDA_STREAM_SECONDS = 300.0  # Lambda does not see a client leave: the lifetime bounds what that costs
-MAX_USER_SHARDS = 256  # each is a stream of its own, and a process with many users follows them all
+MEMORY_MAX_EVENTS = 100_000  # per partition, by default: a forgotten local process must not fill the memory
+MEMORY_MIB = 128  # for the memory log: half of the smallest cloud instances
+LAMBDA_STREAM_SECONDS = 300.0  # Lambda does not notice a disconnect: the lifetime limits the cost
+MAX_USER_SHARDS = 256  # each is a stream in the store, and a process with many users reads them all
 MAX_PARTITION_TYPES = 16
-MAX_PARTITION_NAMES = 800  # characters of all types together: a cursor names each partition, and has 4,096 in all
+MAX_PARTITION_NAMES = 800  # characters of all types together: a cursor lists every partition in 4,096 characters
 
 
 _SECRET = {
@@ -60,7 +60,7 @@ _SECRET = {
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that the environment decides; times in seconds."""
+    """The validated environment; times in seconds."""
 
     transport: TransportName = "memory"
     prefix: str = "rt"
@@ -108,13 +108,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     log_format: LogFormat = "auto"
     config_file: str | None = None
     variables: Mapping[str, str] = {}
-    """The environment: `realtime.toml` names the variables that hold the secrets of its sources."""
+    """The whole environment: `realtime.toml` names variables with the secrets of its sources."""
     host: str = "127.0.0.1"
     port: int = 8787
 
     def __repr__(self) -> str:
-        told = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.__struct_fields__ if name not in _SECRET)
-        return f"Settings({told})"
+        fields = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.__struct_fields__ if name not in _SECRET)
+        return f"Settings({fields})"
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Self:
@@ -123,7 +123,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         transport = choice(env, "REALTIME_TRANSPORT", TRANSPORTS, "memory")
         keys = _publish_keys(env)
         verifies = "REALTIME_JWT_SECRET" in env or "REALTIME_JWKS_URL" in env
-        # Memory mode is open by default, but a key that is set and not asked for would be a trap.
+        # Memory mode is open by default, but a configured key must not be ignored silently.
         default: Literal["required", "none"] = (
             "none" if transport == "memory" and not keys and not verifies else "required"
         )
@@ -132,7 +132,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             raise SettingsError(
                 "REALTIME_AUTH",
                 "authentication is required but there is no key: set REALTIME_PUBLISH_KEYS for publishers and"
-                " REALTIME_JWT_SECRET or REALTIME_JWKS_URL for subscribers, or say REALTIME_AUTH=none",
+                " REALTIME_JWT_SECRET or REALTIME_JWKS_URL for subscribers, or set REALTIME_AUTH=none",
             )
         on_lambda = "AWS_LAMBDA_FUNCTION_NAME" in env
         redis_url, rest_url, rest_token = redis_urls(env, transport)
@@ -191,24 +191,24 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _publish_keys(env: Mapping[str, str]) -> tuple[PublishKey, ...]:
-    """Return the keys; `key:pattern` limits one, and a key that is listed again gets the next pattern too."""
+    """Return the keys. `key:pattern` limits a key; a key may be listed several times, once per pattern."""
     limits: dict[str, set[str]] = {}
     for item in items(env, "REALTIME_PUBLISH_KEYS"):
         if not re.fullmatch(r"[\x21-\x7e]+", item):
-            raise SettingsError("REALTIME_PUBLISH_KEYS", "must be visible ASCII: no header could carry another key")
+            raise SettingsError("REALTIME_PUBLISH_KEYS", "must be visible ASCII: a header cannot carry other keys")
         key, colon, pattern = item.rpartition(":") if ":" in item else (item, "", "")
         is_type = TYPE_OR_PATTERN.fullmatch(pattern) and not pattern.startswith(RESERVED_TYPES)
         if not key or (colon and pattern not in PERMISSIONS and not is_type):
             raise SettingsError(
                 "REALTIME_PUBLISH_KEYS",
-                "each must be a key or key:pattern; what follows the last colon is an event type, the beginning of some"
-                f" and *, or one of {', '.join(sorted(PERMISSIONS))}",
+                "each item must be key or key:pattern; the pattern, after the last colon, must be an event type, a"
+                f" prefix that ends in *, or one of {', '.join(sorted(PERMISSIONS))}",
             )
         patterns = limits.setdefault(key, set())
         patterns.add(pattern)
         if "" in patterns and len(patterns) > 1:
             raise SettingsError(
-                "REALTIME_PUBLISH_KEYS", "lists a key both with a pattern and without: which one holds?"
+                "REALTIME_PUBLISH_KEYS", "lists a key both with and without a pattern: remove one of the two"
             )
     return tuple(
         PublishKey(key)
@@ -219,7 +219,7 @@ def _publish_keys(env: Mapping[str, str]) -> tuple[PublishKey, ...]:
 
 
 def _namespace(env: Mapping[str, str]) -> str | None:
-    """Return CloudWatch's namespace; those that begin with AWS/ are its own."""
+    """Return the CloudWatch namespace; AWS reserves those that begin with AWS/."""
     name = "REALTIME_METRICS_NAMESPACE"
     return matching(env, name, r"(?!AWS/)[A-Za-z0-9._/#:-]{1,255}", "") if name in env else None
 
@@ -230,10 +230,10 @@ def _fallback(env: Mapping[str, str], transport: TransportName, on_lambda: bool)
     if transport not in ("redis", "postgres"):
         raise SettingsError(
             "REALTIME_FALLBACK",
-            f"memory is for a log that can be away, that of redis or postgres: with {transport}, leave it out",
+            f"memory needs the transport redis or postgres, whose log can be away: with {transport}, unset it",
         )
-    if on_lambda:  # frozen after an answer, and ended without a word: what was accepted would be gone
-        raise SettingsError("REALTIME_FALLBACK", "memory is for instances that live long, not for Lambda: leave it out")
+    if on_lambda:  # Lambda freezes a process after a response and ends it without notice: accepted events would be lost
+        raise SettingsError("REALTIME_FALLBACK", "memory is for long-lived instances, not for Lambda: unset it")
     return True
 
 
@@ -243,11 +243,11 @@ def _partitions(env: Mapping[str, str]) -> frozenset[str]:
         raise SettingsError("REALTIME_PARTITIONS", f"must name at most {MAX_PARTITION_TYPES} types")
     if sum(map(len, types)) > MAX_PARTITION_NAMES:
         raise SettingsError(
-            "REALTIME_PARTITIONS", f"must have at most {MAX_PARTITION_NAMES} characters: every cursor names each type"
+            "REALTIME_PARTITIONS", f"must have at most {MAX_PARTITION_NAMES} characters: every cursor lists each type"
         )
     for name in types:
         if not re.fullmatch(r"[A-Za-z0-9._-]{1,128}", name, re.ASCII) or name == "all" or name.startswith("realtime."):
             raise SettingsError(
-                "REALTIME_PARTITIONS", "each must be an event type; 'all' and 'realtime.*' are reserved"
+                "REALTIME_PARTITIONS", "each item must be an event type; 'all' and 'realtime.*' are reserved"
             )
     return types

@@ -1,6 +1,6 @@
-"""Where the stores, the bus, the key set and the collector of traces are: addresses from the environment, checked.
+"""Addresses in the environment: stores, event bus, key set, streams and trace collector.
 
-Raises SettingsError.
+Every function raises SettingsError.
 """
 
 import re
@@ -11,14 +11,14 @@ from tidewire.errors import SettingsError
 from tidewire.settings.postgres_url import check_url
 from tidewire.settings.variables import choice, defined, items, matching, split_url
 
-MAX_SCHEMA_NAME = 50  # the doorbell's channel is named after it too, and Postgres cuts names off at 63
+MAX_SCHEMA_NAME = 50  # the NOTIFY channel contains it too, and Postgres truncates names at 63 characters
 
 TraceExporter = Literal["otlp", "console"]
 TRACE_EXPORTERS: tuple[TraceExporter, ...] = ("otlp", "console")
 TRACE_VARIABLES = ("OTEL_TRACES_EXPORTER", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-"""One of them asks for traces, where no other variable says that there are none to be."""
+"""Each of these enables traces, unless OTEL_SDK_DISABLED or OTEL_TRACES_EXPORTER=none disables them."""
 
-_ANY_CASE = ("OTEL_SDK_DISABLED", "OTEL_TRACES_SAMPLER")  # as the SDK reads them
+_ANY_CASE = ("OTEL_SDK_DISABLED", "OTEL_TRACES_SAMPLER")  # the SDK ignores the case of their values
 SAMPLERS = tuple(
     f"{parent}{own}" for parent in ("", "parentbased_") for own in ("always_on", "always_off", "traceidratio")
 )
@@ -27,7 +27,7 @@ LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
 def redis_urls(env: Mapping[str, str], transport: str) -> tuple[str | None, str | None, str | None]:
-    """Return the URL over TCP, and the URL and token over REST; what the transport needs is there."""
+    """Return the TCP URL, the REST URL and the REST token; at least one URL that the transport can use is not None."""
     if transport not in ("redis", "redis-pubsub"):
         return None, None, None
     url = env.get("REDIS_URL")
@@ -36,33 +36,33 @@ def redis_urls(env: Mapping[str, str], transport: str) -> tuple[str | None, str 
         split_url(env, "REDIS_URL")
     if transport == "redis-pubsub":
         if tcp is None:
-            raise SettingsError("REDIS_URL", "must be set to redis:// or rediss://: Pub/Sub needs a connection")
+            raise SettingsError("REDIS_URL", "must be a redis:// or rediss:// URL: Pub/Sub needs a connection")
         return tcp, None, None
     if url is not None and tcp is None:
         if not url.startswith(("https://", "http://")):
             raise SettingsError("REDIS_URL", "must begin with redis:// or rediss:// (TCP) or https:// (Upstash's REST)")
         if env.get("UPSTASH_REDIS_REST_URL", url) != url:
-            raise SettingsError("UPSTASH_REDIS_REST_URL", "names another REST endpoint than REDIS_URL: set only one")
+            raise SettingsError("UPSTASH_REDIS_REST_URL", "differs from the REST endpoint in REDIS_URL: set only one")
         return None, *_rest(env, "REDIS_URL", "REDIS_TOKEN")
     if "UPSTASH_REDIS_REST_URL" in env:
         return tcp, *_rest(env, "UPSTASH_REDIS_REST_URL", "UPSTASH_REDIS_REST_TOKEN")
     if tcp is None:
         raise SettingsError(
             "REDIS_URL",
-            "is not set: REALTIME_TRANSPORT=redis needs redis:// or rediss:// here (TCP), or https:// with REDIS_TOKEN"
-            " (REST), or UPSTASH_REDIS_REST_URL and UPSTASH_REDIS_REST_TOKEN",
+            "is not set: REALTIME_TRANSPORT=redis needs a redis:// or rediss:// URL (TCP), or an https:// URL with"
+            " REDIS_TOKEN (REST), or UPSTASH_REDIS_REST_URL and UPSTASH_REDIS_REST_TOKEN",
         )
     return tcp, None, None
 
 
 def _rest(env: Mapping[str, str], url_name: str, token_name: str) -> tuple[str, str]:
     parts = split_url(env, url_name)
-    nearby = parts.hostname in LOCAL or "." not in (parts.hostname or ".")  # a container's name
+    nearby = parts.hostname in LOCAL or "." not in (parts.hostname or ".")  # the name of a container
     if not parts.hostname or not (parts.scheme == "https" or (parts.scheme == "http" and nearby)):
-        # Everyone on the way could read the token, and with it every event.
-        raise SettingsError(url_name, "must be an https:// URL (http:// only for a stand-in on this machine)")
+        # Everyone on the network path could read the token, and every event with it.
+        raise SettingsError(url_name, "must be an https:// URL (http:// only for a server on this machine)")
     if parts.username is not None or parts.query or parts.fragment:
-        raise SettingsError(url_name, f"must be the address alone; the token goes into {token_name}")
+        raise SettingsError(url_name, f"must contain only the address; set the token in {token_name}")
     token = env.get(token_name)
     if token is None:
         raise SettingsError(token_name, f"is not set: the REST endpoint of {url_name} needs it")
@@ -72,9 +72,9 @@ def _rest(env: Mapping[str, str], url_name: str, token_name: str) -> tuple[str, 
 
 
 def database_urls(environ: Mapping[str, str]) -> tuple[str, str | None]:
-    """Return the database's URL, and the one of its pooler where there is another for that; raises SettingsError.
+    """Return the URL of the database, and the URL of its pooler or None.
 
-    Netlify sets both: LISTEN needs the direct one, functions that come and go in crowds the pooler's.
+    Netlify sets both: LISTEN needs a direct connection, and many short-lived functions need the pooler.
     """
     env = defined(environ)
     direct, pooled = "NETLIFY_DATABASE_URL_UNPOOLED", "NETLIFY_DATABASE_URL"
@@ -84,35 +84,35 @@ def database_urls(environ: Mapping[str, str]) -> tuple[str, str | None]:
     if not names:
         raise SettingsError(
             "DATABASE_URL",
-            f"is not set: Postgres needs postgres:// or postgresql:// here, or in {direct} and {pooled} on Netlify",
+            f"is not set: Postgres needs a postgres:// or postgresql:// URL, or {direct} and {pooled} on Netlify",
         )
     return env[names[0]], env[pooled] if names == [direct, pooled] else None
 
 
 def schema_name(environ: Mapping[str, str]) -> str:
-    """Return the prefix as what it is in Postgres; raises SettingsError."""
+    """Return REALTIME_PREFIX, which is the name of the schema in Postgres."""
     prefix = key_prefix(defined(environ))
     if len(prefix) > MAX_SCHEMA_NAME or prefix in ("public", "information_schema") or prefix.startswith("pg_"):
         raise SettingsError(
             "REALTIME_PREFIX",
-            f"is a schema's name in Postgres: at most {MAX_SCHEMA_NAME} characters, and none of the server's own",
+            f"is the schema name in Postgres: at most {MAX_SCHEMA_NAME} characters, and no name that Postgres reserves",
         )
     return prefix
 
 
 def key_prefix(env: Mapping[str, str]) -> str:
-    """Return what every key in the store begins with."""
+    """Return the prefix of every key in the store."""
     return matching(env, "REALTIME_PREFIX", r"[A-Za-z0-9._-]{1,64}", "rt")
 
 
 def stream_url(env: Mapping[str, str]) -> str:
-    """Return where clients open streams: an absolute URL, or the path on the host that they asked."""
+    """Return the address of the streams: an absolute URL, or a path on the same host."""
     url = env.get("REALTIME_STREAM_URL", "/api/events")
     if url != "/api/events":
         parts = split_url(env, "REALTIME_STREAM_URL")
         safe = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOCAL)
         if not parts.hostname or not safe or parts.username is not None or parts.query or parts.fragment:
-            # The client adds a ticket to it, which everyone on the way could read and use.
+            # Clients add a ticket to it, which everyone on the network path could read and use.
             raise SettingsError(
                 "REALTIME_STREAM_URL", "must be an https:// URL without a query (http:// only for this machine)"
             )
@@ -124,22 +124,22 @@ _BUS_ARN = re.compile(rf"arn:aws[a-z-]*:events:([a-z0-9-]+):[0-9]{{12}}:event-bu
 
 
 def event_bus(env: Mapping[str, str]) -> str:
-    """Return the name or the ARN of the bus that events are put on."""
+    """Return the name or ARN of the event bus."""
     return matching(env, "REALTIME_EVENT_BUS", rf"{_BUS_NAME}|{_BUS_ARN.pattern}", "default")
 
 
 def event_source(env: Mapping[str, str]) -> str:
-    """Return the `source` by which a rule knows our events on the bus."""
+    """Return the `source` of published events, by which a rule of the bus selects them."""
     source = matching(env, "REALTIME_EVENT_SOURCE", r"[A-Za-z0-9._/-]{1,256}", "tidewire")
     if source.startswith("aws."):
-        raise SettingsError("REALTIME_EVENT_SOURCE", "must not start with 'aws.': EventBridge keeps it for AWS itself")
+        raise SettingsError("REALTIME_EVENT_SOURCE", "must not start with 'aws.', which EventBridge reserves for AWS")
     return source
 
 
 def aws_region(env: Mapping[str, str], *, needed: bool) -> str | None:
-    """Return the region of the bus: of its ARN, else the one that this process runs in."""
+    """Return the region of the bus, from its ARN or else of this process."""
     arn = _BUS_ARN.fullmatch(env.get("REALTIME_EVENT_BUS", ""))
-    if arn is not None:  # PutEvents goes to the region of the bus, wherever it is sent from
+    if arn is not None:  # PutEvents must go to the region of the bus, which may differ from this one's
         return arn[1]
     name = "AWS_REGION" if "AWS_REGION" in env else "AWS_DEFAULT_REGION"
     if name in env:
@@ -150,7 +150,7 @@ def aws_region(env: Mapping[str, str], *, needed: bool) -> str | None:
 
 
 def dead_letter_queue(env: Mapping[str, str]) -> str | None:
-    """Return the URL of the SQS queue for events that can never be appended, None where there is none."""
+    """Return the URL of the SQS queue for events that can never be appended, or None."""
     name = "REALTIME_DEAD_LETTER_QUEUE"
     if name not in env:
         return None
@@ -163,21 +163,21 @@ def dead_letter_queue(env: Mapping[str, str]) -> str | None:
 
 
 def jwks_url(env: Mapping[str, str]) -> str | None:
-    """Return where the issuer's public keys are, None where no key set is used."""
+    """Return the URL of the token issuer's key set, or None."""
     url = env.get("REALTIME_JWKS_URL")
     if url is not None:
         parts = split_url(env, "REALTIME_JWKS_URL")
         local = parts.hostname in LOCAL
         if not parts.hostname or not (parts.scheme == "https" or (parts.scheme == "http" and local)):
-            # Whoever can answer for the key set can sign tokens for every user.
+            # Whoever can fake the response of the key set can sign tokens for every user.
             raise SettingsError("REALTIME_JWKS_URL", "must be an https:// URL (http:// only for this machine)")
     return url
 
 
 def trace_exporters(env: Mapping[str, str]) -> tuple[TraceExporter, ...]:
-    """Return where traces go, nowhere unless one of `TRACE_VARIABLES` asks for them; the names are OpenTelemetry's.
+    """Return the exporters of traces, none unless one of `TRACE_VARIABLES` is set; the names are OpenTelemetry's.
 
-    What its SDK would read with a default, or with a warning, is refused here.
+    Values that the OpenTelemetry SDK would replace by a default, or only warn of, raise SettingsError.
     """
     env = {name: value.lower() if name in _ANY_CASE else value for name, value in env.items()}
     disabled = choice(env, "OTEL_SDK_DISABLED", ("true", "false"), "false") == "true"
@@ -186,13 +186,13 @@ def trace_exporters(env: Mapping[str, str]) -> tuple[TraceExporter, ...]:
         return ()
     exporters = tuple(known for known in TRACE_EXPORTERS if known in (named or ["otlp"]))
     if named and set(named) != set(exporters):
-        raise SettingsError("OTEL_TRACES_EXPORTER", "must be none, or of otlp and console")
+        raise SettingsError("OTEL_TRACES_EXPORTER", "must be none, otlp, console, or otlp,console")
     if "otlp" in exporters:
         _check_collector(env)
     if choice(env, "OTEL_TRACES_SAMPLER", SAMPLERS, "parentbased_always_on").endswith("traceidratio"):
         ratio = matching(env, "OTEL_TRACES_SAMPLER_ARG", r"[01]|[01]?\.[0-9]{1,9}", "1")
         if float(ratio) > 1:
-            raise SettingsError("OTEL_TRACES_SAMPLER_ARG", "must be at most 1: it is a part of all traces")
+            raise SettingsError("OTEL_TRACES_SAMPLER_ARG", "must be at most 1: it is a ratio")
     return exporters
 
 
@@ -201,6 +201,6 @@ def _check_collector(env: Mapping[str, str]) -> None:
         if name in env:
             parts = split_url(env, name)
             if parts.scheme not in ("http", "https") or not parts.hostname:
-                raise SettingsError(name, "must be an http:// or https:// URL: that of a collector's OTLP/HTTP port")
+                raise SettingsError(name, "must be the http:// or https:// URL of a collector's OTLP/HTTP port")
     for name in ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"):
         choice(env, name, ("http/protobuf",), "http/protobuf")

@@ -1,4 +1,4 @@
-"""What a Postgres URL may hold: hosts, ports, and settings that are known; checked without a driver."""
+"""Postgres URLs: hosts, ports and connection parameters, checked without a driver."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -15,7 +15,7 @@ DRIVER = frozenset(
         *("ssl_min_protocol_version", "ssl_max_protocol_version"),
     )
 )
-"""Settings that the driver takes."""
+"""Parameters of the driver."""
 
 SERVER = frozenset(
     (
@@ -23,7 +23,7 @@ SERVER = frozenset(
         *("idle_in_transaction_session_timeout", "idle_session_timeout"),
     )
 )
-"""Settings that the driver passes to the server; `options=-c name=value` passes any other."""
+"""Parameters that the driver passes to the server; `options=-c name=value` passes any other one."""
 
 UNUSED = frozenset(
     (
@@ -33,17 +33,17 @@ UNUSED = frozenset(
         *("target_session_attrs", "client_encoding", "fallback_application_name"),
     )
 )
-"""Settings of libpq and of other drivers, with which hosts hand out URLs: taken, and not passed on."""
+"""Parameters of libpq and of other drivers that database hosts put into URLs: accepted and ignored."""
 
 TARGETS = ("any", "read-write", "primary")
-"""Values of `target_session_attrs`. All three mean the first host that takes writes: nothing can be read elsewhere."""
+"""Accepted values of `target_session_attrs`. All three select the first host that accepts writes."""
 
 Host = tuple[str | None, int | None]
-"""None: the driver's default."""
+"""Host and port; None selects the driver's default."""
 
 
 class Address(NamedTuple):
-    """A URL without its hosts and without what the driver would not understand, and its hosts in order."""
+    """A URL without its hosts and without parameters that the driver does not know, and its hosts in order."""
 
     url: str
     hosts: tuple[Host, ...]
@@ -51,7 +51,7 @@ class Address(NamedTuple):
 
 
 def parse_address(url: str) -> Address:
-    """Return what to connect to. Raises ValueError where a host or a port is none."""
+    """Return the address in a URL. Raises ValueError if a host or a port is malformed."""
     parts = urlsplit(url)
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
     credentials, at, _ = parts.netloc.rpartition("@")
@@ -61,33 +61,35 @@ def parse_address(url: str) -> Address:
 
 
 def check_url(variable: str, url: str) -> None:
-    """Raise SettingsError where the URL is none, or has a setting that nobody would heed."""
+    """Raise SettingsError if the URL is malformed, or has a parameter that would have no effect."""
     try:
         parts = urlsplit(url)
         scheme, query = parts.scheme, dict(parse_qsl(parts.query, keep_blank_values=True))
         if scheme in ("postgres", "postgresql"):
             _hosts(parts, query)
     except ValueError:
-        raise SettingsError(variable, "is not a URL: after the @ stand hosts and ports, host:5432,other:5432") from None
+        raise SettingsError(
+            variable, "is not a URL: after the @ it must have hosts and ports such as host:5432,other:5432"
+        ) from None
     if scheme not in ("postgres", "postgresql"):
         raise SettingsError(variable, "must begin with postgres:// or postgresql://")
     unknown = sorted(query.keys() - DRIVER - SERVER - UNUSED)
     if unknown:
         raise SettingsError(
             variable,
-            f"has settings that are not known: {', '.join(name[:40] for name in unknown)}; a setting of the server's is"
-            " written options=-c%20name%3Dvalue",
+            f"has unknown parameters: {', '.join(name[:40] for name in unknown)}; write a server setting as"
+            " options=-c%20name%3Dvalue",
         )
     if query.get("sslmode", "prefer") not in SSL_MODES:
         raise SettingsError(variable, f"sslmode must be one of {', '.join(SSL_MODES)}")
     if query.get("target_session_attrs", "any") not in TARGETS:
-        raise SettingsError(variable, "target_session_attrs must be read-write or primary: a standby takes no events")
+        raise SettingsError(variable, "target_session_attrs must be read-write or primary: a standby accepts no events")
 
 
 def is_pooled(url: str) -> bool:
-    """Return whether a transaction pooler is known to answer: Neon's `-pooler` hosts, or one marked `pgbouncer=true`.
+    """Return whether the URL is that of a transaction pooler: a `-pooler` host of Neon, or marked `pgbouncer=true`.
 
-    A pooler gives each transaction another session: LISTEN would be forgotten at once.
+    A pooler runs each transaction in another session, so a LISTEN ends at once.
     """
     parts = urlsplit(url)
     query = dict(parse_qsl(parts.query))
@@ -101,7 +103,7 @@ def _hosts(parts: SplitResult, query: Mapping[str, str]) -> tuple[Host, ...]:
     hosts = [_host(text) for text in listed.split(",")] if listed else [(None, None)]
     ports = [_port(text) for text in query.get("port", "").split(",")]
     if len(ports) not in (1, len(hosts)):
-        raise ValueError("as many ports as hosts, or one for all")
+        raise ValueError("needs one port, or one per host")
     ports = ports * len(hosts) if len(ports) == 1 else ports
     return tuple((host, port or other) for (host, port), other in zip(hosts, ports, strict=True))
 

@@ -1,12 +1,12 @@
-"""Secrets that are not in the environment but named there: `ssm:…` and `secretsmanager:…`, read while running.
+"""Secrets by reference: variables with `ssm:…` or `secretsmanager:…`, resolved at run time.
 
-    REDIS_URL=ssm:/tidewire/prod/redis-url                  a parameter of Systems Manager, of any kind
+    REDIS_URL=ssm:/tidewire/prod/redis-url                  a Systems Manager parameter of any type
     REALTIME_JWT_SECRET=secretsmanager:tidewire/prod#jwt    the member `jwt` of a secret that is a JSON object
     REALTIME_PUBLISH_KEYS=secretsmanager:arn:aws:…:secret:tidewire-keys-AbCdEf     a whole secret
-    REALTIME_NETLIFY_SECRET=ssm:/tidewire/prod/netlify-secret?      a parameter that may be missing: then it is not set
+    REALTIME_NETLIFY_SECRET=ssm:/tidewire/prod/netlify-secret?      an optional parameter: unset if it is missing
 
-Any variable can be such a name. What it stands for is kept in memory and read again every few minutes, so that a value
-that was rotated arrives without a deployment. Errors name variables, parameters and secrets, and never a value.
+Any variable may be a reference. Values are kept in memory and read again every few minutes, so that a rotated secret
+arrives without a deployment. Errors contain the names of variables, parameters and secrets, never a value.
 """
 
 import json
@@ -22,34 +22,34 @@ from tidewire.settings.variables import duration
 
 logger = logging.getLogger(__name__)
 
-MAX_AGE = 300.0  # seconds: a value that was rotated is known everywhere after so long
-EAGER_AGE = 10.0  # seconds: as old a value must be at least to be read again because something refused it
+MAX_AGE = 300.0  # seconds after which a rotated value is used everywhere
+EAGER_AGE = 10.0  # minimum age in seconds of a value that is read again because a server refused it
 
 _PARAMETER = re.compile(r"ssm:(/?[A-Za-z0-9_.\-/]{1,1011}(?::[A-Za-z0-9_.\-]{1,100})?)(\??)", re.ASCII)
 _SECRET = re.compile(r"secretsmanager:([A-Za-z0-9/_+=.@:\-]{1,2048})(?:#([^#]{1,256}))?", re.ASCII)
-_PARAMETERS_A_CALL = 10  # of ssm:GetParameters
+_PARAMETERS_PER_CALL = 10  # limit of ssm:GetParameters
 
 Reader = Callable[[Mapping[str, str]], Mapping[str, str]]
 
 
 class Environment:
-    """The environment with every name replaced by what it stands for.
+    """The environment with every reference replaced by its value.
 
-    `read` returns the same object as before while nothing has changed, so that the caller sees when to start anew.
+    `read` returns the same object while no value has changed, so that the caller can compare by identity.
     """
 
     def __init__(self, environ: Mapping[str, str], clock: Callable[[], float] = time.time) -> None:
         self._environ = dict(environ)
-        self._clock = clock  # of the wall: a frozen process has no other that goes on
+        self._clock = clock  # wall-clock time: the monotonic clock may stop while the process is frozen
         self._references = references(self._environ)
         self._max_age = duration(self._environ, "REALTIME_SECRETS_MAX_AGE", MAX_AGE, 1.0, 86_400.0)
         self._resolved: Mapping[str, str] | None = None
         self._read_at = 0.0
 
     def read(self) -> Mapping[str, str]:
-        """Return the environment, read again where it is too old; blocks then. Raises SettingsError at the first read.
+        """Return the environment; blocks while outdated values are read again. Raises SettingsError at the first read.
 
-        Later, what cannot be read again stays as it is: AWS's API being away must not stop what runs.
+        Later reads that fail keep the previous values: an outage of the AWS API must not stop a running process.
         """
         if self._resolved is None:
             self._resolved = {**self._environ, **resolve(self._references)}
@@ -60,11 +60,11 @@ class Environment:
 
     @property
     def is_due(self) -> bool:
-        """Whether the next `read` asks AWS, and takes its time."""
+        """Whether the next `read` calls AWS, and blocks."""
         return bool(self._references) and self._clock() - self._read_at >= self._max_age
 
     def request_refresh(self) -> None:
-        """Read again at the next call, unless that was just done: something has refused what it was told."""
+        """Read again at the next call, unless that was just done: a server has refused one of the values."""
         if self._clock() - self._read_at >= EAGER_AGE:
             self._read_at = 0.0
 
@@ -73,7 +73,7 @@ class Environment:
         try:
             found = {**self._environ, **resolve(self._references)}
         except SettingsError as error:
-            logger.warning("keeping the values of before: %s", error)
+            logger.warning("could not refresh secrets, keeping the previous values: %s", error)
             return
         if found != self._resolved:
             logger.info("a secret was rotated")
@@ -81,12 +81,12 @@ class Environment:
 
 
 def references(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables that hold a name; raises SettingsError where it is none that can be read."""
+    """Return the variables that contain a reference; raises SettingsError if one is malformed."""
     found = {}
     for variable, value in environ.items():
         text = value.strip()
         if text.startswith("ssm:"):
-            pattern, form = _PARAMETER, "ssm:/path/name, or ssm:/path/name? where it may be missing"
+            pattern, form = _PARAMETER, "ssm:/path/name, or ssm:/path/name? if the parameter may be missing"
         elif text.startswith("secretsmanager:"):
             pattern, form = _SECRET, "secretsmanager:name-or-arn or secretsmanager:name-or-arn#key"
         else:
@@ -98,7 +98,7 @@ def references(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def resolve(names: Mapping[str, str]) -> dict[str, str]:
-    """Return what each variable's name stands for, "" where that may be missing and is. Raises SettingsError."""
+    """Return the value of each variable's reference, "" for a missing optional one. Raises SettingsError."""
     if not names:  # boto3 is not even imported
         return {}
     matches = {variable: match for variable, name in names.items() if (match := _PARAMETER.fullmatch(name))}
@@ -111,8 +111,8 @@ def resolve(names: Mapping[str, str]) -> dict[str, str]:
 def _parameters(names: Mapping[str, str], optional: Container[str]) -> Iterator[tuple[str, str]]:
     wanted = list(dict.fromkeys(names.values()))
     found: dict[str, str] = {}
-    for start in range(0, len(wanted), _PARAMETERS_A_CALL):
-        found |= _get_parameters(wanted[start : start + _PARAMETERS_A_CALL], names)
+    for start in range(0, len(wanted), _PARAMETERS_PER_CALL):
+        found |= _get_parameters(wanted[start : start + _PARAMETERS_PER_CALL], names)
     for variable, name in names.items():
         if name not in found and variable not in optional:
             raise SettingsError(variable, f"the parameter {name} does not exist")
@@ -151,7 +151,7 @@ def _get_secret(variable: str, secret: str) -> str:
             variable, f"the secret {secret} cannot be read ({aws_clients.code(error)}, secretsmanager:GetSecretValue)"
         ) from None
     if "SecretString" not in answer:
-        raise SettingsError(variable, f"the secret {secret} is binary, not a text")
+        raise SettingsError(variable, f"the secret {secret} is binary, not text")
     return str(answer["SecretString"])
 
 
@@ -159,7 +159,7 @@ def _member(variable: str, secret: str, key: str, text: str) -> str:
     try:
         value = json.loads(text)[key]
     except (ValueError, TypeError, KeyError, IndexError):
-        raise SettingsError(variable, f"the secret {secret} is no JSON object with a member {key}") from None
+        raise SettingsError(variable, f"the secret {secret} is not a JSON object with a member {key}") from None
     if not isinstance(value, str):
-        raise SettingsError(variable, f"the member {key} of the secret {secret} is not a text")
+        raise SettingsError(variable, f"the member {key} of the secret {secret} is not a string")
     return value

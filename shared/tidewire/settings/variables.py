@@ -1,4 +1,4 @@
-"""One variable of the environment → one checked value; raises SettingsError with its name, never its value."""
+"""Parsers for single variables; they raise SettingsError with the name of the variable, never its value."""
 
 import re
 from collections.abc import Mapping
@@ -53,24 +53,24 @@ NAMES = frozenset(
         "REALTIME_USER_SHARDS",
     }
 )
-"""Every variable of ours, without those of stores and platforms. docs/configuration.md lists the same."""
+"""Every `REALTIME_*` variable; docs/configuration.md lists them too, and those of stores and platforms."""
 
 
 def defined(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return what is set: an empty variable counts as absent."""
+    """Return the variables that are set, stripped; an empty variable counts as unset."""
     return {name: value.strip() for name, value in environ.items() if value.strip()}
 
 
 def unknown_variables(environ: Mapping[str, str]) -> list[str]:
-    """Return a sentence for each variable that looks like a setting and is none: a typing error would go unnoticed."""
+    """Return a warning for each unknown `REALTIME_*` variable, which may be a typing error."""
     sentences = []
     for name in sorted(environ):
         if name.startswith(PREFIX) and name not in NAMES:
-            from difflib import get_close_matches  # 2 ms at a cold start, which few processes need
+            from difflib import get_close_matches  # 2 ms of a cold start, which few processes need
 
             near = get_close_matches(name[len(PREFIX) :], [known[len(PREFIX) :] for known in NAMES], 1)
-            hint = f": did you mean {PREFIX}{near[0]}?" if near else ": docs/configuration.md lists those there are"
-            sentences.append(f"{name} is no setting and has no effect{hint}")
+            hint = f": did you mean {PREFIX}{near[0]}?" if near else ": docs/configuration.md lists all variables"
+            sentences.append(f"{name} is unknown and has no effect{hint}")
     return sentences
 
 
@@ -89,7 +89,7 @@ def items(env: Mapping[str, str], name: str) -> list[str]:
 
 
 def matching(env: Mapping[str, str], name: str, pattern: str, default: str) -> str:
-    """Return a value that matches `pattern` whole."""
+    """Return a value that matches the whole `pattern`."""
     value = env.get(name, default)
     if not re.fullmatch(pattern, value, re.ASCII):
         raise SettingsError(name, f"must match {pattern}")
@@ -98,11 +98,11 @@ def matching(env: Mapping[str, str], name: str, pattern: str, default: str) -> s
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?", re.ASCII)
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
-_LONGEST = 3_650 * 86_400.0  # seconds: ten years; more is a mistake, and would be too much for Redis
+_LONGEST = 3_650 * 86_400.0  # seconds, ten years: more is a mistake, and Redis would refuse it
 
 
 def duration(env: Mapping[str, str], name: str, default: float, minimum: float, maximum: float = _LONGEST) -> float:
-    """Return seconds; a bare number is seconds."""
+    """Return a duration in seconds; a number without a unit is in seconds."""
     if name not in env:
         return default
     match = _DURATION.fullmatch(env[name])
@@ -115,7 +115,7 @@ def duration(env: Mapping[str, str], name: str, default: float, minimum: float, 
 
 
 def lifetime(env: Mapping[str, str], default: float | None) -> float | None:
-    """Return a stream's lifetime in seconds, None without one."""
+    """Return the lifetime of a stream in seconds, None if it is unlimited."""
     if env.get("REALTIME_STREAM_SECONDS") == "unlimited":
         return None
     if "REALTIME_STREAM_SECONDS" not in env:
@@ -124,7 +124,7 @@ def lifetime(env: Mapping[str, str], default: float | None) -> float | None:
 
 
 def integer(env: Mapping[str, str], name: str, default: int, minimum: int, maximum: int | None = None) -> int:
-    """Return a whole number from `least` to `most`."""
+    """Return a whole number from `minimum` to `maximum`."""
     if name not in env:
         return default
     text = env[name].replace("_", "")
@@ -135,14 +135,14 @@ def integer(env: Mapping[str, str], name: str, default: int, minimum: int, maxim
 
 
 class Rate(NamedTuple):
-    """At most so many in so many seconds, and as many at once."""
+    """A token bucket's size, and the seconds in which it fills."""
 
     maximum: int
     seconds: float
 
 
 def rate(env: Mapping[str, str], name: str) -> Rate | None:
-    """Return a rate such as `100/1s`, None where it is not set."""
+    """Return a rate such as `100/1s`, None if it is not set."""
     if name not in env:
         return None
     maximum, slash, time = env[name].partition("/")
@@ -153,10 +153,10 @@ def rate(env: Mapping[str, str], name: str) -> Rate | None:
 
 
 def split_url(env: Mapping[str, str], name: str, url: str | None = None) -> SplitResult:
-    """Return the parts of the variable's URL, or of `url`, which is one of several in it."""
+    """Return the parts of the variable's URL, or of `url`, if the variable lists several."""
     try:
         parts = urlsplit(env[name] if url is None else url)
-        parts.port  # noqa: B018 — raises where it is none
+        parts.port  # noqa: B018 — raises if it is malformed
     except ValueError:
         raise SettingsError(name, "is not a URL") from None
     return parts
@@ -167,24 +167,25 @@ _HOST = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]", re.ASCII)
 
 
 def origins(env: Mapping[str, str], name: str) -> frozenset[str]:
-    """Return the origins of a comma-separated list as browsers send them (URL Standard, section 4.7).
+    """Return the origins of a comma-separated list as browsers serialize them (URL Standard, section 4.7).
 
-    Capitals become small letters, and a default port goes. What no browser would send is refused: it allows nothing.
+    Hosts become lower case, and default ports are removed. An origin that no browser sends raises SettingsError: it
+    would allow nothing.
     """
     return frozenset(_origin(env, name, item) for item in items(env, name))
 
 
 def _origin(env: Mapping[str, str], name: str, text: str) -> str:
     if not text.isascii():
-        raise SettingsError(name, "must have hosts as browsers send them, in punycode: https://xn--…")
+        raise SettingsError(name, "must contain hosts in punycode, as browsers send them: https://xn--…")
     if text == "null":
-        raise SettingsError(name, "must not be null: sandboxed pages and files of everyone have that origin")
+        raise SettingsError(name, "must not contain null: sandboxed pages and local files of everyone have that origin")
     parts = split_url(env, name, text)
     host = parts.netloc.rpartition(":")[0] if parts.port is not None else parts.netloc
     if parts.scheme not in _DEFAULT_PORTS or not _HOST.fullmatch(host) or text.partition("://")[2] != parts.netloc:
         raise SettingsError(
             name,
-            "each must be an exact origin such as https://app.example.com, without a path, a last slash or *",
+            "each item must be an exact origin such as https://app.example.com, without a path, trailing slash or *",
         )
     port = "" if parts.port in (None, _DEFAULT_PORTS[parts.scheme]) else f":{parts.port}"
     return f"{parts.scheme}://{host.lower()}{port}"

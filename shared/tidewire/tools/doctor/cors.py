@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import httpx
 
 from tidewire.client.responses import detail_of
-from tidewire.http.cors import EXPOSED_HEADERS, METHODS
+from tidewire.protocol.headers import EXPOSED_HEADERS, METHODS
 from tidewire.tools.doctor.deployment import Deployment
 from tidewire.tools.doctor.findings import Decided, Finding, fail, ok, skip
 

@@ -8,7 +8,7 @@ import httpx
 
 from tidewire.client.retry import claims_of, expiry_of
 from tidewire.errors import SettingsError
-from tidewire.security.auth import MIN_SECRET_BYTES
+from tidewire.security.tokens import MIN_SECRET_BYTES
 from tidewire.settings.config import Settings
 from tidewire.settings.secrets import references
 from tidewire.tools.doctor.deployment import Deployment

@@ -1,87 +1,54 @@
-"""Who is asking: publish keys, and subscriber tokens (JWT, RFC 7519) → identity.
+"""Subscriber tokens (JWT, RFC 7519): token → identity → the events that the subscriber may receive.
 
-PyJWT and cryptography are imported at the first token, so that a function that never sees one does not pay for
-them at its cold start.
+`Verifier` makes an `Identity` from a token, and `interest_of` makes the audience filter from that identity.
+PyJWT and cryptography are imported with the first token, so that a function that never verifies one starts without
+them.
 """
 
-import hashlib
-import hmac
 import logging
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, cast
 
 import msgspec
 
 from tidewire.errors import Forbidden, Unauthorized
 from tidewire.model.audience import Interest
-from tidewire.model.event import Event, is_user_id
-from tidewire.model.permissions import TYPE_OR_PATTERN, AllowedTypes, PublishKey
+from tidewire.model.event import is_user_id
+from tidewire.model.permissions import TYPE_OR_PATTERN, AllowedTypes
+from tidewire.protocol.headers import bearer
 from tidewire.security.jwks import KeySet
 from tidewire.settings.config import Settings
 
 logger = logging.getLogger(__name__)
 
-MAX_TOKEN_LENGTH = 8_192  # characters; nothing longer is even split
+MAX_TOKEN_LENGTH = 8_192  # characters; a longer token is refused before it is parsed
 MAX_RETRY_AFTER = 86_400.0  # seconds; a token may begin in the year 9999
-MIN_SECRET_BYTES = 32  # RFC 7518 section 3.2: a key of the same size as the hash output, or larger
+MIN_SECRET_BYTES = 32  # RFC 7518 section 3.2: a key at least as long as the hash output
+
+COOKIE = "realtime_token"
 
 ALGORITHMS: Mapping[str, str] = {"RSA": "RS256", "EC": "ES256", "OKP": "EdDSA"}
-"""The one algorithm that each type of public key verifies. A token does not choose: a public key taken as an HMAC
-secret, or `none`, is the oldest attack on JWT (RFC 8725 section 2.1)."""
+"""The one algorithm that each type of public key verifies. The token does not choose: a public key used as an HMAC
+secret, and the algorithm `none`, are the oldest attacks on JWT (RFC 8725 section 2.1)."""
 
 
 TOKEN_TYPES = ("jwt", "at+jwt")
-"""The `typ` that a subscriber token may have, if it has one. An issuer signs other things with the same key: a logout
-token or a proof of possession is not a subscriber's (RFC 8725 section 3.11)."""
+"""The accepted values of `typ`, which may also be absent. An issuer signs other things with the same key: a logout
+token or a proof of possession must not pass as a subscriber token (RFC 8725 section 3.11)."""
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """What a token says: the user, the types allowed (None is all), when it ends and when it was issued.
+    """The claims of a verified token: user, allowed types (None: all), and times in seconds since 1970.
 
-    Times are in s since 1970. A token that does not say when it was issued is older than every revocation.
+    A token without `iat` has `issued_at` 0: every revocation of its user covers it.
     """
 
     user_id: str | None = None
     types: AllowedTypes | None = None
     expires_at: float | None = None
     issued_at: float = 0.0
-
-
-class PublishKeys:
-    """The keys that may publish."""
-
-    def __init__(self, keys: tuple[PublishKey, ...]) -> None:
-        self._keys = [(hashlib.sha256(key.secret.encode()).digest(), key) for key in keys]
-
-    def check(self, token: str | None) -> PublishKey:
-        """Return the key and its rights; raises Unauthorized.
-
-        Digests are compared, in constant time and all of them: neither the length of a key nor how much of it
-        was right shows in the time.
-        """
-        if token is None:
-            raise Unauthorized("Send a publish key: Authorization: Bearer <key>", None)
-        digest = hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
-        matches = [key for known, key in self._keys if hmac.compare_digest(digest, known)]
-        if not matches:
-            raise Unauthorized("The publish key is not one of REALTIME_PUBLISH_KEYS")
-        return matches[0]
-
-
-def check_types(key: PublishKey, events: Iterable[Event]) -> None:
-    """Raise Forbidden where the key may not publish one of the events."""
-    if key.types is not None:
-        for event in events:
-            if event.type not in key.types:
-                raise Forbidden(f"The publish key does not allow the type {event.type!r}")
-
-
-def check_right(key: PublishKey, right: str) -> None:
-    """Raise Forbidden where the key is limited and this right is not among its limits."""
-    if right not in key.permissions:
-        raise Forbidden(f"The publish key does not have the right {right}: list it again with :{right}")
 
 
 class Verifier:
@@ -109,20 +76,20 @@ class Verifier:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "Verifier":
-        """Return the verifier that the settings describe; the key set is not fetched yet."""
+        """Return the verifier for these settings; the key set is fetched with the first token that needs it."""
         keys = KeySet(settings.jwks_url) if settings.jwks_url is not None else None
         return cls(settings.jwt_secret, keys, settings.jwt_issuer, settings.jwt_audience, settings.jwt_leeway)
 
     async def verify(self, token: str | None) -> Identity:
-        """Return who the token speaks for.
+        """Return the identity in the token.
 
-        Raises Unauthorized, with `retry_after` if the token only begins later (the issuer's clock is ahead by more than
-        the leeway), and Unavailable if its key is not known and cannot be looked up now.
+        Raises Unauthorized, with `retry_after` if the token is not valid yet (the issuer's clock is ahead by more than
+        the leeway), and Unavailable if the token's key is unknown and the key set cannot be fetched now.
         """
         if token is None:
             raise Unauthorized("Send a subscriber token: Authorization: Bearer <token>, or the cookie", None)
         if len(token) > MAX_TOKEN_LENGTH:
-            raise Unauthorized("The token is too long to be one of ours")
+            raise Unauthorized(f"The token is longer than {MAX_TOKEN_LENGTH:,} characters")
         import jwt
 
         try:
@@ -140,11 +107,11 @@ class Verifier:
                 claims = self._decode(token, key, algorithm, verify_iat=False, verify_nbf=False)
                 raise self._not_valid_yet(claims) from None
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError) as error:
-            raise Unauthorized(f"The token does not hold: {_reason(error)}") from None
+            raise Unauthorized(f"The token is not valid: {_reason(error)}") from None
         return identity_of(claims)
 
     def _decode(self, token: str, key: Any, algorithm: str, **options: Any) -> dict[str, Any]:
-        """Return the claims of a token that holds; raises what PyJWT raises, which is not only its own errors."""
+        """Return the claims of a valid token. PyJWT raises ValueError, TypeError and OverflowError beside its own."""
         import jwt
 
         options["verify_aud"] = self._audience is not None
@@ -160,13 +127,13 @@ class Verifier:
         )
 
     def _not_valid_yet(self, claims: Mapping[str, Any]) -> Unauthorized:
-        """Return the error for a token that holds in all but its beginning; raises what `int` raises."""
+        """Return the error for a token that begins in the future; raises what `int` raises for a malformed time."""
         begins = max(int(claims[name]) for name in ("nbf", "iat") if name in claims)
         wait = math.ceil(min(MAX_RETRY_AFTER, max(1.0, begins - self._leeway - time.time())))
-        return Unauthorized("The token does not hold: it is not valid yet", retry_after=wait)
+        return Unauthorized("The token is not valid yet", retry_after=wait)
 
     async def _key(self, header: Mapping[str, Any]) -> tuple[Any, str]:
-        """Return the key for this header and the one algorithm that it verifies."""
+        """Return the key for this JWT header, and the one algorithm that the key verifies."""
         algorithm = header.get("alg")
         if algorithm == "HS256" and self._secret is not None:
             return self._secret, "HS256"
@@ -179,31 +146,26 @@ class Verifier:
         raise Unauthorized("The token's algorithm is not one that this server verifies")
 
 
-def bearer(headers: Mapping[str, str]) -> str | None:
-    """Return the token of the Authorization header, None where there is no header; raises Unauthorized."""
-    value = headers.get("authorization")
-    if value is None:
-        return None
-    scheme, _, token = value.strip().partition(" ")
-    if scheme.lower() != "bearer" or not token.strip():
-        raise Unauthorized("Use the Bearer scheme: Authorization: Bearer <token>", None)
-    return token.strip()
-
-
 def subscriber_token(headers: Mapping[str, str]) -> str | None:
-    """Return the token of the Authorization header, else of the cookie `realtime_token`."""
+    """Return the token of the Authorization header, else of the cookie `realtime_token`; None if there is neither.
+
+    Raises Unauthorized if the header uses another scheme than Bearer.
+    """
     token = bearer(headers)
     if token is not None:
         return token
     for pair in headers.get("cookie", "").split(";"):
         name, _, value = pair.strip().partition("=")
-        if name == "realtime_token" and value:
+        if name == COOKIE and value:
             return value.strip('"')
     return None
 
 
 def interest_of(identity: Identity, wanted: frozenset[str] | None) -> Interest:
-    """Return what to deliver: what is wanted, within what the token allows. Raises Forbidden."""
+    """Return the filter of a subscription: the requested types (None: all), limited to those that the token allows.
+
+    Raises Forbidden if the token does not allow a requested type, or allows none at all.
+    """
     allowed = identity.types
     if allowed is None or allowed == _EVERY_TYPE:
         return Interest(identity.user_id, wanted)
@@ -220,14 +182,14 @@ _EVERY_TYPE = AllowedTypes.parse(["*"])
 
 
 def identity_of(claims: Mapping[str, Any]) -> Identity:
-    """Return what verified claims say; raises Unauthorized where one of them is not of its form."""
+    """Return the identity in verified claims; raises Unauthorized if a claim is malformed."""
     subject, types = claims.get("sub"), claims.get("types")
     if subject is not None and not (isinstance(subject, str) and is_user_id(subject)):
         raise Unauthorized("The token's sub is not a user id")
     if types is not None and not (
         isinstance(types, list) and all(isinstance(t, str) and TYPE_OR_PATTERN.fullmatch(t) for t in types)
     ):
-        raise Unauthorized("The token's types must be a list of event types, or of the beginnings of some and *")
+        raise Unauthorized("The token's types must be a list of event types and of prefixes that end in *")
     try:
         expires = float(claims["exp"]) if "exp" in claims else None
         issued = float(claims.get("iat", 0.0))
@@ -237,14 +199,14 @@ def identity_of(claims: Mapping[str, Any]) -> Identity:
 
 
 def _reason(error: Exception) -> str:
-    """Name what is wrong without any part of the token."""
+    """Return why a token is not valid, without any part of the token."""
     import jwt
 
     reasons: list[tuple[type[Exception], str]] = [
         (jwt.ExpiredSignatureError, "it has expired"),
         (jwt.InvalidIssuerError, "its issuer is not REALTIME_JWT_ISSUER"),
         (jwt.InvalidAudienceError, "its audience is not REALTIME_JWT_AUDIENCE"),
-        (jwt.MissingRequiredClaimError, "it lacks a claim that is required here (iss or aud)"),
+        (jwt.MissingRequiredClaimError, "it lacks a required claim (iss or aud)"),
         (jwt.InvalidSignatureError, "its signature does not match"),
     ]
     return next((text for kind, text in reasons if isinstance(error, kind)), "it is malformed")

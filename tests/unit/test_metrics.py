@@ -1,4 +1,4 @@
-"""What a hub tells of itself: pairs, losses, latencies and lag are counted where they happen, and once."""
+"""Metrics: pairs, gaps, latencies and lag are counted once each."""
 
 import asyncio
 
@@ -7,7 +7,7 @@ from tidewire.delivery.fanout import Fanout
 from tidewire.delivery.hub import Hub
 from tidewire.delivery.ring_buffer import Ring
 from tidewire.errors import TransportUnavailable
-from tidewire.monitoring.metrics import distributions, read
+from tidewire.monitoring.metrics import collect, distributions
 from tidewire.transports.memory import MemoryLog
 
 from tests.clocks import Clock
@@ -20,9 +20,9 @@ from tests.unit.members import Listener, record
 
 
 async def values(hub: Hub) -> dict[str, float]:
-    """Every reading, by its name and label values."""
-    readings = await read(hub)
-    return {",".join((r.name, *labels)): value for r in readings for labels, value in r.values.items()}
+    """The value of each counter and gauge, by name and label values."""
+    metrics = await collect(hub)
+    return {",".join((m.name, *labels)): value for m in metrics for labels, value in m.values.items()}
 
 
 async def test_matched_and_filtered_pairs_are_counted() -> None:
@@ -37,11 +37,11 @@ async def test_matched_and_filtered_pairs_are_counted() -> None:
         await hub.dispatch([event("for u1", users=["u1"]), event("for all")])
         for sink in (one, two, three):
             await sink.has("for all")
-        told = await values(hub)
-    assert told["realtime_matched"] == 2 + 3
-    assert told["realtime_filtered"] == 1
-    assert told["realtime_deliveries"] == 5
-    assert told["realtime_subscribers,live"] == 3
+        found = await values(hub)
+    assert found["realtime_matched"] == 2 + 3
+    assert found["realtime_filtered"] == 1
+    assert found["realtime_deliveries"] == 5
+    assert found["realtime_subscribers,live"] == 3
 
 
 async def test_latencies_are_counted_once_per_record() -> None:
@@ -55,7 +55,7 @@ async def test_latencies_are_counted_once_per_record() -> None:
     assert counts == {"realtime_publish_seconds": 1, "realtime_tail_lag_seconds": 3, "realtime_delivery_seconds": 2}
 
 
-async def test_delivery_is_measured_from_the_append_to_after_the_write() -> None:
+async def test_delivery_ends_after_the_write() -> None:
     clock = Clock(1.001)
     fanout, member = Fanout(Ring(), clock=clock), Listener()
     fanout.join(member)
@@ -78,9 +78,9 @@ async def test_a_gap_is_counted_for_each_live_subscriber() -> None:
         await publish(hub.transport, 2)
         await one.has(2)
         await two.has(2)
-        told = await values(hub)
+        found = await values(hub)
     assert one.gaps == two.gaps == ["epoch"]
-    assert told["realtime_gaps,epoch"] == 2
+    assert found["realtime_gaps,epoch"] == 2
 
 
 async def test_members_are_counted_through_joins_and_leaves() -> None:
@@ -125,9 +125,9 @@ async def test_a_log_that_is_away_has_no_lag_and_counts_refusals() -> None:
         log.leave()
         with pytest.raises(TransportUnavailable):
             await hub.dispatch([event(1), event(2)])
-        told = await values(hub)
-        assert "realtime_tail_behind_records" not in told
-        assert told["realtime_publish_refused"] == 2
-        assert told["realtime_transport_away"] == 1
+        found = await values(hub)
+        assert "realtime_tail_behind_records" not in found
+        assert found["realtime_publish_refused"] == 2
+        assert found["realtime_transport_away"] == 1
         log.come_back()
         await asyncio.sleep(0)
