@@ -113,7 +113,7 @@ def test_the_installed_command_line_prints_its_version(python: Path, elsewhere: 
     assert run(python, "-m", "tidewire", "--version", cwd=elsewhere).split() == ["tidewire", __version__]
 
 
-def test_an_installed_server_publishes_streams_and_shows_the_console(python: Path, elsewhere: Path) -> None:
+def test_an_installed_server_streams_and_serves_the_console(python: Path, elsewhere: Path) -> None:
     command = ["sh", "-c", 'cd "$0" && exec "$@"', str(elsewhere), str(python), "-m", "tidewire.http.local"]
     instance = Instance(elsewhere, {"REALTIME_TRANSPORT": "memory"}, command=command)
     instance.start()
