@@ -54,7 +54,7 @@ class Commands(click.Group):
     epilog="Exit codes: 0 success, 1 failure, 2 wrong usage or setting, 3 unreachable now, 130 interrupted."
     " `tidewire COMMAND --help` shows examples; see docs/cli.md.",
 )
-@click.version_option(__version__, message="%(prog)s %(version)s")
+@click.version_option(__version__, prog_name="tidewire", message="%(prog)s %(version)s")
 def command_line() -> None:
     """Publish and follow events, and operate Tidewire."""
 
