@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+import tidewire
 from tidewire.tools.cli.main import COMMANDS, command_line
 
 from tests.cli.running import run_process
