@@ -1,7 +1,7 @@
 """Builds the bundle for Lambda; `scripts/package` calls this, and then packages the template.
 
 The build is reproducible: files are sorted, times are fixed, and modules are compiled with hashes instead of times.
-Wheels are cached in .venv/wheels, so that a second build needs no network.
+Wheels are installed by hash, and cached in .venv/wheels, so that a second build needs no network.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def fetch(target: str, python: str, traced: bool = False) -> Path:
         return folder
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    _pip("download", "--dest", folder, "--requirement", requirements, *_tags(target, python))
+    _pip("download", "--dest", folder, "--require-hashes", "--requirement", requirements, *_tags(target, python))
     stamp.write_text(wanted)
     return folder
 
@@ -52,8 +52,8 @@ def fill(folder: Path, target: str, python: str, traced: bool = False) -> None:
     wheels = fetch(target, python, traced)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    _pip("install", "--no-index", "--find-links", wheels, "--target", folder, "--no-compile", "--requirement",
-         TRACED if traced else REQUIREMENTS, *_tags(target, python))  # fmt: skip
+    _pip("install", "--no-index", "--find-links", wheels, "--target", folder, "--no-compile", "--require-hashes",
+         "--requirement", TRACED if traced else REQUIREMENTS, *_tags(target, python))  # fmt: skip
     shutil.rmtree(folder / "bin", ignore_errors=True)  # scripts with the path of this machine's Python
     for path in folder.rglob("*"):
         if path.is_file() and (path.name == "RECORD" or path.suffix in NOT_RUN):

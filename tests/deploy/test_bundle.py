@@ -1,4 +1,4 @@
-"""The bundle that Lambda runs: complete, nothing in it that does not belong there, and always the same bytes."""
+"""The bundle that Lambda runs: complete, nothing superfluous, and reproducible."""
 
 import importlib.util
 import json
@@ -13,13 +13,13 @@ import pytest
 from scripts import bundle as builder
 from tests.processes import ROOT
 
-pytestmark = [pytest.mark.xdist_group("bundle"), pytest.mark.timeout(180)]  # a build, on a machine that others use too
+pytestmark = [pytest.mark.xdist_group("bundle"), pytest.mark.timeout(180)]  # a build, on a shared machine
 
 HANDLERS = re.findall(r"handler: (functions\.\w+)\.(\w+)", (ROOT / "serverless.yml").read_text())
 PROCESS = "functions.stream"
-MOST_MB = 25.0  # of the zip; Lambda takes 50
+MAX_MB = 25.0  # of the zip; Lambda accepts 50
 
-# What of this interpreter is its own: no site-packages, no PYTHONPATH, no folder that it was started in.
+# The interpreter sees the bundle alone: no site-packages, no PYTHONPATH, no working directory.
 IMPORT = """
 import importlib, json, sys
 sys.path.insert(0, {bundle!r})
@@ -40,11 +40,11 @@ def test_every_handler_imports_from_the_bundle_alone(here: Path, tmp_path: Path)
     handlers = [*HANDLERS, (PROCESS, "main")]
     script = IMPORT.format(bundle=str(here), handlers=handlers)
     command = [sys.executable, "-I", "-S", "-B", "-c", script]
-    told = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert told.returncode == 0, told.stderr
-    ours = [file for file in json.loads(told.stdout) if "site-packages" in file or str(ROOT) in file]
-    assert ours == []
-    assert any(file.startswith(str(here / "tidewire")) for file in json.loads(told.stdout))
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    files = json.loads(done.stdout)
+    assert [file for file in files if "site-packages" in file or str(ROOT) in file] == []
+    assert any(file.startswith(str(here / "tidewire")) for file in files)
 
 
 def test_each_transport_has_its_driver_in_the_bundle(here: Path, tmp_path: Path) -> None:
@@ -52,14 +52,12 @@ def test_each_transport_has_its_driver_in_the_bundle(here: Path, tmp_path: Path)
     names = [f"import tidewire.transports.{name}" for name in adapters]
     script = f"import sys; sys.path.insert(0, {str(here)!r}); {'; '.join(names)}"
     command = [sys.executable, "-I", "-S", "-B", "-c", script]
-    told = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert told.returncode == 0, told.stderr
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
-def test_nothing_of_the_tests_and_tools_is_in_it_and_it_is_small_enough(
-    for_lambda: tuple[zipfile.ZipFile, str],
-) -> None:
-    bundle, told = for_lambda
+def test_it_is_small_and_without_tests_and_tools(for_lambda: tuple[zipfile.ZipFile, str]) -> None:
+    bundle, printed = for_lambda
     names = {name.split("/")[0] for name in bundle.namelist()}
     found = {name.split("-")[0].lower() for name in names if name.endswith(".dist-info")}
     assert found <= _distributions("requirements.txt")
@@ -68,24 +66,23 @@ def test_nothing_of_the_tests_and_tools_is_in_it_and_it_is_small_enough(
     assert [
         name for name in bundle.namelist() if name.startswith(("tidewire/tools/", "tidewire/http/site/", "shared/"))
     ] == []
-    stated = re.search(r": ([0-9.]+) MB", told)
+    stated = re.search(r": ([0-9.]+) MB", printed)
     assert stated is not None
-    assert float(stated[1]) < MOST_MB, told
+    assert float(stated[1]) < MAX_MB, printed
 
 
-def test_it_holds_the_code_of_lambda_s_platform_and_says_so_when_it_is_not_compiled(
-    for_lambda: tuple[zipfile.ZipFile, str],
-) -> None:
-    bundle, told = for_lambda
-    assert "Python 3.13 on arm64" in told
-    assert re.search(r"sha256 [0-9a-f]{64}", told)
+def test_it_has_binaries_of_lambda_s_platform(for_lambda: tuple[zipfile.ZipFile, str]) -> None:
+    """The script warns if it could not compile the modules."""
+    bundle, printed = for_lambda
+    assert "Python 3.13 on arm64" in printed
+    assert re.search(r"sha256 [0-9a-f]{64}", printed)
     names = bundle.namelist()
     native = [name for name in names if name.endswith(".so")]
     assert len(native) > 5
     assert [name for name in native if "x86_64" in name] == []
     assert any("cpython-313-aarch64-linux-gnu" in name for name in native)
     compiled = any(name.endswith(".pyc") for name in names)
-    assert compiled is ("the modules are not compiled" not in told)
+    assert compiled is ("not compiled" not in printed)
 
 
 def test_the_process_of_the_stream_function_can_be_started(for_lambda: tuple[zipfile.ZipFile, str]) -> None:
@@ -94,11 +91,11 @@ def test_the_process_of_the_stream_function_can_be_started(for_lambda: tuple[zip
     assert {info.date_time for info in bundle.infolist()} == {builder.EPOCH}
 
 
-def test_the_same_sources_are_the_same_bytes_wherever_they_are_built_and_lambda_never_compiles(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    small = tmp_path / "requirements.txt"  # all else goes the same way, and takes its time
-    small.write_text("\n".join(re.findall(r"^(?:mangum|msgspec|uvicorn)==.*", _pins(), re.MULTILINE)))
+def test_builds_are_reproducible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In any folder, with all modules compiled: Lambda cannot write, so it would compile at every cold start."""
+    small = tmp_path / "requirements.txt"  # three packages instead of all, to save time
+    pin = r"^(?:mangum|msgspec|uvicorn)==.*(?: \\\n +--hash=\S+)+"
+    small.write_text("\n".join(re.findall(pin, _pins(), re.MULTILINE)))
     wheels = builder.fetch("local", builder.LOCAL_PYTHON)
     monkeypatch.setattr(builder, "REQUIREMENTS", small)
     monkeypatch.setattr(builder, "fetch", lambda *_: wheels)
@@ -113,9 +110,7 @@ def test_the_same_sources_are_the_same_bytes_wherever_they_are_built_and_lambda_
         assert compiled.read_bytes()[4:8] == b"\x01\0\0\0", "PEP 552: by hash, and not checked against the source"
 
 
-def test_a_bundle_that_traces_is_made_of_wheels_of_its_own_and_another_one_is_as_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bundle_with_traces_has_its_own_wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str | Path, ...]] = []
     monkeypatch.setattr(builder, "WHEELS", tmp_path)
     monkeypatch.setattr(builder, "_pip", lambda *arguments: asked.append(arguments))

@@ -41,5 +41,7 @@ def test_the_image_holds_all_that_its_command_needs_and_its_health_check_sees_wh
             assert httpx.get(instance.url + page).status_code == 200
     finally:
         instance.stop()
+    [install] = re.findall(r"^RUN pip install (.+)$", TEXT, re.MULTILINE)
+    assert "--require-hashes -r requirements.txt" in install
     used = re.findall(r"^RUN python -m (\w+) -q (.+?) &&", TEXT, re.MULTILINE)
     assert used == [("compileall", "functions shared")]
