@@ -17,7 +17,7 @@ from tidewire.model.permissions import Types
 from tidewire.model.record import Gap, Record
 from tidewire.protocol.sse import DATA
 from tidewire.protocol.subscribe_request import SubscribeRequest, parse_query
-from tidewire.security.auth import Identity
+from tidewire.security.tokens import Identity
 from tidewire.transports.memory import MemoryLog
 
 from tests.clocks import virtual_time
