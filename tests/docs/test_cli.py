@@ -66,7 +66,7 @@ def test_the_document_has_every_option_as_the_help_tells_it(command: Command) ->
 
 
 def test_the_document_lists_every_command_in_the_order_of_the_help() -> None:
-    listed = [row[0] for row in table_rows(DOCUMENT, "The command line") if row[0] not in ("command", "variable")]
+    listed = [row[0] for row in table_rows(DOCUMENT, "Command line") if row[0] not in ("command", "variable")]
     names = [name for name in (cell.strip("`").split()[0] for cell in listed) if name in COMMANDS]
     assert names == list(COMMANDS)
 
