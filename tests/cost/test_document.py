@@ -40,7 +40,7 @@ def test_the_table_of_commands_is_the_model_s() -> None:
             f"{commands.polling(rest_waits) - commands.polling(rest)} in",
         ),
         "a process with subscribers": ("180 an hour", "720 an hour"),
-        "a replay": (f"1 a page of {commands.PAGE} records", "the same"),
+        "a replay": (f"1 per page of {commands.PAGE} records", "the same"),
     }
     for name, cells in rows.items():
         row = next(line for line in DOCUMENT.splitlines() if line.startswith(f"| {name}"))
