@@ -40,7 +40,6 @@ RUN_BY = {
     "toml": "tests/docs/test_files.py",
     "yaml": "tests/docs/test_files.py",
     "usage": "tests/docs/test_files.py",
-    "tree": "tests/docs/test_files.py",
     "picture": "tests/docs/test_files.py",
     "spans": "tests/docs/test_files.py",
     "log": "tests/docs/test_files.py",
@@ -78,8 +77,6 @@ def _guess(block: Block) -> str | None:
         return "log line"
     if all(re.match(r"(DEBUG|INFO|WARNING|ERROR) [\w.]+: ", line) for line in lines):
         return "log"
-    if all(re.match(r"[\w.]+/ {2,}\w", line) for line in lines):
-        return "tree"
     if "└─ " in text:
         return "spans"
     if "──" in text:

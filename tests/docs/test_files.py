@@ -88,15 +88,6 @@ def event(block: Block, given: Given) -> None:
     check(json.loads(block.text), "Event")
 
 
-def tree(block: Block, given: Given) -> None:
-    """A listing: its folders and files exist."""
-    for line in block.text.splitlines():
-        folder, description = line.split("/ ", 1)
-        assert (ROOT / folder).is_dir(), line
-        for name in re.findall(r"\b\w+\.py\b|\b\w+(?=/ )", description):
-            assert (ROOT / folder / name).exists(), f"{name} of {line}"
-
-
 def usage(block: Block, given: Given) -> None:
     """A list of commands: the programs accept them."""
     for line in block.text.splitlines():
@@ -172,7 +163,6 @@ CHECKS: Mapping[str, Callable[[Block, Given], None]] = {
     "json": json_text,
     "yaml": yaml_file,
     "event": event,
-    "tree": tree,
     "usage": usage,
     "picture": picture,
     "spans": spans,
