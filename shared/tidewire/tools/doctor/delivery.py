@@ -26,9 +26,9 @@ NOT_SHARED = (
 CUT = "Check the time-outs of the proxy in front: it must allow a minute of silence on a stream (docs/containers.md)"
 HELD_BACK = (
     "A proxy in front buffers the response. nginx: proxy_buffering off and gzip off for the stream's path"
-    " (examples/nginx.conf), and do not ignore X-Accel-Buffering. Others: docs/containers.md, Proxies and load balancers."
-    " HTTP APIs of API Gateway and rewrites of Netlify do not stream: set REALTIME_STREAM_URL to the stream function's own URL"
-    " (docs/deploy.md)"
+    " (examples/nginx.conf), and do not ignore X-Accel-Buffering. Others: docs/containers.md, Proxies and load"
+    " balancers. HTTP APIs of API Gateway and rewrites of Netlify do not stream: set REALTIME_STREAM_URL to the stream"
+    " function's own URL (docs/deploy.md)"
 )
 
 
