@@ -1,4 +1,4 @@
-"""A command of AWS's command line, held to AWS's model of the service, from which that takes its names too."""
+"""Checks a command of the AWS CLI against AWS's model of the service, from which the CLI derives its names."""
 
 import json
 from collections.abc import Sequence
@@ -12,12 +12,12 @@ from botocore.validate import ParamValidator
 
 
 def check(arguments: Sequence[str]) -> None:
-    """Check a call such as `ssm put-parameter --name n …`; raises LookupError or ValueError with what is wrong."""
+    """Check a call such as `ssm put-parameter --name n …`; raises LookupError or ValueError with the reason."""
     call(arguments)
 
 
 def call(arguments: Sequence[str]) -> tuple[str, str, dict[str, Any]]:
-    """The service, the operation and its parameters; raises LookupError or ValueError as `check` does."""
+    """Return the service, the operation and its parameters; raises LookupError or ValueError like `check`."""
     service, name, *rest = arguments
     try:
         model = get_session().get_service_model(service)
@@ -35,7 +35,7 @@ def call(arguments: Sequence[str]) -> tuple[str, str, dict[str, Any]]:
 
 
 def _parameters(shape: StructureShape, rest: Sequence[str]) -> dict[str, Any]:
-    """The options as the operation's parameters."""
+    """Return the options as the operation's parameters."""
     members = {xform_name(member, "-"): member for member in shape.members}
     found: dict[str, Any] = {}
     words = list(rest)

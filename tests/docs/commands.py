@@ -1,4 +1,4 @@
-"""Commands as they stand in documents: where one ends, which program it starts, and whether it ever ends."""
+"""Commands in documents: their end, their program, and whether they run until they are stopped."""
 
 import re
 import shlex
@@ -7,14 +7,14 @@ from collections.abc import Iterator
 _HERE = {"curl", "openssl", "promtool", "python", "python3", "tidewire"}
 _STOOD_IN_FOR = {"aws", "cargo", "docker", "git", "npm", "npx", "pip"}
 PROGRAMS = _HERE | _STOOD_IN_FOR
-"""What a document may name as a program, besides scripts of ours."""
+"""The programs that a document may use, besides our scripts."""
 
 _FUNCTION = re.compile(r"^\w+\(\) *\{")
 _SHELL = {"export", "cd", "echo", "for", "if", "while"}
 
 
 def commands_of(text: str) -> Iterator[str]:
-    """The commands of a script, each with its further lines, and the comments and empty lines between."""
+    """Yield the commands of a script with their continuation lines, and the comments and empty lines between."""
     command = ""
     for line in text.splitlines():
         command += line
@@ -36,7 +36,7 @@ def _is_closed(command: str) -> bool:
 
 
 def words_of(command: str) -> list[str]:
-    """The program that a command starts, and its arguments, without the variables that stand before it."""
+    """Return the program of a command and its arguments, without the variables before it."""
     words = shlex.split(command.replace("\\\n", " "), comments=True)
     while words and re.match(r"^[A-Za-z_]\w*=", words[0]):
         words.pop(0)
@@ -44,7 +44,7 @@ def words_of(command: str) -> list[str]:
 
 
 def serves(command: str) -> bool:
-    """Whether a command runs a server until it is told to end."""
+    """Return whether a command runs a server until it is stopped."""
     match words_of(command):
         case ["scripts/dev" | "scripts/serve", *_] | ["python", "-m", "functions.local"]:
             return True
@@ -53,7 +53,7 @@ def serves(command: str) -> bool:
 
 
 def follows(command: str) -> bool:
-    """Whether a command follows a stream until it is told to end."""
+    """Return whether a command follows a stream until it is stopped."""
     match words_of(command):
         case ["curl", *options]:
             return any(re.match(r"-\w*N", word) for word in options) and "-m" not in options
@@ -64,7 +64,7 @@ def follows(command: str) -> bool:
 
 
 def is_command(text: str) -> bool:
-    """Whether a piece of code within the text is a command to type, and not a name."""
+    """Return whether inline code is a command to type, and not a name."""
     try:
         words = words_of(text)
     except ValueError:
@@ -73,7 +73,7 @@ def is_command(text: str) -> bool:
 
 
 def begins_with_command(text: str) -> bool:
-    """Whether this reads as a script."""
+    """Return whether a text begins like a script."""
     try:
         words = words_of(next(commands_of(text)))
     except ValueError:
@@ -86,5 +86,5 @@ def _is_program(word: str) -> bool:
 
 
 def has_server(text: str) -> bool:
-    """Whether a script starts a server of its own."""
+    """Return whether a script starts a server."""
     return any(map(serves, commands_of(text)))

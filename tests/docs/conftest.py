@@ -1,4 +1,4 @@
-"""The servers that the documents' commands reach, each started for the first block that asks for it."""
+"""The servers for the documents' commands, each started for the first block that needs it."""
 
 import re
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ SENDS_A_KEY = re.compile(r"Authorization: Bearer|TIDEWIRE_KEY=")
 
 
 class Documents:
-    """Runs blocks: the shell of a document runs those that stand above first, and each block once."""
+    """Runs blocks: a document's shell first runs all blocks above, and each block once."""
 
     def __init__(self, request: pytest.FixtureRequest, factory: pytest.TempPathFactory, stack: ExitStack) -> None:
         self._request, self._factory, self._stack = request, factory, stack
@@ -34,7 +34,7 @@ class Documents:
         self._outcomes: dict[Block, Outcome] = {}
 
     def run(self, block: Block) -> Outcome:
-        """What this block did, after all above it in its document."""
+        """Return the outcome of this block, after all blocks above it in its document."""
         above = [other for other in of_kind("shell", "python") if other.document == block.document]
         for other in [*above, block]:
             if other.line <= block.line and other not in self._outcomes:
@@ -59,12 +59,12 @@ class Documents:
         )
 
     def terminate(self) -> None:
-        """Ask all servers to end, at once; each is waited for when its turn comes."""
+        """Send SIGTERM to all servers; the fixture's stack then waits for each."""
         for instance in self._instances.values():
             instance.terminate()
 
     def settings(self) -> dict[str, str]:
-        """What `tidewire` finds in the environment, where a document does not set it."""
+        """Return the default environment of `tidewire`."""
         return {
             "TIDEWIRE_URL": self._instance("guarded").url,
             "TIDEWIRE_KEY": PUBLISH_KEY,
@@ -84,7 +84,7 @@ class Documents:
         return shell
 
     def _instance(self, name: str) -> Instance:
-        """The one that asks for keys, or a document's own: what one document publishes, no other shows."""
+        """Return the instance with keys, or a document's own: documents do not see each other's events."""
         if name not in self._instances:
             instance = Instance(self._factory.mktemp("instance"), GUARDED if name == "guarded" else {})
             self._stack.callback(instance.stop)
@@ -93,7 +93,7 @@ class Documents:
 
 
 class Addresses(dict[str, str]):
-    """The addresses of servers, by their name in the placeholders; a server is started when it is asked for."""
+    """Addresses of servers by their names in placeholders; an access starts the server."""
 
     def __init__(self, request: pytest.FixtureRequest, local: str = "http://127.0.0.1:8787") -> None:
         super().__init__(local=local)
@@ -108,7 +108,7 @@ class Addresses(dict[str, str]):
 
 @pytest.fixture(scope="session")
 def reading(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Documents]:
-    """A reader who types what the documents say."""
+    """A reader who types the documents' commands."""
     with ExitStack() as stack:
         documents = Documents(request, tmp_path_factory, stack)
         yield documents

@@ -1,8 +1,8 @@
-"""What of the documents is not run here, or not with the program that it names, and why: the whole list.
+"""The complete list of blocks that do not run here, or not with the named program, and the reasons.
 
-A block that calls a stand-in (tests/docs/stand_ins.py) must be listed, and so must one that is only read. An entry that
-fits no block any more fails too. What is listed is checked as far as it can be: a stand-in's call against the program's
-own list of commands and options; of what is only read, the syntax and the files or fields that it names.
+A block that calls a stand-in (tests/docs/stand_ins.py) must be listed, and so must a block that is only read. An entry
+without a matching block fails. Listed blocks are checked as far as possible: a stand-in's call against the program's
+own list of commands and options; a block that is only read for its syntax, and for the files or fields that it names.
 """
 
 from typing import NamedTuple
@@ -11,23 +11,28 @@ from tests.docs.markdown import Block
 
 
 class Excuse(NamedTuple):
-    """A block, by how its first line begins, and why it does not do here all that it does for a reader."""
+    """A block, identified by the beginning of its first line, and the reason why it does not run completely here."""
 
     document: str
     begins: str
     reason: str
-    read_only: bool = False  # not even started, as what it begins with is not here
+    read_only: bool = False  # not started, because its program is missing here
 
     def fits(self, block: Block) -> bool:
-        """Whether this is the block."""
+        """Return whether this entry describes the block."""
         return self.document == block.document and block.text.startswith(self.begins)
 
 
-ACCOUNT = "needs an AWS account; AWS's model of the service takes the call, and osls and serverless.yml the options"
+ACCOUNT = "needs an AWS account; the call is checked against AWS's model of the service, or osls and serverless.yml"
 
 EXCUSES = (
-    Excuse("bench/README.md", "scripts/bench   ", "hours; the benchmark's own parser takes them", read_only=True),
-    Excuse("docs/deploy.md", "export AWS_REGION", f"{ACCOUNT}; tests/deployed does all of it in a cloud of its own"),
+    Excuse(
+        "bench/README.md",
+        "scripts/bench   ",
+        "takes hours; the benchmark's own parser checks the arguments",
+        read_only=True,
+    ),
+    Excuse("docs/deploy.md", "export AWS_REGION", f"{ACCOUNT}; tests/deployed runs all of it in a local cloud"),
     Excuse("docs/deploy.md", "aws service-quotas", ACCOUNT),
     Excuse("docs/deploy.md", "put netlify-secret", ACCOUNT),
     Excuse("docs/deploy.md", "scripts/osls remove", ACCOUNT),
@@ -51,8 +56,8 @@ EXCUSES = (
     Excuse("docs/operate/logs.md", "fields @timestamp", "needs CloudWatch; a real line has the fields", read_only=True),
 )
 
-# A command within the text of a document is run there, if that is cheap; else its options are checked, and it is run by
-# a test of its own, where the command of the document would do more than a reader wants to wait for. By its beginning.
+# Cheap inline commands run. For the others, by their beginning: the test that runs the command; here only their options
+# are checked.
 RUN_ELSEWHERE = {
     "aws ": "tests/docs/aws_call.py",
     "tidewire ": "tests/cli/running.py",
@@ -62,17 +67,17 @@ RUN_ELSEWHERE = {
     "scripts/chaos": "tests/faults/test_chaos.py",
     "scripts/fuzz": "tests/properties/test_delivery.py",
     "scripts/netlify dev": "tests/netlify/test_netlify_dev.py",
-    "scripts/osls": "tests/deploy/conftest.py",  # package, that is: the rest needs an AWS account
+    "scripts/osls": "tests/deploy/conftest.py",  # only `package`: the rest needs an AWS account
     "scripts/package": "tests/deploy/conftest.py",
 }
 
 
 def excuse_of(block: Block) -> Excuse | None:
-    """The entry for a block, None where it does here what it does for a reader."""
+    """Return the entry for a block, or None if it runs completely."""
     return next((excuse for excuse in EXCUSES if excuse.fits(block)), None)
 
 
 def is_read_only(block: Block) -> bool:
-    """Whether a block is not even started."""
+    """Return whether a block is not started."""
     excuse = excuse_of(block)
     return excuse is not None and excuse.read_only

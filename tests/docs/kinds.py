@@ -1,4 +1,4 @@
-"""What a block is, by its language or else by what stands in it: that decides which test runs it."""
+"""The kind of a block, from its language or its content. The kind selects the test that runs it."""
 
 import functools
 import re
@@ -40,7 +40,6 @@ RUN_BY = {
     "toml": "tests/docs/test_files.py",
     "yaml": "tests/docs/test_files.py",
     "usage": "tests/docs/test_files.py",
-    "tree": "tests/docs/test_files.py",
     "picture": "tests/docs/test_files.py",
     "spans": "tests/docs/test_files.py",
     "log": "tests/docs/test_files.py",
@@ -48,12 +47,12 @@ RUN_BY = {
     "insights": "tests/docs/test_files.py",
 }
 
-USAGE = re.compile(r"^(scripts/\w+\b[^#]*?) {2,}[^#\s]")  # a command, and what it does
+USAGE = re.compile(r"^(scripts/\w+\b[^#]*?) {2,}[^#\s]")  # a command and its description
 _ASSIGNMENT = re.compile(r"^[A-Z][A-Z0-9_]*=\S*\s*(#.*)?$")
 
 
 def kind_of(block: Block) -> str | None:
-    """One of RUN_BY, None where nobody could say what to do with it."""
+    """Return one of RUN_BY, or None for an unknown kind."""
     if block.role == "shows":
         return "shown"
     if block.role == "event":
@@ -78,8 +77,6 @@ def _guess(block: Block) -> str | None:
         return "log line"
     if all(re.match(r"(DEBUG|INFO|WARNING|ERROR) [\w.]+: ", line) for line in lines):
         return "log"
-    if all(re.match(r"[\w.]+/ {2,}\w", line) for line in lines):
-        return "tree"
     if "└─ " in text:
         return "spans"
     if "──" in text:
@@ -91,7 +88,7 @@ def _guess(block: Block) -> str | None:
 
 @functools.cache
 def _functions(document: str) -> frozenset[str]:
-    """The functions of the shell that a document defines, and calls in later blocks."""
+    """Return the shell functions that a document defines for later blocks."""
     texts = (block.text for block in blocks() if block.document == document)
     return frozenset(name for text in texts for name in re.findall(r"^(\w+)\(\) *\{", text, re.MULTILINE))
 
@@ -104,11 +101,11 @@ def _is_toml(text: str) -> bool:
 
 
 def of_kind(*kinds: str) -> list[Block]:
-    """Every block of these kinds, in every document."""
+    """Return every block of these kinds in every document."""
     return [block for block in blocks() if kind_of(block) in kinds]
 
 
 def shown_after(block: Block) -> Block | None:
-    """The block that shows what this one prints: the next one, where it says `shows`."""
+    """Return the next block if it shows this one's output."""
     following = [other for other in blocks() if other.document == block.document and other.line > block.line]
     return following[0] if following and kind_of(following[0]) == "shown" else None

@@ -1,4 +1,4 @@
-"""The documents, and what of them can be run: the blocks of code, and the commands within the text."""
+"""The documents, their blocks of code, and the commands within their text."""
 
 import functools
 from collections.abc import Iterator
@@ -18,8 +18,8 @@ class Block(NamedTuple):
     """A block of code, fenced or indented, or a command within the text."""
 
     document: str  # relative to the root
-    line: int  # its first, in the document
-    info: str  # what stands behind the fence; `inline` for a command within the text
+    line: int  # its first line in the document
+    info: str  # the text behind the fence; `inline` for a command within the text
     text: str
 
     @property
@@ -29,7 +29,7 @@ class Block(NamedTuple):
 
     @property
     def role(self) -> str:
-        """What else stands behind the fence: `run`, `shows` and the like."""
+        """The other words behind the fence, such as `run` or `shows`."""
         return self.info.partition(" ")[2]
 
     def __str__(self) -> str:
@@ -38,14 +38,14 @@ class Block(NamedTuple):
 
 @functools.cache
 def documents() -> tuple[str, ...]:
-    """Every Markdown file of the project, wherever it lies."""
+    """Return every Markdown file of the project."""
     tops = (path for path in ROOT.iterdir() if not path.name.startswith(".") and path.name != "build")
     found = (file for top in tops for file in (top.rglob("*.md") if top.is_dir() else [top]) if file.suffix == ".md")
     return tuple(sorted(str(file.relative_to(ROOT)) for file in found if "node_modules" not in file.parts))
 
 
 def text_of(document: str) -> str:
-    """What stands in a document."""
+    """Return the text of a document."""
     return (ROOT / document).read_text()
 
 
@@ -56,7 +56,7 @@ def _tokens(document: str) -> tuple[Token, ...]:
 
 @functools.cache
 def blocks() -> tuple[Block, ...]:
-    """Every block of code of every document, from top to bottom."""
+    """Return every block of code of every document, from top to bottom."""
     return tuple(
         Block(document, token.map[0] + 1, token.info.strip(), token.content)
         for document in documents()
@@ -66,7 +66,7 @@ def blocks() -> tuple[Block, ...]:
 
 
 def spans(document: str) -> Iterator[Block]:
-    """Every piece of code within the text of a document, also in tables and headings."""
+    """Yield all inline code of a document, also in tables and headings."""
     line = 0
     for token in _tokens(document):
         line = token.map[0] + 1 if token.map else line
@@ -77,7 +77,7 @@ def spans(document: str) -> Iterator[Block]:
 
 @functools.cache
 def commands_in_text() -> tuple[Block, ...]:
-    """Every command within a text that has an argument, once: `scripts/osls info --stage prod`."""
+    """Return every inline command with an argument, once: `scripts/osls info --stage prod`."""
     found: dict[str, Block] = {}
     for document in documents():
         for span in spans(document):
@@ -87,7 +87,7 @@ def commands_in_text() -> tuple[Block, ...]:
 
 
 def paragraphs(document: str) -> Iterator[str]:
-    """The lines of text of a document outside of tables and headings."""
+    """Yield the lines of a document outside of tables and headings."""
     tokens = _tokens(document)
     for before, token in pairwise(tokens):
         if before.type == "paragraph_open" and token.type == "inline":
@@ -95,7 +95,7 @@ def paragraphs(document: str) -> Iterator[str]:
 
 
 def table_rows(document: str, heading: str) -> list[list[str]]:
-    """The cells of the rows of the tables below a heading, up to the next heading of any level."""
+    """Return the cells of the tables between a heading and the next heading of any level."""
     rows: list[list[str]] = []
     within = False
     tokens = _tokens(document)

@@ -1,4 +1,4 @@
-"""What stands in the documents for something of the reader's own, and what a test puts there: the only such place."""
+"""The placeholders of the documents and their values in tests. Nothing else replaces text in a document."""
 
 import re
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from tests.functions.tokens import PUBLISH_KEY, SECRET
 
 MADE_UP = "made-up-0123456789abcdef0123456789abcdef"  # long enough for a key or a secret
 
-# In this order; what is in braces is an address of a server that the tests have started.
+# In this order. A name in braces is the address of a server that the tests start.
 PLACEHOLDERS: tuple[tuple[str, str], ...] = (
     (r"http://(127\.0\.0\.1|localhost):8787", "{local}"),
     (r"(?<!origin )(?<!origins=)https://app\.example\.com", "{local}"),
@@ -19,7 +19,7 @@ PLACEHOLDERS: tuple[tuple[str, str], ...] = (
     (r"(?<=REALTIME_PUBLISH_KEYS=)…|(?<=TIDEWIRE_KEY=)…", PUBLISH_KEY),
     (r"(?<=REALTIME_JWT_SECRET=)…", SECRET),
     (r"^ *KEY=\$\(openssl rand -hex 32\)$", f"KEY={PUBLISH_KEY}"),
-    # All interfaces, where a process has a machine of its own: not on the one that runs the tests.
+    # The documents listen on all interfaces of a dedicated machine; the tests on loopback only.
     (r"\bHOST=0\.0\.0\.0", "HOST=127.0.0.1"),
     (r"<dead letters' ARN>", "arn:aws:sqs:eu-central-1:123456789012:tidewire-prod-dead-letters"),
     (r"<redrive queue's ARN>", "arn:aws:sqs:eu-central-1:123456789012:tidewire-prod-redrive"),
@@ -32,19 +32,19 @@ CURSOR = re.compile(r"\b1A[\w.-]{7,}…?")
 
 
 class NoValueError(Exception):
-    """A placeholder stands for nothing that the tests know."""
+    """A placeholder has no value in the tests."""
 
 
 def filled(block: Block, addresses: Mapping[str, str]) -> str:
-    """The block's text with every placeholder's value; raises NoValueError where one has none."""
+    """Return the block's text with placeholders replaced; raises NoValueError if one has no value."""
     text = block.text
     for pattern, value in PLACEHOLDERS:
         text = re.sub(pattern, lambda _, value=value: value.format_map(addresses), text, flags=re.MULTILINE)  # type: ignore[misc]
     if left := LEFT_OVER.search(text):
-        raise NoValueError(f"{block}: {left[0]} has no value: give it one in tests/docs/placeholders.py")
+        raise NoValueError(f"{block}: {left[0]} has no value: add one to tests/docs/placeholders.py")
     return text
 
 
 def pattern_of(shown: str) -> str:
-    """The regular expression of what a document shows; `…` in it, and a cursor, is whatever there is within a line."""
+    """Return the regular expression for shown output; `…` and a cursor match any text within a line."""
     return ".*".join(map(re.escape, CURSOR.sub("…", shown).strip().split("…")))

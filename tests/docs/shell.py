@@ -1,7 +1,7 @@
-"""One shell for each document, in which its commands run from top to bottom, as a reader types them.
+"""One shell per document, which runs its commands from top to bottom, as a reader types them.
 
-The shell finds the programs of REAL, ours, and stand-ins; nothing else that this machine may have. A command that
-serves (`scripts/serve`) or follows (`curl -N`) is started behind the others, and waited for until it does so.
+The shell finds only the programs of REAL, our scripts, and stand-ins. A server (`scripts/serve`) or a follower
+(`curl -N`) is started in the background, and the shell waits until it is ready.
 """
 
 import contextlib
@@ -21,15 +21,15 @@ from tests.docs.markdown import Block
 from tests.docs.stand_ins import CHECKS
 from tests.processes import ROOT, inherited, wait_until
 
-SECONDS = 30.0  # only a failing test waits so long
+SECONDS = 30.0  # only a failing test waits this long
 
 REAL = ("openssl", "sed", "cat", "head")  # besides curl and promtool
 OF_THE_PRELUDE = ("grep", "mv", "sleep")
-FILES = {"delivery.json": "tests/payloads/github/issues.json"}  # what a reader has got from elsewhere
+FILES = {"delivery.json": "tests/payloads/github/issues.json"}  # files that a reader has from elsewhere
 
-CURL_TIMED_OUT = 28  # `curl -m 1`: as the example wants it
+CURL_TIMED_OUT = 28  # `curl -m 1` ends this way
 
-# The shell survives the signal that ends what it has started; a server and a follower are waited for, or found dead.
+# The shell ignores the signal that ends its children. It waits until a server or follower is ready or dead.
 PRELUDE = """
 curl={curl}
 trap : TERM
@@ -47,7 +47,7 @@ await_follower() {{
 }}
 """
 
-# A command that fails in the middle of a block would be forgotten: the shell tells the status of the last one.
+# The shell returns only the status of a block's last command, so each failure is recorded.
 NOTES_FAILURE = """#!/bin/sh
 {command} "$@"
 status=$?
@@ -61,22 +61,22 @@ STANDS_IN = r"""#!/bin/sh
 
 
 class Outcome(NamedTuple):
-    """What a block did."""
+    """The result of a block."""
 
-    told: str  # on the standard output, or by what follows a stream
-    follows: bool  # then it may have told more than the document shows
+    output: str  # of the block, or of the command that follows a stream
+    follows: bool  # then the output may have more than the document shows
     errors: str
-    failed: list[str]  # commands that did not end well
+    failed: list[str]  # commands with a wrong exit code
     calls: list[list[str]]  # of stand-ins
 
     def shows(self, wanted: str) -> bool:
-        """Whether it told what matches this, and nothing else, unless it follows a stream."""
-        found = re.search(wanted, self.told) if self.follows else re.fullmatch(wanted, self.told.strip())
+        """Return whether the whole output matches; of a stream, a part is enough."""
+        found = re.search(wanted, self.output) if self.follows else re.fullmatch(wanted, self.output.strip())
         return found is not None
 
 
 class Shell:
-    """The shell of one document; `addresses` names the servers that it may reach."""
+    """The shell of one document, with its variables and the settings of `tidewire`."""
 
     def __init__(self, folder: Path, variables: Mapping[str, str], settings: Mapping[str, str]) -> None:
         self.folder = folder
@@ -95,11 +95,11 @@ class Shell:
                 start_new_session=True,
             )
         self._say(f". {folder / 'prelude'}")
-        for name, value in variables.items():  # of the shell alone: a server that it starts does not see them
+        for name, value in variables.items():  # not exported: a server that the shell starts does not see them
             self._say(f"{name}={shlex.quote(value)}")
 
     def _provide(self) -> None:
-        """Make the folder of programs, and a project whose scripts are ours or stand in for them."""
+        """Create the folder of programs, and a project whose scripts are ours or stand-ins."""
         bin, project = self.folder / "bin", self.folder / "project"
         for folder in (bin, project, project / "scripts"):
             folder.mkdir()
@@ -109,7 +109,7 @@ class Shell:
             self._write(bin / name, str(shutil.which(name)))
         self._write(bin / "curl", f"{shutil.which('curl')} --fail-with-body", fine=CURL_TIMED_OUT)
         self._write(bin / "promtool", str(servers.find("promtool")))
-        path = f"PATH={shlex.quote(inherited()['PATH'])}"  # what ours need is their own affair
+        path = f"PATH={shlex.quote(inherited()['PATH'])}"  # for the programs that our scripts need
         given = " ".join(f"{key}=${{{key}:-{shlex.quote(value)}}}" for key, value in self._settings.items())
         for tidewire in (bin / "tidewire", project / "scripts" / "tidewire"):
             self._write(tidewire, f"{path} {given} {ROOT / 'scripts' / 'tidewire'}")
@@ -124,7 +124,7 @@ class Shell:
         self._lay_out(project)
 
     def _lay_out(self, project: Path) -> None:
-        """Put what is in the project into the reader's, and what else he has."""
+        """Link the project's files into the reader's project, and add the reader's own files."""
         for entry in ROOT.iterdir():
             if entry.name not in (".git", "scripts"):
                 (project / entry.name).symlink_to(entry)
@@ -145,8 +145,8 @@ class Shell:
         self._process.stdin.flush()
 
     def run(self, block: Block, text: str, variables: Mapping[str, str], until: str = "") -> Outcome:
-        """Run a block to its end, or until what follows has told what matches `until`."""
-        script, told, errors, status = (self.folder / f"{block.line}.{end}" for end in ("sh", "out", "err", "status"))
+        """Run a block to its end, or until its follower's output matches `until`."""
+        script, output, errors, status = (self.folder / f"{block.line}.{end}" for end in ("sh", "out", "err", "status"))
         followed = self.folder / f"{block.line}.followed"
         for file in (self._failed, self._calls):
             file.unlink(missing_ok=True)
@@ -154,11 +154,11 @@ class Shell:
         for name, value in variables.items():
             self._say(f"{name}={shlex.quote(value)}; export {name}")
         start = f"python - <{script}" if block.language == "python" else f". {script}"
-        self._say(f"{start} >{told} 2>{errors}; echo $? >{status}.new; mv {status}.new {status}")
+        self._say(f"{start} >{output} 2>{errors}; echo $? >{status}.new; mv {status}.new {status}")
         try:
             wait_until(lambda: status.exists() or self._process.poll() is not None, SECONDS)
             if followed.exists() and until:
-                with contextlib.suppress(TimeoutError):  # the comparison shows what is there instead
+                with contextlib.suppress(TimeoutError):  # the comparison shows the actual output
                     wait_until(lambda: re.search(until, followed.read_text()) is not None, SECONDS)
         except TimeoutError:
             raise AssertionError(f"{block}: not done after {SECONDS:g} s\n{text}") from None
@@ -166,7 +166,7 @@ class Shell:
         self._end_servers()
         code = status.read_text().strip() if status.exists() else "a syntax error"
         return Outcome(
-            (followed if followed.exists() else told).read_text(errors="replace"),
+            (followed if followed.exists() else output).read_text(errors="replace"),
             followed.exists(),
             errors.read_text(errors="replace") + (self.folder / "errors").read_text(errors="replace"),
             failed or ([] if code == "0" else [f"the last command ended with {code}"]),
@@ -174,12 +174,12 @@ class Shell:
         )
 
     def _end_servers(self) -> None:
-        """End all that the shell has started; it ignores the signal itself."""
+        """End the shell's children; the shell itself ignores the signal."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGTERM)
 
     def close(self) -> None:
-        """End the shell and what is left of it."""
+        """End the shell and its children."""
         assert self._process.stdin is not None
         self._end_servers()
         self._process.stdin.close()
@@ -192,7 +192,7 @@ def _noted(file: Path) -> Iterator[list[str]]:
 
 
 def _with_servers(text: str, followed: Path) -> str:
-    """The script, with what never ends put behind the rest."""
+    """Return the script with servers and followers in the background."""
     return "\n".join(_behind(commands_of(text), followed)) + "\n"
 
 

@@ -1,6 +1,6 @@
-"""Programs that documents name and that do nothing here: each call is noted, and checked as far as that can be done.
+"""Programs that the documents use and that do not run here: each call is recorded and checked as far as possible.
 
-`check` fails, with what is wrong, where a program would not take the arguments.
+`check` fails with the reason if a program would refuse the arguments.
 """
 
 import argparse
@@ -27,9 +27,9 @@ class WrongCallError(AssertionError):
 
 
 def check(program: str, arguments: Arguments) -> None:
-    """Return where the program would take these arguments; raises WrongCallError with what is wrong."""
+    """Return if the program would accept these arguments; raises WrongCallError with the reason."""
     if program not in CHECKS:
-        raise WrongCallError(f"{program}: nobody here can say what it takes: see tests/docs/stand_ins.py")
+        raise WrongCallError(f"{program}: no check of its arguments: see tests/docs/stand_ins.py")
     try:
         CHECKS[program](arguments)
     except (WrongCallError, click.ClickException, ValueError, LookupError) as error:
@@ -42,7 +42,7 @@ def _nothing(arguments: Arguments) -> None:
 
 
 def _tidewire(arguments: Arguments) -> None:
-    """The command exists and has these options; arguments may be missing, as where a text only names the command."""
+    """The command exists and has these options; arguments may be missing if a text only names the command."""
     command: click.Command = command_line
     rest = list(arguments)
     while rest and isinstance(command, click.Group) and not rest[0].startswith("-"):
@@ -62,24 +62,24 @@ def _python(arguments: Arguments) -> None:
         case [script] if (ROOT / script).is_file():
             pass
         case _:
-            raise WrongCallError("neither a script of ours nor a module that documents start")
+            raise WrongCallError("neither one of our scripts nor a module that documents start")
 
 
 def _parsed(module: str) -> Callable[[Arguments], None]:
-    """Ask the `parse` of a program's module, which ends the process where it does not like the arguments."""
+    """Call the `parse` function of a program's module, which exits for invalid arguments."""
 
-    def ask(arguments: Arguments) -> None:
+    def parse(arguments: Arguments) -> None:
         from importlib import import_module
 
-        told = io.StringIO()
+        output = io.StringIO()
         try:
-            with contextlib.redirect_stderr(told), contextlib.redirect_stdout(told):
+            with contextlib.redirect_stderr(output), contextlib.redirect_stdout(output):
                 assert isinstance(import_module(module).parse(list(arguments)), argparse.Namespace)
         except SystemExit as end:
             if end.code:
-                raise WrongCallError(told.getvalue()) from None
+                raise WrongCallError(output.getvalue()) from None
 
-    return ask
+    return parse
 
 
 _bench = _parsed("bench.__main__")
@@ -92,7 +92,7 @@ def _test(arguments: Arguments) -> None:
 
 
 def _package(arguments: Arguments) -> None:
-    """Options of its own come first, as the script has them; the rest is for osls."""
+    """The script's own options come first; the rest is for osls."""
     own = dict(
         re.findall(r"^ *(--\w+)\) .*?(shift 2|shift) ;;", (ROOT / "scripts" / "package").read_text(), re.MULTILINE)
     )
@@ -121,7 +121,7 @@ def _osls(arguments: Arguments) -> None:
 
 
 def check_param(name: str) -> None:
-    """Raises WrongCallError where serverless.yml has no such parameter."""
+    """Raises WrongCallError if serverless.yml has no such parameter."""
     has = {*re.findall(r"\$\{param:(\w+)", _serverless()), *yaml.safe_load(_without_tags())["params"]["default"]}
     if name not in has:
         raise WrongCallError(f"serverless.yml has no parameter {name}, but {', '.join(sorted(has))}")
@@ -134,25 +134,27 @@ def _serverless() -> str:
 
 
 def _without_tags() -> str:
-    """serverless.yml without CloudFormation's tags, which no YAML loader knows."""
+    """Return serverless.yml without CloudFormation's tags, which YAML loaders do not know."""
     return re.sub(r"!\w+", "", (ROOT / "serverless.yml").read_text())
 
 
 @functools.cache
 def _osls_commands() -> Mapping[str, Any]:
-    """Osls' own list of commands with their options."""
+    """Return osls' own list of commands with their options."""
     (modules,) = (ROOT / ".venv").glob("osls-*/node_modules")
     path = {"PATH": f"{ROOT / '.venv' / 'node' / 'bin'}:{inherited()['PATH']}"}
     script = "console.log(JSON.stringify(Object.fromEntries(require('./osls/lib/cli/commands-schema'))))"
     command = ["node", "-e", script]
-    told = subprocess.run(command, cwd=modules, env={**inherited(), **path}, capture_output=True, text=True, check=True)
-    commands: dict[str, Any] = json.loads(told.stdout)
+    listed = subprocess.run(
+        command, cwd=modules, env={**inherited(), **path}, capture_output=True, text=True, check=True
+    )
+    commands: dict[str, Any] = json.loads(listed.stdout)
     return commands
 
 
 def _netlify(arguments: Arguments) -> None:
     if list(arguments) != ["dev"]:
-        raise WrongCallError("only `dev` is tried, by tests/netlify")
+        raise WrongCallError("only `dev` is tested, by tests/netlify")
 
 
 def _cargo(arguments: Arguments) -> None:
@@ -168,12 +170,12 @@ def _cloud(arguments: Arguments) -> None:
         case [] | ["--port", str()]:
             pass
         case _:
-            raise WrongCallError("takes --port alone")
+            raise WrongCallError("takes only --port")
 
 
 def _aws(arguments: Arguments) -> None:
-    """The service has the command, and its model takes these options and values."""
-    from tests.docs import aws_call  # botocore is imported where a document names it
+    """The service has the command, and its model accepts these options and values."""
+    from tests.docs import aws_call  # imported only for a document that needs it
 
     aws_call.check(arguments)
 

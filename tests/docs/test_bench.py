@@ -1,4 +1,4 @@
-"""bench/README.md says which durations were cut, and to what: the numbers are those of the code."""
+"""The shortened durations in bench/README.md are those of the code."""
 
 import ast
 from typing import Any
@@ -11,7 +11,7 @@ WORDS = {3: "three", 5: "five"}
 
 
 def full(name: str) -> list[Any]:
-    """What a measurement takes where its numbers count: the first of each `session.pick(full, quick)`."""
+    """Return a measurement's full values: the first of each `session.pick(full, quick)`."""
     tree = ast.parse((ROOT / "bench" / "measure" / f"{name}.py").read_text())
     picked = []
     for call in ast.walk(tree):
@@ -23,10 +23,10 @@ def full(name: str) -> list[Any]:
     return picked
 
 
-def test_the_durations_that_were_cut_are_those_that_the_readme_says() -> None:
+def test_shortened_durations_are_those_of_the_readme() -> None:
     parts = [part for part in text_of("bench/README.md").split("\n\n") if part.startswith("Durations were cut")]
     assert len(parts) == 1, "bench/README.md says in one paragraph what `Durations were cut` to"
-    told = " ".join(parts[0].split())
+    paragraph = " ".join(parts[0].split())
     [tail], [endtoend], [rate] = full("tail"), full("endtoend"), full("rate")
     seconds, [connections] = full("idle")
     assert tail == endtoend
@@ -37,4 +37,4 @@ def test_the_durations_that_were_cut_are_those_that_the_readme_says() -> None:
         f"no bursts through sse-starlette at {fanout.SLOWEST:,} connections",
         f"{WORDS[coldstart.STARTS]} starts a sample for `coldstart`",
     ):
-        assert cut in told
+        assert cut in paragraph

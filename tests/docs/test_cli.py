@@ -1,4 +1,4 @@
-"""docs/cli.md has every command with its options, as `--help` tells them; and what a help shows could be typed."""
+"""docs/cli.md lists every command with the options of `--help`, and the examples of a help are valid."""
 
 import re
 import shlex
@@ -23,15 +23,15 @@ CONTEXT = click.Context(command_line, info_name="tidewire", help_option_names=["
 
 
 class Command(NamedTuple):
-    """A command that does something, by its whole name."""
+    """A command that is not a group, with its full name."""
 
     usage: str
-    options: list[list[str]]  # as a help tells them: how it is written, and what it means
+    options: list[list[str]]  # the rows of the help: syntax and meaning
     examples: list[str]
 
     @property
     def section(self) -> str:
-        """What docs/cli.md should say of it."""
+        """The section that docs/cli.md should have."""
         if not self.options:
             return f"### `{self.usage}`\n\nNo options.\n"
         rows = "".join(f"| {' | '.join(cell.replace('|', BAR) for cell in row)} |\n" for row in self.options)
@@ -39,7 +39,7 @@ class Command(NamedTuple):
 
 
 def commands() -> list[Command]:
-    """Every command, with those of groups."""
+    """Return every command, including those of groups."""
     return list(_below(command_line, CONTEXT))
 
 
@@ -59,25 +59,25 @@ def _below(command: click.Command, context: click.Context) -> Iterator[Command]:
 
 
 @pytest.mark.parametrize("command", commands(), ids=lambda command: command.usage)
-def test_the_document_has_every_option_as_the_help_tells_it(command: Command) -> None:
+def test_the_document_has_every_option_of_the_help(command: Command) -> None:
     _, *rows = table_rows(DOCUMENT, f"`{command.usage}`") or [[]]
     is_there = f"\n### `{command.usage}`\n" in text_of(DOCUMENT)
     assert (is_there, rows) == (True, command.options), f"{DOCUMENT} should say:\n\n{command.section}"
 
 
-def test_the_document_lists_every_command_in_the_order_of_the_help() -> None:
-    listed = [row[0] for row in table_rows(DOCUMENT, "The command line") if row[0] not in ("command", "variable")]
+def test_the_document_lists_commands_in_the_helps_order() -> None:
+    listed = [row[0] for row in table_rows(DOCUMENT, "Command line") if row[0] not in ("command", "variable")]
     names = [name for name in (cell.strip("`").split()[0] for cell in listed) if name in COMMANDS]
     assert names == list(COMMANDS)
 
 
 @pytest.mark.parametrize("block", of_kind("transcript"), ids=str)
 def test_a_transcript_shows_what_each_command_prints(reading: Documents, block: Block) -> None:
-    """A command a line that begins with `$`, and what it prints below."""
+    """Each line that begins with `$` is a command, followed by its output."""
     for part in re.split(r"^\$ ", block.text, flags=re.MULTILINE)[1:]:
         command, *_ = commands_of(part)
         program, *arguments = words_of(command)
-        assert program == "tidewire", f"{block}: {program} belongs into a block of `sh`, and what it prints below it"
+        assert program == "tidewire", f"{block}: {program} belongs into a block of `sh`, its output into the next block"
         ran = run(*arguments, settings=reading.settings())
         assert (ran.code, ran.err) == (0, "")
         shown = part.removeprefix(f"{command}\n")
@@ -85,6 +85,6 @@ def test_a_transcript_shows_what_each_command_prints(reading: Documents, block: 
 
 
 @pytest.mark.parametrize("example", [example for command in commands() for example in command.examples])
-def test_an_example_of_a_help_could_be_typed(example: str) -> None:
+def test_an_example_of_a_help_is_valid(example: str) -> None:
     program, *arguments = shlex.split(example)
     check(program, arguments)

@@ -1,4 +1,4 @@
-"""examples/Dockerfile without an engine: what it copies is enough, its command serves, and its health check tells."""
+"""examples/Dockerfile without a container engine: its files suffice, its command serves, its health check works."""
 
 import json
 import re
@@ -14,19 +14,20 @@ from tests.processes import ROOT, Instance, inherited
 TEXT = (ROOT / "examples" / "Dockerfile").read_text()
 
 
-def test_the_image_holds_all_that_its_command_needs_and_its_health_check_sees_whether_it_lives(tmp_path: Path) -> None:
+def test_the_image_serves_and_its_health_check_works(tmp_path: Path) -> None:
+    """The files that it copies are enough for its command, and the health check fails until the server answers."""
     for line in re.findall(r"^COPY (.+)$", TEXT, re.MULTILINE):
         *patterns, target = line.split()
         found = [source for pattern in patterns for source in ROOT.glob(pattern)]
-        assert found, f"COPY {line}: an engine fails where nothing matches"
+        assert found, f"COPY {line}: an engine fails if nothing matches"
         for source in found:
             if source.is_dir():
                 shutil.copytree(source, tmp_path / target, ignore=shutil.ignore_patterns("__pycache__"))
             else:
                 shutil.copy(source, tmp_path / target)
-    assert "realtime.tom[l]" in TEXT, "the webhooks' file is in the image where there is one"
+    assert "realtime.tom[l]" in TEXT, "the image contains realtime.toml if it exists"
     [variables] = re.findall(r"^ENV (.+)$", TEXT, re.MULTILINE)
-    assert "HOST=0.0.0.0" in variables.split(), "else nobody outside the container reaches it"
+    assert "HOST=0.0.0.0" in variables.split(), "otherwise the port is not reachable from outside the container"
     commands = re.findall(r"^(?:HEALTHCHECK .*?)?CMD (\[.*\])$", TEXT, re.MULTILINE)
     [check, start] = [json.loads(words) for words in commands]
     within = ["sh", "-c", 'cd "$0" && exec "$@"', str(tmp_path)]

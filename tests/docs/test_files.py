@@ -1,4 +1,4 @@
-"""What a document shows of a file (settings, rules, a listing, a log) fits what reads or writes such a file."""
+"""Excerpts of files (settings, rules, a listing, a log) are valid for the programs that read or write such files."""
 
 import ast
 import json
@@ -32,20 +32,20 @@ SECONDS = 10.0
 
 
 class Given(NamedTuple):
-    """What the checks may ask for."""
+    """Fixtures for the checks."""
 
     request: pytest.FixtureRequest
     folder: Path
 
     @property
     def written(self) -> list[dict[str, object]]:
-        """The lines of JSON that an instance has written."""
+        """Return the JSON lines that an instance has written."""
         lines: list[dict[str, object]] = self.request.getfixturevalue("written")
         return lines
 
 
 def settings(block: Block, given: Given) -> None:
-    """Variables: a start takes them."""
+    """Variables: the settings accept them."""
     lines = [line.partition("#")[0].strip() for line in filled(block, Addresses(given.request)).splitlines()]
     variables = dict(line.split("=", 1) for line in lines if line)
     keys = {"REALTIME_JWT_SECRET": MADE_UP, "REALTIME_PUBLISH_KEYS": MADE_UP}
@@ -53,7 +53,7 @@ def settings(block: Block, given: Given) -> None:
 
 
 def toml(block: Block, given: Given) -> None:
-    """Rules: what reads realtime.toml takes them."""
+    """Rules: the parser of realtime.toml accepts them."""
     file = given.folder / "realtime.toml"
     file.write_text(block.text)
     assert read_sources(str(file)) or BusRules.read(str(file))._rules
@@ -61,12 +61,12 @@ def toml(block: Block, given: Given) -> None:
 
 
 def json_text(block: Block, given: Given) -> None:
-    """JSON: it is."""
+    """JSON: it parses."""
     json.loads(block.text)
 
 
 def yaml_file(block: Block, given: Given) -> None:
-    """A file in YAML: the program that it is for takes it."""
+    """A YAML file: its program accepts it."""
     loaded = yaml.safe_load(block.text)
     file = given.folder / "file.yml"
     file.write_text(block.text)
@@ -79,26 +79,17 @@ def yaml_file(block: Block, given: Given) -> None:
             assert all(set(names) <= loaded[part].keys() for part, names in pipeline.items()), pipeline
     else:
         assert excuse_of(block) is not None, (
-            f"{block}: whose file is it? Check it here with what reads it, or list it in tests/docs/excuses.py"
+            f"{block}: check it here with the program that reads it, or list it in tests/docs/excuses.py"
         )
 
 
 def event(block: Block, given: Given) -> None:
-    """An event: it could be published. tests/functions/test_webhooks.py sees that a delivery becomes it."""
+    """An event: it could be published. tests/functions/test_webhooks.py checks that a delivery becomes it."""
     check(json.loads(block.text), "Event")
 
 
-def tree(block: Block, given: Given) -> None:
-    """A listing: its folders are there, and what it says to be in them."""
-    for line in block.text.splitlines():
-        folder, told = line.split("/ ", 1)
-        assert (ROOT / folder).is_dir(), line
-        for name in re.findall(r"\b\w+\.py\b|\b\w+(?=/ )", told):
-            assert (ROOT / folder / name).exists(), f"{name} of {line}"
-
-
 def usage(block: Block, given: Given) -> None:
-    """A list of commands with what they do: the programs would take them."""
+    """A list of commands: the programs accept them."""
     for line in block.text.splitlines():
         named = USAGE.match(line)
         assert named is not None, line
@@ -107,7 +98,7 @@ def usage(block: Block, given: Given) -> None:
 
 
 def picture(block: Block, given: Given) -> None:
-    """A drawing of characters: the functions that it names are there."""
+    """A diagram: its functions exist."""
     names = re.findall(r"functions/(\w+)", block.text)
     assert names
     for name in names:
@@ -115,7 +106,7 @@ def picture(block: Block, given: Given) -> None:
 
 
 def spans(block: Block, given: Given) -> None:
-    """A trace as a drawing: its spans are routes of the API, or made by shared/tidewire/monitoring/opentelemetry.py."""
+    """A trace diagram: its spans are routes of the API, or created by shared/tidewire/monitoring/opentelemetry.py."""
     names = re.findall(r"[├└]─ (\S+ \S+) ", block.text)
     paths = json.loads(OPENAPI.read_text())["paths"]
     assert names
@@ -126,14 +117,14 @@ def spans(block: Block, given: Given) -> None:
 
 
 def log(block: Block, given: Given) -> None:
-    """Lines of the log as text: the code writes such lines."""
+    """Log lines as text: the code writes such lines."""
     for line in block.text.splitlines():
         level, logger, _ = re.split(r":? ", line, maxsplit=2)
         assert any(re.fullmatch(pattern, line.replace("…", "x")) for pattern in lines_of(logger, level)), line
 
 
 def lines_of(logger: str, level: str) -> Iterator[str]:
-    """What a module can write at this level: each line without its time, as a regular expression."""
+    """Yield the lines that a module can write at this level, without their time, as regular expressions."""
     tree = ast.parse((ROOT / "shared" / f"{logger.replace('.', '/')}.py").read_text())
     for call in ast.walk(tree):
         match call:
@@ -148,22 +139,22 @@ def lines_of(logger: str, level: str) -> Iterator[str]:
 
 
 def log_line(block: Block, given: Given) -> None:
-    """A line of the log as JSON: a real one has the same fields, with values of the same types."""
+    """A log line as JSON: a real one has the same fields, with values of the same types."""
     shown = json.loads(block.text)
     real = [line for line in given.written if line["message"] == shown["message"]]
-    assert real, f"nobody writes {shown['message']}"
+    assert real, f"no line has the message {shown['message']}"
     types = [{name: type(value) for name, value in line.items()} for line in (shown, real[0])]
     assert types[0] == types[1]
 
 
 def insights(block: Block, given: Given) -> None:
-    """A query for CloudWatch Logs: the lines that it asks for have the fields."""
+    """A query for CloudWatch Logs: the selected lines have its fields."""
     [message] = re.findall(r'message = "(\w+)"', block.text)
     [real, *_] = [line for line in given.written if line["message"] == message]
-    asked = set(re.findall(r"\b[a-z_]+\b", block.text.split("|")[0])) - {"fields", "timestamp"}
+    selected = set(re.findall(r"\b[a-z_]+\b", block.text.split("|")[0])) - {"fields", "timestamp"}
     grouped = {name for names in re.findall(r"avg\((\w+)\)|\bby (\w+)", block.text) for name in names if name}
-    assert asked
-    assert asked | grouped <= real.keys()
+    assert selected
+    assert selected | grouped <= real.keys()
 
 
 CHECKS: Mapping[str, Callable[[Block, Given], None]] = {
@@ -172,7 +163,6 @@ CHECKS: Mapping[str, Callable[[Block, Given], None]] = {
     "json": json_text,
     "yaml": yaml_file,
     "event": event,
-    "tree": tree,
     "usage": usage,
     "picture": picture,
     "spans": spans,
@@ -184,7 +174,7 @@ CHECKS: Mapping[str, Callable[[Block, Given], None]] = {
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[dict[str, object]]]:
-    """The lines of JSON that an instance writes while somebody publishes and follows."""
+    """The JSON lines that an instance writes during a publish and a stream."""
     instance = Instance(tmp_path_factory.mktemp("instance"), {"REALTIME_STREAM_SECONDS": "100ms"})
     with closing(Api(instance.start())) as api:
         try:
@@ -198,9 +188,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[dict[str,
 
 
 @pytest.mark.parametrize("block", of_kind(*CHECKS), ids=str)
-def test_what_a_document_shows_of_a_file_is_taken_by_what_reads_it(
-    block: Block, request: pytest.FixtureRequest, tmp_path: Path
-) -> None:
+def test_an_excerpt_of_a_file_is_valid(block: Block, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     kind = kind_of(block)
     assert kind is not None
     CHECKS[kind](block, Given(request, tmp_path))

@@ -1,4 +1,4 @@
-"""The reader itself: what would go wrong for a person is seen, and nothing new gets past it."""
+"""The reader of documents: it detects what would fail for a person, and rejects unknown programs and blocks."""
 
 import re
 from collections.abc import Iterator
@@ -16,37 +16,39 @@ from tests.docs.stand_ins import WrongCallError, check
 
 @pytest.fixture(scope="module")
 def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
-    """A shell with nothing to reach."""
+    """A shell without servers."""
     with closing(Shell(tmp_path_factory.mktemp("reader"), {"NAME": "of the shell"}, {})) as shell:
         yield shell
 
 
 def run(shell: Shell, line: int, text: str, info: str = "sh") -> Outcome:
-    """Run a block of this document that is none."""
+    """Run a block of an invented document."""
     return shell.run(Block("made-up.md", line, info, text), text, {"PORT": "9"})
 
 
-def test_what_fails_is_told_also_in_the_middle_of_a_block(shell: Shell) -> None:
+def test_a_failure_in_the_middle_of_a_block_is_reported(shell: Shell) -> None:
     outcome = run(shell, 1, "tidewire nonsense\necho after\n")
-    assert outcome.told == "after\n"
+    assert outcome.output == "after\n"
     assert outcome.failed == ["tidewire ended with 2"]
 
 
-def test_a_program_that_nobody_provides_is_not_found_even_where_this_machine_has_it(shell: Shell) -> None:
+def test_a_program_that_is_not_provided_is_not_found(shell: Shell) -> None:
+    """Even if this machine has it."""
     outcome = run(shell, 2, "ls /\n")
     assert outcome.failed == ["the last command ended with 127"]
     assert "ls: not found" in outcome.errors
 
 
-def test_a_stand_in_is_noted_with_its_arguments_and_the_shell_remembers_what_was_set(shell: Shell) -> None:
+def test_stand_ins_are_recorded_and_variables_are_kept(shell: Shell) -> None:
+    """A call is recorded with its arguments, and variables and functions live on in later blocks."""
     assert run(shell, 3, "WHERE='two words'\nput() { aws ssm put-parameter --name \"$1\"; }\n").calls == []
     outcome = run(shell, 4, 'put "$WHERE"\nscripts/osls deploy\n')
     assert outcome.calls == [["aws", "ssm", "put-parameter", "--name", "two words"], ["scripts/osls", "deploy"]]
     assert outcome.failed == []
 
 
-def test_python_is_run_and_what_it_raises_is_told(shell: Shell) -> None:
-    assert run(shell, 5, "print(6 * 7)\n", "python").told == "42\n"
+def test_python_runs_and_its_failure_is_reported(shell: Shell) -> None:
+    assert run(shell, 5, "print(6 * 7)\n", "python").output == "42\n"
     outcome = run(shell, 6, "import tidewire.model.event\nraise SystemExit(3)\n", "python")
     assert outcome.failed == ["python ended with 3"]
 
@@ -68,7 +70,7 @@ def test_a_placeholder_without_a_value_is_no_value() -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "told"),
+    ("command", "reason"),
     [
         ("aws ssm put-parameter --nmae x", "no --nmae"),
         ("aws ssm put-parameter --name x", "Value"),
@@ -82,23 +84,25 @@ def test_a_placeholder_without_a_value_is_no_value() -> None:
         ("scripts/test tests/nonsense", "there is no tests/nonsense"),
         ("tidewire pubish", "no command pubish"),
         ("tidewire tail --form now", "--form"),
-        ("docker run tidewire", "nobody here can say"),
+        ("docker run tidewire", "no check of its arguments"),
     ],
 )
-def test_a_call_that_the_program_would_refuse_is_refused(command: str, told: str) -> None:
+def test_a_call_that_the_program_would_refuse_is_refused(command: str, reason: str) -> None:
     program, *arguments = command.split()
-    with pytest.raises(WrongCallError, match=re.escape(told)):
+    with pytest.raises(WrongCallError, match=re.escape(reason)):
         check(program, arguments)
 
 
-def test_what_is_shown_is_compared_whole_but_for_what_is_left_open() -> None:
+def test_shown_output_is_compared_whole() -> None:
+    """Except where the document has `…`."""
     wanted = pattern_of('{"id":"…","duplicate":false}\nid: 1A2FsbAGi…\n')
     assert re.fullmatch(wanted, '{"id":"7","duplicate":false}\nid: 1Zz.9-1')
     assert not re.fullmatch(wanted, '{"id":"7","duplicate":true}\nid: 1Zz.9-1')
     assert not re.fullmatch(wanted, '{"id":"7",\n"duplicate":false}\nid: 1Zz.9-1')
 
 
-def test_a_command_ends_with_its_last_line_and_is_known_to_serve_or_to_follow() -> None:
+def test_commands_are_split_and_classified() -> None:
+    """A command ends with its last line; servers and followers of a stream are recognized."""
     serving, limited = "A=1 python -m functions.local # in one terminal", "curl -sN -m 1 x\ntidewire tail --count 1"
     commands = list(commands_of(f"{serving}\ncurl -sN \\\n  'x\ny'\n{limited}\n"))
     assert commands[1] == "curl -sN \\\n  'x\ny'"

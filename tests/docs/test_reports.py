@@ -1,4 +1,4 @@
-"""The reports of bench/ and chaos/: what they refuse, and what their counters mean."""
+"""The reports of bench/ and chaos/: refused trees, and the meaning of their counters."""
 
 import subprocess
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Every command of every document does what the document says, and prints what it shows."""
+"""Every command of every document succeeds and prints the output that the document shows."""
 
 import re
 import shlex
@@ -15,13 +15,13 @@ from tests.docs.stand_ins import check
 from tests.processes import ROOT
 
 WHAT_TO_DO = (
-    "See tests/docs/: programs are provided in shell.py or stood in for in stand_ins.py, placeholders get their values"
-    " in placeholders.py, and what cannot run here is listed in excuses.py, with the reason."
+    "See tests/docs/: shell.py provides programs, stand_ins.py replaces others, placeholders.py has the values of"
+    " placeholders, and excuses.py lists what cannot run here, with the reason."
 )
 
 
 def by_document(found: list[Block]) -> list[object]:
-    """The blocks as parameters; those of one document run in one process, one after the other."""
+    """Return the blocks as parameters; those of one document run in order in one process."""
     return [pytest.param(block, id=str(block), marks=pytest.mark.xdist_group(block.document)) for block in found]
 
 
@@ -29,34 +29,36 @@ RUN = [block for block in of_kind("shell", "python") if not is_read_only(block)]
 
 
 @pytest.mark.parametrize("block", by_document(RUN))
-def test_a_block_of_commands_does_what_it_says_and_prints_what_is_shown_below(reading: Documents, block: Block) -> None:
+def test_a_block_of_commands_prints_what_is_shown(reading: Documents, block: Block) -> None:
+    """Without shown output it succeeds; calls of stand-ins are valid, and listed as excuses."""
     outcome = reading.run(block)
     shown = shown_after(block)
     if shown is None:
-        assert outcome.failed == [], f"{block}\n{block.text}\n{outcome.told}\n{outcome.errors}\n{WHAT_TO_DO}"
+        assert outcome.failed == [], f"{block}\n{block.text}\n{outcome.output}\n{outcome.errors}\n{WHAT_TO_DO}"
     else:
         assert outcome.shows(pattern_of(shown.text)), (
-            f"{shown} shows\n{shown.text}\nand not\n{outcome.told}\n{outcome.errors}"
+            f"{shown} shows\n{shown.text}\nand not\n{outcome.output}\n{outcome.errors}"
         )
     for program, *arguments in outcome.calls:
         check(program, arguments)
     programs = sorted({call[0] for call in outcome.calls})
     if excuse_of(block) is None:
-        assert programs == [], f"{block} calls {programs}, which do nothing here: list it in tests/docs/excuses.py"
+        assert programs == [], f"{block} calls {programs}, which are stand-ins: list it in tests/docs/excuses.py"
     else:
         assert programs, f"{block} is in tests/docs/excuses.py, but all of it runs: take it out"
 
 
 @pytest.mark.parametrize("block", [block for block in of_kind("shell") if is_read_only(block)], ids=str)
-def test_a_block_that_is_only_read_is_well_formed_and_names_files_that_are_there(block: Block) -> None:
-    told = subprocess.run(["sh", "-n"], input=block.text, capture_output=True, text=True, check=False)
-    assert (told.returncode, told.stderr) == (0, "")
+def test_a_block_that_is_only_read_is_well_formed(block: Block) -> None:
+    """Its syntax is valid, and its files exist."""
+    checked = subprocess.run(["sh", "-n"], input=block.text, capture_output=True, text=True, check=False)
+    assert (checked.returncode, checked.stderr) == (0, "")
     for name in re.findall(r"@([\w./-]+)", block.text):
         assert (ROOT / name).is_file(), name
 
 
 @pytest.mark.parametrize("command", commands_in_text(), ids=lambda block: f"{block}-{block.text}")
-def test_a_command_within_a_text_is_run_here_or_its_options_exist(reading: Documents, command: Block) -> None:
+def test_a_command_within_a_text_runs_or_is_valid(reading: Documents, command: Block) -> None:
     program, *arguments = shlex.split(command.text)
     if program in ("curl", "promtool") or "--help" in arguments:
         assert reading.run(command).failed == []
@@ -67,7 +69,7 @@ def test_a_command_within_a_text_is_run_here_or_its_options_exist(reading: Docum
     assert (ROOT / elsewhere[0]).is_file(), elsewhere
 
 
-def test_what_is_shown_stands_below_what_shows_it() -> None:
+def test_shown_output_is_below_the_block_that_prints_it() -> None:
     above = {str(shown_after(block)) for block in of_kind("shell", "python")}
     assert [str(block) for block in of_kind("shown") if str(block) not in above] == []
     assert blocks()

@@ -1,4 +1,4 @@
-"""Nothing is added to a document unexecuted: every block is of a kind that a test runs, or listed with the reason."""
+"""Every block of a document is of a kind that a test runs, or listed with a reason."""
 
 import functools
 import json
@@ -15,7 +15,7 @@ from tests.docs.stand_ins import check_param
 from tests.functions.api import OPENAPI
 from tests.processes import ROOT
 
-# What each file of examples/ is run by.
+# The test that runs each file of examples/.
 EXAMPLES = {
     "examples/Dockerfile": "tests/docs/test_dockerfile.py",
     "examples/event-source.html": "tests/browser/test_examples.py",
@@ -32,8 +32,8 @@ def test_a_block_is_of_a_kind_that_a_test_runs(block: Block) -> None:
     kind = kind_of(block)
     assert kind is not None, (
         f"{block} is of no kind that a test runs:\n{block.text}\n"
-        f"Say what it is behind the fence ({', '.join(sorted({*LANGUAGES}))}, or `text shows` for what the block above "
-        "prints), or teach tests/docs/kinds.py a new kind, and a test to run it."
+        f"Name its language behind the fence ({', '.join(sorted({*LANGUAGES}))}, or `text shows` for the output of the "
+        "block above), or add a kind to tests/docs/kinds.py, and a test that runs it."
     )
     assert Path(ROOT, RUN_BY[kind]).is_file()
 
@@ -45,7 +45,7 @@ def test_an_excuse_has_a_reason_and_a_block(excuse: Excuse) -> None:
     assert len(fitting) == 1, f"fits {len(fitting)} blocks of {excuse.document}: take it out of tests/docs/excuses.py"
 
 
-def test_a_command_that_is_run_elsewhere_is_named_by_some_document() -> None:
+def test_a_command_that_runs_elsewhere_is_in_a_document() -> None:
     texts = [command.text for command in commands_in_text()]
     assert [begins for begins in RUN_ELSEWHERE if not any(text.startswith(begins) for text in texts)] == []
 
@@ -58,14 +58,14 @@ def test_every_example_is_run_by_a_test_that_names_it() -> None:
 
 
 @pytest.mark.parametrize("document", documents())
-def test_every_variable_that_a_document_names_is_read_somewhere(document: str) -> None:
+def test_every_variable_in_a_document_is_read_somewhere(document: str) -> None:
     named = set(VARIABLE.findall(text_of(document)))
     unknown = sorted(name for name in named if name not in sources())
-    assert unknown == [], f"{document} names what nobody reads"
+    assert unknown == [], f"{document} names variables that no code reads"
 
 
 @pytest.mark.parametrize("document", documents())
-def test_every_link_and_every_script_that_a_document_names_is_there(document: str) -> None:
+def test_every_link_and_script_in_a_document_exists(document: str) -> None:
     path, text = ROOT / document, text_of(document)
     named = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'(?:src|srcset|href)="([^"]+)"', text)
     links = [link for link in named if "://" not in link]
@@ -76,24 +76,24 @@ def test_every_link_and_every_script_that_a_document_names_is_there(document: st
 
 
 @pytest.mark.parametrize("document", documents())
-def test_every_row_of_a_table_is_in_one(document: str) -> None:
+def test_every_table_row_belongs_to_a_table(document: str) -> None:
     assert [line for line in paragraphs(document) if line.startswith("|")] == [], "an empty line ends a table"
 
 
-def test_every_variable_that_settings_are_read_from_is_explained() -> None:
+def test_every_variable_of_the_settings_is_documented() -> None:
     code = "".join(path.read_text() for path in (ROOT / "shared" / "tidewire" / "settings").glob("*.py"))
     read = set(re.findall(r'"((?:REALTIME|REDIS|UPSTASH|AWS|DATABASE|NETLIFY)_[A-Z_]+|HOST|PORT)"', code))
     explained = {span.text for span in spans("docs/configuration.md")}
-    assert read - explained - {"AWS_LAMBDA_FUNCTION_NAME"} == set()  # the last one AWS sets
+    assert read - explained - {"AWS_LAMBDA_FUNCTION_NAME"} == set()  # AWS sets the last one
 
 
 @pytest.mark.parametrize("document", documents())
-def test_every_parameter_of_a_deployment_that_a_document_names_is_in_serverless_yml(document: str) -> None:
+def test_every_param_in_a_document_is_in_serverless_yml(document: str) -> None:
     for name in re.findall(r"--param (\w+)=(?!value)", text_of(document)):
         check_param(name)
 
 
-def test_every_route_that_a_document_names_is_one_of_the_api() -> None:
+def test_every_route_in_a_document_is_one_of_the_api() -> None:
     paths = json.loads(OPENAPI.read_text())["paths"]
     routes = {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods}
     for document in documents():
@@ -103,7 +103,7 @@ def test_every_route_that_a_document_names_is_one_of_the_api() -> None:
 
 
 def leads_somewhere(path: Path, link: str) -> bool:
-    """Whether a link within the project names a file, and a heading of it where it names one."""
+    """Return whether a link within the project leads to a file, and to a heading if it has an anchor."""
     file, _, anchor = link.partition("#")
     target = path.parent / file if file else path
     if not target.exists():
@@ -112,14 +112,14 @@ def leads_somewhere(path: Path, link: str) -> bool:
 
 
 def anchors(path: Path) -> set[str]:
-    """What a link can point to in a document, as GitHub makes it of the headings."""
+    """Return the anchors of a document's headings, as GitHub derives them."""
     headings = re.findall(r"^#+ +(.+?) *$", path.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @functools.cache
 def sources() -> str:
-    """The code that reads variables, the scripts, and what OpenTelemetry's SDK reads by itself."""
+    """Return the code and scripts that read variables, and the names that OpenTelemetry's SDK reads itself."""
     files = [
         *(
             file

@@ -1,4 +1,4 @@
-"""docs/security.md: no row without a test that exists, and no test named that does not."""
+"""docs/security.md: every row names at least one test, and every named test exists."""
 
 import ast
 import re
@@ -21,7 +21,7 @@ def test_every_row_names_tests_that_exist() -> None:
     for threat, tests in rows():
         named = NAMED.findall(tests)
         assert named, f"no test is named for: {threat}"
-        assert NAMED.sub("", tests).replace(",", "").strip() == "", f"what is this? {tests}"
+        assert NAMED.sub("", tests).replace(",", "").strip() == "", f"unexpected text: {tests}"
         for path, name in named:
             file = ROOT / path
             assert file.is_file(), f"{path} is named for: {threat}"
@@ -33,7 +33,7 @@ def test_every_row_names_tests_that_exist() -> None:
             assert name in functions, f"{path} has no {name}, which is named for: {threat}"
 
 
-def test_every_owasp_category_has_an_entry() -> None:
+def test_every_category_of_owasp_has_a_row() -> None:
     text = DOCUMENT.read_text()
     for number in range(1, 11):
         assert f"API{number}:2023" in text

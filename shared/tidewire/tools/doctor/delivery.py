@@ -26,9 +26,9 @@ NOT_SHARED = (
 CUT = "Check the time-outs of the proxy in front: it must allow a minute of silence on a stream (docs/containers.md)"
 HELD_BACK = (
     "A proxy in front buffers the response. nginx: proxy_buffering off and gzip off for the stream's path"
-    " (examples/nginx.conf), and do not ignore X-Accel-Buffering. Others: docs/containers.md, In front of it. HTTP APIs"
-    " of API Gateway and rewrites of Netlify do not stream: set REALTIME_STREAM_URL to the stream function's own URL"
-    " (docs/deploy.md)"
+    " (examples/nginx.conf), and do not ignore X-Accel-Buffering. Others: docs/containers.md, Proxies and load"
+    " balancers. HTTP APIs of API Gateway and rewrites of Netlify do not stream: set REALTIME_STREAM_URL to the stream"
+    " function's own URL (docs/deploy.md)"
 )
 
 
@@ -115,7 +115,7 @@ def _altered(headers: httpx.Headers) -> Finding | None:
     if encoding != "identity":
         advice = (
             "Switch compression off for the stream's path (nginx: gzip off; CloudFront: Compress"
-            " objects automatically off; docs/containers.md, In front of it)"
+            " objects automatically off; docs/containers.md, Proxies and load balancers)"
         )
         return fail(f"a proxy compresses the stream ({encoding}), which delays events", advice)
     if "content-length" in headers:

@@ -84,9 +84,7 @@ async def health(deployment: Deployment) -> Finding:
         return fail(await detail_of(response), "Check the store, and the log of the process (docs/operate/README.md)")
     state = _health(response)
     if state.status == "degraded":
-        advice = (
-            "Check the store: new events are only in one process's memory (docs/transports.md, The fallback to memory)"
-        )
+        advice = "Check the store: new events are only in one process's memory (docs/transports.md, Memory fallback)"
         return warn(f"degraded: {'; '.join(state.reasons)}", advice, transport=state.transport, outbox=state.outbox)
     if state.transport == "memory" and not deployment.is_local:
         return warn(

@@ -8,7 +8,7 @@ from tidewire.tools.doctor.streams import Stream
 
 DROPPED = (
     "A proxy in front drops the Last-Event-ID header: forward it to the stream function. CloudFront: origin request"
-    " policy AllViewerExceptHostHeader; other proxies: docs/containers.md, In front of it"
+    " policy AllViewerExceptHostHeader; other proxies: docs/containers.md, Proxies and load balancers"
 )
 
 

@@ -68,7 +68,8 @@ def _address(deployment: Deployment) -> Iterator[_Problem]:
         yield _Problem(
             "fail",
             "--url is http://: keys, tokens and events travel unencrypted",
-            "Put a proxy with TLS in front, and use the https:// address (docs/containers.md, In front of it)",
+            "Put a proxy with TLS in front, and use the https:// address"
+            " (docs/containers.md, Proxies and load balancers)",
         )
 
 
