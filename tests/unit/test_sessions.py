@@ -13,10 +13,10 @@ from tidewire.delivery.sessions import EXPIRING_SECONDS, PAGE_SECONDS, Session, 
 from tidewire.errors import Forbidden, TooManyRequests, Unauthorized, Unavailable
 from tidewire.model.cursor import Cursor
 from tidewire.model.partitions import ALL
-from tidewire.model.permissions import Types
+from tidewire.model.permissions import AllowedTypes
 from tidewire.model.record import Gap, Record
 from tidewire.protocol.sse import DATA
-from tidewire.protocol.subscribe_request import SubscribeRequest, parse_query
+from tidewire.protocol.subscribe_request import SubscribeRequest, parse_subscribe_request
 from tidewire.security.tokens import Identity
 from tidewire.transports.memory import MemoryLog
 
@@ -25,8 +25,8 @@ from tests.contract.acts import event, publish
 from tests.contract.staged import StagedLog
 from tests.sinks import RecordingSink
 
-QUERY = parse_query(b"", {})
-POLL = parse_query(b"wait=20", {})
+QUERY = parse_subscribe_request(b"", {})
+POLL = parse_subscribe_request(b"wait=20", {})
 
 
 def make_sessions(hub: Hub, maximum: int = 0, per_user: int = 0, leeway: float = 0.0) -> Sessions:
@@ -66,7 +66,9 @@ async def test_a_refused_session_takes_no_place() -> None:
     async with Hub(log, revocations=Revocations(log, 60.0)) as hub:
         sessions = make_sessions(hub, maximum=1, per_user=1)
         with pytest.raises(Forbidden):
-            await sessions.open(Identity("u1", Types.parse(["a"])), parse_query(b"types=b", {}), DATA)
+            await sessions.open(
+                Identity("u1", AllowedTypes.parse(["a"])), parse_subscribe_request(b"types=b", {}), DATA
+            )
         await hub.dispatch([Revocation("u1", time.time()).event()])
         with pytest.raises(Unauthorized):
             await sessions.open(Identity("u1", issued_at=1.0), QUERY, DATA)
@@ -187,7 +189,7 @@ async def test_a_poll_that_ends_before_it_read_is_an_error(is_revoked: bool) -> 
     log = SilentReplay(MemoryLog())
     await publish(log, 1)
     async with Hub(log, revocations=Revocations(log, 1e9)) as hub:
-        query = parse_query(b"wait=20&from=earliest", {})
+        query = parse_subscribe_request(b"wait=20&from=earliest", {})
         polling = asyncio.create_task(make_sessions(hub).read_page(Identity("u1", issued_at=1.0), query))
         await asyncio.sleep(1)
         if is_revoked:

@@ -78,12 +78,8 @@ def _gauges(hub: Hub) -> Iterator[Metric]:
     refused = "1 while the last append was refused for a lasting reason, for 30 s at most"
     yield _gauge("realtime_append_refused", refused, hub.refusal is not None)
     yield _gauge("realtime_draining", "1 once the instance was asked to stop", hub.draining)
-    yield _gauge(
-        "realtime_ring_records", "Records kept for subscribers slightly behind", now.fanout.ring_records
-    )
-    yield _gauge(
-        "realtime_ring_bytes", "Event data kept for subscribers slightly behind", now.fanout.ring_bytes
-    )
+    yield _gauge("realtime_ring_records", "Records kept for subscribers slightly behind", now.fanout.ring_records)
+    yield _gauge("realtime_ring_bytes", "Event data kept for subscribers slightly behind", now.fanout.ring_bytes)
     yield _gauge(
         "realtime_pending_bytes", "Frames to be written at the end of the event loop's turn", now.fanout.pending_bytes
     )

@@ -40,7 +40,7 @@ def check_types(key: PublishKey, events: Iterable[Event]) -> None:
 
 def check_permission(key: PublishKey, permission: str) -> None:
     """Raise Forbidden if the key is limited and this permission is not listed with it."""
-    if permission not in key.rights:
+    if permission not in key.permissions:
         raise Forbidden(f"The publish key lacks the permission {permission}: list the key again with :{permission}")
 
 
