@@ -67,7 +67,8 @@ def test_an_allowed_origin_may_read_why_it_is_refused(guarded: Api) -> None:
 
 
 @pytest.mark.parametrize("origin", STRANGERS)
-def test_no_other_origin_may_read_anything_and_caches_keep_the_answers_apart(api: Api, origin: str) -> None:
+def test_another_origin_gets_no_cors_headers_but_vary(api: Api, origin: str) -> None:
+    """`Vary: Origin` keeps the responses apart in shared caches."""
     for method, path, headers, status in REQUESTS:
         response = api.http.request(method, path, headers={**headers, "origin": origin})
         assert response.status_code == status

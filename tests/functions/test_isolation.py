@@ -75,7 +75,8 @@ LIES: list[dict[str, str]] = [
 
 
 @pytest.mark.parametrize("lie", range(len(LIES)))
-def test_a_user_hears_live_and_replayed_only_his_own_whatever_headers_he_sends(locked: Api, lie: int) -> None:
+def test_a_user_receives_only_events_for_that_user(locked: Api, lie: int) -> None:
+    """Live, on replay and on a page, with any query and headers."""
     story = Story(locked)
     headers = {
         name: value.format(theirs=story.theirs, their_token=user_token(story.theirs))

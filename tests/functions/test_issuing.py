@@ -91,7 +91,8 @@ def test_a_request_for_a_token_that_is_wrong_is_told_where(guarded: Api, body: o
     assert pointers_of(problem_of(ask_for_token(guarded, body), 400)) == [pointer]
 
 
-def test_only_a_key_with_the_right_gets_a_token_and_no_credential_of_another_kind(guarded: Api) -> None:
+def test_only_a_permitted_publish_key_issues_tokens(guarded: Api) -> None:
+    """A subscriber token, a ticket and a limited key without the permission do not."""
     for wrong in ("no-key", user_token("u1"), ticket_for(guarded, user_token("u1")), f"{PUBLISH_KEY}x"):
         problem_of(ask_for_token(guarded, {}, wrong), 401)
     refused = ask_for_token(guarded, {"types": ["task-updated"]}, LIMITED_KEY)

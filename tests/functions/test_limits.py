@@ -67,7 +67,7 @@ def test_two_instances_on_redis_share_a_keys_rate(make_instance: MakeInstance, r
         api.close()
 
 
-def test_a_user_and_an_instance_have_so_many_connections_and_get_them_back(limited: Api) -> None:
+def test_connection_limits_per_user_and_instance_are_freed(limited: Api) -> None:
     one, two = limited.acting(token=user_token("u1")), limited.acting(token=user_token("u2"))
     nobody = limited.acting(token=user_token(None))
 

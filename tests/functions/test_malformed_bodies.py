@@ -210,9 +210,8 @@ def test_an_event_above_its_limit_is_too_large(api: Api) -> None:
 
 @pytest.mark.parametrize("size", [1024 * 1024 + 1, 10 * 1024 * 1024])
 @pytest.mark.parametrize("chunked", [False, True])
-def test_a_body_above_its_limit_is_too_large_also_where_its_length_is_not_told(
-    api: Api, size: int, chunked: bool
-) -> None:
+def test_a_body_above_the_limit_is_a_413(api: Api, size: int, chunked: bool) -> None:
+    """Also without a Content-Length."""
     body = b"[%b]" % event().ljust(size - 2)  # each event is small, only the whole is not
     parts = (body[at : at + 65_536] for at in range(0, size, 65_536))
     problem_of(api.post(parts if chunked else body), 413)

@@ -241,9 +241,10 @@ async def broken() -> AsyncIterator[httpx.AsyncClient]:
         ("GET", "/api/health/ready", "*/*"),
     ],
 )
-async def test_an_unforeseen_error_is_a_500_that_says_nothing_and_is_logged(
+async def test_an_unexpected_error_is_a_500_without_details(
     broken: httpx.AsyncClient, caplog: pytest.LogCaptureFixture, method: str, path: str, accept: str
 ) -> None:
+    """Its traceback is in the log."""
     headers = {"accept": accept, "content-type": "application/json", "origin": "https://app.example.com"}
     with caplog.at_level(logging.ERROR):
         response = await broken.request(method, path, content=EVENT, headers=headers)

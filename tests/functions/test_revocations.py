@@ -49,9 +49,7 @@ def settings(request: pytest.FixtureRequest, redis_settings: dict[str, str]) -> 
     }
 
 
-def test_the_users_streams_end_on_every_instance_and_nobody_elses(
-    make_instance: MakeInstance, settings: dict[str, str]
-) -> None:
+def test_only_the_user_s_streams_end_on_every_instance(make_instance: MakeInstance, settings: dict[str, str]) -> None:
     here, there = Api(make_instance(**settings)), Api(make_instance(**settings))
     user, other, kind = unique("u"), unique("u"), unique()
     old, of_other = since(5, user), since(5, other)
@@ -106,7 +104,7 @@ def test_an_instance_that_starts_later_refuses_what_was_revoked(
     later.close()
 
 
-def test_a_revocation_is_nothing_that_a_subscriber_hears_of_or_can_publish(guarded: Api) -> None:
+def test_subscribers_never_receive_or_publish_revocations(guarded: Api) -> None:
     user, kind = unique("u"), unique()
     watcher = guarded.acting(token=user_token(unique("u")))
     cursor = watcher.head()

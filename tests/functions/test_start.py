@@ -65,7 +65,7 @@ def test_a_token_secret_alone_shuts_publishing_too(make_instance: MakeInstance) 
     api.close()
 
 
-def test_redis_without_authentication_is_open_only_where_this_was_said(redis_api: Api) -> None:
+def test_redis_is_open_only_with_an_explicit_auth_none(redis_api: Api) -> None:
     assert redis_api.post(b'{"type": "t", "data": 1}').status_code == 202
     assert "authentication: off" in redis_api.instance.log_file.read_text()
 

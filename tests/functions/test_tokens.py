@@ -201,7 +201,8 @@ def test_the_header_precedes_the_cookie(guarded: Api) -> None:
     problem_of(guarded.get({"cookie": cookie, "authorization": "Bearer x"}, params), 401)
 
 
-def test_a_token_in_the_query_is_not_looked_at_because_urls_are_logged(guarded: Api) -> None:
+def test_a_token_in_the_query_is_ignored(guarded: Api) -> None:
+    """URLs are logged."""
     problem_of(guarded.get(params={"token": user_token("u1"), "access_token": user_token("u1")}), 401)
 
 
@@ -223,7 +224,8 @@ def test_a_token_delivers_its_types_and_no_others(guarded: Api) -> None:
         assert data_of(stream.ready()) == [also, other], "without the claim, all types are allowed"
 
 
-def test_asking_for_a_type_that_the_token_does_not_allow_is_a_403_and_not_silence(guarded: Api) -> None:
+def test_a_type_that_the_token_does_not_allow_is_a_403(guarded: Api) -> None:
+    """Not a stream that stays silent."""
     subscriber = guarded.acting(token=user_token("u1", types=["a", "b"]))
     for types in ("c", "a,c"):
         response = subscriber.get(params={"types": types})

@@ -14,7 +14,8 @@ def answer(api: Api, key: str, *types: str) -> int:
     return api.acting(key=key).post(json.dumps(events).encode()).status_code
 
 
-def test_a_limited_key_publishes_its_types_and_nothing_of_a_batch_with_another(guarded: Api) -> None:
+def test_a_limited_key_publishes_only_its_types(guarded: Api) -> None:
+    """A batch with one other type is refused as a whole."""
     reader = guarded.acting(token=user_token("u1"))
     assert answer(guarded, LIMITED_KEY, "task-updated", "task-", "deploy-ready") == 202
     before = reader.head()
@@ -45,7 +46,8 @@ def locked(request: pytest.FixtureRequest) -> Api:
     return api
 
 
-def test_a_token_limited_to_a_pattern_hears_the_same_live_replayed_and_as_a_page(locked: Api) -> None:
+def test_a_pattern_in_a_token_limits_every_way_to_read(locked: Api) -> None:
+    """Live, on replay and on a page."""
     publisher, user, kind = locked.acting(key=PUBLISH_KEY), unique("u"), unique("task")
     allowed = [f"{kind}*", f"exact-{kind}"]
     reader = locked.acting(token=user_token(user, types=allowed))

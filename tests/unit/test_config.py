@@ -256,9 +256,7 @@ def test_a_good_value_is_read(name: str, value: str, others: Env, setting: str, 
 
 
 @pytest.mark.parametrize(("name", "value", "others"), BAD)
-def test_a_bad_value_stops_the_start_with_one_line_that_names_the_variable_and_hides_the_value(
-    name: str, value: str, others: Env
-) -> None:
+def test_a_bad_value_is_an_error_that_hides_the_value(name: str, value: str, others: Env) -> None:
     with pytest.raises(SettingsError) as caught:
         Settings.from_env({**others, name: value})
     assert caught.value.variable == name
