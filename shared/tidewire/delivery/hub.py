@@ -15,11 +15,11 @@ from tidewire.delivery.fanout import Fanout, FanoutSnapshot
 from tidewire.delivery.followed_tail import FollowedTail
 from tidewire.delivery.groups import Sink
 from tidewire.delivery.known_schemes import KnownSchemes
-from tidewire.delivery.replay import Place, Replay, SinkIsFullError, SinkOutlet
+from tidewire.delivery.replay import Place, Replay, SinkIsFullError, SinkOutlet, Stats
 from tidewire.delivery.revocations import Revocation, Revocations
 from tidewire.delivery.ring_buffer import Ring
 from tidewire.delivery.start_place import find_place, start_of_outage
-from tidewire.delivery.subscriber import AwaitedLog, Shared, State, Subscriber, SubscriberStats
+from tidewire.delivery.subscriber import AwaitedLog, Shared, State, Subscriber
 from tidewire.delivery.tracer import Tracer
 from tidewire.errors import TransportRefused, TransportUnavailable, Unavailable
 from tidewire.model.audience import Interest
@@ -80,7 +80,7 @@ class Hub:
         self.published = 0
         self.refused = 0  # events that were answered with 503
         self.publish_seconds = Histogram()
-        self.stats = SubscriberStats()
+        self.stats = Stats()
         self.schemes = KnownSchemes(transport, partitions, self._close_outdated)
         self._refusal: tuple[str, float] | None = None  # why the last append was refused, and until when that counts
         self._buffers = isinstance(transport, Buffering)

@@ -28,13 +28,15 @@ BATCH_ITEMS = 200  # records read before other tasks have their turn: a log in m
 SILENT = 1.0  # seconds in which all records may be for others; then the client is sent a heartbeat
 
 
-class ReplayStats(msgspec.Struct):
-    """Counts of all replays of this process since its start."""
+class Stats(msgspec.Struct):
+    """Counts of a hub's readers since its start."""
 
     replays: int = 0
     replayed: int = 0
     filtered: int = 0
     gaps: dict[GapReason, int] = {}
+    slow: int = 0
+    back_to_log: int = 0
 
 
 class NotWritableError(Exception):
@@ -126,7 +128,7 @@ class Replay:
         outlet: Outlet,
         interest: Interest,
         format: Format,
-        stats: ReplayStats,
+        stats: Stats,
         read_heads: Callable[[Sequence[str]], Awaitable[Cursor]],
         is_repetition: Callable[[Record], bool] | None = None,
     ) -> None:

@@ -13,7 +13,7 @@ from tidewire.delivery.early_delivery import Early, ReadNumbers
 from tidewire.delivery.fanout import Fanout
 from tidewire.delivery.followed_tail import FollowedTail
 from tidewire.delivery.groups import Sink
-from tidewire.delivery.replay import NotWritableError, Place, Replay, ReplayStats
+from tidewire.delivery.replay import NotWritableError, Place, Replay, Stats
 from tidewire.errors import TransportUnavailable
 from tidewire.model.audience import Interest
 from tidewire.model.cursor import Cursor
@@ -37,19 +37,12 @@ class State(enum.Enum):
     CLOSED = "closed"
 
 
-class SubscriberStats(ReplayStats):
-    """Counts of all subscribers of a hub since its start."""
-
-    slow: int = 0
-    back_to_log: int = 0
-
-
 class Shared(NamedTuple):
     """What all subscribers of a hub share."""
 
     tail: FollowedTail
     fanout: Fanout
-    stats: SubscriberStats
+    stats: Stats
     heartbeat: float  # seconds between two
 
 
@@ -174,12 +167,18 @@ class Subscriber:
         if self.live:
             self._shared.fanout.flush()
         self.ending = reason or "failed"
-        self._stop()
+        self.cancel()
         self.sink.end(self._farewell())
 
     def cancel(self) -> None:
-        """Stop writing at once: the client has gone."""
-        self._stop()
+        """Stop writing at once: the client has gone, or the last frame is all that is still to be written."""
+        if self.live:
+            self._shared.fanout.leave(self)
+        self.state = State.CLOSED
+        if self._replay is not None:
+            self._replayed, self._replay = self.sent - self.written, None
+        if self._task is not None and self._task is not asyncio.current_task():
+            self._task.cancel()
 
     async def write(self, chunk: bytes, *, held: bool = False) -> None:
         """Write while it is not live, and wait for room; see `Outlet.write`. Raises StalledError if there is none."""
@@ -191,24 +190,19 @@ class Subscriber:
             await asyncio.wait((writable,), timeout=HOLD)
             if not writable.done():
                 raise NotWritableError(writable)
-        await self._wait_until_writable(writable, STALLED)
+        await self.wait_until_writable(writable, STALLED)
 
-    async def wait_until_writable(self, writable: Awaitable[None]) -> None:
+    async def wait_until_writable(self, writable: Awaitable[None], seconds: float = STALLED - HOLD) -> None:
         """Wait for as long as a client may take nothing; see `Outlet`. Raises StalledError."""
-        await self._wait_until_writable(writable, STALLED - HOLD)
+        try:
+            async with asyncio.timeout(seconds):
+                await writable
+        except TimeoutError:
+            raise StalledError from None
 
     async def pause(self, seconds: float) -> None:
         """Write meanwhile what a fallback delivers early; see `Outlet`."""
         await self._write_early(seconds, self._progress().cursor)
-
-    def _stop(self) -> None:
-        if self.live:
-            self._shared.fanout.leave(self)
-        self.state = State.CLOSED
-        if self._replay is not None:
-            self._replayed, self._replay = self.sent - self.written, None
-        if self._task is not None and self._task is not asyncio.current_task():
-            self._task.cancel()
 
     def _farewell(self) -> bytes:
         return b"" if self.ending is None or self.ending == "failed" else self.format.closing(self.ending)
@@ -225,13 +219,6 @@ class Subscriber:
         self._check_open()
         assert self._replay is not None
         return self._replay
-
-    async def _wait_until_writable(self, writable: Awaitable[None], seconds: float) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                await writable
-        except TimeoutError:
-            raise StalledError from None
 
     async def _run(self, first: Callable[[], Awaitable[None]]) -> None:
         try:
@@ -286,7 +273,7 @@ class Subscriber:
         if writable is None:
             await self._read_log(None)
         else:
-            await self._wait_until_writable(writable, STALLED)
+            await self.wait_until_writable(writable, STALLED)
 
     async def _read_log(self, until: Cursor | None) -> None:
         """Read the log from our place to its head; without a log, announce what has left the ring."""
