@@ -145,8 +145,7 @@ class Connection(HttpToolsProtocol):
         if self.pipeline:
             cycle, app = self.pipeline.pop()
             self._start_asgi_task(cycle, app)
-        else:
-            self._watch()
+        self._watch()  # its body may be still to come
 
     # What a stream uses
 

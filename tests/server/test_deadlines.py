@@ -55,6 +55,14 @@ def test_a_request_that_does_not_end_is_408(instance: Instance, case: str) -> No
     assert "Traceback" not in instance.log()
 
 
+def test_a_pipelined_request_that_does_not_end_is_408(instance: Instance) -> None:
+    """Its deadline begins when the response before it is complete; without one it held the connection for good."""
+    with peer(instance) as one:
+        one.send(LIVE + POST + b"content-length: 27\r\n\r\n" + EVENT[:10])
+        assert one.answer().body == ALIVE
+        assert one.answer().status == 408
+
+
 @pytest.fixture
 def trickling() -> Iterator[list[Peer]]:
     """Peers that get a byte every 100 ms, until the test ends."""
