@@ -60,7 +60,7 @@ def _redis(text: str, metric: str, case: str, goal: float, stretch: float) -> Go
 
 
 RATE, TAIL, IDLE = "10/s to 1,000", "500/s", "4,000"
-FEW, MANY, SHARDED = "1 of 100", "1 of 10,000", "one of 1,000 users, 1,024 shards"
+FEW, MANY, SHARDED = "1 of 100", "1 of 10,000", "one of 1,000 users, 256 shards"
 US, NCHAN, PAIR = "tidewire", "nchan", "C pair"
 
 GOALS = [

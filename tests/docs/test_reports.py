@@ -1,5 +1,7 @@
-"""The reports of bench/ and chaos/: refused trees, and the meaning of their counters."""
+"""The reports of bench/ and chaos/: refused trees, the meaning of their counters, and what is committed of them."""
 
+import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -8,7 +10,9 @@ from tidewire.model.cursor import Cursor, Position
 
 from bench.process import BenchError
 from bench.session import WRITTEN, machine, require_clean_tree
-from chaos.phases import count_reordered
+from chaos.phases import FULL, count_reordered
+from chaos.report import LOAD_ROWS
+from tests.processes import ROOT
 
 
 @pytest.fixture
@@ -73,3 +77,39 @@ def test_order_is_counted_by_connection_and_partition() -> None:
     assert count_reordered([*good, arrival(0, all=1)]) == 1
     assert count_reordered([*good, arrival(1, all=4, own=1)]) == 1
     assert count_reordered([*good, arrival(1, all=5, own=0)]) == 1
+
+
+RESULTS = [*sorted((ROOT / "bench" / "results").glob("*.json")), *sorted((ROOT / "chaos" / "results").glob("*.json"))]
+
+
+def commit_of(path: Path) -> str:
+    """The commit that a committed result names."""
+    commit: str = json.loads(path.read_text())["about"]["commit"]
+    return commit
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: f"{path.parts[-3]}-{path.stem}")
+def test_a_committed_result_is_of_a_clean_commit(path: Path) -> None:
+    """A result of a changed tree is for whoever made it."""
+    assert re.fullmatch(r"[0-9a-f]{7,40}", commit_of(path))
+
+
+def test_results_name_commits_of_this_history() -> None:
+    """A copy without the history cannot tell."""
+    told = subprocess.run(["git", "rev-parse", "--is-shallow-repository"], cwd=ROOT, capture_output=True, check=False)
+    if told.stdout.strip() != b"false":
+        return
+    for commit in sorted({commit_of(path) for path in RESULTS}):
+        subprocess.run(["git", "merge-base", "--is-ancestor", commit, "HEAD"], cwd=ROOT, check=True)
+
+
+@pytest.mark.parametrize("name", [phase.name for phase in FULL])
+def test_each_counter_of_a_run_is_a_row_of_the_page(name: str) -> None:
+    """Events out of order once stood in the JSON, above 0, and not on the page."""
+    done = json.loads((ROOT / "chaos" / "results" / f"{name}.json").read_text())["done"]
+    counted = {key for key, value in done.items() if isinstance(value, int)} - {"expected", "bytes"}
+    rows = {cell for _, cell in LOAD_ROWS if isinstance(cell, str)}
+    assert counted <= rows
+    document = (ROOT / "docs" / "reliability.md").read_text()
+    for title, _ in LOAD_ROWS:
+        assert f"\n| {title} |" in document
