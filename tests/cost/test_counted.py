@@ -338,7 +338,7 @@ def test_the_limits_of_the_code_are_those_that_are_reckoned_with() -> None:
 def test_the_model_uses_the_template_s_memory_and_quota() -> None:
     template = (ROOT / "serverless.yml").read_text()
     assert f"memorySize: {Workload(0, 0).memory}\n" in template
-    assert f"a new account has {modes.LAMBDA_ENVIRONMENTS} in all" in template
+    assert f"a new account has only {modes.LAMBDA_ENVIRONMENTS} concurrent environments" in template
 
 
 def line(message: str, **fields: object) -> int:

@@ -144,3 +144,7 @@ def _with_headers(files: ASGIApp, policy: str) -> ASGIApp:
         await files(scope, receive, send_with_headers)
 
     return serve_file
+
+
+if __name__ == "__main__":  # for an installed package, which has no functions/
+    sys.exit(main())
