@@ -1,4 +1,4 @@
-"""Limits: events per publish key, connections per instance and per user."""
+"""Limits that end in a 429: events per publish key, connections per instance and per user."""
 
 import hashlib
 import math

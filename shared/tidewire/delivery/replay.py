@@ -1,4 +1,7 @@
-"""Reading the log for one reader: from its place to the head, in batches to its outlet."""
+"""Reading the log for one reader: from its place to the head, in batches to its outlet.
+
+A replay writes the gaps that `start_place` and the log (`tidewire.transports.log_base`) have found.
+"""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""What goes wrong between a process and its store: one set of errors, and one table of what Redis' refusals mean.
+"""Errors between a process and its store, and `REFUSALS`: what each refusal of Redis means (READONLY, OOM, NOPERM …).
 
 StoreError
 ├── ConnectionLost       no connection could be opened, or it broke: what was sent may have been done
