@@ -16,7 +16,7 @@ from tidewire.errors import AppendRefused, TransportRefused, TransportUnavailabl
 
 
 class StoreError(Exception):
-    """Base of all. The text is ours or a code, never what came over the wire: it may be logged and returned."""
+    """Base of all. Its text is ours or a code, never text from the wire, so it may be logged and returned."""
 
 
 class ConnectionLost(StoreError):

@@ -150,7 +150,7 @@ class Fallback:
         self._outbox.release_waiters()
         if self._outbox:
             log.error(
-                "LOST: %d events (%d bytes of data), accepted as not durable while the log was away; it is away still",
+                "LOST: %d events (%d bytes of data), accepted as not durable: the log is still away",
                 len(self._outbox),
                 sum(len(entry.event.data) for entry in self._outbox),
             )
@@ -322,7 +322,7 @@ class Fallback:
     def _note_back(self) -> None:
         if self._is_away:
             self._is_away = False
-            log.warning("the log is back: it gets the %d events that were kept in memory", len(self._outbox))
+            log.warning("the log is back: appending the %d events that were kept in memory", len(self._outbox))
 
 
 def _receipt(event: Event, appended: Receipt | None, known: bool) -> Receipt:
