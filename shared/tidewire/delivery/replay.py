@@ -137,7 +137,7 @@ class Replay:
     ) -> None:
         """`read_heads` is where to read to after an interruption; it may raise TransportUnavailable.
 
-        `is_repetition` is there if an event can also reach the reader by another way than its place in the log.
+        `is_repetition` is None unless an event can also reach the reader early, before the log holds it.
         """
         self.partitions = place.partitions
         self.positions = place.positions
@@ -180,7 +180,7 @@ class Replay:
                 await self._outlet.write(self._format.heartbeat(self.cursor))
 
     def narrow_to(self, partitions: tuple[str, ...]) -> None:
-        """Read these partitions from now on, and the others no more."""
+        """Read only these partitions from now on."""
         if self.partitions != partitions:
             self.partitions = partitions
             self.positions = {name: at for name, at in self.positions.items() if name in partitions}
