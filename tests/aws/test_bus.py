@@ -128,7 +128,7 @@ async def test_a_final_failure_names_each_event(
     always = list(itertools.repeat("ThrottlingException", eventbridge.ROUNDS))
     flaky = Flaky({"id-3": always, "id-5": ["NotAuthorizedForSourceException"]})
     monkeypatch.setattr(aws_clients, "client", lambda *_: flaky)
-    with pytest.raises(TransportUnavailable, match="has not taken 2 of 7 events") as caught:
+    with pytest.raises(TransportUnavailable, match="did not accept 2 of 7 events") as caught:
         await transport.publish([event(n) for n in range(7)])
     assert caught.value.errors == (("/3", "ThrottlingException"), ("/5", "NotAuthorizedForSourceException"))
     assert flaky.calls[1:] == [["id-3"]] * (eventbridge.ROUNDS - 1), "what is refused for good is not sent again"

@@ -1,4 +1,4 @@
-"""What docs/architecture.md says under "What is bounded", measured: a real process under load over HTTP, and /proc."""
+"""What docs/architecture.md says under "Bounds", measured: a real process under load over HTTP, and /proc."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -124,7 +124,7 @@ ROLES: dict[str, Callable[[str, str], Awaitable[None]]] = {
     "publishes only": publishes,
     "streams only": streams,
     "both": does_both,
-    "all of it over": carries,
+    "publishes and streams": carries,
 }
 
 

@@ -68,7 +68,7 @@ class ControlPartitions:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What to follow."""
+        """The names of the partitions that the tail must follow."""
         return tuple(self._by_name)
 
     def on_item(self, item: Record | Gap) -> bool:
@@ -83,7 +83,7 @@ class ControlPartitions:
         return True
 
     async def catch_up(self, heads: Mapping[str, Position]) -> None:
-        """Know all of them up to these heads. Raises TransportUnavailable."""
+        """Read all control partitions up to these heads. Raises TransportUnavailable."""
         for name, control in self._by_name.items():
             await control.catch_up(heads.get(name))
 

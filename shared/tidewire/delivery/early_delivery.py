@@ -36,7 +36,7 @@ class EarlyDelivery:
     """The early events of this process."""
 
     def __init__(self, window: float, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """`window`: seconds in which the log takes an id for a repetition."""
+        """`window`: seconds for which the log recognizes a repeated id."""
         self.events: OrderedDict[tuple[str, str], Early] = OrderedDict()
         self._window = window
         self._clock = clock
@@ -46,7 +46,7 @@ class EarlyDelivery:
     def add(self, record: Record, number: int) -> bool:
         """Remember an event that is about to be delivered early; False if it must not be delivered again.
 
-        That happens: an append whose answer was lost is in the log and in the outbox.
+        It must not if the answer to its append was lost: the event is then in the log and in the outbox.
         """
         key = (record.partition, record.event.key)
         known = self.events.get(key)
@@ -71,7 +71,7 @@ class EarlyDelivery:
     def find(self, record: Record) -> Early | None:
         """Return the early delivery of an event, None if there was none; its place in the log is remembered.
 
-        Whoever reads that place first: the tail may have begun to follow after it, and then never brings it.
+        The first one that reads that place notes it, because a tail that began after the place never brings it.
         """
         if not self.events:
             return None
@@ -88,7 +88,7 @@ class EarlyDelivery:
 
 
 class ReadNumbers:
-    """Which numbers of the ring one subscriber has read: all up to its own, but for what left the ring before that."""
+    """Which numbers of the ring one subscriber has read: all up to its own, except those that left the ring unread."""
 
     __slots__ = ("_before", "_delivery", "_interest", "_start")
 
@@ -100,14 +100,14 @@ class ReadNumbers:
         self._before: tuple[tuple[int, int], ...] = ()  # (from, to) of what was read before `_start`
 
     def skip(self, number: int, to: int) -> None:
-        """Go on at `to` after everything before `number` was read: what is between has left the ring."""
+        """Continue at `to` after everything before `number` was read: the items between them have left the ring."""
         oldest = self._delivery.oldest
         read = () if oldest is None else (*self._before, (self._start, number))
         self._before = tuple(part for part in read if oldest is not None and part[1] > oldest)
         self._start = to
 
     def received(self, early: Early, number: int | None) -> bool:
-        """Return whether the event was sent early; everything before `number` was read, None: all in the ring."""
+        """Return whether the event was sent early. Everything before `number` was read; None: all of the ring."""
         at = early.number
         if at >= self._start:
             was_read = number is None or at < number

@@ -1,8 +1,8 @@
 """One record to all matching members: matched once per group, encoded once, and one write per member and turn.
 
 Members with the same interest and format form a group. A record is matched once per group, and encoded once for all
-groups that read the same partitions; what meets in one turn of the event loop is joined and written once. The cost of a
-record follows the members that it is for, not those connected.
+groups that read the same partitions. All frames for a member in one turn of the event loop are joined and written
+once. The cost of a record grows with the members that it is for, not with those connected.
 """
 
 import asyncio
@@ -48,8 +48,8 @@ class FanoutSnapshot(NamedTuple):
 class Fanout:
     """Delivers to the members, and keeps the ring for subscribers that are a little behind.
 
-    Each write to a member flushes the frames that are pending for it first. So the place of a member that falls behind
-    is the tail's, and never lies after a frame that the member was not given.
+    Each write to a member flushes the frames that are pending for it first. If a member falls behind, its place is
+    therefore the tail's, and every frame before that place has been written to it.
     """
 
     def __init__(

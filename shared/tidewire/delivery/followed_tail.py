@@ -94,7 +94,7 @@ class FollowedTail:
                 return heads
             await self._verify()
             await asyncio.sleep(backoff.next())
-        raise TransportUnavailable("The log answered with a state that is older than what was read from it before")
+        raise TransportUnavailable("The log answered with an older state than this process has already read from it")
 
     def is_past(self, heads: Cursor, tail: Mapping[str, Position] | None = None) -> bool:
         """Return whether the tail is past one of the heads: its place in `tail`, unless it has gone back meanwhile."""

@@ -11,8 +11,10 @@ from tidewire.protocol.sse import Format
 
 
 class Sink(Protocol):
-    """Where the bytes of one subscriber go. Nothing here raises: a client that is gone must not cost the next one its
-    events, so a sink without a client takes everything and does nothing.
+    """Where the bytes of one subscriber go.
+
+    A sink never raises, because a client that has gone must not cost the next client its events: without a client, it
+    takes all bytes and drops them.
     """
 
     def write(self, chunk: bytes) -> Awaitable[None] | None:

@@ -54,8 +54,8 @@ class HubSnapshot(NamedTuple):
 class Hub:
     """Publishes to a transport, and delivers what its tail brings to the subscribers of this process.
 
-    Whoever assigns the order delivers the event. If the transport is a log, what `dispatch` published comes back by
-    the tail: delivered before, it would move cursors past records that are still on their way.
+    If a log keeps an event, the log assigns the order, so only the tail delivers the event: an earlier delivery would
+    move cursors past records that are still on their way. If no log keeps it yet, `dispatch` delivers it at once.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class Hub:
         except (TimeoutError, TransportUnavailable) as error:
             why = error.detail if isinstance(error, TransportUnavailable) else f"no answer within {PING_SECONDS:g} s"
             meanwhile = "what is published is kept in memory" if self._buffers else "nothing can be published"
-            logger.warning("started while the transport is away, until it is back %s: %s", meanwhile, why)
+            logger.warning("started while the transport is away: until it is back, %s: %s", meanwhile, why)
 
     async def dispatch(self, events: Sequence[Event]) -> list[Receipt]:
         """Publish the events; each reaches every matching subscriber of every process once.
@@ -155,7 +155,7 @@ class Hub:
         issued_at: float = math.inf,
         wait_for_log: bool = False,
     ) -> Subscriber:
-        """Return a subscriber that `start` lets begin; `remove` must follow.
+        """Return a new subscriber. Its `start` begins the delivery; `remove` must follow.
 
         It is registered before the heads are read: nothing can fall between the two. Raises TransportUnavailable if the
         log cannot be reached; with `wait_for_log`, behind a fallback, the subscriber waits for the log instead, and

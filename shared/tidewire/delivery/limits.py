@@ -1,4 +1,4 @@
-"""Limits: events per publish key, connections per instance and per user."""
+"""Limits that end in a 429: events per publish key, connections per instance and per user."""
 
 import hashlib
 import math
@@ -33,7 +33,7 @@ class PublishRate:
         if wait > 0:
             maximum, seconds = self._rate
             raise TooManyRequests(
-                f"More than {maximum:,} events, or copies for user shards, in {seconds:g} s with this key"
+                f"This key may publish {maximum:,} events, or copies for user shards, per {seconds:g} s"
                 " (REALTIME_PUBLISH_RATE)",
                 "publish-rate",
                 math.ceil(wait),

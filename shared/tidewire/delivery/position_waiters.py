@@ -1,4 +1,4 @@
-"""Waiting for the tail: a crowd waits, and each record wakes only the subscribers that wait for its place."""
+"""Waiting for the tail: of thousands of waiting subscribers, a record wakes only those that wait for its place."""
 
 import asyncio
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ class PositionWaiters:
         return len(self._for_anything) + sum(map(len, self._by_partition.values()))
 
     def on_item(self, item: Record | Gap) -> None:
-        """Wake the subscribers that wait for this item: after a gap all of them, for the log is not what it was."""
+        """Wake the subscribers that wait for this item: after a gap all of them, because the log may have changed."""
         for future in self._for_anything:
             if not future.done():
                 future.set_result(None)
@@ -98,7 +98,7 @@ class _Heap:
             arrived.set_result(None)
 
     def _forget_one(self) -> None:
-        """Once half have given up, drop them: their place may be one that never comes."""
+        """Drop the waiters that have given up once they are half of all: the tail may never reach their place."""
         self._cancelled += 1
         if self._cancelled * 2 > len(self._waiting):
             self._waiting = [each for each in self._waiting if not each[3].done()]

@@ -1,4 +1,7 @@
-"""Reading the log for one reader: from its place to the head, in batches to its outlet."""
+"""Reading the log for one reader: from its place to the head, in batches to its outlet.
+
+A replay writes the gaps that `start_place` and the log (`tidewire.transports.log_base`) have found.
+"""
 
 import asyncio
 import logging
@@ -134,7 +137,7 @@ class Replay:
     ) -> None:
         """`read_heads` is where to read to after an interruption; it may raise TransportUnavailable.
 
-        `is_repetition` is there if an event can also reach the reader by another way than its place in the log.
+        `is_repetition` is None unless an event can also reach the reader early, before the log holds it.
         """
         self.partitions = place.partitions
         self.positions = place.positions
@@ -177,7 +180,7 @@ class Replay:
                 await self._outlet.write(self._format.heartbeat(self.cursor))
 
     def narrow_to(self, partitions: tuple[str, ...]) -> None:
-        """Read these partitions from now on, and the others no more."""
+        """Read only these partitions from now on."""
         if self.partitions != partitions:
             self.partitions = partitions
             self.positions = {name: at for name, at in self.positions.items() if name in partitions}

@@ -1,4 +1,4 @@
-"""Tokens that were revoked before their end: announced through the log, and so to every instance, now and later.
+"""Tokens that were revoked before their end: the log announces each revocation to every instance, now and later.
 
 A revocation is an event in a control partition. Each hub of a deployment with authentication reads that partition from
 its oldest record on, and ends the streams of the tokens that it names.

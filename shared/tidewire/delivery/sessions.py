@@ -145,7 +145,7 @@ class Session:
         if self.subscriber.ending == "revoked":
             raise Unauthorized("The token was revoked")
         if self.subscriber.ending == "token-expired":
-            raise Unauthorized("The token does not hold: it has expired")
+            raise Unauthorized("The token is not valid: it has expired")
         raise Unavailable(GOING_AWAY)
 
     def _set_timer(self, warn_at: float) -> None:

@@ -1,4 +1,8 @@
-"""Where a subscriber begins to read: its cursor, a time or the head, in the partitions of the schemes in use."""
+"""Where a subscriber begins to read: at its cursor, a time or the head. A cursor that cannot be used becomes a gap.
+
+It begins in the partitions of the schemes in use. The log itself (`tidewire.transports.log_base`) finds the gaps after
+a valid cursor.
+"""
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -14,7 +18,7 @@ ReadHeads = Callable[[Sequence[str]], Awaitable[Cursor]]
 
 
 def start_of_outage(start: Start) -> Start:
-    """Return where a subscriber begins that came while the log was away: without a cursor, at this moment's time.
+    """Return the start of a subscriber that came while the log was away: without a cursor, the current time.
 
     The clock is this process's; the log compares it with its own.
     """

@@ -160,7 +160,7 @@ class Subscriber:
     def close(self, reason: ClosingReason | None = None) -> None:
         """End the stream, and send the reason if there is one; a second call does nothing.
 
-        The last frame carries no id: what was matched and not written has to be read again on the resume.
+        The last frame carries no id, so that a client that resumes receives what was matched and not written.
         """
         if self.state is State.CLOSED:
             return

@@ -94,7 +94,7 @@ def decoded(body: bytes, request: Request, maximum: int) -> bytes:
     try:
         content = member.decompress(body, maximum + 1)
     except zlib.error:
-        raise InvalidRequest("The body is not gzip, which its Content-Encoding announces") from None
+        raise InvalidRequest("The body is not gzip, although its Content-Encoding is gzip") from None
     if len(content) > maximum:
         raise _too_large(maximum)
     if not member.eof or member.unused_data:  # each further member would cost a copy of the rest

@@ -206,7 +206,7 @@ class Connection(HttpConnection):
 
 
 def _encode(problem: Problem) -> bytes:
-    """Return a whole HTTP/1.1 response, for bytes that are no request which an app could answer."""
+    """Return a whole HTTP/1.1 response to bytes that are not a request that an app could answer."""
     first = f"HTTP/1.1 {problem.status} {HTTPStatus(problem.status).phrase}"
     headers = {**problem.headers, "content-length": str(len(problem.body))}
     head = [first, *(f"{name}: {value}" for name, value in headers.items()), "", ""]

@@ -48,7 +48,7 @@ class StreamApp:
     ) -> None:
         """Serve the hub's streams. `request_refresh` is called if the log could not be reached: its secret may be old.
 
-        Without `streams` only JSON pages are given: a host that buffers passes a response on once it is complete.
+        Without `streams` it serves only JSON pages, because a buffering host forwards only complete responses.
         """
         self._hub = hub
         self._streams = streams
@@ -175,7 +175,7 @@ class StreamApp:
     ) -> "_OpenStream":
         if send.connection is not None and send.connection.scarce:
             send.connection.refuse_stream()
-            raise Unavailable("This instance has no files left for one more stream; another one may have")
+            raise Unavailable("This instance has no file descriptor for another stream; another instance may have one")
         format = CLOUDEVENTS if query.format == "cloudevents" else DATA
         limits = [seconds for seconds in (_time_left(headers), self._settings.stream_seconds) if seconds is not None]
         seconds = min(limits, default=None)

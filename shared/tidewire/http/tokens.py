@@ -92,7 +92,9 @@ def routes(hub: Hub, settings: Settings) -> list[BaseRoute]:
         milliseconds = time.time_ns() // 1_000_000
         (receipt,) = await hub.dispatch([Revocation(wanted.user_id, milliseconds / 1000).event()])
         if not receipt.durable:  # it is in the outbox of this instance, and the others have not received it
-            raise Unavailable("The log is away: until it is back, only this instance applies the revocation; try again")
+            raise Unavailable(
+                "The log is unavailable: until it is back, only this instance applies the revocation; retry"
+            )
         return _json({"userId": wanted.user_id, "revokedBefore": rfc3339(milliseconds)}, 202)
 
     return [

@@ -1,4 +1,4 @@
-"""The parts of uvicorn and httptools that neither promises: no other module of Tidewire uses them.
+"""Uses the private parts of uvicorn and httptools, which may change: no other module of Tidewire uses them.
 
 `HttpConnection` and `HttpServer` are the interface for connection.py and server.py. tests/server/test_uvicorn.py names
 each private part, so that an update that changes one fails there and does not silently disable a limit.
@@ -26,7 +26,7 @@ MAX_QUEUED = 16  # pipelined requests that wait for the response before them
 
 
 class MalformedError(Exception):
-    """The peer sends no HTTP."""
+    """The peer does not send HTTP."""
 
 
 class TunnelError(Exception):

@@ -1,4 +1,7 @@
-"""The audience predicate, which live delivery and replay share: which subscriber receives which event."""
+"""The audience predicate, which live delivery and replay share: which subscriber receives which event.
+
+`tidewire.security.tokens.interest_of` makes a subscriber's `Interest` from its token.
+"""
 
 from typing import Protocol
 

@@ -1,4 +1,4 @@
-"""A circuit breaker before a store: while the store is away, calls fail at once, and one at a time tries it again."""
+"""A circuit breaker before a store: while the store is away, calls fail at once, and one call at a time probes it."""
 
 import logging
 import math

@@ -131,7 +131,7 @@ def _is_bool_or_int32(value: object) -> bool:
 
 
 def names_audience(attribute: str) -> bool:
-    """Whether an attribute is `userids`, or could be meant as it: as an extension, the event would become public.
+    """Whether an attribute is `userids`, or could be meant as it: as an extension it would leave the event public.
 
     That is: equal but for case, hyphens and underscores; one letter added, missing, changed or swapped; or a name that
     other products give an audience. `topics` is reserved, so it is refused as an attribute too.

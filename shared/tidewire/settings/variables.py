@@ -179,7 +179,7 @@ def _origin(env: Mapping[str, str], name: str, text: str) -> str:
     if not text.isascii():
         raise SettingsError(name, "must contain hosts in punycode, as browsers send them: https://xn--…")
     if text == "null":
-        raise SettingsError(name, "must not contain null: sandboxed pages and local files of everyone have that origin")
+        raise SettingsError(name, "must not contain null, because every sandboxed page and local file has that origin")
     parts = split_url(env, name, text)
     host = parts.netloc.rpartition(":")[0] if parts.port is not None else parts.netloc
     if parts.scheme not in _DEFAULT_PORTS or not _HOST.fullmatch(host) or text.partition("://")[2] != parts.netloc:

@@ -40,7 +40,7 @@ class Part(NamedTuple):
 
 
 class Placed(NamedTuple):
-    """The event is in its partition; `duplicate`: it was before the append."""
+    """The event is in its partition; `duplicate`: it was there before this append."""
 
     position: Position
     duplicate: bool
@@ -99,7 +99,8 @@ class Writer:
             if registry is not None:
                 self.registry = registry
         raise TransportUnavailable(
-            "The partition schemes of the log change all the time: do all instances have the same?"
+            "The partition schemes of the log keep changing: set the same REALTIME_PARTITIONS and"
+            " REALTIME_USER_SHARDS on all instances"
         )
 
     async def announce(self) -> None:

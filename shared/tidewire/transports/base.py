@@ -33,8 +33,8 @@ class Receipt(msgspec.Struct, frozen=True):
     """The result for one published event; `positions` is None if no log keeps it.
 
     `duplicate`: the same event was appended before, within the idempotency window, and not again; the positions are the
-    first append's. `durable`: False while the event is only in this process's memory, until the log is back; whether
-    the log knows its id already is unknown then.
+    first append's. `durable`: False while the event is only in this process's memory, until the log is back; it is
+    then unknown whether the log already knows its id.
     """
 
     id: str
@@ -96,11 +96,11 @@ class Verifying(Tail, Protocol):
 
 @runtime_checkable
 class Explaining(Protocol):
-    """A tail that knows why it is not running: each one whose store can be away, or refuse it."""
+    """A tail that knows why it is not running: every tail whose store can be away, or can refuse a read."""
 
     @property
     def failure(self) -> str | None:
-        """Why its last read failed, in words that anybody may read; None if none has failed."""
+        """Why its last read failed, as public text without secrets; None if none has failed."""
 
 
 @runtime_checkable
@@ -173,12 +173,12 @@ class Log(Transport, Protocol):
         """
 
     def replay_pages(self, after: Cursor, until: Cursor) -> AsyncGenerator[Sequence[Record | Gap]]:
-        """Yield the same page by page: no step per record, if the page is a RecordPage. To be closed by the caller."""
+        """Yield the items of `replay` page by page; a RecordPage needs no step per record. The caller closes it."""
 
 
 @runtime_checkable
 class Fallible(Protocol):
-    """A transport that knows whether its store could be reached last time: each one that is not in this process."""
+    """A transport that knows whether the last call reached its store: every one whose store is not this process."""
 
     @property
     def is_away(self) -> bool:
@@ -187,7 +187,7 @@ class Fallible(Protocol):
 
 @runtime_checkable
 class Buffering(Fallible, Protocol):
-    """A log that accepts events while it is away: those that were delivered early, the tail brings once more."""
+    """A log that accepts events while it is away; the tail later brings the events that were delivered early again."""
 
     @property
     def backlog(self) -> Backlog:

@@ -1,4 +1,4 @@
-"""What goes wrong between a process and its store: one set of errors, and one table of what Redis' refusals mean.
+"""Errors between a process and its store, and `REFUSALS`: what each refusal of Redis means (READONLY, OOM, NOPERM …).
 
 StoreError
 ├── ConnectionLost       no connection could be opened, or it broke: what was sent may have been done
@@ -16,7 +16,7 @@ from tidewire.errors import AppendRefused, TransportRefused, TransportUnavailabl
 
 
 class StoreError(Exception):
-    """Base of all. The text is ours or a code, never what came over the wire: it may be logged and returned."""
+    """Base of all. Its text is ours or a code, never text from the wire, so it may be logged and returned."""
 
 
 class ConnectionLost(StoreError):

@@ -48,14 +48,14 @@ class EventBridge:
         for index, entry in enumerate(entries):
             if size_of(entry) > MAX_REQUEST_BYTES:
                 raise ContentTooLarge(
-                    "EventBridge takes less than 1 MB at once, the users and attributes of an event included",
+                    "EventBridge accepts less than 1 MB per request, including the users and attributes of an event",
                     [(_pointer(index, events), f"has {size_of(entry):,} bytes on the bus")],
                 )
         failed = await self._put_all(entries)
         if failed:
             codes = ", ".join(sorted(set(failed.values())))
             raise TransportUnavailable(
-                f"EventBridge has not taken {len(failed)} of {len(events)} events ({codes})",
+                f"EventBridge did not accept {len(failed)} of {len(events)} events ({codes})",
                 errors=[(_pointer(index, events), code) for index, code in sorted(failed.items())],
             )
         return [Receipt(event.id, None) for event in events]
@@ -158,7 +158,7 @@ def batches(entries: Mapping[int, Entry]) -> Iterator[dict[int, Entry]]:
 
 
 async def _refuse() -> None:
-    raise TransportUnavailable("Events leave here by EventBridge and cannot be read: streams read the log behind it")
+    raise TransportUnavailable("EventBridge only carries events to the log behind the bus: read that log instead")
 
 
 def _code(error: TransportUnavailable) -> str:

@@ -1,4 +1,4 @@
-"""A small HTTP/1.1 client for what starts cold: POSTs to one host over kept connections; httptools parses the replies.
+"""A small HTTP/1.1 client for cold starts: POSTs to one host over kept connections; httptools parses the replies.
 
 httpx takes longer to import than a function takes to start and to publish. This client has no proxies, redirects,
 cookies or compression.

@@ -1,4 +1,4 @@
-"""What all logs share: an adapter has its store's commands, and `LogBase` makes a log of them.
+"""What all logs share: `LogBase` makes a log of an adapter's commands, and a `Gap` wherever records are missing.
 
 Every page is proven complete as it is read: offsets are contiguous, and each record's check is chained to the one
 before it.

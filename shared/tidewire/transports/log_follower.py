@@ -1,4 +1,4 @@
-"""Following a log live: the position in each partition, and the proof that no record was missed."""
+"""Following a log live: records in order with the proof that none is missing, or a `Gap` where one is."""
 
 import asyncio
 from abc import ABC, abstractmethod

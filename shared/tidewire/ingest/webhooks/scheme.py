@@ -77,7 +77,7 @@ def check_time(timestamp: str, now: float) -> None:
     if not _TIMESTAMP.fullmatch(timestamp):
         raise BadSignature("The signature's timestamp is not a time in seconds")
     if abs(now - int(timestamp)) > TOLERANCE:
-        raise BadSignature(f"The signature's timestamp is more than {TOLERANCE:g} s away")
+        raise BadSignature(f"The signature's timestamp differs from the server's time by more than {TOLERANCE:g} s")
 
 
 def check_any(expected: Iterable[str], given: Sequence[str]) -> None:
@@ -124,4 +124,4 @@ def verified_claims(token: str, keys: Sequence[bytes], issuer: str, required: Se
 def check_hash(claim: object, expected: str) -> None:
     """Raise BadSignature unless a token's claim is the expected hash of the body."""
     if not isinstance(claim, str) or not hmac.compare_digest(claim.encode("utf-8", "surrogatepass"), expected.encode()):
-        raise BadSignature("The signature is that of another body")
+        raise BadSignature("The signature is for another body")

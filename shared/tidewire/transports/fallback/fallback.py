@@ -62,7 +62,7 @@ class Fallback:
         self._refusing: dict[
             str, str
         ] = {}  # partitions of events that were refused alone; nothing was accepted there since
-        self._flushing: asyncio.Task[None] | None = None
+        self._emptying: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
 
     async def publish(self, events: Sequence[Event]) -> list[Receipt]:
@@ -143,14 +143,14 @@ class Fallback:
     async def aclose(self) -> None:
         """Append the rest within `LAST_FLUSH` seconds, log as an error how much is lost, and close the log."""
         self._closing.set()
-        if (flushing := self._flushing) is not None:
-            await asyncio.wait((flushing,), timeout=LAST_FLUSH)
-            await stop(flushing)
+        if (emptying := self._emptying) is not None:
+            await asyncio.wait((emptying,), timeout=LAST_FLUSH)
+            await stop(emptying)
         self._refuse(self._outbox.overflow)
         self._outbox.release_waiters()
         if self._outbox:
             log.error(
-                "LOST: %d events (%d bytes of data), accepted as not durable while the log was away; it is away still",
+                "LOST: %d events (%d bytes of data), accepted as not durable: the log is still away",
                 len(self._outbox),
                 sum(len(entry.event.data) for entry in self._outbox),
             )
@@ -168,11 +168,11 @@ class Fallback:
             OUTBOX_REFUSED.add(by=len(events))
             raise
         OUTBOX_TAKEN.add(by=sum(not known for _, known in taken))
-        if self._flushing is None:
-            self._flushing = asyncio.create_task(self._flush())
+        if self._emptying is None:
+            self._emptying = asyncio.create_task(self._empty_outbox())
         return taken
 
-    async def _flush(self) -> None:
+    async def _empty_outbox(self) -> None:
         """Append the outbox in order until it is empty; a failure of any kind is followed by another try."""
         backoff = Backoff(cap=CAP)
         maximum = 1
@@ -199,7 +199,7 @@ class Fallback:
             self._note_back()
             log.info("the outbox is empty: the log holds all of its events")
         finally:
-            self._flushing = None
+            self._emptying = None
 
     async def _append(self, batch: Sequence[Entry]) -> EventRefused | TransportUnavailable | None:
         """Append entries; return the error if they were not."""
@@ -322,7 +322,7 @@ class Fallback:
     def _note_back(self) -> None:
         if self._is_away:
             self._is_away = False
-            log.warning("the log is back: it gets the %d events that were kept in memory", len(self._outbox))
+            log.warning("the log is back: appending the %d events that were kept in memory", len(self._outbox))
 
 
 def _receipt(event: Event, appended: Receipt | None, known: bool) -> Receipt:

@@ -1,4 +1,4 @@
-"""The outbox: a bounded queue of accepted events, to be appended to a log that is away."""
+"""The outbox: a bounded queue of accepted events that wait for an unavailable log; `Fallback` empties it."""
 
 import asyncio
 from collections import OrderedDict

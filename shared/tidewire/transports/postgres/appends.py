@@ -72,7 +72,7 @@ class Appends:
             async with asyncio.timeout(TIMEOUT):
                 return await answer
         except TimeoutError as error:
-            raise TransportUnavailable("Postgres does not answer in time") from error
+            raise TransportUnavailable("Postgres did not answer in time") from error
 
     async def aclose(self) -> None:
         """Wait for the append that is under way."""

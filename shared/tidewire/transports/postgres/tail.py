@@ -176,7 +176,7 @@ class PostgresTail(FollowingTail):
                 await self._check_heads(fetch)  # raises if the connection has gone silent
                 raise _NotNotifiedError from None
             if self._reconnect_requested:
-                raise TransportUnavailable("the connection that listens was ended")
+                raise TransportUnavailable("the listening connection was closed")
             self.advice = None
         self._not_listening.clear()
 
@@ -191,7 +191,7 @@ class PostgresTail(FollowingTail):
         while True:
             self._wake.clear()
             if self._reconnect_requested:
-                raise TransportUnavailable("the connection that listens was ended, or is as old as one that failed")
+                raise TransportUnavailable("the listening connection was closed, or is as old as one that failed")
             await self._read(fetch)
             try:
                 async with asyncio.timeout_at(next_check):

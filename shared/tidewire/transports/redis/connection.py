@@ -1,7 +1,7 @@
 """One connection to Redis: hiredis packs commands and parses replies on a transport of the event loop.
 
 redis-py adds a tenth of a millisecond to each command, more than a script takes in Redis, and its import costs a
-function that starts cold as much as all of ours. The protocol is RESP2
+function that starts cold as much as the import of all of Tidewire. The protocol is RESP2
 (https://redis.io/docs/latest/develop/reference/protocol-spec/).
 """
 

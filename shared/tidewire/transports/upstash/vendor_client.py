@@ -1,8 +1,8 @@
-"""The vendor's client, `upstash-redis`, for what lives long: its pipelines over httpx, under the rules of `Session`.
+"""The vendor's client, `upstash-redis`, for long-lived processes: pipelines over httpx, under the rules of `Session`.
 
 Its own HTTP client ignores the status (a refused pipeline is an AttributeError there) and Retry-After, waits for a
-reply without end, and keeps only the first error of a pipeline; its `Redis` would open a second one. So `execute`, to
-which its pipelines give their commands, is ours. Telemetry is off.
+reply without a time-out, and keeps only the first error of a pipeline; its `Redis` would open a second one. So
+`execute`, to which its pipelines give their commands, is ours. Telemetry is off.
 """
 
 import asyncio
