@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from typing import TypeVar
 
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 from tests.postgres_server import make_postgres, postgres_database, postgres_server, postgres_url  # noqa: F401
 from tests.processes import Instance, MakeInstance, MakeRedis, RedisServer, ServerProcess
@@ -14,6 +14,15 @@ from tests.upstash.stand_in import StandIn
 
 # A time limit for one example would measure how busy the machine is; pytest-timeout bounds a test.
 settings.register_profile("tidewire", deadline=None, print_blob=True)
+# For scripts/mutate: the same examples for each mutant, and a mutant is killed by the first that fails.
+settings.register_profile(
+    "mutants",
+    settings.get_profile("tidewire"),
+    derandomize=True,
+    max_examples=40,
+    database=None,
+    phases=[Phase.explicit, Phase.generate],
+)
 settings.load_profile("tidewire")
 
 IN_CI = os.environ.get("CI", "").lower() not in ("", "0", "false")

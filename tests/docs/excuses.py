@@ -66,6 +66,7 @@ RUN_ELSEWHERE = {
     "python3 scripts/netlify_build.py": "tests/unit/test_netlify_build.py",
     "scripts/chaos": "tests/faults/test_chaos.py",
     "scripts/fuzz": "tests/properties/test_delivery.py",
+    "scripts/mutate": "scripts/mutate.py",  # takes an hour, so no test runs it
     "scripts/netlify dev": "tests/netlify/test_netlify_dev.py",
     "scripts/osls": "tests/deploy/conftest.py",  # only `package`: the rest needs an AWS account
     "scripts/package": "tests/deploy/conftest.py",

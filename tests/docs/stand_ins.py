@@ -188,6 +188,7 @@ CHECKS: Mapping[str, Callable[[Arguments], None]] = {
     "scripts/bench": _bench,
     "scripts/chaos": _parsed("chaos.__main__"),
     "scripts/fuzz": _parsed("tests.properties.fuzz"),
+    "scripts/mutate": _parsed("scripts.mutate"),
     "scripts/test": _test,
     "scripts/package": _package,
     "scripts/osls": _osls,
