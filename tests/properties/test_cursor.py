@@ -1,7 +1,9 @@
 """The cursor: what was encoded is read again, and nothing that a client can send raises."""
 
+import base64
 import string
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from tidewire.model.cursor import MAX_LENGTH, MAX_OFFSET, Cursor, Position, encode_one
@@ -88,3 +90,53 @@ def test_a_damaged_cursor_does_not_raise(cursor: Cursor, data: st.DataObject) ->
 def test_an_offset_that_not_every_store_can_count_is_no_cursor(offset: int) -> None:
     text = Cursor({"all": Position(1, offset)}).encode()
     assert Cursor.parse(text) is None
+
+
+def with_names(packed: bytes, positions: str) -> str:
+    """A cursor's text with these partitions, as its version 1 packs them."""
+    return "1" + base64.urlsafe_b64encode(packed).rstrip(b"=").decode() + ".0" + positions
+
+
+EPOCH = (7).to_bytes(6, "big")
+
+
+def test_version_1_is_read_as_it_is_described() -> None:
+    """Clients keep cursors over releases."""
+    read = Cursor.parse(with_names(b"\x01a" + EPOCH + b"\x02b:" + EPOCH, ".ff-01234567.1-"))
+    assert read == Cursor({"a": Position(7, 255, "01234567"), "b:": Position(7, 1)})
+
+
+@pytest.mark.parametrize(
+    ("packed", "positions"),
+    [
+        (b"\x01a" + EPOCH[:5], ".1-"),  # the epoch is cut
+        (b"\x05a" + EPOCH, ".1-"),  # the name is cut
+        (b"\x03a b" + EPOCH, ".1-"),
+        (b"\x00" + EPOCH, ".1-"),
+        (b"\x02\xc3\xa9" + EPOCH, ".1-"),
+        (b"\x01a" + EPOCH + b"\x01a" + EPOCH, ".1-.2-"),
+        (b"\x01a" + EPOCH, ""),
+        (b"\x01a" + EPOCH, ".1-.2-"),
+    ],
+)
+def test_a_cursor_with_other_partitions_is_none(packed: bytes, positions: str) -> None:
+    """Names cut, malformed or repeated, or not one position for each: a gap is announced."""
+    assert Cursor.parse(with_names(packed, positions)) is None
+
+
+def test_the_longest_cursor_is_read_and_no_longer_one() -> None:
+    """The length is checked before anything is decoded."""
+    packed, positions = b"", ""
+    for index in range(200):
+        packed += b"\x02" + f"{index:02x}".encode() + EPOCH
+        positions += ".1-"
+    names = with_names(packed, "").removesuffix(".0")
+    text = names + ".0" + positions
+    missing = MAX_LENGTH - len(text)
+    assert 0 < missing < 13 * 200
+    # Leading zeros make it longer, and change nothing.
+    padded = "".join(f".{'0' * min(13, max(0, missing - 13 * index))}1-" for index in range(200))
+    longest = names + ".0" + padded
+    assert len(longest) == MAX_LENGTH
+    assert Cursor.parse(longest) == Cursor.parse(text) is not None
+    assert Cursor.parse(names + ".00" + padded) is None
