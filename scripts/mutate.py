@@ -74,6 +74,8 @@ process_isolation = "forkserver"
 
 KILLED = {"killed", "timeout", "segfault", "suspicious"}
 
+SURVIVED = {"survived", "no tests"}
+
 
 @dataclass
 class Result:
@@ -100,9 +102,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/mutate", description=__doc__.partition("\n")[0])
     parser.add_argument("chosen", nargs="*", metavar="ROOM or MODULE", help=f"{', '.join(ROOMS)}, or model/cursor.py")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after this time, and report")
-    parser.add_argument(
-        "--again", action="store_true", help="test only the survivors of earlier runs, with today's tests"
-    )
+    parser.add_argument("--again", action="store_true", help="test the survivors of earlier runs too")
     parser.add_argument("--report", action="store_true", help="only print the report of earlier runs")
     parsed = parser.parse_args(arguments)
     parsed.rooms = _rooms(parser, parsed.chosen)
@@ -121,8 +121,9 @@ def main() -> int:
         folder = ROOT / "build" / "mutate" / room.removesuffix(".py")
         if not arguments.report:
             _prepare(folder, room, modules)
-            again = _survivors(folder, modules) if arguments.again else []
-            _run(folder, deadline, again)
+            if arguments.again:
+                _forget_survivors(folder, modules)
+            _run(folder, deadline)
         results = [_read(folder, module, equivalent) for module in modules]
         _print(room, results)
         killed, tested = sum(one.killed for one in results), sum(one.tested for one in results)
@@ -176,45 +177,53 @@ def _prepare(folder: Path, room: str, modules: Sequence[str]) -> None:
     (folder / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text() + configuration)
 
 
-def _run(folder: Path, deadline: float, names: Sequence[str]) -> None:
+def _run(folder: Path, deadline: float) -> None:
     """Run mutmut until it is done, or until the deadline."""
-    command = [sys.executable, "-m", "mutmut", "run", "--max-children", str(WORKERS), *names]
+    command = [sys.executable, "-m", "mutmut", "run", "--max-children", str(WORKERS)]
     environment = {**os.environ, "PYTHONPATH": str(PACKAGES), "PYTHONDONTWRITEBYTECODE": "1"}
     with subprocess.Popen(command, cwd=folder, env=environment, start_new_session=True) as process:
         try:
             process.wait(None if deadline == float("inf") else max(0.0, deadline - time.monotonic()))
         except (subprocess.TimeoutExpired, KeyboardInterrupt):
-            process.send_signal(signal.SIGINT)
-            process.wait()
+            pass  # each result is saved at once
         finally:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)  # servers of mutants that were stopped
+                os.killpg(process.pid, signal.SIGTERM)  # also the servers of mutants
+                time.sleep(1)
+                os.killpg(process.pid, signal.SIGKILL)
 
 
-def _metadata(folder: Path, module: str) -> dict[str, int | None]:
-    path = folder / "mutants" / "src" / "tidewire" / f"{module}.meta"
-    codes: dict[str, int | None] = json.loads(path.read_text())["exit_code_by_key"] if path.exists() else {}
-    return codes
+def _path(folder: Path, module: str) -> Path:
+    """Return the file in which mutmut keeps the results of a module."""
+    return folder / "mutants" / "src" / "tidewire" / f"{module}.meta"
 
 
 def _statuses(folder: Path, module: str) -> Iterator[tuple[str, str]]:
     """Return the name and status of each mutant of a module."""
     status_by_exit_code = importlib.import_module("mutmut.stats").status_by_exit_code
-    for name, code in _metadata(folder, module).items():
+    path = _path(folder, module)
+    codes = json.loads(path.read_text())["exit_code_by_key"] if path.exists() else {}
+    for name, code in codes.items():
         yield name, status_by_exit_code[code]
 
 
-def _survivors(folder: Path, modules: Sequence[str]) -> list[str]:
-    return [
-        name for module in modules for name, status in _statuses(folder, module) if status in ("survived", "no tests")
-    ]
+def _forget_survivors(folder: Path, modules: Sequence[str]) -> None:
+    """Make mutmut test the survivors again; it keeps the results of unchanged functions, also if tests changed."""
+    for module in modules:
+        path = _path(folder, module)
+        if path.exists():
+            found = json.loads(path.read_text())
+            for name, status in _statuses(folder, module):
+                if status in SURVIVED:
+                    found["exit_code_by_key"][name] = None
+            path.write_text(json.dumps(found))
 
 
 def _read(folder: Path, module: str, equivalent: Sequence[Mapping[str, str]]) -> Result:
     """Return a module's results, with the diffs of the survivors that are not listed as equivalent."""
     result = Result(module)
     for name, status in _statuses(folder, module):
-        diff = _diff(folder, module, name) if status in ("survived", "no tests") else ""
+        diff = _diff(folder, module, name) if status in SURVIVED else ""
         lines = [line[1:].strip() for line in diff.splitlines() if re.match(r"[-+](?![-+]{2} )", line)]
         if lines and any(module == one["module"] and lines == [one["code"], one["mutant"]] for one in equivalent):
             status = "equivalent"  # noqa: PLW2901

@@ -53,6 +53,14 @@ def test_copies_divide_the_audience_and_nothing_else(scheme: Partitions) -> None
         )
 
 
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_copies_are_counted_as_they_are_routed(scheme: Partitions) -> None:
+    """The count bounds a batch before anything is appended."""
+    events = [make("a"), make("a", ("u1",)), make("c", tuple(f"u{n}" for n in range(20)))]
+    assert [scheme.copies([event]) for event in events] == [len(scheme.route(event)) for event in events]
+    assert scheme.copies(events) == sum(len(scheme.route(event)) for event in events)
+
+
 def test_by_default_all_is_in_one_partition() -> None:
     assert Partitions().route(make("a", ("u1",))) == [(ALL, make("a", ("u1",)))]
     assert Partitions().partitions_for(Interest("u1", frozenset({"a"}))) == (ALL,)

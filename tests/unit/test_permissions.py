@@ -35,6 +35,25 @@ def test_a_covered_pattern_allows_nothing_more(patterns: list[str], wanted: str,
         assert allowed(patterns, name)
 
 
+@pytest.mark.parametrize(
+    ("pattern", "covered"),
+    [
+        ("order.a", True),
+        ("order.*", True),
+        ("order.a.*", True),
+        ("order*", False),
+        ("*", False),
+        ("task", True),
+        ("task*", False),
+        ("tas", False),
+        ("other", False),
+    ],
+)
+def test_a_pattern_is_covered_by_a_prefix_or_its_name(pattern: str, covered: bool) -> None:
+    """A key cannot issue a token for more types than it has itself."""
+    assert AllowedTypes.parse(["order.*", "task"]).covers(pattern) is covered
+
+
 @given(PATTERNS, NAMES, st.booleans())
 async def test_predicate_partitions_and_fan_out_agree(patterns: list[str], name: str, public: bool) -> None:
     """And no event arrives twice."""

@@ -124,9 +124,22 @@ def test_pages_are_cut_by_offset() -> None:
     read = RecordPage.parse("all", 7, 1, stored(*(Event(str(n), "t", b"1") for n in range(1, 6))))
     assert read is not None
     assert [record.event.id for record in read.up_to(3)] == ["1", "2", "3"]
+    assert [record.event.id for record in read.up_to(4)] == ["1", "2", "3", "4"]
+    assert list(read.up_to(0)) == []
     assert read.up_to(5) is read
     assert [record.event.id for record in read[3:]] == ["4", "5"]
+    assert list(read[1:4]) == list(read)[1:4]
+    cut = read[2:]
+    assert (cut.partition, cut.epoch, cut.first) == ("all", 7, 3)
     assert read[-1].position == Position(7, 5, "00000005", 1_790_000_000_002)
+
+
+@pytest.mark.parametrize(("end", "is_one_line"), [(b" ", True), (b"\n", False), (b"\r", False), (b"\r\n", False)])
+def test_a_page_without_line_ends_needs_no_splitting(end: bytes, is_one_line: bool) -> None:
+    """Only such a page is written without a search in each record; a line end in a frame would cut the event."""
+    read = RecordPage.parse("all", 7, 1, stored(Event("1", "t", b"[1]"), Event("2", "t", b"[1," + end + b"2]")))
+    assert read is not None
+    assert read.one_line is is_one_line
 
 
 @given(events)

@@ -25,7 +25,7 @@ class AllowedTypes(msgspec.Struct, frozen=True):
         for prefix in candidates:  # sorted, so that a prefix follows directly on the one that covers it
             if not prefixes or not prefix.startswith(prefixes[-1]):
                 prefixes.append(prefix)
-        names = (name for name in given if not name.endswith("*") and not name.startswith(tuple(prefixes)))
+        names = (name for name in given if not name.startswith(tuple(prefixes)))  # a pattern starts with its own prefix
         return cls(frozenset(names), tuple(prefixes))
 
     def __contains__(self, type: str) -> bool:
