@@ -114,7 +114,7 @@ def main() -> int:
     arguments = parse()
     sys.path.insert(0, str(PACKAGES))
     deadline = time.monotonic() + arguments.seconds
-    equivalent = tomllib.loads(EQUIVALENT.read_text())["mutant"]
+    equivalent = _equivalent()
 
     enough = True
     for room, modules in arguments.rooms.items():
@@ -219,13 +219,18 @@ def _forget_survivors(folder: Path, modules: Sequence[str]) -> None:
             path.write_text(json.dumps(found))
 
 
-def _read(folder: Path, module: str, equivalent: Sequence[Mapping[str, str]]) -> Result:
+def _equivalent() -> set[tuple[str, str, str]]:
+    """Return module, line and mutated line of the mutants that no test can kill."""
+    listed = tomllib.loads(EQUIVALENT.read_text())["equivalent"]
+    return {(one["module"], one["code"], mutant) for one in listed for mutant in one["mutants"]}
+
+
+def _read(folder: Path, module: str, equivalent: set[tuple[str, str, str]]) -> Result:
     """Return a module's results, with the diffs of the survivors that are not listed as equivalent."""
     result = Result(module)
     for name, status in _statuses(folder, module):
         diff = _diff(folder, module, name) if status in SURVIVED else ""
-        lines = [line[1:].strip() for line in diff.splitlines() if re.match(r"[-+](?![-+]{2} )", line)]
-        if lines and any(module == one["module"] and lines == [one["code"], one["mutant"]] for one in equivalent):
+        if (module, *_changed(diff)) in equivalent:
             status = "equivalent"  # noqa: PLW2901
         elif diff:
             result.survivors.append(f"{name}: {status}\n{diff}")
@@ -241,6 +246,11 @@ def _diff(folder: Path, module: str, name: str) -> str:
         return str(show(name, path=Path("src", "tidewire", module)))
     finally:
         os.chdir(before)
+
+
+def _changed(diff: str) -> list[str]:
+    """Return the changed lines of a diff: first those removed, then those added."""
+    return [line[1:].strip() for line in diff.splitlines() if re.match(r"-(?!--)|\+(?!\+\+)", line)]
 
 
 def _print(room: str, results: Sequence[Result]) -> None:
