@@ -70,7 +70,7 @@ def test_every_link_and_script_in_a_document_exists(document: str) -> None:
     named = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'(?:src|srcset|href)="([^"]+)"', text)
     links = [link for link in named if "://" not in link]
     missing = [link for link in links if not leads_somewhere(path, link)]
-    scripts = set(re.findall(r"(?<![\w/.])(scripts/[a-z_]+(?:\.py)?)\b", text))
+    scripts = set(re.findall(r"(?<![\w/.])(scripts/[a-z_]+(?:\.(?:py|toml))?)\b", text))
     missing += [script for script in scripts if not (ROOT / script).exists()]
     assert missing == []
 
