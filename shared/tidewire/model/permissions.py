@@ -33,7 +33,7 @@ class AllowedTypes(msgspec.Struct, frozen=True):
 
     def covers(self, pattern: str) -> bool:
         """Whether every type that matches this name or pattern is in the set."""
-        return pattern[:-1].startswith(self.prefixes) if pattern.endswith("*") else pattern in self
+        return pattern in self  # for a pattern too: no name has a `*`, and a longer prefix starts with a shorter one
 
     def patterns(self) -> list[str]:
         """Return the names and patterns of this set; `parse` makes an equal set of them."""

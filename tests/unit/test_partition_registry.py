@@ -1,0 +1,29 @@
+"""Partition schemes in use, computed from their announcements."""
+
+from tidewire.model.audience import Interest
+from tidewire.model.partition_schemes import Announcement, Registry
+from tidewire.model.partitions import ALL, Partitions
+
+OLD, NEW = Partitions(), Partitions(frozenset({"a"}))
+HOUR = 3_600_000
+
+
+def announced(scheme: Partitions, time: int, *, since: int | None = None) -> tuple[Announcement, int]:
+    """An announcement of the scheme that is kept for one hour, with the time of its record."""
+    return Announcement(tuple(sorted(scheme.types)), scheme.user_shards, HOUR, since), time
+
+
+def test_a_partition_of_two_schemes_begins_with_the_older() -> None:
+    """A later begin would hide the records of the older scheme from a new reader."""
+    for first, second in ((OLD, NEW), (NEW, OLD)):
+        registry = Registry("", [announced(first, 1_000), announced(second, 2_000)])
+        assert registry.begins(Interest(None))[ALL] == 1_000
+    registry = Registry("", [announced(NEW, 2_000), announced(OLD, 2_500, since=500)])
+    assert registry.begins(Interest(None)) == {ALL: 500, "a": 2_000}
+
+
+def test_a_scheme_ends_if_others_are_renewed_for_its_time_and_it_is_not() -> None:
+    """At the last millisecond of its time it is still in use."""
+    old = announced(OLD, 1_000)
+    assert Registry("", [old, announced(NEW, 1_000 + HOUR)]).in_use.keys() == {OLD, NEW}
+    assert Registry("", [old, announced(NEW, 1_001 + HOUR)]).in_use.keys() == {NEW}
