@@ -6,7 +6,7 @@ import string
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from tidewire.model.cursor import MAX_LENGTH, MAX_OFFSET, Cursor, Position, encode_one
+from tidewire.model.cursor import MAX_LENGTH, MAX_OFFSET, Cursor, Position, Start, encode_one
 
 TIMES = st.integers(0, 2**48 - 1)
 names = st.text(string.ascii_letters + string.digits + "._:-", min_size=1, max_size=160)
@@ -140,3 +140,14 @@ def test_the_longest_cursor_is_read_and_no_longer_one() -> None:
     assert len(longest) == MAX_LENGTH
     assert Cursor.parse(longest) == Cursor.parse(text) is not None
     assert Cursor.parse(names + ".00" + padded) is None
+
+
+@pytest.mark.parametrize(
+    ("cursor", "names_more"),
+    [(None, False), ("not a cursor", False), (Cursor({}).encode(), False)]
+    + [(Cursor(dict.fromkeys(named, Position(1, 1))).encode(), more) for named, more in
+       [(["a"], False), (["a", "b"], False), (["c"], True), (["a", "b", "c"], True)]],
+)  # fmt: skip
+def test_a_start_names_more_partitions_than_are_read(cursor: str | None, names_more: bool) -> None:
+    """Then the cursor is of another scheme, or of a subscriber who could read more."""
+    assert Start(cursor).names_more_than(["a", "b"]) is names_more

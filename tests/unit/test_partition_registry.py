@@ -1,7 +1,9 @@
 """Partition schemes in use, computed from their announcements."""
 
+import pytest
 from tidewire.model.audience import Interest
-from tidewire.model.partition_schemes import Announcement, Registry
+from tidewire.model.cursor import MAX_OFFSET, Cursor, Position
+from tidewire.model.partition_schemes import Announcement, Registry, longest_cursor
 from tidewire.model.partitions import ALL, Partitions
 
 OLD, NEW = Partitions(), Partitions(frozenset({"a"}))
@@ -27,3 +29,12 @@ def test_a_scheme_ends_if_others_are_renewed_for_its_time_and_it_is_not() -> Non
     old = announced(OLD, 1_000)
     assert Registry("", [old, announced(NEW, 1_000 + HOUR)]).in_use.keys() == {OLD, NEW}
     assert Registry("", [old, announced(NEW, 1_001 + HOUR)]).in_use.keys() == {NEW}
+
+
+@pytest.mark.parametrize("shards", [1, 2, 10, 11, 100, 101, 256])
+def test_the_longest_cursor_is_the_one_with_the_longest_names(shards: int) -> None:
+    """Rounded up to whole groups of base64: at most four characters more."""
+    last = Position(2**48 - 1, MAX_OFFSET, "01234567", 2**40)
+    names = [ALL, f"{ALL}:u{shards - 1}", "order", f"order:u{shards - 1}"]
+    written = Cursor(dict.fromkeys(names, last)).encode()
+    assert 0 <= longest_cursor([Partitions(frozenset({"order"}), shards)]) - len(written) <= 4

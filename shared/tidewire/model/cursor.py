@@ -66,7 +66,7 @@ class Cursor(msgspec.Struct, frozen=True):
             return None
         names, time, positions = match.groups()
         try:
-            partitions = _unpack(base64.urlsafe_b64decode(names + "=" * (-len(names) % 4)))
+            partitions = _unpack(base64.urlsafe_b64decode(names + "=="))  # excess padding is ignored
         except (binascii.Error, IndexError, ValueError):
             return None
         offsets = [position.split("-") for position in positions.split(".")[1:]]
