@@ -24,7 +24,7 @@ def test_a_partition_of_two_schemes_begins_with_the_older() -> None:
     assert registry.begins(Interest(None)) == {ALL: 500, "a": 2_000}
 
 
-def test_a_scheme_ends_if_others_are_renewed_for_its_time_and_it_is_not() -> None:
+def test_a_scheme_that_is_not_renewed_ends() -> None:
     """At the last millisecond of its time it is still in use."""
     old = announced(OLD, 1_000)
     assert Registry("", [old, announced(NEW, 1_000 + HOUR)]).in_use.keys() == {OLD, NEW}
@@ -32,7 +32,7 @@ def test_a_scheme_ends_if_others_are_renewed_for_its_time_and_it_is_not() -> Non
 
 
 @pytest.mark.parametrize("shards", [1, 2, 10, 11, 100, 101, 256])
-def test_the_longest_cursor_is_the_one_with_the_longest_names(shards: int) -> None:
+def test_the_longest_cursor_has_the_longest_names(shards: int) -> None:
     """Rounded up to whole groups of base64: at most four characters more."""
     last = Position(2**48 - 1, MAX_OFFSET, "01234567", 2**40)
     names = [ALL, f"{ALL}:u{shards - 1}", "order", f"order:u{shards - 1}"]
