@@ -236,6 +236,19 @@ async def test_a_full_list_of_schemes_refuses_one_more(no_last_flush: None, stor
     assert sorted(sink.data, key=str) == sorted(expected, key=str)
 
 
+async def test_a_full_list_of_schemes_refuses_no_renewal() -> None:
+    """A newcomer must not stop those who were there before: a scheme in use is renewed, however full the list is."""
+    store = MemoryStore()
+    retention = Retention(3_600, 0, 3_600)
+    schemes = [Partitions(user_shards=shards) for shards in range(2, MAX_ANNOUNCEMENTS + 1)]
+    for scheme in schemes:  # and the default one: the list is full
+        await store.open(scheme, retention).publish([event(scheme.user_shards, users=[USER])])
+    await store.pass_time(4_000)  # over half of the time for which an announcement counts: it is renewed
+    (receipt,) = await store.open(schemes[0], retention).publish([event("renewed", users=[USER])])
+    assert receipt.positions is not None
+    await store.aclose()
+
+
 async def test_schemes_of_a_log_that_was_idle_make_room() -> None:
     """Nobody renewed the old ones, so by the log alone they were in use for ever: each new scheme was refused."""
     store = MemoryStore()
