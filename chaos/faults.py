@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 
 from chaos.world import World
-from tests.processes import ServerProcess
+from tests.support.processes import ServerProcess
 
 FREEZE = 2.0  # seconds without a response: shorter than the time-outs
 SLOW = 0.05  # seconds of delay in each direction

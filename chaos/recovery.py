@@ -10,7 +10,7 @@ from typing import Any
 from chaos.report import RECOVERY, about, write
 from tests.faults.rigs import PostgresRig, RedisRig, Rig, UpstashRig
 from tests.faults.scenarios import SCENARIOS, Scenario, play
-from tests.postgres_server import start_postgres
+from tests.support.postgres_server import start_postgres
 
 RUNS = 3
 

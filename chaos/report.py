@@ -14,7 +14,7 @@ from bench.session import machine
 from chaos.faults import FAULTS, Struck
 from chaos.phases import FULL, Outcome
 from chaos.timeline import Line, draw
-from tests.servers import find
+from tests.support.servers import find
 
 RESULTS = Path("chaos/results")
 DOCUMENT = Path("docs/reliability.md")

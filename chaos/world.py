@@ -6,8 +6,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.faults.proxy import Proxy
-from tests.processes import Instance, RedisServer
+from tests.support.processes import Instance, RedisServer
+from tests.support.proxy import Proxy
 
 SETTINGS: Mapping[str, str] = {
     "REALTIME_TRANSPORT": "redis",

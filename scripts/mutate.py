@@ -34,8 +34,8 @@ PACKAGES = ROOT / "build" / "mutate" / "packages"
 WORKERS = 2
 NEEDED = 0.85  # of the mutants of a room
 
-FAST = ("tests/unit", "tests/properties", "tests/mapping")
-ALL_IN_MEMORY = (*FAST, "tests/contract", "tests/memory")
+FAST = ("tests/unit", "tests/properties")
+ALL_IN_MEMORY = (*FAST, "tests/contract", "tests/integration/memory")
 SCHEMES = ("tests/contract/test_partition_schemes.py", "tests/contract/test_scheme_changes.py")
 MEMORY = "not (redis or postgres or upstash)"
 
@@ -44,7 +44,7 @@ ROOMS: Mapping[str, tuple[Sequence[str], str]] = {
     "protocol": (FAST, f"{MEMORY} and not streams"),
     "delivery": (ALL_IN_MEMORY, f"memory or {MEMORY}"),
     "transports/memory.py": (ALL_IN_MEMORY, f"memory or {MEMORY}"),
-    "transports/redis": (("tests/unit", "tests/contract", "tests/pubsub"), "redis or pubsub"),
+    "transports/redis": (("tests/unit", "tests/contract", "tests/integration/pubsub"), "redis or pubsub"),
 }
 """Room or module → the folders and files of the tests that are fast and cover it, and pytest's -k for them.
 

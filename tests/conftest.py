@@ -8,9 +8,9 @@ from typing import TypeVar
 import pytest
 from hypothesis import Phase, settings
 
-from tests.postgres_server import make_postgres, postgres_database, postgres_server, postgres_url  # noqa: F401
-from tests.processes import Instance, MakeInstance, MakeRedis, RedisServer, ServerProcess
-from tests.upstash.stand_in import StandIn
+from tests.support.postgres_server import make_postgres, postgres_database, postgres_server, postgres_url  # noqa: F401
+from tests.support.processes import Instance, MakeInstance, MakeRedis, RedisServer, ServerProcess
+from tests.support.upstash_stand_in import StandIn
 
 # A time limit for one example would measure how busy the machine is; pytest-timeout bounds a test.
 settings.register_profile("tidewire", deadline=None, print_blob=True)

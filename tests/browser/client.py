@@ -6,8 +6,8 @@ from typing import Any
 import httpx
 from playwright.async_api import Page, Request
 
-from tests.functions.api import Api
-from tests.waiting import eventually
+from tests.support.api import Api
+from tests.support.waiting import eventually
 
 USER = {"userId": "u1"}  # the client shares connections only between tabs of a known user
 

@@ -11,12 +11,12 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, BrowserContext, async_playwright, expect
 
-from tests import servers
 from tests.browser.pages import Pages
 from tests.browser.two_hosts import TwoHosts, two_hosts
-from tests.functions.api import Api
-from tests.functions.tokens import PUBLISH_KEY, SECRET
-from tests.processes import ROOT, Instance, MakeInstance
+from tests.support import servers
+from tests.support.api import Api
+from tests.support.processes import ROOT, Instance, MakeInstance
+from tests.support.tokens import PUBLISH_KEY, SECRET
 
 PATIENCE_MS = 15_000  # only a failing test waits so long
 MIN_NODE = 20

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import ROOT, inherited
+from tests.support.processes import ROOT, inherited
 
 HOME = ROOT / ".venv" / "js"
 MODULES = HOME / "node_modules"

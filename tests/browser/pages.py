@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from playwright.async_api import BrowserContext, ConsoleMessage, Error, Locator, Page, Request, expect
 
-from tests.processes import HOST
+from tests.support.processes import HOST
 
 BLANK = "/blank"  # on the instance's origin, without a script or a policy; the browser gets it from this module
 EVENTS = "/api/events"

@@ -7,8 +7,8 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from tests.processes import HOST, Instance, free_port
-from tests.waiting import Growing
+from tests.support.processes import HOST, Instance, free_port
+from tests.support.waiting import Growing
 
 READ_BYTES = 64 * 1024
 STREAM = re.compile(rb"content-type: *text/event-stream", re.IGNORECASE)

@@ -8,11 +8,11 @@ from typing import Literal
 
 from playwright.async_api import Browser, async_playwright, expect
 
-from tests import servers
 from tests.browser.conftest import FLAGS, QUICK
 from tests.browser.pages import ConsolePage
-from tests.functions.api import Api
-from tests.processes import ROOT, Instance
+from tests.support import servers
+from tests.support.api import Api
+from tests.support.processes import ROOT, Instance
 
 SCHEMES: tuple[Literal["dark", "light"], ...] = ("dark", "light")
 DESKTOP = (1200, 900)

@@ -10,9 +10,9 @@ import pytest
 from playwright.async_api import expect
 
 from tests.browser.pages import EVENTS, ConsolePage, Pages
-from tests.functions.api import Api, unique
-from tests.functions.tokens import PUBLISH_KEY, user_token
-from tests.processes import ROOT, Instance, inherited
+from tests.support.api import Api, unique
+from tests.support.processes import ROOT, Instance, inherited
+from tests.support.tokens import PUBLISH_KEY, user_token
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("browser-console")]
 

@@ -5,8 +5,8 @@ from playwright.async_api import Page
 
 from tests.browser.conftest import MakeApi
 from tests.browser.pages import Pages
-from tests.functions.api import Api
-from tests.functions.tokens import PUBLISH_KEY, SECRET, user_token
+from tests.support.api import Api
+from tests.support.tokens import PUBLISH_KEY, SECRET, user_token
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("browser-client")]
 

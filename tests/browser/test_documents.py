@@ -8,10 +8,10 @@ from playwright.async_api import Route
 
 from tests.browser.client import has_streams
 from tests.browser.pages import Pages
-from tests.docs.kinds import of_kind
-from tests.docs.markdown import Block
-from tests.functions.api import Api
-from tests.functions.tokens import user_token
+from tests.repository.docs.kinds import of_kind
+from tests.repository.docs.markdown import Block
+from tests.support.api import Api
+from tests.support.tokens import user_token
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("browser-console")]
 

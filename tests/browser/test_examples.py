@@ -12,9 +12,9 @@ from tests.browser.conftest import MakeTwo
 from tests.browser.javascript import EACH_REACT, bundle
 from tests.browser.pages import Pages
 from tests.browser.two_hosts import GUARDED
-from tests.functions.api import Api
-from tests.functions.tokens import user_token
-from tests.processes import ROOT
+from tests.support.api import Api
+from tests.support.processes import ROOT
+from tests.support.tokens import user_token
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("browser-console")]
 

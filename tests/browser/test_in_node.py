@@ -2,7 +2,7 @@
 
 import subprocess
 
-from tests.processes import ROOT, inherited
+from tests.support.processes import ROOT, inherited
 
 
 def test_pure_functions_pass_their_unit_tests() -> None:

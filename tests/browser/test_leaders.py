@@ -20,8 +20,8 @@ from tests.browser.client import (
 from tests.browser.conftest import MakeApi
 from tests.browser.pages import Pages
 from tests.browser.test_tabs import open_tab
-from tests.functions.api import Api
-from tests.functions.tokens import user_token
+from tests.support.api import Api
+from tests.support.tokens import user_token
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("browser-client")]
 

@@ -9,8 +9,8 @@ from playwright.async_api import Page
 from tests.browser.client import RequestLog, connect, has_seen, is_in_state, publish, saw_each_once, sentinel
 from tests.browser.conftest import MakeApi
 from tests.browser.pages import EVENTS, Pages
-from tests.functions.api import Api
-from tests.functions.tokens import user_token
+from tests.support.api import Api
+from tests.support.tokens import user_token
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("browser-client")]
 

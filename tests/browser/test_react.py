@@ -11,8 +11,8 @@ from playwright.async_api import Page
 from tests.browser.client import has_seen, has_streams, sentinel
 from tests.browser.javascript import EACH_REACT, SITE, SOURCES, bundle, modules_in, run
 from tests.browser.pages import EVENTS, Pages
-from tests.functions.api import Api
-from tests.functions.tokens import user_token
+from tests.support.api import Api
+from tests.support.tokens import user_token
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("browser-react")]
 

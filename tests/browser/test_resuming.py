@@ -7,7 +7,7 @@ from playwright.async_api import expect
 
 from tests.browser.conftest import MakeApi
 from tests.browser.pages import Pages
-from tests.functions.api import Api
+from tests.support.api import Api
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("browser-console")]
 

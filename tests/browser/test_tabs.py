@@ -9,7 +9,7 @@ from playwright.async_api import Page
 
 from tests.browser.client import USER, connect, has_seen, is_in_state, publish, role, saw_each_once, streams
 from tests.browser.pages import Pages
-from tests.functions.api import Api
+from tests.support.api import Api
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("browser-client")]
 

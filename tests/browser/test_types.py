@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from tests.browser.javascript import SITE, SOURCES, modules_in, run
-from tests.docs.kinds import of_kind
-from tests.docs.markdown import Block
+from tests.repository.docs.kinds import of_kind
+from tests.repository.docs.markdown import Block
 
 STRICT = {
     "strict": True,

@@ -18,8 +18,8 @@ from tests.browser.client import (
 from tests.browser.conftest import MakeTwo
 from tests.browser.pages import EVENTS, Pages
 from tests.browser.two_hosts import GUARDED
-from tests.functions.api import Api
-from tests.functions.tokens import user_token
+from tests.support.api import Api
+from tests.support.tokens import user_token
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("browser-client")]
 

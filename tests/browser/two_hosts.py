@@ -5,9 +5,9 @@ from contextlib import ExitStack, closing, contextmanager
 from typing import NamedTuple
 
 from tests.browser.pages import EVENTS
-from tests.functions.api import Api
-from tests.functions.tokens import PUBLISH_KEY, SECRET
-from tests.processes import HOST, Instance, free_port
+from tests.support.api import Api
+from tests.support.processes import HOST, Instance, free_port
+from tests.support.tokens import PUBLISH_KEY, SECRET
 
 GUARDED = {"REALTIME_AUTH": "required", "REALTIME_PUBLISH_KEYS": PUBLISH_KEY, "REALTIME_JWT_SECRET": SECRET}
 

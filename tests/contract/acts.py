@@ -10,7 +10,7 @@ from tidewire.model.partitions import ALL
 from tidewire.model.record import Gap, Record
 from tidewire.transports.base import Log, Receipt, Tail, Transport
 
-from tests.waiting import Growing
+from tests.support.waiting import Growing
 
 
 def event(

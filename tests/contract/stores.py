@@ -26,8 +26,8 @@ from tidewire.transports.redis.pubsub import RedisPubSub
 from tidewire.transports.redis.streams import RedisStreams
 from tidewire.transports.upstash.rest_log import UpstashRest
 
-from tests.clocks import Clock
-from tests.upstash.stand_in import StandIn
+from tests.support.clocks import Clock
+from tests.support.upstash_stand_in import StandIn
 
 NO_SCHEME = Partitions()
 KEEP_ALL = Retention()

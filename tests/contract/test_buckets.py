@@ -11,10 +11,10 @@ from tidewire.settings.variables import Rate
 from tidewire.transports.base import Buckets, Transport
 from tidewire.transports.memory import MemoryLog
 
-from tests.clocks import Clock
 from tests.contract.acts import publish
 from tests.contract.stores import CARRIERS, LOGS, RedisStore, Store
 from tests.contract.watching import watching
+from tests.support.clocks import Clock
 
 SHARED = ("redis", "upstash", "redis-pubsub")
 

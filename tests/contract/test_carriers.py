@@ -4,8 +4,8 @@ from tidewire.delivery.hub import Hub
 
 from tests.contract.acts import event, publish
 from tests.contract.stores import LogStore, Store
-from tests.sinks import subscribed
-from tests.tracing.spans import Recorded, place
+from tests.integration.tracing.spans import Recorded, place
+from tests.support.sinks import subscribed
 
 
 async def test_an_event_reaches_every_hub_once(

@@ -10,12 +10,12 @@ from tidewire.errors import TransportUnavailable
 from tidewire.model.cursor import Cursor
 from tidewire.transports.base import Log, Tail
 
-from tests.clocks import virtual_time
 from tests.contract.acts import publish
 from tests.contract.staged import StagedLog
 from tests.contract.stores import MemoryStore
-from tests.fallback.away import Instance
-from tests.sinks import RecordingSink, subscribed
+from tests.integration.fallback.away import Instance
+from tests.support.clocks import virtual_time
+from tests.support.sinks import RecordingSink, subscribed
 
 AFTER = ["realtime.ready", *range(1, 6), "realtime.gap", 1, 2, "other"]
 

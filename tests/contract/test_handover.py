@@ -13,8 +13,8 @@ from tidewire.transports.base import Retention
 from tests.contract.acts import place, publish
 from tests.contract.staged import StagedLog
 from tests.contract.stores import LogStore
-from tests.sinks import RecordingSink, subscribed
-from tests.waiting import eventually
+from tests.support.sinks import RecordingSink, subscribed
+from tests.support.waiting import eventually
 
 
 async def test_who_comes_while_events_are_published_misses_and_repeats_none(

@@ -10,9 +10,9 @@ from tidewire.http.stream import StreamApp
 from tidewire.model.partitions import Partitions
 from tidewire.settings.config import Settings
 
-from tests.asgi_client import Request
 from tests.contract.acts import event
 from tests.contract.stores import LogStore
+from tests.support.asgi_client import Request
 
 SHARDS = Partitions(user_shards=8)
 KEPT = ["kept 1", "kept 2", "kept 3"]

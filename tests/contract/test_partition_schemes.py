@@ -12,7 +12,7 @@ from tidewire.model.record import Record
 
 from tests.contract.acts import at, event, publish, read, told
 from tests.contract.stores import LogStore
-from tests.sinks import subscribed
+from tests.support.sinks import subscribed
 
 NONE = Partitions()
 TYPES = Partitions(frozenset({"a", "b"}))

@@ -13,8 +13,8 @@ from tidewire.transports.redis.streams import BLOCK, RedisStreams
 from tests.contract.acts import at, event, events, head, publish, tailing
 from tests.contract.stores import RedisStore
 from tests.contract.watching import watching
-from tests.sinks import RecordingSink, subscribed
-from tests.waiting import eventually
+from tests.support.sinks import RecordingSink, subscribed
+from tests.support.waiting import eventually
 
 ALLOWED_PER_MINUTE = 3  # commands of an idle instance
 

@@ -18,8 +18,8 @@ from tidewire.transports.redis.streams import RedisStreams
 
 from tests.contract.acts import at, event, head, place, publish, read, seek, start_of, tailing, told
 from tests.contract.stores import KEEP_ALL, Backup, RedisStore
-from tests.processes import MakeRedis, RedisServer
-from tests.sinks import RecordingSink, subscribed
+from tests.support.processes import MakeRedis, RedisServer
+from tests.support.sinks import RecordingSink, subscribed
 
 
 @pytest.fixture

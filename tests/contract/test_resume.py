@@ -14,7 +14,7 @@ from tidewire.transports.log_base import FIRST, GROWTH, PAGE
 
 from tests.contract.acts import event, place, publish
 from tests.contract.stores import LogStore, RedisStore
-from tests.sinks import RecordingSink, subscribed
+from tests.support.sinks import RecordingSink, subscribed
 
 
 async def test_a_return_on_any_instance_has_what_was_missed_once_and_then_what_is_live(

@@ -25,8 +25,8 @@ from tests.contract.staged import StagedLog
 from tests.contract.stores import LogStore, MemoryStore, RedisStore, Store
 from tests.contract.test_redis_cost import ALLOWED_PER_MINUTE
 from tests.contract.watching import watching
-from tests.sinks import RecordingSink, subscribed
-from tests.waiting import eventually
+from tests.support.sinks import RecordingSink, subscribed
+from tests.support.waiting import eventually
 
 SCHEME = Partitions(frozenset({"a"}), user_shards=2)
 KEEP = 3_600.0 * 24 * 365 * 100  # seconds: the times of these tests are small numbers

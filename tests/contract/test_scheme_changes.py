@@ -19,7 +19,7 @@ from tidewire.transports.base import Log, Retention
 
 from tests.contract.acts import event, publish, tailing
 from tests.contract.stores import FallbackStore, LogStore, MemoryStore, RedisStore
-from tests.sinks import RecordingSink, subscribed
+from tests.support.sinks import RecordingSink, subscribed
 
 NONE = Partitions()
 EIGHT = Partitions(user_shards=8)

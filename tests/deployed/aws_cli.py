@@ -7,7 +7,7 @@ import sys
 import boto3
 from botocore.exceptions import ClientError
 
-from tests.docs.aws_call import call
+from tests.repository.docs.aws_call import call
 
 
 def main() -> int:

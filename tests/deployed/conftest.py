@@ -18,12 +18,12 @@ from scripts import bundle as builder
 from scripts import netlify_build
 from tests.browser.conftest import PATIENCE_MS, chromium  # noqa: F401 — a fixture
 from tests.browser.pages import Pages
-from tests.deploy.conftest import Package, here, once, package, project, template  # noqa: F401 — fixtures
 from tests.deployed.cloud.cloud import SITE, Cloud
 from tests.deployed.cloud.stack import Stack
-from tests.functions.tokens import PUBLISH_KEY, SECRET
-from tests.processes import RedisServer
-from tests.webhooks.example import CONFIG, SECRETS
+from tests.repository.deploy.conftest import Package, here, once, package, project, template  # noqa: F401 — fixtures
+from tests.support.processes import RedisServer
+from tests.support.tokens import PUBLISH_KEY, SECRET
+from tests.unit.ingest.webhooks.example import CONFIG, SECRETS
 
 STAGE = "prod"
 STRANGER = "https://stranger.example.com"

@@ -6,13 +6,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.deploy.conftest import Package
 from tests.deployed.cloud.cloud import Cloud
 from tests.deployed.cloud.stack import Stack
-from tests.docs.commands import commands_of, words_of
-from tests.docs.markdown import Block
-from tests.docs.stand_ins import check
-from tests.processes import ROOT, inherited
+from tests.repository.deploy.conftest import Package
+from tests.repository.docs.commands import commands_of, words_of
+from tests.repository.docs.markdown import Block
+from tests.repository.docs.stand_ins import check
+from tests.support.processes import ROOT, inherited
 
 REMEMBERED = re.compile(r"\w+\(\) \{|(export )?\w+=\S*$")  # a function, a variable: those after it need them
 
@@ -67,7 +67,7 @@ class Reader:
                 check(program, arguments)
                 return "".join(self._deploy([*([] if program == "scripts/osls" else ["package"]), *arguments]))
             case ["aws", "service-quotas" | "sqs", *_]:
-                return ""  # no service of this account; tests/docs holds the call to AWS's model
+                return ""  # no service of this account; tests/repository/docs holds the call to AWS's model
             case _:
                 pass
         if assigned := re.fullmatch(r"(\w+)=\$\((.+)\)", command.strip()):  # once, and not for each command again

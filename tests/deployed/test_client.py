@@ -9,8 +9,8 @@ from playwright.async_api import Error, Page
 from tests.browser.javascript import EACH_REACT, SOURCES, bundle
 from tests.browser.pages import Pages
 from tests.deployed.conftest import Deployment
-from tests.functions.tokens import PUBLISH_KEY
-from tests.processes import wait_until
+from tests.support.processes import wait_until
+from tests.support.tokens import PUBLISH_KEY
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="session"),

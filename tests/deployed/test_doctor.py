@@ -6,7 +6,7 @@ import pytest
 from tidewire.tools.doctor import CHECKS, Limits
 
 from tests.deployed.conftest import Deploy, Deployment, Template
-from tests.doctor.conftest import findings, with_verdict
+from tests.integration.doctor.conftest import findings, with_verdict
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="session"),

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from tidewire import __version__
 
-from tests.deploy.conftest import Package
 from tests.deployed.conftest import Deploy, Deployment, OpenBrowser
 from tests.deployed.reader import Reader
-from tests.docs.markdown import blocks, commands_in_text
-from tests.processes import RedisServer
+from tests.repository.deploy.conftest import Package
+from tests.repository.docs.markdown import blocks, commands_in_text
+from tests.support.processes import RedisServer
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="session"),

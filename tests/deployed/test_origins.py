@@ -6,9 +6,9 @@ import pytest
 
 from scripts.netlify_build import stage as stage_of
 from tests.browser.pages import Pages
-from tests.deploy.conftest import Package
 from tests.deployed.conftest import STRANGER, Deploy, Deployment, OpenBrowser
-from tests.functions.tokens import PUBLISH_KEY
+from tests.repository.deploy.conftest import Package
+from tests.support.tokens import PUBLISH_KEY
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("deployed"), pytest.mark.timeout(180)]
 

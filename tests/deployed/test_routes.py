@@ -8,12 +8,12 @@ import jwt
 import pytest
 from tidewire import __version__
 
-from tests.deploy.conftest import Package
 from tests.deployed.conftest import STAGE, Deploy, Deployment, Template
-from tests.functions.tokens import PUBLISH_KEY
-from tests.processes import ROOT
-from tests.webhooks.example import SECRETS
-from tests.webhooks.signers import SIGNERS
+from tests.repository.deploy.conftest import Package
+from tests.support.processes import ROOT
+from tests.support.tokens import PUBLISH_KEY
+from tests.unit.ingest.webhooks.example import SECRETS
+from tests.unit.ingest.webhooks.signers import SIGNERS
 
 pytestmark = [pytest.mark.xdist_group("deployed"), pytest.mark.timeout(180)]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.processes import ROOT, inherited, wait_until
+from tests.support.processes import ROOT, inherited, wait_until
 
 pytestmark = [
     pytest.mark.full,  # it builds once more what the other tests here have built

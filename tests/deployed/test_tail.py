@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.deployed.conftest import Deployment
-from tests.processes import ROOT, inherited, wait_until
+from tests.support.processes import ROOT, inherited, wait_until
 
 pytestmark = [pytest.mark.xdist_group("deployed"), pytest.mark.timeout(180)]
 

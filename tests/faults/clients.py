@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any, Self
 from urllib.parse import urlencode
 
-from tests.processes import HOST, Instance, RedisServer
-from tests.sinks import RecordingSink
-from tests.sse_decoder import SseDecoder, SseEvent
-from tests.waiting import DEADLINE
+from tests.support.processes import HOST, Instance, RedisServer
+from tests.support.sinks import RecordingSink
+from tests.support.sse_decoder import SseDecoder, SseEvent
+from tests.support.waiting import DEADLINE
 
 READ_BYTES = 64 * 1024
 AGAIN = 0.02  # seconds between two looks

@@ -15,12 +15,12 @@ from tidewire.transports.redis.streams import RedisStreams
 from tidewire.transports.upstash.rest_log import UpstashRest
 
 from tests.contract.stores import PostgresStore
-from tests.faults.proxy import Proxy
 from tests.faults.stored import read_log
-from tests.postgres_server import PostgresServer
-from tests.processes import HOST, RedisServer
-from tests.upstash.stand_in import StandIn
-from tests.waiting import DEADLINE
+from tests.support.postgres_server import PostgresServer
+from tests.support.processes import HOST, RedisServer
+from tests.support.proxy import Proxy
+from tests.support.upstash_stand_in import StandIn
+from tests.support.waiting import DEADLINE
 
 TIME_OUT = 1.0  # seconds, of an impatient rig; a test does not wait as long as a deployment should
 

@@ -13,8 +13,8 @@ from tidewire.transports.base import Log
 
 from tests.contract.acts import event, place
 from tests.faults.rigs import PostgresRig, RedisRig, Rig
-from tests.sinks import RecordingSink, subscribed
-from tests.waiting import Growing
+from tests.support.sinks import RecordingSink, subscribed
+from tests.support.waiting import Growing
 
 AGAIN = 0.02  # seconds before a publisher that was refused tries again
 PACE = 0.002  # seconds between two events: a fault meets a stream of them, and a log of some hundred

@@ -7,7 +7,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from tests.processes import RedisServer
+from tests.support.processes import RedisServer
 
 CHECK_AND_TIME = 21  # characters before the event in a stream entry
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.faults.clients import Requests, event, eventually, metrics, on_redis, open_stream, read_page, receipts
 from tests.faults.test_slow_consumers import Reader, opened
-from tests.processes import Instance, MakeInstance, MakeRedis
+from tests.support.processes import Instance, MakeInstance, MakeRedis
 
 pytestmark = [pytest.mark.xdist_group("heavy"), pytest.mark.timeout(180)]
 

@@ -10,7 +10,7 @@ from tidewire.model.partitions import MAX_COPIES
 
 from tests.faults.clients import event, follow, on_redis, publish, read_page, receipts
 from tests.faults.stored import read_log
-from tests.processes import MakeInstance, MakeRedis
+from tests.support.processes import MakeInstance, MakeRedis
 
 SHARDS = "256"  # the maximum
 LONG_TYPE = "t" * 128

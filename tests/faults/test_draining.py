@@ -12,8 +12,8 @@ from tidewire.settings.config import Settings
 from tidewire.transports.memory import MemoryLog
 
 from tests.contract.staged import StagedLog
-from tests.sinks import subscribed
-from tests.waiting import DEADLINE
+from tests.support.sinks import subscribed
+from tests.support.waiting import DEADLINE
 
 
 class Client:

@@ -4,9 +4,9 @@ import asyncio
 
 from tests.faults.clients import on_redis, publish_all, read_page
 from tests.faults.test_redis_faults import LOST, SNAPSHOT, fall_back, until_ready
-from tests.processes import MakeInstance, MakeRedis
-from tests.upstash.stand_in import StandIn
-from tests.upstash.test_over_http import over_rest
+from tests.integration.upstash.test_over_http import over_rest
+from tests.support.processes import MakeInstance, MakeRedis
+from tests.support.upstash_stand_in import StandIn
 
 
 async def test_pages_of_a_store_that_fell_back_have_a_gap(make_redis: MakeRedis, make_instance: MakeInstance) -> None:

@@ -15,12 +15,12 @@ from tidewire.transports.redis.streams import RedisStreams
 from tidewire.transports.upstash.rest_log import UpstashRest
 
 from tests.faults.clients import Requests, event, follow, on_redis, publish, receipts
-from tests.faults.proxy import Proxy
-from tests.processes import Instance, MakeInstance, MakeRedis, RedisServer
-from tests.sinks import subscribed
-from tests.upstash.stand_in import StandIn
-from tests.upstash.test_over_http import FAST, over_rest
-from tests.waiting import eventually
+from tests.integration.upstash.test_over_http import FAST, over_rest
+from tests.support.processes import Instance, MakeInstance, MakeRedis, RedisServer
+from tests.support.proxy import Proxy
+from tests.support.sinks import subscribed
+from tests.support.upstash_stand_in import StandIn
+from tests.support.waiting import eventually
 
 PROC = Path("/proc/self/net/tcp")  # proc(5)
 

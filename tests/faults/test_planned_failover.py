@@ -9,13 +9,13 @@ import pytest
 from redis.asyncio import Redis
 
 from tests.faults.clients import Requests, event, eventually, follow, get, on_redis, publish, publish_all, receipts
-from tests.faults.proxy import Proxy
 from tests.faults.stored import read_log
-from tests.processes import HOST, Instance, MakeInstance, MakeRedis, RedisServer
-from tests.pubsub.test_over_http import on_pubsub
-from tests.upstash.stand_in import StandIn
-from tests.upstash.test_over_http import FAST, over_rest
-from tests.waiting import DEADLINE
+from tests.integration.pubsub.test_over_http import on_pubsub
+from tests.integration.upstash.test_over_http import FAST, over_rest
+from tests.support.processes import HOST, Instance, MakeInstance, MakeRedis, RedisServer
+from tests.support.proxy import Proxy
+from tests.support.upstash_stand_in import StandIn
+from tests.support.waiting import DEADLINE
 
 
 @dataclass

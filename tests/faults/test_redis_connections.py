@@ -16,9 +16,9 @@ from tidewire.transports.redis.connection import Address, Command
 from tidewire.transports.redis.pool import CONNECTIONS, ConnectionPool
 from tidewire.transports.redis.streams import RedisStreams
 
-from tests.certificates import certify
-from tests.processes import HOST
-from tests.waiting import eventually
+from tests.support.certificates import certify
+from tests.support.processes import HOST
+from tests.support.waiting import eventually
 
 STEPS = 40  # turns of the loop: more than a call takes from its start to its last reply
 BLOCKED: list[Command] = [["ECHO", "read"], ["BLPOP", "never", "0"], ["ECHO", "not read"]]

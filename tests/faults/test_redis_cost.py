@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 
 from tests.faults.clients import event, follow, on_redis, publish, receipts
-from tests.processes import HOST, MakeInstance, MakeRedis, RedisServer
+from tests.support.processes import HOST, MakeInstance, MakeRedis, RedisServer
 
 CONNECTIONS = 100
 MINUTE = 60.0

@@ -33,11 +33,11 @@ from tests.faults.clients import (
     read_page,
     receipts,
 )
-from tests.faults.proxy import Proxy
 from tests.faults.stored import read_log
-from tests.processes import Instance, MakeInstance, MakeRedis, RedisServer
-from tests.sinks import RecordingSink
-from tests.waiting import DEADLINE, Growing
+from tests.support.processes import Instance, MakeInstance, MakeRedis, RedisServer
+from tests.support.proxy import Proxy
+from tests.support.sinks import RecordingSink
+from tests.support.waiting import DEADLINE, Growing
 
 RECOVERY = 6.0  # seconds after Redis is back until events flow: the longest backoff (5), and one for the machine
 SILENCE = 7.0  # seconds until a publisher hears that Redis does not answer: its time-out (5), and two for the machine

@@ -17,8 +17,8 @@ from tidewire.transports.redis.pubsub import RedisPubSub
 from tidewire.transports.redis.streams import RedisStreams
 
 from tests.contract.acts import at, event, publish, read, seek, start_of
-from tests.processes import HOST, ROOT, RedisServer
-from tests.sinks import subscribed
+from tests.support.processes import HOST, ROOT, RedisServer
+from tests.support.sinks import subscribed
 
 SCHEME = Partitions(frozenset({"a"}))
 SHORT = Retention(age=0.05, events=3, idempotency_window=60.0)

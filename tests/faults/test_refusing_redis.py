@@ -25,7 +25,7 @@ from tests.faults.clients import (
     publish_all,
     receipts,
 )
-from tests.processes import ROOT, Instance, MakeInstance, MakeRedis, RedisServer, inherited
+from tests.support.processes import ROOT, Instance, MakeInstance, MakeRedis, RedisServer, inherited
 
 
 async def reasons(instance: Instance) -> str:

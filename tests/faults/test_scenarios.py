@@ -8,7 +8,7 @@ import pytest
 
 from tests.faults.rigs import PostgresRig, RedisRig, Rig, UpstashRig
 from tests.faults.scenarios import SCENARIOS, Scenario, play
-from tests.postgres_server import PostgresServer, start_postgres
+from tests.support.postgres_server import PostgresServer, start_postgres
 
 RIGS: dict[str, type[Rig]] = {"redis": RedisRig, "upstash": UpstashRig, "postgres": PostgresRig}
 

@@ -18,7 +18,7 @@ from tests.faults.test_two_instances import (
     _make_events,
     _make_marks,
 )
-from tests.processes import Instance, MakeInstance, MakeRedis
+from tests.support.processes import Instance, MakeInstance, MakeRedis
 
 OLD = {"REALTIME_USER_SHARDS": "8"}
 NEW = {"REALTIME_USER_SHARDS": "16", "REALTIME_PARTITIONS": "metric"}

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from tests.faults.clients import Requests, Stream, event, metrics, on_redis, open_stream, read_page, receipts
-from tests.processes import Instance, MakeInstance, MakeRedis
-from tests.waiting import Growing
+from tests.support.processes import Instance, MakeInstance, MakeRedis
+from tests.support.waiting import Growing
 
 STUCK = 2
 EVENT_BYTES = 100_000

@@ -24,9 +24,9 @@ from tests.faults.clients import (
     receipts,
 )
 from tests.faults.stored import StoredEvent, read_log
-from tests.processes import Instance, MakeInstance, MakeRedis, RedisServer, ServerProcess
-from tests.sse_decoder import SseEvent
-from tests.waiting import Growing
+from tests.support.processes import Instance, MakeInstance, MakeRedis, RedisServer, ServerProcess
+from tests.support.sse_decoder import SseEvent
+from tests.support.waiting import Growing
 
 PUBLISHERS = 4
 SUBSCRIBERS = 50

@@ -8,8 +8,8 @@ from asyncio.subprocess import PIPE
 
 from tests.faults.clients import count_subscribers, event, eventually_subscribed, follow, on_redis, publish, receipts
 from tests.faults.crowd import LIVE
-from tests.processes import HOST, ROOT, Instance, MakeInstance, MakeRedis, inherited
-from tests.waiting import DEADLINE
+from tests.support.processes import HOST, ROOT, Instance, MakeInstance, MakeRedis, inherited
+from tests.support.waiting import DEADLINE
 
 CLIENTS = 100
 

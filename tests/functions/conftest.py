@@ -8,10 +8,10 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.functions.api import Api
-from tests.functions.tokens import AUDIENCE, ISSUER, LIMITED_KEY, MINTING_KEY, PUBLISH_KEY, SECRET, Issuer
-from tests.processes import Instance, RedisServer
-from tests.webhooks import example
+from tests.support.api import Api
+from tests.support.processes import Instance, RedisServer
+from tests.support.tokens import AUDIENCE, ISSUER, LIMITED_KEY, MINTING_KEY, PUBLISH_KEY, SECRET, Issuer
+from tests.unit.ingest.webhooks import example
 
 ORIGIN = "https://app.example.com"
 HEARTBEAT_MS = 200

@@ -1,8 +1,8 @@
 """GET /api/config: what a client must know before it subscribes, said by the server and not guessed from a status."""
 
-from tests.functions.api import Api, check
 from tests.functions.conftest import ORIGIN
-from tests.functions.tokens import user_token
+from tests.support.api import Api, check
+from tests.support.tokens import user_token
 
 CONFIG = "/api/config"
 

@@ -8,8 +8,8 @@ from urllib.parse import quote
 import pytest
 from tidewire.protocol.cloudevents import AUDIENCE
 
-from tests.functions.api import Api, check, pointers_of, problem_of, receipts_of, unique
-from tests.processes import MakeInstance
+from tests.support.api import Api, check, pointers_of, problem_of, receipts_of, unique
+from tests.support.processes import MakeInstance
 
 STRUCTURED = "application/cloudevents+json"
 BATCHED = "application/cloudevents-batch+json"

@@ -3,9 +3,9 @@
 import httpx
 import pytest
 
-from tests.functions.api import Api, problem_of
 from tests.functions.conftest import ORIGIN
-from tests.processes import MakeInstance, ServerError
+from tests.support.api import Api, problem_of
+from tests.support.processes import MakeInstance, ServerError
 
 GRANTED = {
     "access-control-allow-origin": ORIGIN,

@@ -8,7 +8,7 @@ import httpx
 import pytest
 import tidewire
 
-from tests.functions.api import problem_of
+from tests.support.api import problem_of
 
 OPEN = {"REALTIME_TRANSPORT": "memory"}
 UNREACHABLE = {"REALTIME_TRANSPORT": "redis", "REDIS_URL": "redis://127.0.0.1:9", "REALTIME_AUTH": "none"}

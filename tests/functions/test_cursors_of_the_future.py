@@ -5,7 +5,7 @@ import json
 import pytest
 from tidewire.model.cursor import MAX_OFFSET, Cursor
 
-from tests.functions.api import Api, data_of, unique
+from tests.support.api import Api, data_of, unique
 
 
 @pytest.mark.parametrize("ahead", [1, 1_000, MAX_OFFSET])

@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from tests.functions.api import Api, unique
-from tests.sse_decoder import SseEvent
+from tests.support.api import Api, unique
+from tests.support.sse_decoder import SseEvent
 
 THIRTY_DIGITS = "123456789012345678901234567890"
 

@@ -15,8 +15,8 @@ from schemathesis import GenerationMode
 from schemathesis.checks import CHECKS
 from schemathesis.core.result import Ok
 
-from tests.functions.api import OPENAPI, Api
-from tests.functions.tokens import PUBLISH_KEY, user_token
+from tests.support.api import OPENAPI, Api
+from tests.support.tokens import PUBLISH_KEY, user_token
 
 EXAMPLES = 15  # of each kind and operation: about ten seconds in all
 DOCUMENT = json.loads(OPENAPI.read_text())

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from tests.functions.api import Api, pointers_of, problem_of, receipts_of, unique
 from tests.functions.test_cloudevents import BATCHED, STRUCTURED, attributes, headers_of
 from tests.functions.test_webhooks import send
-from tests.functions.tokens import LIMITED_KEY, PUBLISH_KEY, user_token
-from tests.webhooks.example import PAYLOADS
+from tests.support.api import Api, pointers_of, problem_of, receipts_of, unique
+from tests.support.tokens import LIMITED_KEY, PUBLISH_KEY, user_token
+from tests.unit.ingest.webhooks.example import PAYLOADS
 
 
 def test_a_limited_key_suppresses_no_event_of_another_type(guarded: Api) -> None:

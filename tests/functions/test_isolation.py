@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from tests.functions.api import Api, data_of, unique
-from tests.functions.tokens import PUBLISH_KEY, user_token
+from tests.support.api import Api, data_of, unique
+from tests.support.tokens import PUBLISH_KEY, user_token
 
 
 @pytest.fixture(params=["memory", "redis, sharded by user"])

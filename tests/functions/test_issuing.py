@@ -12,10 +12,10 @@ from tidewire.errors import Unauthorized
 from tidewire.security.signing import Signer
 from tidewire.security.tokens import Identity
 
-from tests.clocks import Clock
-from tests.functions.api import Api, check, data_of, pointers_of, problem_of, unique
-from tests.functions.tokens import LIMITED_KEY, MINTING_KEY, PUBLISH_KEY, SECRET, token, user_token
-from tests.processes import MakeInstance
+from tests.support.api import Api, check, data_of, pointers_of, problem_of, unique
+from tests.support.clocks import Clock
+from tests.support.processes import MakeInstance
+from tests.support.tokens import LIMITED_KEY, MINTING_KEY, PUBLISH_KEY, SECRET, token, user_token
 
 BEARER = "authorization"
 

@@ -13,9 +13,10 @@ from tidewire.errors import Unauthorized, Unavailable
 from tidewire.security.jwks import FRESH, REFETCH, STALE, TIMEOUT, KeySet
 from tidewire.security.tokens import Verifier
 
-from tests.clocks import Clock
-from tests.functions.api import Api, problem_of
-from tests.functions.tokens import (
+from tests.support.api import Api, problem_of
+from tests.support.clocks import Clock
+from tests.support.processes import MakeInstance
+from tests.support.tokens import (
     AUDIENCE,
     ISSUER,
     PUBLISH_KEY,
@@ -26,7 +27,6 @@ from tests.functions.tokens import (
     public_pem,
     token,
 )
-from tests.processes import MakeInstance
 
 INVALID = 'Bearer realm="tidewire", error="invalid_token"'
 

@@ -8,8 +8,8 @@ from tidewire.errors import Unauthorized
 from tidewire.model.permissions import PublishKey
 from tidewire.security.publish_keys import PublishKeys
 
-from tests.functions.api import Api, problem_of, unique
-from tests.functions.tokens import PUBLISH_KEY, user_token
+from tests.support.api import Api, problem_of, unique
+from tests.support.tokens import PUBLISH_KEY, user_token
 
 EVENT = json.dumps({"type": "key-test", "data": 1}).encode()
 BARE = 'Bearer realm="tidewire"'

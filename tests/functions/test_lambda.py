@@ -12,9 +12,9 @@ from tidewire import __version__
 from tidewire.errors import SettingsError
 
 from functions import ops, publish, tokens
-from tests.functions.api import OPENAPI, check, unique
-from tests.functions.tokens import PUBLISH_KEY, SECRET
-from tests.webhooks.example import PAYLOADS
+from tests.support.api import OPENAPI, check, unique
+from tests.support.tokens import PUBLISH_KEY, SECRET
+from tests.unit.ingest.webhooks.example import PAYLOADS
 
 Invoke = Callable[..., dict[str, Any]]
 

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tests.functions.api import Api, problem_of, unique
 from tests.functions.conftest import ORIGIN
 from tests.functions.test_openapi import DOCUMENT, OPERATIONS
-from tests.functions.tokens import PUBLISH_KEY, SECRET, user_token
-from tests.processes import MakeInstance
+from tests.support.api import Api, problem_of, unique
+from tests.support.processes import MakeInstance
+from tests.support.tokens import PUBLISH_KEY, SECRET, user_token
 
 OTHER_KEY = "another-publish-key-0b77"
 

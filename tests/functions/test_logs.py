@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from tidewire.monitoring.logs import JsonLines, TextLines, log_fields, request_id
 
-from tests.functions.api import OPENAPI, Api, unique
-from tests.functions.tokens import PUBLISH_KEY, SECRET, user_token
-from tests.processes import Instance, MakeInstance, wait_until
+from tests.support.api import OPENAPI, Api, unique
+from tests.support.processes import Instance, MakeInstance, wait_until
+from tests.support.tokens import PUBLISH_KEY, SECRET, user_token
 
 CANARY = "canary-7f3a91"  # in every place that a client fills
 

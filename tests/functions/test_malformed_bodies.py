@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.functions.api import Api, pointers_of, problem_of
+from tests.support.api import Api, pointers_of, problem_of
 
 STRUCTURED = "application/cloudevents+json"
 BATCHED = "application/cloudevents-batch+json"

@@ -16,7 +16,7 @@ from tidewire.settings.config import Settings
 from tidewire.transports.base import Receipt
 from tidewire.transports.memory import MemoryLog
 
-from tests.functions.api import TIMEOUT, Api, check, pointers_of, problem_of
+from tests.support.api import TIMEOUT, Api, check, pointers_of, problem_of
 
 EVENT = b'{"type": "t", "data": 1}'
 

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from tests.functions.api import Api, problem_of, unique
 from tests.functions.test_webhooks import send
-from tests.functions.tokens import PUBLISH_KEY
+from tests.support.api import Api, problem_of, unique
+from tests.support.tokens import PUBLISH_KEY
 
 TAKEN = [
     "application/json",

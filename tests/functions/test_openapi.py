@@ -18,7 +18,7 @@ from tidewire.protocol.subscribe_request import RESUME
 from tidewire.settings.config import Settings
 from tidewire.transports.memory import MemoryLog
 
-from tests.functions.api import OPENAPI, Api, check, problem_of
+from tests.support.api import OPENAPI, Api, check, problem_of
 
 DOCUMENT: dict[str, Any] = json.loads(OPENAPI.read_text())
 METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace")

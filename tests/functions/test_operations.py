@@ -16,8 +16,8 @@ from tidewire.settings.config import Settings
 from tidewire.transports.base import Receipt
 from tidewire.transports.memory import MemoryLog
 
-from tests.functions.api import Api, problem_of, unique
-from tests.processes import MakeInstance, MakeRedis
+from tests.support.api import Api, problem_of, unique
+from tests.support.processes import MakeInstance, MakeRedis
 
 
 def values(api: Api) -> dict[str, float]:

@@ -15,8 +15,8 @@ from tidewire.model.record import Record
 from tidewire.settings.config import Settings
 from tidewire.transports.memory import MemoryLog
 
-from tests.functions.api import Api, check, data_of, problem_of, unique
-from tests.processes import MakeInstance
+from tests.support.api import Api, check, data_of, problem_of, unique
+from tests.support.processes import MakeInstance
 
 PAGE_HEADERS = {
     "content-type": "application/json",

@@ -12,9 +12,9 @@ from tidewire.settings.config import Settings
 from tidewire.transports import log_base
 from tidewire.transports.memory import MemoryLog
 
-from tests.asgi_client import Request
-from tests.clocks import virtual_time
 from tests.contract.acts import event
+from tests.support.asgi_client import Request
+from tests.support.clocks import virtual_time
 
 PAGE = 5  # records of one read
 TOTAL = 40

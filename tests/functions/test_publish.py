@@ -17,8 +17,8 @@ from tidewire.settings.config import Settings
 from tidewire.transports.base import Receipt
 from tidewire.transports.memory import MemoryLog
 
-from tests.functions.api import TIMEOUT, Api, data_of, problem_of, ready_of, receipts_of, unique
-from tests.functions.tokens import PUBLISH_KEY, user_token
+from tests.support.api import TIMEOUT, Api, data_of, problem_of, ready_of, receipts_of, unique
+from tests.support.tokens import PUBLISH_KEY, user_token
 
 UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 

@@ -4,7 +4,7 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.functions.api import Api, Json, data_of, problem_of, unique
+from tests.support.api import Api, Json, data_of, problem_of, unique
 
 NAMES = ["last_event_id", "lastEventId", "lastEventID", "Last-Event-ID"]
 JSON = {"accept": "application/json"}

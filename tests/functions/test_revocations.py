@@ -7,11 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from tests.functions.api import Api, check, data_of, pointers_of, problem_of, unique
 from tests.functions.test_issuing import ask, minted, ticket_for
-from tests.functions.tokens import LIMITED_KEY, PUBLISH_KEY, SECRET, user_token
-from tests.processes import MakeInstance
-from tests.sse_decoder import SseEvent
+from tests.support.api import Api, check, data_of, pointers_of, problem_of, unique
+from tests.support.processes import MakeInstance
+from tests.support.sse_decoder import SseEvent
+from tests.support.tokens import LIMITED_KEY, PUBLISH_KEY, SECRET, user_token
 
 KEYS = f"{PUBLISH_KEY},revoking-key:realtime.revocations,{LIMITED_KEY}:task-*"
 

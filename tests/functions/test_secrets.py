@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.functions.api import Api
 from tests.functions.test_openapi import OPERATIONS
-from tests.functions.tokens import PUBLISH_KEY, SECRET, Issuer, hs256_by_hand, token, user_token
-from tests.processes import Instance
+from tests.support.api import Api
+from tests.support.processes import Instance
+from tests.support.tokens import PUBLISH_KEY, SECRET, Issuer, hs256_by_hand, token, user_token
 
 USER, DATA = "user-7f3a-private", "data-91bc-private"
 REDIS_PASSWORD, ISSUER_PASSWORD = "redis-password-c02d", "issuer-password-66e1"

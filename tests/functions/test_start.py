@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 import pytest
 
-from tests.functions.api import Api, problem_of
-from tests.functions.tokens import PUBLISH_KEY, SECRET, user_token
-from tests.processes import ROOT, MakeInstance, inherited
+from tests.support.api import Api, problem_of
+from tests.support.processes import ROOT, MakeInstance, inherited
+from tests.support.tokens import PUBLISH_KEY, SECRET, user_token
 
 REDIS = {"REALTIME_TRANSPORT": "redis", "REDIS_URL": "redis://127.0.0.1:9"}
 WRONG: dict[str, tuple[dict[str, str], str]] = {

@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from tests.functions.api import Api, check, data_of, ready_of, unique
 from tests.functions.conftest import HEARTBEAT_MS
+from tests.support.api import Api, check, data_of, ready_of, unique
 
 HEADERS = {
     "content-type": "text/event-stream",

@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.functions.api import TIMEOUT, Api, data_of, problem_of, unique
-from tests.functions.tokens import PUBLISH_KEY, user_token
-from tests.processes import MakeInstance
-from tests.sse_decoder import SseEvent
+from tests.support.api import TIMEOUT, Api, data_of, problem_of, unique
+from tests.support.processes import MakeInstance
+from tests.support.sse_decoder import SseEvent
+from tests.support.tokens import PUBLISH_KEY, user_token
 
 
 def reason_of(event: SseEvent) -> str:

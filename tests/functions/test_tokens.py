@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from tests.functions.api import Api, data_of, problem_of, unique
-from tests.functions.tokens import PUBLISH_KEY, SECRET, hs256_by_hand, token, unsigned, user_token
+from tests.support.api import Api, data_of, problem_of, unique
+from tests.support.tokens import PUBLISH_KEY, SECRET, hs256_by_hand, token, unsigned, user_token
 
 BARE = 'Bearer realm="tidewire"'
 INVALID = 'Bearer realm="tidewire", error="invalid_token"'

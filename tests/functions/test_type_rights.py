@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from tests.functions.api import Api, data_of, problem_of, unique
-from tests.functions.tokens import LIMITED_KEY, PUBLISH_KEY, user_token
+from tests.support.api import Api, data_of, problem_of, unique
+from tests.support.tokens import LIMITED_KEY, PUBLISH_KEY, user_token
 
 
 def answer(api: Api, key: str, *types: str) -> int:

@@ -13,10 +13,10 @@ import httpx
 import pytest
 from tidewire.ingest.webhooks.sources import preview
 
-from tests.functions.api import Api, problem_of, receipts_of, unique
-from tests.processes import Instance
-from tests.webhooks.example import PAYLOADS
-from tests.webhooks.signers import SIGNERS, Signer
+from tests.support.api import Api, problem_of, receipts_of, unique
+from tests.support.processes import Instance
+from tests.unit.ingest.webhooks.example import PAYLOADS
+from tests.unit.ingest.webhooks.signers import SIGNERS, Signer
 
 FORM = "application/x-www-form-urlencoded"
 PUSHED = """

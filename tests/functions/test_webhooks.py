@@ -21,11 +21,11 @@ from tidewire.settings.config import Settings
 from tidewire.transports.base import Receipt
 from tidewire.transports.memory import MemoryLog
 
-from tests.functions.api import Api, problem_of, receipts_of, unique
 from tests.functions.test_lambda import function_url
-from tests.processes import ROOT, MakeInstance, ServerError
-from tests.webhooks.example import CONFIG, PAYLOADS, SECRETS, SETTINGS
-from tests.webhooks.signers import SIGNERS
+from tests.support.api import Api, problem_of, receipts_of, unique
+from tests.support.processes import ROOT, MakeInstance, ServerError
+from tests.unit.ingest.webhooks.example import CONFIG, PAYLOADS, SECRETS, SETTINGS
+from tests.unit.ingest.webhooks.signers import SIGNERS
 
 DOCS = ROOT / "docs" / "webhooks.md"
 

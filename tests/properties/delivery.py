@@ -28,13 +28,13 @@ from tidewire.model.partitions import Partitions
 from tidewire.model.record import Record
 from tidewire.protocol.sse import CLOUDEVENTS, DATA, READY, Format
 
-from tests.clocks import VirtualTimeLoop
 from tests.contract.acts import read
 from tests.contract.stores import MemoryStore
-from tests.fallback.away import AwayLog, Instance
+from tests.integration.fallback.away import AwayLog, Instance
 from tests.properties.judge import Judge, Received, Verdict
 from tests.properties.random_sink import RandomSink
-from tests.sse_decoder import SseDecoder
+from tests.support.clocks import VirtualTimeLoop
+from tests.support.sse_decoder import SseDecoder
 
 TYPES = ("a", "b", "c")
 USERS = ("u1", "u2", "u3")

@@ -11,7 +11,7 @@ from tidewire.model.cursor import Cursor
 from tidewire.model.record import Record
 from tidewire.protocol.sse import CLOSING, EXPIRING, GAP, READY
 
-from tests.sse_decoder import SseDecoder, SseEvent
+from tests.support.sse_decoder import SseDecoder, SseEvent
 
 FAULTS = ("lost", "doubled", "reordered", "early_cursors", "gaps", "misused", "stuck")
 CONTROL = (READY, GAP, CLOSING, EXPIRING)

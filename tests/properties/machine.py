@@ -23,7 +23,7 @@ from tidewire.transports.base import Retention
 
 from tests.contract.stores import LogStore
 from tests.properties.model import Begin, Journal, Reader, sentinels
-from tests.sinks import RecordingSink
+from tests.support.sinks import RecordingSink
 
 TYPES = ("a", "b", "c")
 USERS = ("u1", "u2", "u3")

@@ -13,7 +13,7 @@ from tidewire.model.partitions import Partitions
 from tidewire.protocol.sse import CLOSING, GAP, READY
 from tidewire.transports.base import Receipt
 
-from tests.sse_decoder import SseDecoder, SseEvent
+from tests.support.sse_decoder import SseDecoder, SseEvent
 
 Slot = tuple[str, int]  # a partition in one epoch
 Place = dict[str, tuple[int, int]]  # partition → epoch and offset

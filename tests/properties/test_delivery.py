@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import ROOT
 from tests.properties.delivery import play
+from tests.support.processes import ROOT
 
 SEEDS = [
     int(seed)

@@ -11,7 +11,7 @@ from tidewire.model.event import Event
 from tidewire.model.record import Gap, GapReason, Record, pack, unpack
 from tidewire.protocol.sse import CLOUDEVENTS, DATA, Format, frame, retry
 
-from tests.sse_decoder import SseDecoder, SseEvent
+from tests.support.sse_decoder import SseDecoder, SseEvent
 
 nasty = st.text(st.sampled_from("\r\n\0:\u2028\u2029\x85\x0b\x0c\ufeff\t aé😀\x1f\x7fdataidvent"))
 texts = st.text() | nasty

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import rule, run_state_machine_as_test
 
-from tests.clocks import VirtualTimeLoop
 from tests.contract.stores import LogStore, MemoryStore, RedisStore
-from tests.processes import RedisServer
 from tests.properties.machine import StreamMachine
+from tests.support.clocks import VirtualTimeLoop
+from tests.support.processes import RedisServer
 
 
 class MemoryMachine(StreamMachine):

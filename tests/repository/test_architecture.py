@@ -7,8 +7,8 @@ import ast
 import re
 from itertools import groupby
 
-from tests.processes import ROOT
 from tests.repository.test_layers import CORE, FLOORS
+from tests.support.processes import ROOT
 
 DOCUMENT = ROOT / "docs" / "architecture.md"
 TABLE = re.compile(r"(?<=<!-- floors -->\n).*?(?=<!-- /floors -->)", re.DOTALL)

@@ -4,7 +4,7 @@ import ast
 import subprocess
 import sys
 
-from tests.processes import ROOT
+from tests.support.processes import ROOT
 
 
 def loaded_by(start: str) -> set[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import ROOT, inherited
+from tests.support.processes import ROOT, inherited
 
 FLOORS = {
     "errors": 0,

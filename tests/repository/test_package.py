@@ -14,7 +14,7 @@ import httpx
 import pytest
 from tidewire import __version__
 
-from tests.processes import ROOT, Instance, inherited
+from tests.support.processes import ROOT, Instance, inherited
 
 pytestmark = [pytest.mark.full, pytest.mark.xdist_group("package"), pytest.mark.timeout(180)]
 

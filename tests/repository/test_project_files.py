@@ -11,7 +11,7 @@ import yaml
 from tidewire import __version__
 
 from scripts.release_notes import ReleaseError, read_version, release_notes
-from tests.processes import ROOT
+from tests.support.processes import ROOT
 
 GITHUB = ROOT / ".github"
 WORKFLOWS = sorted((GITHUB / "workflows").glob("*.yml"))

@@ -6,7 +6,7 @@ import sys
 import pytest
 import tidewire
 
-from tests.processes import ROOT
+from tests.support.processes import ROOT
 
 
 def loaded(code: str) -> set[str]:

@@ -1,7 +1,8 @@
 """Uses the private parts of uvicorn and httptools, which may change: no other module of Tidewire uses them.
 
-`HttpConnection` and `HttpServer` are the interface for connection.py and server.py. tests/server/test_uvicorn.py names
-each private part, so that an update that changes one fails there and does not silently disable a limit.
+`HttpConnection` and `HttpServer` are the interface for connection.py and server.py.
+tests/integration/server/test_uvicorn.py names each private part, so that an update that changes one fails there and
+does not silently disable a limit.
 """
 
 import asyncio

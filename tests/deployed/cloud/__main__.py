@@ -12,9 +12,9 @@ from pathlib import Path
 
 from scripts import bundle as builder
 from scripts import netlify_build
-from tests.deploy.packaging import lay_out, run_osls
 from tests.deployed.cloud.cloud import Cloud
-from tests.processes import HOST, RedisServer
+from tests.repository.deploy.packaging import lay_out, run_osls
+from tests.support.processes import HOST, RedisServer
 
 STAGE = "prod"
 PORT = 8443

@@ -10,7 +10,7 @@ import sys
 import requests
 from moto import mock_aws
 
-from tests.processes import HOST
+from tests.support.processes import HOST
 
 HOP_BY_HOP = {"host", "connection", "content-length", "accept-encoding", "transfer-encoding", "content-encoding"}
 

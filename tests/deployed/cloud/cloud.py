@@ -14,7 +14,6 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from tests.certificates import certify
 from tests.deployed.cloud import account
 from tests.deployed.cloud.bus import Bus
 from tests.deployed.cloud.environment import Platform
@@ -23,7 +22,8 @@ from tests.deployed.cloud.netlify import Site
 from tests.deployed.cloud.stack import Stack
 from tests.deployed.cloud.template import REGION
 from tests.deployed.cloud.web import Hosts
-from tests.processes import HOST, ROOT, START_SECONDS, free_port, wait_until
+from tests.support.certificates import certify
+from tests.support.processes import HOST, ROOT, START_SECONDS, free_port, wait_until
 
 SITE = "https://app.example.com"
 NAMES = ("*.example.com", f"*.execute-api.{REGION}.amazonaws.com", f"*.lambda-url.{REGION}.on.aws", "*.netlify.app")

@@ -17,9 +17,9 @@ from typing import Any
 
 from tests.deployed.cloud import runtime
 from tests.deployed.cloud.template import ACCOUNT, REGION
-from tests.lambda_runtime.adapter import ADAPTERS, adapter
-from tests.lambda_runtime.runtime_api import Invocation, RuntimeApi
-from tests.processes import HOST, free_port
+from tests.integration.lambda_runtime.adapter import ADAPTERS, adapter
+from tests.integration.lambda_runtime.runtime_api import Invocation, RuntimeApi
+from tests.support.processes import HOST, free_port
 
 QUOTA = 10  # concurrent executions that a new account may have (Lambda quotas)
 START_SECONDS = 10.0  # Lambda's own bound for the initialisation, and here for a machine that others use too

@@ -11,7 +11,7 @@ from typing import Any
 import uvicorn
 
 from tests.deployed.cloud.web import Hosts
-from tests.processes import HOST, START_SECONDS, free_port, wait_until
+from tests.support.processes import HOST, START_SECONDS, free_port, wait_until
 
 READ_BYTES = 64 * 1024
 

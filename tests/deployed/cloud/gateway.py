@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from tests.deployed.cloud.environment import Function, InvocationError
 from tests.deployed.cloud.web import MAX_INVOCATION_BYTES, Receive, Scope, Send, Whole, body_of, chunks, event_of, plain
-from tests.lambda_runtime.runtime_api import Invocation
+from tests.integration.lambda_runtime.runtime_api import Invocation
 
 MAX_BODY_BYTES = 10 * 1024 * 1024
 MAX_HEAD_BYTES = 10_240  # of the request line and the headers

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from tests.deployed.cloud.template import ACCOUNT
-from tests.lambda_runtime.runtime_api import PRELUDE_END, Invocation
+from tests.integration.lambda_runtime.runtime_api import PRELUDE_END, Invocation
 
 Scope = Mapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]

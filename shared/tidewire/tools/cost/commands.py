@@ -1,8 +1,8 @@
 """The store's commands, as it bills them: a script is one, and so is each command of a pipeline.
 
-tests/cost/test_counted.py compares these numbers with the commands that a real Redis and the stand-in of Upstash's REST
-API receive. The numbers are per process, whatever its number of subscribers, and upper bounds if two operations could
-share a command.
+tests/integration/cost/test_counted.py compares these numbers with the commands that a real Redis and the stand-in of
+Upstash's REST API receive. The numbers are per process, whatever its number of subscribers, and upper bounds if two
+operations could share a command.
 """
 
 import math

@@ -1,0 +1,94 @@
+"""While the log is away: whose token was revoked, and how much a key may publish."""
+
+import asyncio
+from contextlib import AsyncExitStack
+
+import pytest
+from tidewire.delivery.hub import Hub
+from tidewire.delivery.revocations import Revocation, Revocations
+from tidewire.errors import Unauthorized
+from tidewire.model.audience import Interest
+from tidewire.protocol.sse import CLOSING
+from tidewire.transports.base import Log
+from tidewire.transports.fallback.fallback import Fallback
+from tidewire.transports.redis.streams import RedisStreams
+
+from tests.contract.acts import event
+from tests.contract.stores import MemoryStore
+from tests.integration.fallback.away import AwayLog
+from tests.support.clocks import virtual_time
+from tests.support.sinks import RecordingSink, subscribed
+
+KEEP = 1e12  # seconds: the times of these tests are small numbers
+
+
+def guard(log: Log) -> Hub:
+    return Hub(log, revocations=Revocations(log, KEEP))
+
+
+async def _sent_away(sink: RecordingSink) -> None:
+    await sink.until(lambda: sink.ended)
+    assert sink.order == [CLOSING]
+
+
+@virtual_time
+async def test_a_revoked_stream_of_an_outage_ends_after_it() -> None:
+    """It was let in while the log was away, and the revocation could not be read."""
+    store = MemoryStore()
+    async with guard(store.open()) as elsewhere:
+        await elsewhere.dispatch([Revocation("u1", 200).event()])
+        log = AwayLog(store.open())
+        log.leave()
+        async with guard(Fallback(log)) as hub:
+            async with (
+                subscribed(hub, "u1", issued_at=100, wait_for_log=True) as old,
+                subscribed(hub, "u1", issued_at=300, wait_for_log=True) as new,
+            ):
+                log.come_back()
+                await old.until(lambda: old.ended)
+                assert old.all[-1].data == '{"reason":"revoked"}'
+                await new.ready()  # the store's clock stands still: before it, this event would be of an earlier time
+                await hub.dispatch([event("on")])
+                await new.has("on")
+            with pytest.raises(Unauthorized):
+                hub.check_revoked(Interest("u1"), 100)
+
+
+@virtual_time
+async def test_nothing_is_replayed_to_a_revoked_stream() -> None:
+    """However long the log was away, and whichever stream finds it back first."""
+    store = MemoryStore()
+    async with guard(store.open()) as elsewhere:
+        await elsewhere.dispatch([event("theirs", users=["u1"]), Revocation("u1", 200).event()])
+        log = AwayLog(store.open())
+        log.leave()
+        async with guard(Fallback(log)) as hub, AsyncExitStack() as streams:
+            sinks = [  # each comes back to the log at a moment of its own
+                await streams.enter_async_context(
+                    subscribed(hub, "u1", since="earliest", issued_at=100, wait_for_log=True)
+                )
+                for _ in range(20)
+            ]
+            await asyncio.sleep(60)  # the tries to read the revocations are seconds apart by now
+            log.come_back()
+            await asyncio.gather(*map(_sent_away, sinks))
+
+
+@virtual_time
+async def test_streams_that_left_in_an_outage_are_not_followed() -> None:
+    log = AwayLog(MemoryStore().open())
+    log.leave()
+    async with guard(Fallback(log)) as hub:
+        async with subscribed(hub, "u1", wait_for_log=True):
+            await asyncio.sleep(60)
+        log.come_back()
+        await asyncio.sleep(60)
+        assert hub.fanout.positions == {}
+        assert hub.snapshot().readers == {}
+
+
+async def test_a_rate_goes_on_in_this_process_while_redis_is_away() -> None:
+    fallback = Fallback(RedisStreams("redis://127.0.0.1:9"))  # nothing answers there
+    assert await fallback.take("k", 2, 3, 1_000.0) == 0
+    assert await fallback.take("k", 2, 3, 1_000.0) > 0
+    await fallback.aclose()

@@ -1,0 +1,352 @@
+"""Events that the log refuses while it takes others: set aside, counted, and never in the way of those behind."""
+
+import asyncio
+
+import pytest
+from tidewire.errors import EventRefused, TransportUnavailable
+from tidewire.model.partitions import Partitions
+from tidewire.model.record import Record
+from tidewire.transports.fallback.fallback import Fallback
+from tidewire.transports.fallback.outbox import Entry
+from tidewire.transports.upstash.rest_log import UpstashRest
+
+from tests.contract.acts import event as draft
+from tests.contract.acts import publish as publish_to
+from tests.contract.acts import read
+from tests.contract.stores import MemoryStore
+from tests.faults.clients import event, eventually, follow, get, metrics, on_redis, publish, receipts
+from tests.faults.stored import read_log
+from tests.integration.fallback.away import Instance
+from tests.integration.fallback.test_over_http import FALLBACK, back, early
+from tests.integration.postgres.test_instances import on_postgres
+from tests.support.clocks import virtual_time
+from tests.support.postgres_server import MakePostgres, PostgresServer
+from tests.support.processes import Instance as Process
+from tests.support.processes import MakeInstance, MakeRedis
+from tests.support.upstash_stand_in import StandIn
+from tests.support.waiting import eventually as soon
+
+CONSTRAINT = "alter table rt.records add constraint clean check (event not like '%poison%')"
+_RAISE = """
+    create function rt.refuse() returns trigger language plpgsql as $$begin raise {}; end$$;
+    create trigger clean before insert on rt.records for each row when (new.event like '%poison%')
+    execute function rt.refuse()
+"""
+TRIGGER, NO_RIGHT = _RAISE.format("'no'"), _RAISE.format("insufficient_privilege")
+SET_ASIDE = "realtime_outbox_set_aside_total"
+
+
+def names_in(server: PostgresServer) -> list[str]:
+    """The ids that the log holds, in its order."""
+    rows = server.ask('select event::json ->> $1 from rt.records order by epoch, "offset"', "id")
+    return [name for (name,) in rows]
+
+
+async def set_aside(instance: Process) -> float:
+    """How many events the instance has set aside."""
+    return (await metrics(instance))[SET_ASIDE]
+
+
+async def has_set_aside(instance: Process, count: int) -> bool:
+    """Whether the instance has set aside so many events."""
+    return await set_aside(instance) == count
+
+
+async def ids(store: MemoryStore, partition: str) -> list[str]:
+    """The ids that the log holds of one partition, in its order."""
+    log = store.open()
+    found = await read(log, await log.seek((partition,), None))
+    return [item.event.id for item in found if isinstance(item, Record)]
+
+
+async def served(instance: Instance, name: str) -> bool:
+    """Publish an event, and return whether it is durable; False where there was no room for it."""
+    try:
+        (receipt,) = await instance.fallback.publish([draft(id=name)])
+    except TransportUnavailable:
+        await asyncio.sleep(0.1)
+        return False
+    return receipt.durable
+
+
+@pytest.mark.parametrize("rule", [CONSTRAINT, TRIGGER, NO_RIGHT], ids=["constraint", "trigger", "no-right"])
+async def test_what_waits_behind_a_refused_event_arrives(
+    make_postgres: MakePostgres, make_instance: MakeInstance, rule: str
+) -> None:
+    """The outbox stood still behind an event that the log refused; all after it was lost at the end of the process."""
+    server = await asyncio.to_thread(make_postgres)
+    await asyncio.to_thread(server.ask, f"{rule}; select 1")
+    instance = await asyncio.to_thread(make_instance, **on_postgres(server.url, **FALLBACK))
+    async with follow(instance) as follower:
+        await asyncio.to_thread(server.kill)
+        for name in ("one", "poison-hunter2", "two"):
+            await early(instance, name)
+        await follower.has("one", "poison-hunter2", "two")
+        await asyncio.to_thread(server.start)
+        await back(instance)
+        assert await set_aside(instance) == 1
+        answer = await publish(instance, event("end"))
+        assert "durable" not in answer.json()["events"][0]
+        await follower.has("one", "poison-hunter2", "two", "end")
+        assert (await get(instance, "/api/health/ready")).json()["status"] == "ready"
+        refused = await publish(instance, event("poison-direct"))
+        if refused.status == 202:  # the answer does not say that it is this event alone, until others go in
+            assert refused.json()["events"][0]["durable"] is False
+            await publish(instance, event("behind"))
+            await eventually(lambda: has_set_aside(instance, 2))
+            refused = await publish(instance, event("poison-again"))
+        assert refused.status == 422, refused
+        assert "sent again as it is" in refused.json()["detail"]
+    assert [name for name in names_in(server) if name != "behind"] == ["one", "two", "end"]
+    lines = [line for line in instance.log().splitlines() if "SET ASIDE" in line]
+    assert "poison-hunter2" in lines[0]
+    assert '"name"' not in instance.log()
+
+
+async def test_a_log_that_refuses_everything_loses_nothing(
+    make_postgres: MakePostgres, make_instance: MakeInstance
+) -> None:
+    """A right that was taken from all events must not pass for events that are refused."""
+    server = await asyncio.to_thread(make_postgres)
+
+    async def ask(sql: str) -> None:
+        await asyncio.to_thread(server.ask, f"{sql}; select 1")
+
+    await ask("create role app login; grant usage on schema rt to app; grant all on all tables in schema rt to app")
+    url = server.url.replace("tidewire@", "app@")
+    instance = await asyncio.to_thread(make_instance, **on_postgres(url, **FALLBACK))
+    await ask("revoke insert on rt.records from app")
+    names = [f"event-{number}" for number in range(60)]
+    for name in names:
+        await early(instance, name)
+
+    async def says_why() -> bool:
+        health = (await get(instance, "/api/health/ready")).json()
+        assert health["status"] == "degraded"
+        return any("42501" in reason for reason in health["reasons"])
+
+    await eventually(says_why)
+    await ask("grant insert on rt.records to app")
+    await back(instance)
+    assert names_in(server) == names
+    assert await set_aside(instance) == 0
+
+
+async def test_a_partition_that_redis_refuses_holds_up_no_other(
+    make_redis: MakeRedis, make_instance: MakeInstance
+) -> None:
+    """A user of Redis that lacks the right to one partition's keys: the outbox stood still behind its first event."""
+    # From its start on: between that and a command the outbox could append what is to be refused.
+    limited = "on nopass resetkeys ~rt:all ~{rt:all}* ~{rt}* ~rt:realtime.* ~{rt:realtime.* &* +@all"
+    redis = await asyncio.to_thread(make_redis, options=("--user", "default", *limited.split()))
+    settings = {**on_redis(redis, **FALLBACK), "REALTIME_PARTITIONS": "secret"}
+    instance = await asyncio.to_thread(make_instance, **settings)
+    redis.kill()
+    for number in range(20):
+        answer = await publish(instance, event(f"secret-{number}", type="secret"))
+        assert answer.json()["events"][0]["durable"] is False
+        await early(instance, f"open-{number}")
+    redis.start()
+    await back(instance)
+    assert await set_aside(instance) == 20
+    for name in ("open-now", "open-too"):
+        assert "durable" not in receipts(await publish(instance, event(name)))[0]
+    refused = await publish(instance, event("secret-now", type="secret"))
+    assert refused.status == 422, refused
+    assert "NOPERM" in refused.json()["detail"]
+    assert redis.ask("ACL SETUSER default allkeys") == "+OK"
+    assert "durable" not in receipts(await publish(instance, event("secret-after", type="secret")))[0]
+    logged = await read_log(redis)
+    names = [f"open-{number}" for number in range(20)]
+    assert [stored.event["id"] for stored in logged["all"]] == [*names, "open-now", "open-too"]
+    assert [stored.event["id"] for stored in logged["secret"]] == ["secret-after"]
+
+
+async def test_an_event_that_is_too_large_for_the_store(upstash: StandIn) -> None:
+    """A plan takes requests up to a size: one that is larger stays so, alone or in the outbox."""
+    rest = UpstashRest(upstash.url, upstash.token, poll_min=0.01, poll_max=0.1)
+    fallback = Fallback(rest)
+    await publish_to(fallback, "first")
+    await asyncio.to_thread(upstash.stop)
+    large = "x" * 100_000
+    for data in ("before", large, *range(30)):
+        (receipt,) = await publish_to(fallback, data)
+        assert not receipt.durable
+    upstash.most_request_bytes = 50_000
+    await asyncio.to_thread(upstash.resume)
+    await soon(lambda: fallback.backlog.events == 0)
+    (receipt,) = await publish_to(fallback, "after")
+    assert receipt.positions is not None
+    assert receipt.positions["all"].offset == 33
+    for transport in (fallback, rest):
+        with pytest.raises(EventRefused, match="larger than Upstash takes"):
+            await publish_to(transport, large)
+    await fallback.aclose()
+
+
+async def test_nobody_is_refused_for_an_event_of_another_request(
+    make_postgres: MakePostgres, make_instance: MakeInstance
+) -> None:
+    """What is published at the same moment goes into one append, which one refused event failed for all."""
+    server = await asyncio.to_thread(make_postgres)
+    await asyncio.to_thread(server.ask, f"{CONSTRAINT}; select 1")
+    instance = await asyncio.to_thread(make_instance, **on_postgres(server.url))
+    await publish(instance, event("first"))
+    names = ["poison" if number % 5 == 2 else f"event-{number}" for number in range(20)]
+    answers = await asyncio.gather(*(publish(instance, event(name)) for name in names))
+    for name, answer in zip(names, answers, strict=True):
+        assert answer.status == (422 if name == "poison" else 202), answer
+    assert (await get(instance, "/api/health/ready")).status == 200
+
+
+@virtual_time
+async def test_who_waits_for_a_refused_event_gets_the_error() -> None:
+    """While the outbox empties a publisher waits for its turn, and learns what becomes of the event."""
+    async with Instance(MemoryStore()) as here:
+        here.log.poison.add("bad")
+        here.log.leave()
+        await publish_to(here.fallback, *range(40))
+        here.log.seconds = 0.1
+        here.log.is_away = False
+        await soon(lambda: not here.fallback.is_away)
+        waiting = asyncio.create_task(here.fallback.publish([draft("bad", id="bad")]))
+        with pytest.raises(EventRefused, match="poison"):
+            await waiting
+        assert here.fallback.backlog.events == 0
+
+
+@virtual_time
+async def test_a_partition_that_is_refused_is_an_error_at_once() -> None:
+    """After one event was refused alone, the next of its kind is not answered with a 202 that nobody keeps."""
+    async with Instance(MemoryStore()) as here:
+        here.log.barred |= {"first", "second"}
+        (kept,) = await here.fallback.publish([draft(1, id="first")])
+        assert not kept.durable
+        await publish_to(here.fallback, "good")
+        await soon(lambda: here.fallback.backlog.events == 0)
+        with pytest.raises(EventRefused):
+            await here.fallback.publish([draft(2, id="second")])
+
+
+@pytest.mark.parametrize("bound", ["events", "bytes"])
+@virtual_time
+async def test_an_outbox_full_of_refused_events_serves_others(bound: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A full outbox took nothing that could show that the log takes other events: it stayed full, with 503 for all."""
+    store = MemoryStore()
+    names = [f"barred {number}" for number in range(4)]
+    size = Entry(draft(id=names[0], type="a"), [("a", names[0])]).size
+    limits = {"max_events": len(names)} if bound == "events" else {"max_bytes": len(names) * size}
+    async with Instance(store, Partitions(frozenset({"a"})), **limits) as here:  # type: ignore[arg-type]
+        here.log.barred |= set(names)
+        for name in names:
+            (kept,) = await here.fallback.publish([draft(id=name, type="a")])
+            assert not kept.durable
+        await soon(lambda: here.log.batches.count([names[0]]) >= 2)  # the first by its publisher
+        served = await here.fallback.publish([draft(id="good"), draft(id="good too")])
+        assert all(receipt.durable for receipt in served)
+        for number in range(len(names)):
+            await here.fallback.publish([draft(id=f"good {number}")])
+        await soon(lambda: here.fallback.backlog.events == 0)
+        assert not here.fallback.is_away
+        logged = await ids(store, "all")
+    assert logged == ["good", "good too", *(f"good {number}" for number in range(len(names)))]
+    lines = [record.message for record in caplog.records if "SET ASIDE" in record.message]
+    assert [name for name in names if any(name in line for line in lines)] == names
+    assert len(lines) == len(names)
+
+
+@virtual_time
+async def test_a_full_outbox_of_one_partition_is_emptied_too(caplog: pytest.LogCaptureFixture) -> None:
+    """Where the events that the log takes are of the same partition, they wait until all others were tried."""
+    names = [f"barred {number}" for number in range(4)]
+    async with Instance(MemoryStore(), max_events=len(names)) as here:
+        here.log.barred |= set(names)
+        for name in names:
+            await here.fallback.publish([draft(id=name)])
+        tries = 1
+        while not await served(here, "good"):
+            assert here.fallback.backlog.events == len(names)
+            tries += 1
+            assert tries < 100
+        await soon(lambda: here.fallback.backlog.events == 0)
+    assert sum("SET ASIDE" in record.message for record in caplog.records) == len(names)
+
+
+@virtual_time
+async def test_a_full_outbox_keeps_all_if_nothing_is_taken() -> None:
+    """Whoever is tried beyond the bounds, and refused as the others are, gets a 503 and leaves nothing behind."""
+    store = MemoryStore()
+    async with Instance(store, Partitions(frozenset({"a"})), max_events=3) as here:
+        here.log.bars_all = True
+        for number in range(3):
+            await here.fallback.publish([draft(id=f"{number}", type="a")])
+        for number in range(20):
+            name = f"refused {number}"
+            tries = (draft(id=name), draft(id=f"{name} too"))
+            answers = await asyncio.gather(
+                here.fallback.publish(tries), here.fallback.publish(tries), return_exceptions=True
+            )
+            assert [type(answer) for answer in answers] == [TransportUnavailable] * 2
+            assert here.fallback.backlog.events == 3
+        (again,) = await here.fallback.publish([draft(id="0", type="a")])
+        assert again.duplicate
+        assert not again.durable
+        here.log.bars_all = False
+        await soon(lambda: here.fallback.backlog.events == 0)
+        assert here.fallback.backlog.bytes == 0
+        assert await ids(store, "a") == ["0", "1", "2"]
+        assert await ids(store, "all") == []
+
+
+@virtual_time
+async def test_nothing_overtakes_an_event_of_several_shards() -> None:
+    """What was passed over because it shares a shard with a refused event was overtaken in its other shard."""
+    scheme = Partitions(frozenset({"a"}), user_shards=2)
+    shards = {user: scheme.route(draft(type="a", users=[user]))[0][0] for user in ("u1", "u2", "u3", "u4")}
+    one = next(iter(shards))
+    other = next(user for user, shard in shards.items() if shard != shards[one])
+    store = MemoryStore()
+    async with Instance(store, scheme) as here:
+        here.log.leave()
+        for name, users in (("barred", [one]), ("both", [one, other]), ("last", [other])):
+            await here.fallback.publish([draft(id=name, type="a", users=users)])
+        here.log.barred.add("barred")
+        here.log.come_back()
+        await soon(lambda: here.fallback.backlog.events == 0)
+    assert await ids(store, shards[other]) == ["both", "last"]
+    assert await ids(store, shards[one]) == ["both"]
+
+
+@virtual_time
+async def test_a_refusal_that_becomes_final_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    """The event left the outbox, and was tried again with those of the same round: that ended the flush."""
+    async with Instance(MemoryStore()) as here:
+        here.log.barred |= {"first", "second"}
+        await here.fallback.publish([draft(id="first")])
+        await here.fallback.publish([draft(id="second")])
+        await soon(lambda: here.log.batches.count(["second"]) >= 1)
+        here.log.poison.add("first")
+        await soon(lambda: here.fallback.backlog.events == 1)
+        await here.fallback.publish([draft(id="good")])
+        await soon(lambda: here.fallback.backlog.events == 0)
+    told = [record.message for record in caplog.records if "SET ASIDE" in record.message]
+    assert ["first" in told[0], "second" in told[1], len(told)] == [True, True, 2]
+
+
+@virtual_time
+async def test_a_retry_that_waits_does_not_hide_a_loss(caplog: pytest.LogCaptureFixture) -> None:
+    """The first publisher was answered 202, and its event left without a line when a second one waited for it."""
+    async with Instance(MemoryStore(), Partitions(frozenset({"a"})), max_events=2) as here:
+        here.log.barred |= {"first", "second"}
+        for name in ("first", "second"):
+            await here.fallback.publish([draft(id=name, type="a")])
+        await soon(lambda: here.log.batches.count(["first"]) >= 2)
+        good, again = await asyncio.gather(
+            here.fallback.publish([draft(id="good")]),
+            here.fallback.publish([draft(id="first", type="a")]),
+            return_exceptions=True,
+        )
+        assert not isinstance(good, BaseException)
+        assert good[0].durable
+        assert isinstance(again, EventRefused)
+        assert any("SET ASIDE: the event first" in record.message for record in caplog.records)

@@ -1,0 +1,35 @@
+"""An application beside Tidewire: its own connections to the same database."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import asyncpg
+import pytest
+
+from tests.contract.stores import PostgresStore
+from tests.support.postgres_server import PostgresServer
+
+Connect = Callable[[], Awaitable[Any]]
+
+
+@pytest.fixture
+async def store(postgres_url: str) -> AsyncIterator[PostgresStore]:
+    """The store on Postgres."""
+    store = PostgresStore(postgres_url)
+    yield store
+    await store.aclose()
+
+
+@pytest.fixture
+async def application(postgres_url: str, postgres_server: PostgresServer) -> AsyncIterator[Connect]:
+    """Opens connections of an application; the settings that realtime_publish goes by are the defaults at first."""
+    postgres_server.ask("delete from rt.settings; insert into rt.settings default values")
+    async with AsyncExitStack() as stack:
+
+        async def connect() -> Any:
+            connection = await asyncpg.connect(postgres_url)
+            stack.push_async_callback(connection.close)
+            return connection
+
+        yield connect

@@ -1,0 +1,82 @@
+"""Connections that have gone silent without a word, as behind a NAT that forgot them: what a caller waits for."""
+
+import asyncio
+
+import pytest
+from tidewire.errors import TransportUnavailable
+from tidewire.model.partitions import ALL
+from tidewire.transports.postgres.connection import CONNECTIONS
+from tidewire.transports.postgres.log import PostgresLog
+
+from tests.contract.acts import event, publish, seek, tailing
+from tests.contract.stores import PostgresStore
+from tests.support.postgres_server import PostgresServer
+from tests.support.proxy import Proxy
+
+UNENCRYPTED = "?sslmode=disable"
+NEVER = 10_000.0  # seconds until the tail would look by itself
+
+
+@pytest.fixture(autouse=True)
+def short_time_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A time-out of 1.5 s."""
+    monkeypatch.setattr("tidewire.transports.postgres.connection.TIMEOUT", 1.5)
+    monkeypatch.setattr("tidewire.transports.postgres.appends.TIMEOUT", 1.5)
+
+
+async def test_all_silent_connections_cost_one_time_out(store: PostgresStore) -> None:
+    """Each idle connection of the pool cost a publisher a time-out of its own; the tail waited for its next look."""
+    async with Proxy(f"{store.url}{UNENCRYPTED}") as wire:
+        log = PostgresLog(wire.url, check=NEVER)
+        async with tailing(log, await log.head((ALL,))) as (heard, tail):
+            await asyncio.gather(*(seek(log, number) for number in range(CONNECTIONS)))
+            await publish(log, "before")
+            await heard.has("before")
+            await wire.freeze()
+            one, refused = event("after"), 0
+            while True:
+                try:
+                    await log.publish([one])
+                    break
+                except TransportUnavailable:
+                    refused += 1
+            assert refused == 1
+            await heard.has("after")
+            await asyncio.gather(*(seek(log, number) for number in range(CONNECTIONS)))
+            assert tail.running
+        assert heard.told == ["before", "after"]
+        await log.aclose()
+
+
+async def test_what_this_process_published_needs_no_doorbell(
+    store: PostgresStore, postgres_server: PostgresServer
+) -> None:
+    """A place that the pool knows of is looked for, also where its doorbell is lost."""
+    log = PostgresLog(store.url, check=NEVER)
+    ring = postgres_server.ask("select pg_get_functiondef('rt.append_to'::regproc)")[0][0]
+    async with tailing(log, await log.head((ALL,))) as (heard, _):
+        await publish(log, 1)
+        await heard.has(1)
+        postgres_server.ask(ring.replace("'tidewire:'", "'elsewhere:'"))
+        try:
+            for number in range(2, 4):
+                await publish(log, number)
+                await heard.has(number)
+        finally:
+            postgres_server.ask(ring + ";")
+    await log.aclose()
+
+
+async def test_a_crowd_in_line_is_no_silence(store: PostgresStore, postgres_server: PostgresServer) -> None:
+    """Who has waited in line for too long says nothing about the connections, which keep working."""
+    log = PostgresLog(store.url, check=NEVER)
+    async with tailing(log, await log.head((ALL,))) as (heard, _):
+        await publish(log, 1)
+        await heard.has(1)
+        (listener,) = await asyncio.to_thread(postgres_server.listeners)
+        sleeping = [asyncio.create_task(log.fetch("select pg_sleep(1)")) for _ in range(CONNECTIONS * 2)]
+        await asyncio.gather(*sleeping, return_exceptions=True)
+        await publish(log, 2)
+        await heard.has(2)
+        assert await asyncio.to_thread(postgres_server.listeners) == [listener]
+    await log.aclose()

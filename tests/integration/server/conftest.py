@@ -1,0 +1,14 @@
+"""Peers do not outlive their test, whatever becomes of it."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.integration.server import peers
+
+
+@pytest.fixture(autouse=True)
+def closed_peers() -> Iterator[None]:
+    yield
+    while peers.opened:
+        peers.opened.pop().close()

@@ -1,0 +1,144 @@
+"""A TCP proxy between Tidewire and its store: the network, counted, and broken at will."""
+
+import asyncio
+import contextlib
+from collections.abc import Coroutine
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+from tests.support.processes import HOST, free_port
+
+READ_BYTES = 64 * 1024
+
+Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+class Proxy:
+    """Forwards every connection to the server of a URL, until it is told otherwise; its own `url` stays the same.
+
+    What is set applies to the bytes that come from then on: `delay` to both directions, `keep` to the next answers,
+    `twice` to connections that are opened from then on.
+    """
+
+    def __init__(self, server_url: str) -> None:
+        port = urlsplit(server_url).port
+        assert port is not None
+        self._target = port
+        self._port = free_port()
+        self.url = server_url.replace(f":{port}", f":{self._port}")
+        self.delay = 0.0  # seconds that bytes are on their way
+        self.keep: int | None = (
+            None  # bytes of an answer that pass before its connection is cut; 0: it was done, unheard
+        )
+        self.twice = False  # each request reaches the server a second time, as a proxy that retries too early sends it
+        self.turns = 0  # how often a client wrote after the server had spoken: its round trips
+        self.cuts = 0  # answers that `keep` has cut
+        self._speaker = ""
+        self._server: asyncio.Server | None = None
+        self._pumps: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
+
+    async def __aenter__(self) -> Self:
+        await self.connect()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.refuse()
+
+    async def connect(self) -> None:
+        """Let connections through from now on."""
+        self._server = await asyncio.start_server(self._forward, HOST, self._port)
+
+    async def refuse(self) -> None:
+        """Cut every connection and refuse new ones."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        await self.freeze()
+        self.cut()
+
+    def cut(self) -> None:
+        """Cut every open connection."""
+        for writer in self._writers:
+            writer.transport.abort()
+        self._writers.clear()
+
+    async def freeze(self) -> None:
+        """Leave every open connection open and silent for good, as a lost route does; new ones work."""
+        pumps = list(self._pumps)
+        for pump in pumps:
+            pump.cancel()
+        await asyncio.gather(*pumps, return_exceptions=True)
+
+    def lead_to(self, port: int, *, cut: bool = True) -> None:
+        """Let new connections lead to another server, as after a failover, and cut the open ones.
+
+        Without `cut` they stay with the server that they lead to, as where it lives on (a planned failover).
+        """
+        self._target = port
+        if cut:
+            self.cut()
+
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        shadow = None
+        try:
+            there = await asyncio.open_connection(HOST, self._target)
+            if self.twice:
+                shadow = await asyncio.open_connection(HOST, self._target)
+        except OSError:
+            writer.transport.abort()
+            return
+        self._writers |= {writer, there[1]}
+        self._start(self._requests(reader, there[1], shadow))
+        self._start(self._answers(there[0], writer, there[1]))
+
+    def _start(self, pumping: Coroutine[Any, Any, None]) -> None:
+        pump = asyncio.create_task(pumping)
+        self._pumps.add(pump)
+        pump.add_done_callback(self._pumps.discard)
+
+    async def _requests(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        shadow: Connection | None,
+    ) -> None:
+        writers = [writer] if shadow is None else [writer, shadow[1]]
+        if shadow is not None:
+            self._writers.add(shadow[1])
+            self._start(_discard(shadow[0]))
+        with contextlib.suppress(OSError):
+            while data := await reader.read(READ_BYTES):
+                await asyncio.sleep(self.delay)
+                self.turns += self._speaker != "client"
+                self._speaker = "client"
+                for each in writers:
+                    each.write(data)
+                    await each.drain()
+        for each in writers:
+            each.transport.abort()
+
+    async def _answers(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, there: asyncio.StreamWriter
+    ) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(READ_BYTES):
+                await asyncio.sleep(self.delay)
+                self._speaker = "server"
+                keep = self.keep
+                writer.write(data[:keep])
+                await writer.drain()
+                if keep is not None:
+                    self.cuts += 1
+                    there.transport.abort()
+                    break
+        if self.keep is None:
+            writer.transport.abort()
+        else:
+            writer.close()  # what was kept arrives first
+
+
+async def _discard(reader: asyncio.StreamReader) -> None:
+    with contextlib.suppress(OSError):
+        while await reader.read(READ_BYTES):
+            pass
