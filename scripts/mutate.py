@@ -166,7 +166,7 @@ def _prepare(folder: Path, room: str, modules: Sequence[str]) -> None:
     tests = [
         str(path.relative_to(ROOT))
         for name in folders
-        for path in (sorted((ROOT / name).glob("test_*.py")) or [ROOT / name])
+        for path in (sorted((ROOT / name).rglob("test_*.py")) or [ROOT / name])
         if "tidewire" in (text := path.read_text()) and not STARTS_PROCESSES.search(text)
     ]
     configuration = CONFIGURATION.format(
