@@ -1,4 +1,4 @@
-"""Waiting for the tail: of thousands of waiting subscribers, a record wakes only those that wait for its place."""
+"""Subscribers that wait until the tail reaches their position: a record wakes only those that wait for it."""
 
 import asyncio
 from collections.abc import Mapping

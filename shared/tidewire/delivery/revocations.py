@@ -1,7 +1,7 @@
-"""Tokens that were revoked before their end: the log announces each revocation to every instance, now and later.
+"""Revocations of tokens: every instance reads them from the log, and its hub ends the streams of revoked tokens.
 
 A revocation is an event in a control partition. Each hub of a deployment with authentication reads that partition from
-its oldest record on, and ends the streams of the tokens that it names.
+its oldest record on; `on_revoked` then closes the streams of the tokens that it names.
 """
 
 import logging

@@ -1,4 +1,4 @@
-"""Sessions: open streams and long polls, from the connection limit to the end of the token, with one exit for all."""
+"""Sessions: open streams, and long polls while they wait. Each has a slot in the limits, a lifetime and one exit."""
 
 import asyncio
 import contextlib

@@ -1,6 +1,6 @@
-"""Where a subscriber begins to read: at its cursor, a time or the head. A cursor that cannot be used becomes a gap.
+"""The start of a subscriber: its cursor, a time or the head becomes a position in each partition, or a gap.
 
-It begins in the partitions of the schemes in use. The log itself (`tidewire.transports.log_base`) finds the gaps after
+It is in the partitions of the schemes in use. The log itself (`tidewire.transports.log_base`) finds the gaps after
 a valid cursor.
 """
 

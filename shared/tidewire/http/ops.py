@@ -1,4 +1,4 @@
-"""GET /api/health/live and /api/health/ready, /api/metrics, and /api/openapi.json."""
+"""Health checks, metrics and the OpenAPI document: GET /api/health/…, /api/metrics and /api/openapi.json."""
 
 import asyncio
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""GET /api/events: a raw ASGI app, so that the hub itself drives `send` (no task and no queue per subscriber)."""
+"""GET /api/events: streams, JSON pages and long polls.
+
+It is a raw ASGI app, so that the hub itself drives `send`, without a task or a queue per subscriber.
+"""
 
 import asyncio
 import logging
