@@ -130,7 +130,7 @@ class FollowedTail:
         return tail.advice if isinstance(tail, Advising) else None
 
     async def records_behind(self) -> int | None:
-        """Return how many records of the followed partitions the tail has yet to bring; None if the log is away.
+        """Return how many records of the followed partitions the tail has not read yet; None if the log is unavailable.
 
         Costs one request for heads if anything is followed.
         """

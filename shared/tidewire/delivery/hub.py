@@ -38,7 +38,7 @@ REFUSAL_SECONDS = 30.0
 """How long a refused append counts against readiness. Not for ever: an instance that a load balancer has taken out gets
 no publication that could succeed and prove that the store was mended."""
 HEARTBEAT_SLOTS = 16  # the turns of one interval: not all subscribers are written to at once
-GOING_AWAY = "This instance is going away; come back, and another one will answer"
+GOING_AWAY = "This instance is draining: send the request again, and another instance answers"
 
 
 class HubSnapshot(NamedTuple):
@@ -114,8 +114,8 @@ class Hub:
                 await self.transport.ping()
         except (TimeoutError, TransportUnavailable) as error:
             why = error.detail if isinstance(error, TransportUnavailable) else f"no answer within {PING_SECONDS:g} s"
-            meanwhile = "what is published is kept in memory" if self._buffers else "nothing can be published"
-            logger.warning("started while the transport is away: until it is back, %s: %s", meanwhile, why)
+            meanwhile = "published events are kept in memory" if self._buffers else "nothing can be published"
+            logger.warning("started while the transport is unavailable: until it is back, %s: %s", meanwhile, why)
 
     async def dispatch(self, events: Sequence[Event]) -> list[Receipt]:
         """Publish the events; each reaches every matching subscriber of every process once.

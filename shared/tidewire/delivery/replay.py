@@ -63,7 +63,7 @@ class Outlet(Protocol):
         """Return once more may be written after a NotWritableError."""
 
     async def pause(self, seconds: float) -> None:
-        """Return after so long, before the next try while the log is away."""
+        """Return after so long, before the next try while the log is unavailable."""
 
 
 class SinkIsFullError(Exception):
@@ -157,7 +157,7 @@ class Replay:
         return cursor_text(self.positions, self.partitions)
 
     async def run(self, until: Cursor | None = None) -> None:
-        """Write everything from the place to the head, however long the log is away meanwhile.
+        """Write everything from the place to the head, however long the log is unavailable meanwhile.
 
         The stream stays open: an EventSource gives up for good when a reconnection is refused, but it waits on a silent
         stream. While a client does not read, no page of the log is held for it: a thousand such clients would hold a

@@ -18,7 +18,7 @@ ReadHeads = Callable[[Sequence[str]], Awaitable[Cursor]]
 
 
 def start_of_outage(start: Start) -> Start:
-    """Return the start of a subscriber that came while the log was away: without a cursor, the current time.
+    """Return the start of a subscriber that came while the log was unavailable: without a cursor, the current time.
 
     The clock is this process's; the log compares it with its own.
     """

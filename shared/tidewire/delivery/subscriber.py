@@ -25,13 +25,13 @@ logger = logging.getLogger(__name__)
 
 HOLD = 0.5  # seconds for which a page of the log is held for a client without room; then it is read again
 STALLED = 60.0  # seconds without room for one byte: the client is gone or frozen
-RETRY_CAP = 1.0  # seconds between two tries to reach a log that was away when the subscriber came
+RETRY_CAP = 1.0  # seconds between two tries to reach a log that was unavailable when the subscriber came
 
 
 class State(enum.Enum):
     """What a subscriber does now; the value is the metric's label."""
 
-    WAITING = "waiting"  # for a log that has been away since the subscriber came
+    WAITING = "waiting"  # for a log that has been unavailable since the subscriber came
     REPLAYING = "catching-up"
     LIVE = "live"
     CLOSED = "closed"
@@ -47,7 +47,7 @@ class Shared(NamedTuple):
 
 
 class AwaitedLog(NamedTuple):
-    """How a subscriber begins when the log is away: `find_place` raises TransportUnavailable until it is back."""
+    """The start of a subscriber while the log is unavailable: `find_place` raises TransportUnavailable until then."""
 
     cursor: str | None  # what the client came with, if it is a cursor
     find_place: Callable[[], Awaitable[Place]]

@@ -23,7 +23,7 @@ class Gap(NamedTuple):
 
     Reading resumes at `position` in `partition`; None if no log keeps positions. Reasons: `trimmed` (older than the
     retention), `epoch` (the log is not the one of the cursor), `invalid` (an unreadable cursor), `no-log` (a transport
-    without a log was away).
+    without a log was unavailable).
     """
 
     reason: GapReason

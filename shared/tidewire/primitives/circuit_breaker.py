@@ -1,4 +1,4 @@
-"""A circuit breaker before a store: while the store is away, calls fail at once, and one call at a time probes it."""
+"""A circuit breaker for a store: while it is unavailable, calls fail at once, and one call at a time probes it."""
 
 import logging
 import math
@@ -30,9 +30,9 @@ class CircuitBreaker:
     A server that comes back under load must not meet every waiting call at once, and no caller waits for a time-out
     that another one has just waited for.
 
-    `lost` are the exceptions that mean "away"; any other one is an answer. `to_error` turns them into the caller's
-    error, if they are not TransportUnavailable already. `hold` returns for how many seconds the store asked not to be
-    called.
+    `lost` are the exceptions that mean "unavailable"; any other one is an answer. `to_error` turns them into the
+    caller's error, if they are not TransportUnavailable already. `hold` returns for how many seconds the store asked
+    not to be called.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class CircuitBreaker:
 
     @property
     def is_open(self) -> bool:
-        """Whether the store is known to be away."""
+        """Whether the store is known to be unavailable."""
         return self._failure is not None
 
     @property
@@ -112,7 +112,7 @@ class CircuitBreaker:
         failure = self._unavailable(error)
         if self._failure is None:
             CIRCUIT_OPENED.add()
-            log.warning("the transport is away, calls fail at once until it answers: %s", failure.detail)
+            log.warning("the transport is unavailable: calls fail at once until it answers: %s", failure.detail)
         self._failure = failure
         self._times_opened += 1
         now = time.monotonic()

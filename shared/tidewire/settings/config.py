@@ -230,7 +230,7 @@ def _fallback(env: Mapping[str, str], transport: TransportName, on_lambda: bool)
     if transport not in ("redis", "postgres"):
         raise SettingsError(
             "REALTIME_FALLBACK",
-            f"memory needs the transport redis or postgres, whose log can be away: with {transport}, unset it",
+            f"memory needs the transport redis or postgres, whose log can be unavailable: with {transport}, unset it",
         )
     if on_lambda:  # Lambda freezes a process after a response and ends it without notice: accepted events would be lost
         raise SettingsError("REALTIME_FALLBACK", "memory is for long-lived instances, not for Lambda: unset it")

@@ -96,7 +96,7 @@ class Verifying(Tail, Protocol):
 
 @runtime_checkable
 class Explaining(Protocol):
-    """A tail that knows why it is not running: every tail whose store can be away, or can refuse a read."""
+    """A tail that can say why it is not running: every tail whose store can be unavailable, or can refuse a read."""
 
     @property
     def failure(self) -> str | None:
@@ -182,12 +182,12 @@ class Fallible(Protocol):
 
     @property
     def is_away(self) -> bool:
-        """Whether the store is known to be away; nothing is sent."""
+        """Whether the store is known to be unavailable; nothing is sent."""
 
 
 @runtime_checkable
 class Buffering(Fallible, Protocol):
-    """A log that accepts events while it is away; the tail later brings the events that were delivered early again."""
+    """A log that accepts events while it is unavailable. The tail repeats the events that were delivered early."""
 
     @property
     def backlog(self) -> Backlog:

@@ -58,7 +58,7 @@ class SharedPages:
     """Pages for readers of the same position at nearly the same time, and at most `at_once` reads under way.
 
     Thousands of readers would else queue for the store's connections together with publishers, time out there, and
-    make the store look away. Here they wait for their turn as long as it takes.
+    make the store look unavailable. Here they wait for their turn as long as it takes.
     """
 
     def __init__(self, read_page: ReadPage, at_once: int, clock: Callable[[], float] = time.monotonic) -> None:

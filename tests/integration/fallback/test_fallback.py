@@ -389,7 +389,7 @@ async def test_an_outage_and_its_end_are_logged_once_each(caplog: pytest.LogCapt
         await eventually(lambda: here.fallback.backlog.events == 0)
     told = [record.message for record in caplog.records if record.name == "tidewire.transports.fallback.fallback"]
     assert [message.split(":")[0] for message in told] == [
-        "the log is away",
+        "the log is unavailable",
         "the log is back",
         "the outbox is empty",
     ]

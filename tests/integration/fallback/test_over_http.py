@@ -93,7 +93,7 @@ async def test_an_outage_of_redis_loses_nothing(make_redis: MakeRedis, make_inst
         await far.has("before", "one", "two", "end")
         assert (await metrics(here))["realtime_transport_away"] == 0
     assert [stored.event["id"] for stored in (await read_log(redis))["all"]] == ["before", "one", "two", "end"]
-    assert "the log is away" in here.log()
+    assert "the log is unavailable" in here.log()
     assert "the log is back" in here.log()
 
 
@@ -103,7 +103,7 @@ async def test_an_instance_starts_while_redis_is_away_and_serves(
     redis = make_redis()
     redis.kill()
     instance = make_instance(**on_redis(redis, **FALLBACK))
-    assert "started while the transport is away" in instance.log()
+    assert "started while the transport is unavailable" in instance.log()
     assert (await get(instance, "/api/health/ready")).json()["status"] == "degraded"
     async with waiting(instance) as follower:
         await eventually_subscribed(instance)

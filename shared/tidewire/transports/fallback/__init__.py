@@ -1,1 +1,1 @@
-"""The fallback to memory while the log is unreachable."""
+"""The fallback to memory while the log is unavailable."""

@@ -1,4 +1,4 @@
-"""The fallback to memory: while the log is away, published events are kept in an outbox, and appended later.
+"""The fallback to memory: while the log is unavailable, published events are kept in an outbox, and appended later.
 
 For an instance that lives long, with `REALTIME_FALLBACK=memory`. The publisher gets `durable: false`: if the process
 ends before the log is back, its outbox is lost. The hub delivers the outbox's events to its own subscribers at once,
@@ -40,7 +40,7 @@ LAST_PAUSE = 0.1  # seconds between two tries then
 
 
 class Fallback:
-    """A `Log` that accepts events also while the log below it is away."""
+    """A `Log` that accepts events also while the log below it is unavailable."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Fallback:
         self._closing = asyncio.Event()
 
     async def publish(self, events: Sequence[Event]) -> list[Receipt]:
-        """Append, or keep in the outbox while the log is away: then the receipts are not durable.
+        """Append, or keep in the outbox while the log is unavailable: then the receipts are not durable.
 
         While the outbox is being appended, later events wait for their turn behind it. Raises TransportUnavailable if
         the outbox is full; then none of the events was kept, and the log may have accepted some, as after any such
@@ -124,15 +124,15 @@ class Fallback:
         await self._log.ping()
 
     async def take(self, bucket: str, cost: int, capacity: int, seconds: float) -> float:
-        """Take from a bucket that all processes share; from this process's own while the log is away, or has none."""
+        """Take from the shared bucket; from this process's own if the log is unavailable or has none."""
         if isinstance(self._log, Buckets) and not self.is_away:
-            with suppress(TransportUnavailable):  # the publish that follows will find the log away
+            with suppress(TransportUnavailable):  # the publish that follows finds the log unavailable too
                 return await self._log.take(bucket, cost, capacity, seconds)
         return await self._buckets.take(bucket, cost, capacity, seconds)
 
     @property
     def is_away(self) -> bool:
-        """Whether the log is known to be away."""
+        """Whether the log is known to be unavailable."""
         return self._is_away or (isinstance(self._log, Fallible) and self._log.is_away)
 
     @property
@@ -150,7 +150,7 @@ class Fallback:
         self._outbox.release_waiters()
         if self._outbox:
             log.error(
-                "LOST: %d events (%d bytes of data), accepted as not durable: the log is still away",
+                "LOST: %d events (%d bytes of data), accepted as not durable: the log is still unavailable",
                 len(self._outbox),
                 sum(len(entry.event.data) for entry in self._outbox),
             )
@@ -264,7 +264,7 @@ class Fallback:
                 self._refusing.update((partition, error.detail) for partition, _ in entry.keys)
                 error = _for_good(error.detail)
             if isinstance(error, TransportUnavailable):
-                return False  # away: they stay suspects until the next append
+                return False  # unavailable: they stay suspects until the next append
             if error is not None:
                 self._set_aside(entry, error)
         return True
@@ -309,7 +309,7 @@ class Fallback:
         if not self._is_away:
             self._is_away = True
             log.warning(
-                "the log is away: published events are kept in memory and not durable until it is back: %s", why
+                "the log is unavailable: published events are kept in memory and not durable until it is back: %s", why
             )
 
     def _note_taken(self, events: Sequence[Event]) -> None:
@@ -326,7 +326,7 @@ class Fallback:
 
 
 def _receipt(event: Event, appended: Receipt | None, known: bool) -> Receipt:
-    """Return the receipt of an event that waited for its turn; `appended` None: the log went away before that."""
+    """Return the receipt of an event that waited for its turn; `appended` None: the log was unavailable before that."""
     if appended is None:
         return Receipt(event.id, None, known, durable=False)
     return Receipt(event.id, appended.positions, appended.duplicate or known)

@@ -32,7 +32,7 @@ class Entry:
         self._outcome: asyncio.Future[Receipt | None] | None = None
 
     def outcome(self) -> asyncio.Future[Receipt | None]:
-        """Return the future receipt of the log, None if the log goes away again; not to be cancelled.
+        """Return the future receipt of the log, None if the log is unavailable again; not to be cancelled.
 
         It raises EventRefused if the log refuses the event for good, and TransportUnavailable if the event was in the
         overflow and is not kept.
@@ -131,7 +131,7 @@ class Outbox:
         entry.settle(outcome)
 
     def release_waiters(self) -> None:
-        """Answer all waiting publishers that the log is away, except for the overflow, which is not kept then."""
+        """Answer the publishers that wait for the log, except those of the overflow, which is not kept then."""
         overflow = set(self.overflow)
         for entry in self._entries:
             if entry not in overflow:

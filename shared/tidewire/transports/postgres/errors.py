@@ -9,8 +9,8 @@ import asyncpg
 from tidewire.errors import AppendRefused, EventRefused, TransportRefused, TransportUnavailable
 
 FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, RuntimeError)
-"""Raised by asyncpg if Postgres is away or refuses. uvloop answers a write to a connection that the server has just
-closed with a RuntimeError."""
+"""Raised by asyncpg if Postgres is unavailable or refuses. uvloop answers a write to a connection that the server has
+just closed with a RuntimeError."""
 
 CONFLICTS = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
 """Another transaction was faster: to be tried again."""

@@ -152,7 +152,7 @@ class RedisPubSub:
 
     @property
     def is_away(self) -> bool:
-        """Whether Redis is known to be away."""
+        """Whether Redis is known to be unavailable."""
         return self.breaker.is_open
 
     async def aclose(self) -> None:

@@ -25,8 +25,8 @@ from tidewire.transports.redis.pool import CONNECTIONS, TIMEOUT
 from tidewire.transports.sockets import TCP_OPTIONS
 
 FAILURES = (RedisError, OSError, RuntimeError)
-"""What a command raises if Redis is away or refuses. uvloop answers a write to a connection that the server has just
-closed with a RuntimeError, which redis-py passes on."""
+"""Raised by a command if Redis is unavailable or refuses. uvloop answers a write to a connection that the server has
+just closed with a RuntimeError, which redis-py passes on."""
 
 _NOT_SERVING: dict[type[Exception], str] = {
     ReadOnlyError: "READONLY",

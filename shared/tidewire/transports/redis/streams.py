@@ -82,7 +82,7 @@ class RedisStreams(LogBase["_RedisTail"]):
 
     @property
     def is_away(self) -> bool:
-        """Whether Redis is known to be away."""
+        """Whether Redis is known to be unavailable."""
         return self.breaker.is_open
 
     async def aclose(self) -> None:

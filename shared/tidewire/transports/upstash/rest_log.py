@@ -104,7 +104,7 @@ class UpstashRest(LogBase["_PollingTail"]):
 
     @property
     def is_away(self) -> bool:
-        """Whether Upstash is known to be away."""
+        """Whether Upstash is known to be unavailable."""
         return self.session.is_away
 
     async def aclose(self) -> None:
