@@ -1,4 +1,4 @@
-"""`tidewire cost`: the estimated monthly cost per mode, line by line, and where another mode becomes cheaper."""
+"""`tidewire cost`: the estimated monthly cost per mode, line by line, and when another mode is cheaper."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -181,7 +181,7 @@ def _fields(
 def _show(
     workload: Workload, table: Prices, found: Mapping[Mode, Estimate], mode: Mode, minimum: Mode, changes: _Changes
 ) -> None:
-    """Print the lines of a mode, the totals, and where the cheapest mode changes."""
+    """Print the lines of a mode, the totals, and the points at which the cheapest mode changes."""
     estimate = found[mode]
     rows = [(line.title, _quantity(line.quantity), line.unit, f"{line.cost:,.2f}") for line in estimate.lines]
     _table(

@@ -36,7 +36,7 @@ def command(
     token: str | None,
     as_json_: bool,
 ) -> None:
-    """Show the events in the log for this subscriber, oldest first."""
+    """Print the events in the log for this subscriber, oldest first."""
     query = {"format": "cloudevents", "types": types, "userId": user or "", "from": start}
     with connect(url, token) as http:
         items = _limited(_pages(http, {name: value for name, value in query.items() if value}, cursor), limit)

@@ -14,12 +14,12 @@ from tidewire.tools.cli.output import CANNOT_START, FAILED, INTERRUPTED, UNREACH
 COMMANDS: Mapping[str, str] = {
     "publish": "Publish an event, or a file of events.",
     "tail": "Follow events live.",
-    "history": "Show the events in the log.",
-    "token": "Make a subscriber token.",
+    "history": "Print the events in the log.",
+    "token": "Create a subscriber token.",
     "doctor": "Check a deployment from outside.",
     "migrate": "Update the Postgres schema of the log.",
     "webhook": "Try the rules of realtime.toml on a webhook's payload.",
-    "cost": "Estimate the monthly cost of each way to run Tidewire.",
+    "cost": "Estimate the monthly cost in each deployment mode.",
     "completion": "Print the completion script for a shell.",
 }
 """The help line of each command. `tail` is `command` in `tidewire.tools.cli.tail`, imported when it is called: the
@@ -51,7 +51,7 @@ class Commands(click.Group):
 @click.group(
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Exit codes: 0 success, 1 failure, 2 wrong usage or setting, 3 unreachable now, 130 interrupted."
+    epilog="Exit codes: 0 success, 1 failure, 2 wrong usage or setting, 3 no answer from the server, 130 interrupted."
     " `tidewire COMMAND --help` shows examples; see docs/cli.md.",
 )
 @click.version_option(__version__, prog_name="tidewire", message="%(prog)s %(version)s")

@@ -41,7 +41,7 @@ def command(
 ) -> None:
     """Follow events live. A lost connection is resumed; lost events are shown as a gap.
 
-    On a terminal the events fill a table, elsewhere each is a line. Connection states go to stderr.
+    On a terminal, the events are shown in a table; otherwise, each event is one line. Connection states go to stderr.
     """
     view = _Table(url) if is_terminal() and not as_json_ else _Lines(as_json_)
     query = {"types": [name for name in types.split(",") if name], "user_id": user, "start": start, "cursor": cursor}

@@ -1,4 +1,4 @@
-"""`tidewire token`: a subscriber token, signed locally with the deployment's secret, or made by the deployment."""
+"""`tidewire token`: a subscriber token, signed locally with the deployment's secret, or created by the deployment."""
 
 import os
 import time
@@ -19,15 +19,15 @@ Examples:
 @click.argument("user", required=False)
 @click.option("--types", default="", help="Event types that it allows, separated by commas; default: all.")
 @click.option("--ttl", type=click.IntRange(1, 86_400), default=3_600, show_default=True, help="Lifetime in seconds.")
-@click.option("--remote", is_flag=True, help="Get it from POST /api/tokens, with --key.")
+@click.option("--remote", is_flag=True, help="Request it with POST /api/tokens and --key.")
 @url_option
 @key_option
 @json_option
 def command(user: str | None, types: str, ttl: int, remote: bool, url: str, key: str | None, as_json_: bool) -> None:
-    """Make a subscriber token for USER; without USER it receives only events for everyone.
+    """Create a subscriber token for USER; without USER, its subscriber receives only events for everyone.
 
-    Signed locally with REALTIME_JWT_SECRET (and REALTIME_JWT_ISSUER and REALTIME_JWT_AUDIENCE if set), without a
-    request; or made by the deployment with --remote.
+    The command signs it with REALTIME_JWT_SECRET (and REALTIME_JWT_ISSUER and REALTIME_JWT_AUDIENCE if set), without
+    a request. With --remote, the deployment creates it.
     """
     wanted = [name for name in types.split(",") if name]
     if remote:
