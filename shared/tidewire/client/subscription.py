@@ -179,7 +179,7 @@ class Subscription:
     def _choose_mode(self, end: End) -> None:
         """Switch to polling after signs of a proxy that buffers or blocks streams: short responses get through."""
         if self._mode == "poll":
-            self._mode, self._silent_attempts = "stream", 0  # the page failed too, so the server is down
+            self._mode, self._silent_attempts = "stream", 0  # the page failed too, so the server is unavailable
             return
         nothing = not self._has_bytes and end.kind in ("lost", "silent")
         if nothing or end.kind == "refused":

@@ -1,8 +1,8 @@
 """Events that were delivered before the log held them: each is delivered at most once on a connection.
 
 Only behind a fallback (`tidewire.transports.fallback`) can an event arrive twice: at once, from the outbox of this
-process, and later from the log. Everything that is broadcast has a number in the ring, and each subscriber knows which
-numbers it has read; this module knows the number at which an event was delivered early. So no subscriber stores ids.
+process, and later from the log. Each item that is broadcast has a number in the ring. Each subscriber stores which
+numbers it has read, and this module stores the number of each event delivered early. So no subscriber stores ids.
 """
 
 import time

@@ -1,4 +1,4 @@
-"""The one tail of a process: which partitions it reads, for how many readers, and heads that never lie behind it."""
+"""The one tail of a process: the partitions that it reads, with the number of their readers; and checked heads."""
 
 import asyncio
 from collections.abc import Awaitable, Iterable, Mapping, Sequence

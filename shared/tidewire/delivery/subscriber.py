@@ -1,4 +1,4 @@
-"""One subscriber: from its place through the log to the live tail, and back to the log when it cannot keep up."""
+"""One subscriber: reads the log from its position up to the live tail, and again when it cannot keep up."""
 
 import asyncio
 import enum

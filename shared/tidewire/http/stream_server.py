@@ -30,7 +30,7 @@ from tidewire.wiring import make_hub, prepare
 logger = logging.getLogger(__name__)
 
 LIVE = "/api/health/live"
-CHECK_SECONDS = 1.0  # between two checks of the tail: the precision of TailLag while the tail is down
+CHECK_SECONDS = 1.0  # between two checks of the tail: the precision of TailLag while the tail does not run
 CHECKS_PER_REPORT = 60
 INVOKE_MODE, BUFFERED = "AWS_LWA_INVOKE_MODE", "buffered"  # the adapter's mode for callers that cannot stream
 LAG_NAMESPACE = "Tidewire"  # where deploy/alarms.yml expects TailLag

@@ -1,4 +1,4 @@
-"""What a log yields: a Record, or a Gap where records are missing; and the stored form of a record's event."""
+"""The items of a log: a Record, or a Gap for missing records; and the stored form of a record's event."""
 
 from typing import Literal, NamedTuple
 

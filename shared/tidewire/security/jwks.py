@@ -23,8 +23,8 @@ MAX_BYTES = 256 * 1024
 class KeySet:
     """The key set at a URL.
 
-    A known key verifies at once, even if the issuer is down: one refresh runs in the background for all requests. Only
-    a request with an unknown key waits for that refresh.
+    A known key verifies at once, even if the issuer is unavailable: one refresh runs in the background for all
+    requests. Only a request with an unknown key waits for that refresh.
     """
 
     def __init__(self, url: str, clock: Callable[[], float] = time.monotonic) -> None:
@@ -108,8 +108,8 @@ class KeySet:
             self._fetched = self._clock()
             self._failing = False
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, OSError, ValueError, RecursionError) as error:
-            # The cached keys stay valid: an issuer that is down must not log everyone out. On Lambda a fetch may freeze
-            # with the process and time out when it thaws, which is no sign that the issuer is down.
+            # The cached keys stay valid: an unavailable issuer must not log everyone out. On Lambda a fetch may freeze
+            # with the process and time out when it thaws, which does not show that the issuer is unavailable.
             self._failing = self._clock() - began < 2 * TIMEOUT
             logger.warning("cannot fetch the key set of REALTIME_JWKS_URL: %s", type(error).__name__)
 

@@ -1,4 +1,4 @@
-"""Publish keys: which key a request carries, and what that key permits."""
+"""Publish keys: finds the key of a request, and checks the event types and permissions of that key."""
 
 import hashlib
 import hmac

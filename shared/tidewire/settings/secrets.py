@@ -6,7 +6,7 @@
     REALTIME_NETLIFY_SECRET=ssm:/tidewire/prod/netlify-secret?      an optional parameter: unset if it is missing
 
 Any variable may be a reference. Values are kept in memory and read again every few minutes, so that a rotated secret
-arrives without a deployment. Errors contain the names of variables, parameters and secrets, never a value.
+applies without a deployment. Errors contain the names of variables, parameters and secrets, never a value.
 """
 
 import json

@@ -1,11 +1,11 @@
-"""Errors between a process and its store, and `REFUSALS`: what each refusal of Redis means (READONLY, OOM, NOPERM …).
+"""Errors between a process and its store, and `REFUSALS`: the meaning of each refusal of Redis (READONLY, OOM …).
 
 StoreError
 ├── ConnectionLost       no connection could be opened, or it broke: what was sent may have been done
 │   └── NotServing       ... the server refuses all work for now (READONLY, LOADING …); another connection may help
 ├── ReadTimeout          the server neither took nor sent a byte in time
 ├── ProtocolError        the reply is not of the protocol, or has no end
-├── ConnectionClosed     this process closed its connections: to try again does not help
+├── ConnectionClosed     this process closed its connections: a retry does not help
 └── CommandError         the store refused one command
 """
 

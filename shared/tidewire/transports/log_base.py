@@ -1,4 +1,4 @@
-"""What all logs share: `LogBase` makes a log of an adapter's commands, and a `Gap` wherever records are missing.
+"""The common part of all logs: `LogBase` makes a log of an adapter's commands, and a `Gap` for missing records.
 
 Every page is proven complete as it is read: offsets are contiguous, and each record's check is chained to the one
 before it.

@@ -1,4 +1,4 @@
-"""Following a log live: records in order with the proof that none is missing, or a `Gap` where one is."""
+"""Following a log live: records in order, with the proof that none is missing, and a `Gap` before each loss."""
 
 import asyncio
 from abc import ABC, abstractmethod

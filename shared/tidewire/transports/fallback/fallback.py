@@ -1,6 +1,6 @@
 """The fallback to memory: while the log is unavailable, published events are kept in an outbox, and appended later.
 
-For an instance that lives long, with `REALTIME_FALLBACK=memory`. The publisher gets `durable: false`: if the process
+For long-lived instances, with `REALTIME_FALLBACK=memory`. The publisher gets `durable: false`: if the process
 ends before the log is back, its outbox is lost. The hub delivers the outbox's events to its own subscribers at once,
 without moving a cursor, and recognizes them when the tail brings the records (`tidewire.delivery.early_delivery`).
 """

@@ -1,4 +1,4 @@
-"""The tail of Postgres: NOTIFY wakes it, and what it delivers is read from the table, after its own positions."""
+"""The tail of Postgres: NOTIFY wakes it, and it reads the records after its positions from the table."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""Redis Pub/Sub: an event reaches the processes that are subscribed at that moment, and nothing is kept.
+"""Redis Pub/Sub: an event reaches the processes that are subscribed at that moment, and is not stored.
 
 A subscriber that reconnects with a cursor gets a gap, and so does every open stream after the connection to Redis was
 lost. Channels are named like partitions: `rt:all`, `rt:<type>`. A message is the name of the publishing process (16 hex

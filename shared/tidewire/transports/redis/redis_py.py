@@ -1,4 +1,4 @@
-"""redis-py, for what needs more than single commands: the client and the subscription of Pub/Sub.
+"""redis-py, for Pub/Sub: its client and its subscription, which need more than single commands.
 
 Its exceptions become those of `transports.errors` here: `FAILURES` are caught, and `translate` returns ours.
 """

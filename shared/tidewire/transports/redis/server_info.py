@@ -1,4 +1,4 @@
-"""A Redis server's own settings, read by INFO before a start and by the doctor: what they mean for the log."""
+"""A Redis server's own settings, read by INFO at the start and by the doctor, and their effect on the log."""
 
 import asyncio
 import re

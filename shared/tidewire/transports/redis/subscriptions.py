@@ -1,4 +1,4 @@
-"""What a Pub/Sub tail follows, and what Redis has confirmed of it on the open connection."""
+"""The subscriptions of a Pub/Sub tail: those it needs, and those that Redis has confirmed on the open connection."""
 
 from collections import Counter
 from collections.abc import Iterable
