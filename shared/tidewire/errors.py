@@ -6,11 +6,11 @@ TidewireError
 │   ├── ContentTooLarge        ... it is larger than a limit (413)
 │   ├── UnsupportedCoding      ... its Content-Encoding is not supported (415)
 │   ├── EventRefused           ... the log refuses this event permanently (422)
-│   └── MappingError           ... a webhook's payload lacks what a rule of realtime.toml needs (422)
+│   └── MappingError           ... a webhook's payload lacks a value that a rule of realtime.toml needs (422)
 ├── Unauthorized               no credential, or an invalid one (401)
 │   └── BadSignature           ... a webhook without a valid signature of its source
 ├── Forbidden                  a valid credential that does not permit the request (403)
-├── SubscriptionStopped        the server asks a client not to reconnect (204)
+├── SubscriptionStopped        the server ends the subscription, so the client must not reconnect (204)
 ├── TooManyRequests            a limit of the deployment is exceeded (429)
 └── Unavailable                a server that the response depends on cannot be reached now (503)
     └── TransportUnavailable   ... the log: it is unknown whether the events were appended

@@ -1,4 +1,4 @@
-"""The server's responses: which ones are final, and what pages, control events and events contain."""
+"""The server's responses: the final statuses, and the content of pages, control events and events."""
 
 import contextlib
 import time

@@ -1,4 +1,4 @@
-"""Limits of one HTTP/1.1 connection: how much a peer may send, and for how long it may be silent."""
+"""Limits of one HTTP/1.1 connection: the bytes that a peer may send, and the time that it may be silent."""
 
 import asyncio
 from http import HTTPStatus

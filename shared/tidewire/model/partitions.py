@@ -1,4 +1,4 @@
-"""Partitions of the log: where an event is appended, and which partitions a subscriber reads."""
+"""Partitions of the log: those that an event is appended to, and those that a subscriber reads."""
 
 import zlib
 from collections.abc import Iterable, Sequence

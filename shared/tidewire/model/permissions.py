@@ -1,4 +1,4 @@
-"""Permissions: which event types a publish key may publish and a token may receive, and what else a key may do."""
+"""Permissions: the event types that a publish key may publish and a token may receive, and a key's other rights."""
 
 import re
 from collections.abc import Iterable

@@ -1,7 +1,7 @@
 """Metrics for CloudWatch: lines on standard output in the embedded metric format, so that nothing has to scrape.
 
 Lambda freezes a function after its response, so no scrape reaches it: the function writes after each invocation what
-changed since the previous one. aws-lambda-powertools, which knows the format, is imported with the first line.
+changed since the previous one. aws-lambda-powertools, which writes the format, is imported with the first line.
 """
 
 import json

@@ -77,7 +77,7 @@ def _gauges(hub: Hub) -> Iterator[Metric]:
     yield _gauge("realtime_transport_away", "1 while the transport is unavailable", away)
     refused = "1 while the last append was refused for a lasting reason, for 30 s at most"
     yield _gauge("realtime_append_refused", refused, hub.refusal is not None)
-    yield _gauge("realtime_draining", "1 once the instance was asked to stop", hub.draining)
+    yield _gauge("realtime_draining", "1 once the instance drains its streams", hub.draining)
     yield _gauge("realtime_ring_records", "Records kept for subscribers slightly behind", now.fanout.ring_records)
     yield _gauge("realtime_ring_bytes", "Event data kept for subscribers slightly behind", now.fanout.ring_bytes)
     yield _gauge(

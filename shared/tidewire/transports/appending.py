@@ -1,9 +1,9 @@
 """Appending under a partition scheme while other processes may use another one. Shared by all logs.
 
 The store compares the registry's check with the one that the writer expects, in the same atomic step as the append: a
-writer that does not know a scheme yet is refused, reads the registry and appends again. While only the default scheme
-is in use that costs nothing. A writer announces its own scheme before its first append, and again after half of the
-time for which the log keeps events and ids.
+writer that has not read a new scheme yet is refused, reads the registry and appends again. While only the default
+scheme is in use, that costs nothing. A writer announces its own scheme before its first append, and again after half of
+the time for which the log keeps events and ids.
 """
 
 import time

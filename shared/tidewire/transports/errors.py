@@ -1,7 +1,7 @@
 """Errors between a process and its store, and `REFUSALS`: the meaning of each refusal of Redis (READONLY, OOM …).
 
 StoreError
-├── ConnectionLost       no connection could be opened, or it broke: what was sent may have been done
+├── ConnectionLost       no connection could be opened, or it broke: the command may have been executed
 │   └── NotServing       ... the server refuses all work for now (READONLY, LOADING …); another connection may help
 ├── ReadTimeout          the server neither took nor sent a byte in time
 ├── ProtocolError        the reply is not of the protocol, or has no end

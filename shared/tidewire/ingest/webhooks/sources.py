@@ -1,4 +1,4 @@
-"""The sources of `realtime.toml`: who may send webhooks, how they sign, and which events their deliveries become."""
+"""The sources of `realtime.toml`: senders of webhooks, their signature schemes, and rules that create events."""
 
 import hashlib
 import re

@@ -1,9 +1,8 @@
 """Upstash's REST API: commands as JSON over HTTP, several in one request.
 
-One `Session` decides what is sent again, what a refusal means and which reply belongs to which command. Below it are
-two HTTP clients with the same `post`: `LeanHttp` for what starts cold (a function that publishes, takes from a bucket
-or answers a health check), and the vendor's client, `upstash-redis`, for what lives long and reads; its import alone
-takes longer than a cold start.
+A `Session` handles retries and refusals, and assigns each reply to its command. Below it are two HTTP clients with the
+same `post`: `LeanHttp` for functions that start cold (to publish, take from a bucket or answer a health check), and the
+vendor's client, `upstash-redis`, for long-lived readers; its import alone takes longer than a cold start.
 """
 
 import asyncio
