@@ -37,7 +37,7 @@ class Goal:
 
 def _fanout(n: str, mode: str, theirs: str, goal: float, stretch: float) -> Goal:
     case = f"N = {n}, {mode}"
-    text = f"deliveries a CPU second, {case}, to {theirs}"
+    text = f"deliveries per CPU second, {case}, to {theirs}"
     return Goal(text, "fanout", "per_cpu_s", (case, "tidewire"), (case, theirs), goal, stretch, at_least=True)
 
 
@@ -78,7 +78,7 @@ GOALS = [
     _end_to_end("5,000/s"),
     Goal("1 user among 10,000 connections, to among 100", "peruser", "cpu_us", (MANY, US), (FEW, US), 1.5, 1.1),
     Goal(
-        "replay of 100,000 events a second, to reading them with raw hiredis",
+        "replay of 100,000 events per second, to reading them with raw hiredis",
         "replay",
         "per_s",
         ("redis", US),
@@ -90,15 +90,15 @@ GOALS = [
     _cold("publish, memory", 1.25, 1.12),
     _cold("publish, Upstash REST", 1.4, 1.35),
     _cold("publish, Redis TCP", 2.0, 1.3),
-    _redis("Redis commands a minute of an idle instance", "commands", "idle, 1 instance", 12, 3),
-    _redis("round trips a POST of 1 event", "commands", "published, 1 a POST", 1, 1),
-    _redis("round trips a POST of 100 events", "commands", "published, 100 a POST", 1, 1),
-    _redis("bytes read from Redis a byte delivered to one user of 1,000", "read_per_delivered", SHARDED, 2.0, 1.2),
+    _redis("Redis commands per minute of an idle instance", "commands", "idle, 1 instance", 12, 3),
+    _redis("round trips per POST of 1 event", "commands", "published, 1 per POST", 1, 1),
+    _redis("round trips per POST of 100 events", "commands", "published, 100 per POST", 1, 1),
+    _redis("bytes read from Redis per byte delivered to one user of 1,000", "read_per_delivered", SHARDED, 2.0, 1.2),
     Goal(
-        "events a minute to 1,000 matching connections, 60 s, nothing lost",
+        "events per minute to 1,000 matching connections, 60 s, nothing lost",
         "held",
         "per_minute",
-        ("100 a POST, 1 of 1,000 users each", US),
+        ("100 per POST, 1 of 1,000 users each", US),
         None,
         300_000,
         600_000,

@@ -1,4 +1,4 @@
-"""HTTP publish → Redis → another process → SSE frame, at rates from the usual to 300,000 events a minute."""
+"""HTTP publish → Redis → another process → SSE frame, at rates from the usual to 300,000 events per minute."""
 
 from dataclasses import replace
 
@@ -11,13 +11,13 @@ TITLE = "End to end: HTTP publish → Redis → another process → SSE"
 VIEWS = [
     View("p50_us", "µs from publish to receipt, p50", digits=0, plot=True, log=True),
     View("p99_us", "the same, p99", digits=0, plot=True, log=True),
-    View("publisher_us", "CPU µs an event: the publishing process", digits=0),
+    View("publisher_us", "CPU µs per event: the publishing process", digits=0),
     View("redis_us", "Redis", digits=0),
     View("reader_us", "the streaming process, 10 connections", digits=0),
 ]
 
 CONNECTIONS = 10
-# events a second → events a POST: one process cannot parse 5,000 requests a second, and need not
+# events per second → events a POST: one process cannot parse 5,000 requests a second, and need not
 RATES = {17: 1, 500: 1, 5_000: 10}
 
 

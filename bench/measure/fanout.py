@@ -6,9 +6,9 @@ from bench.views import View
 
 TITLE = "Fan-out"
 VIEWS = [
-    View("cpu_us", "CPU µs a delivery", plot=True, log=True),
-    View("per_cpu_s", "deliveries a CPU second", digits=0),
-    View("per_s", "deliveries a second of wall time", digits=0),
+    View("cpu_us", "CPU µs per delivery", plot=True, log=True),
+    View("per_cpu_s", "deliveries per CPU second", digits=0),
+    View("per_s", "deliveries per second of wall time", digits=0),
     View("p50_ms", "ms from publish to receipt, p50 of all deliveries", digits=2),
     View("p99_ms", "the same, p99", digits=2),
     View("connect_us", "CPU µs to accept a connection", digits=0),

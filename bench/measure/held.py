@@ -10,7 +10,7 @@ from bench.views import View
 
 TITLE = "Highest rate held for 60 s, two processes around one Redis"
 VIEWS = [
-    View("per_minute", "events a minute, nothing lost, p99 below 1 s", digits=0, plot=True, log=True),
+    View("per_minute", "events per minute, nothing lost, p99 below 1 s", digits=0, plot=True, log=True),
     View("p50_ms", "ms from publish to receipt at that rate, p50"),
     View("p99_ms", "the same, p99"),
     View("growth_mb", "MB that the streaming process grew, from second 10 to the end"),
@@ -34,9 +34,9 @@ class Shape:
 
 
 SHAPES = [
-    Shape("1 a POST, 10 connections", 10, 1),
-    Shape("100 a POST, 10 connections", 10, 100),
-    Shape("100 a POST, 1 of 1,000 users each", 1_000, 100, spread=True),
+    Shape("1 per POST, 10 connections", 10, 1),
+    Shape("100 per POST, 10 connections", 10, 100),
+    Shape("100 per POST, 1 of 1,000 users each", 1_000, 100, spread=True),
 ]
 
 
@@ -56,7 +56,7 @@ def one(session: Session, run: int, who: str, shape: Shape) -> None:
         while attempt(session, shape, rate, PROBE_SECONDS) is not None:
             good, rate = rate, int(rate * STEP)
         if not good:
-            raise BenchError(f"not even {START} events a second held")
+            raise BenchError(f"not even {START} events per second held")
         while (held := attempt(session, shape, good, whole)) is None:
             good = int(good * BACK)
             if good < START / 10:

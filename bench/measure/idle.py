@@ -9,7 +9,7 @@ from bench.views import View
 TITLE = "Idle connections"
 VIEWS = [
     View("memory_kb", "KB a connection (PSS)", plot=True),
-    View("cpu_us_s", "CPU µs a second and connection", digits=2),
+    View("cpu_us_s", "CPU µs per second and connection", digits=2),
     View("connect_us", "CPU µs to accept a connection", digits=0),
     View("connects_s", "connections accepted a second", digits=0),
 ]

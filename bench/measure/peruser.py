@@ -11,7 +11,7 @@ from bench.views import View
 
 TITLE = "An event for one user"
 VIEWS = [
-    View("cpu_us", "CPU µs an event, publish included", plot=True),
+    View("cpu_us", "CPU µs per event, publish included", plot=True),
     View("p50_us", "µs from publish to receipt, p50", digits=0),
     View("p99_us", "the same, p99", digits=0),
 ]

@@ -1,10 +1,10 @@
-"""Latency at a fixed rate: 10 events a second to 1,000 connections, which no contestant finds hard."""
+"""Latency at a fixed rate: 10 events per second to 1,000 connections, which no contestant finds hard."""
 
 from bench.servers import FANOUT
 from bench.session import Session
 from bench.views import View
 
-TITLE = "Latency at 10 events a second to 1,000 connections"
+TITLE = "Latency at 10 events per second to 1,000 connections"
 VIEWS = [
     View("p50_ms", "ms from publish to receipt, p50 of all deliveries", digits=2, plot=True),
     View("p90_ms", "the same, p90", digits=2),

@@ -1,4 +1,4 @@
-"""What Redis is asked for: commands and bytes for an event published, for one delivered, and for an idle instance."""
+"""Redis commands and bytes per published event, per delivery, and of an idle instance."""
 
 import time
 from dataclasses import replace
@@ -11,10 +11,10 @@ from bench.views import View
 
 TITLE = "Redis: commands and bytes"
 VIEWS = [
-    View("commands", "commands an event (a POST, a minute of an idle instance)", digits=3),
-    View("bytes_in", "bytes to Redis an event", digits=0),
-    View("bytes_out", "bytes from Redis an event", digits=0),
-    View("read_per_delivered", "bytes read from Redis a byte delivered to the one user", digits=2),
+    View("commands", "commands per event (per POST, per minute of an idle instance)", digits=3),
+    View("bytes_in", "bytes to Redis per event", digits=0),
+    View("bytes_out", "bytes from Redis per event", digits=0),
+    View("read_per_delivered", "bytes read from Redis per byte delivered to the one user", digits=2),
 ]
 
 USERS = 1_000
@@ -35,7 +35,7 @@ def measure(session: Session) -> None:
 
 
 def published(session: Session, run: int, batch: int) -> None:
-    """POSTs without any subscriber: round trips a POST, bytes an event."""
+    """POSTs without any subscriber: round trips per POST, bytes an event."""
     case = f"published, {batch} a POST"
     posts = session.pick(500, 100)
     options = {"log": session.tmp / "load.log", "mode": "one", "batch": batch, "events": posts * batch}

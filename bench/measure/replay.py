@@ -11,8 +11,8 @@ from bench.views import View
 
 TITLE = "Replay of the log to one late client"
 VIEWS = [
-    View("per_s", "events a second", digits=0, plot=True),
-    View("cpu_us", "CPU µs an event"),
+    View("per_s", "events per second", digits=0, plot=True),
+    View("cpu_us", "CPU µs per event"),
     View("peak_mb", "MB that the process grew at its peak"),
 ]
 
