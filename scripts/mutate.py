@@ -44,7 +44,10 @@ ROOMS: Mapping[str, tuple[Sequence[str], str]] = {
     "protocol": (FAST, f"{MEMORY} and not streams"),
     "delivery": (ALL_IN_MEMORY, f"memory or {MEMORY}"),
     "transports/memory.py": (ALL_IN_MEMORY, f"memory or {MEMORY}"),
-    "transports/redis": (("tests/unit", "tests/contract", "tests/integration/pubsub"), "redis or pubsub"),
+    "transports/redis": (
+        ("tests/unit", "tests/contract", "tests/integration/pubsub", "tests/integration/cost", "tests/faults/redis"),
+        "redis or pubsub",
+    ),
 }
 """Room or module → the folders and files of the tests that are fast and cover it, and pytest's -k for them.
 

@@ -1,13 +1,16 @@
 """Fixtures for every test: real servers, started for the first test that asks for one."""
 
 import os
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import AsyncIterator, Generator, Iterator, Sequence
 from contextlib import ExitStack
 from typing import TypeVar
 
 import pytest
+import redis
+import redis.asyncio
 from hypothesis import Phase, settings
 
+from tests.contract.stores import PostgresStore, PubSubStore, RedisStore, UpstashStore
 from tests.support.postgres_server import make_postgres, postgres_database, postgres_server, postgres_url  # noqa: F401
 from tests.support.processes import Instance, MakeInstance, MakeRedis, RedisServer, ServerProcess
 from tests.support.upstash_stand_in import StandIn
@@ -49,10 +52,56 @@ def redis_url(redis_server: RedisServer) -> str:
 
 
 @pytest.fixture
+async def redis_client(redis_url: str) -> AsyncIterator[redis.asyncio.Redis]:
+    """A client of the shared Redis."""
+    async with redis.asyncio.Redis.from_url(redis_url, protocol=2) as client:
+        yield client
+
+
+@pytest.fixture
+def blocking_redis(redis_url: str) -> Iterator[redis.Redis]:
+    """A client of the shared Redis whose methods block."""
+    with redis.Redis.from_url(redis_url) as client:
+        yield client
+
+
+@pytest.fixture
+async def redis_store(redis_url: str) -> AsyncIterator[RedisStore]:
+    """A log in the shared Redis."""
+    store = RedisStore(redis_url)
+    yield store
+    await store.aclose()
+
+
+@pytest.fixture
+async def pubsub_store(redis_url: str) -> AsyncIterator[PubSubStore]:
+    """Pub/Sub on the shared Redis."""
+    store = PubSubStore(redis_url)
+    yield store
+    await store.aclose()
+
+
+@pytest.fixture
+async def postgres_store(postgres_url: str) -> AsyncIterator[PostgresStore]:  # noqa: F811
+    """A log in the shared Postgres."""
+    store = PostgresStore(postgres_url)
+    yield store
+    await store.aclose()
+
+
+@pytest.fixture
 def upstash(redis_server: RedisServer, redis_url: str) -> Iterator[StandIn]:
     """Upstash's REST API, over the shared Redis, emptied."""
     with StandIn(redis_server.port) as stand_in:
         yield stand_in
+
+
+@pytest.fixture
+async def upstash_store(redis_url: str, upstash: StandIn) -> AsyncIterator[UpstashStore]:
+    """A log in the shared Redis, reached over REST."""
+    store = UpstashStore(redis_url, upstash)
+    yield store
+    await store.aclose()
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 from tidewire.transports.base import Log
 
-from tests.contract.stores import CARRIERS, LOGS, LogStore, RedisStore, Store
+from tests.contract.stores import CARRIERS, LOGS, LogStore, Store
 
 
 @pytest.fixture(params=[*LOGS, *CARRIERS])
@@ -54,11 +54,3 @@ async def carrier_store(made_carrier_store: Store) -> AsyncIterator[Store]:
     """A store of a transport that remembers nothing."""
     yield made_carrier_store
     await made_carrier_store.aclose()
-
-
-@pytest.fixture
-async def redis_store(redis_url: str) -> AsyncIterator[RedisStore]:
-    """The store on Redis, for what only Redis can do."""
-    store = RedisStore(redis_url)
-    yield store
-    await store.aclose()

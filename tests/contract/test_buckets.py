@@ -13,8 +13,8 @@ from tidewire.transports.memory import MemoryLog
 
 from tests.contract.acts import publish
 from tests.contract.stores import CARRIERS, LOGS, RedisStore, Store
-from tests.contract.watching import watching
 from tests.support.clocks import Clock
+from tests.support.redis_monitor import watching
 
 SHARED = ("redis", "upstash", "redis-pubsub")
 

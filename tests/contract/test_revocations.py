@@ -1,6 +1,5 @@
 """Revocations reach every process by way of the log: those that listen now, and those that start later."""
 
-import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -18,13 +17,10 @@ from tidewire.model.permissions import REVOCATIONS
 from tidewire.model.record import Gap, Record
 from tidewire.protocol.json_page import DATA_PAGE, Page
 from tidewire.transports.base import Handler, Tail, Transport
-from tidewire.transports.redis.streams import BLOCK, RedisStreams
 
 from tests.contract.acts import event, publish
 from tests.contract.staged import StagedLog
-from tests.contract.stores import LogStore, MemoryStore, RedisStore, Store
-from tests.contract.test_redis_cost import ALLOWED_PER_MINUTE
-from tests.contract.watching import watching
+from tests.contract.stores import LogStore, MemoryStore, Store
 from tests.support.sinks import RecordingSink, subscribed
 from tests.support.waiting import eventually
 
@@ -200,37 +196,3 @@ async def test_a_clock_that_jumps_ahead_brings_no_token_back(monkeypatch: pytest
         await hub.dispatch([revoke("u2", now + 86_400)])
         for user in ("u1", "u2"):
             assert await refused(hub, user, now - 1)
-
-
-async def test_following_revocations_costs_an_idle_redis_nothing(redis_store: RedisStore) -> None:
-    log = RedisStreams(redis_store.url, block=0.2)
-    cycles = 5
-    async with guard(log) as hub, subscribed(hub, "u1") as one, subscribed(hub, "u2") as two:
-        for sink in (one, two):
-            await sink.ready()
-        async with watching(redis_store.client) as watch, asyncio.timeout(20):
-            commands: list[str] = []
-            async for command in watch.live():
-                commands.append(command[0])
-                if commands.count("xread") > cycles:
-                    break
-    assert set(commands) == {"xread"}
-    assert 60 / BLOCK * len(commands) / cycles <= ALLOWED_PER_MINUTE
-
-
-async def test_a_first_subscriber_costs_one_head_more(
-    redis_store: RedisStore,
-) -> None:
-    """Where nobody was ever revoked nothing else is read."""
-    log = redis_store.open()
-    await publish(log, 1)
-    async with (
-        guard(log) as hub,
-        watching(redis_store.client) as watch,
-        subscribed(hub, "u1") as sink,
-    ):
-        await sink.ready()
-        await eventually(lambda: hub.tail_running)
-        commands = [command[0] for command in await watch.commands() if command[0] in ("eval", "evalsha", "xrange")]
-    assert "xrange" not in commands
-    assert commands.count("evalsha") <= 4, "a head for each partition, and the tail's look at both"

@@ -2,8 +2,10 @@
 
 import asyncio
 
+import pytest
 from tidewire.model.partitions import Partitions
 from tidewire.transports.base import Retention
+from tidewire.transports.redis.streams import RedisStreams
 
 from tests.contract.acts import (
     at,
@@ -14,7 +16,7 @@ from tests.contract.acts import (
     start_of,
     tailing,
 )
-from tests.contract.stores import LogStore
+from tests.contract.stores import LogStore, RedisStore
 
 AB = Partitions(frozenset({"a", "b"}))
 
@@ -73,6 +75,36 @@ async def test_a_new_partition_interrupts_the_blocked_read(
         await log.publish([event("a2", type="a")])
         await heard.has("a2")
     assert heard.told == ["a1", "b1", "a2"]
+
+
+async def test_a_follow_during_another_interruption_is_read(
+    redis_store: RedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = redis_store.open(Partitions(frozenset({"a", "b", "c"})))
+    assert isinstance(log, RedisStreams)
+    heads = await log.head(("a", "b", "c"))
+    unblock = log.unblock
+    slow = asyncio.Event()
+
+    async def answer_late(client_id: int) -> bool:
+        done = await unblock(client_id)
+        if done and not slow.is_set():
+            slow.set()
+            await asyncio.sleep(0.1)  # the next read is blocked by now
+            tail.follow({"c": heads.positions["c"]})
+        return done
+
+    monkeypatch.setattr(log, "unblock", answer_late)
+    async with tailing(log, at(heads.positions["a"], "a")) as (heard, tail):
+        await log.publish([event("a1", type="a")])
+        await heard.has("a1")
+        tail.follow({"b": heads.positions["b"]})
+        await log.publish([event("b1", type="b")])
+        await heard.has("b1")
+        async with asyncio.timeout(10):
+            await slow.wait()
+        await log.publish([event("c1", type="c")])
+        await heard.until(lambda: "c1" in heard.told, seconds=2.5)  # a blocked read ends after 5 s
 
 
 async def test_records_between_position_and_follow_are_read(

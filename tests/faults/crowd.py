@@ -7,7 +7,7 @@ import asyncio
 import sys
 from contextlib import AsyncExitStack
 
-from tests.faults.clients import open_stream
+from tests.support.clients import open_stream
 
 LIVE = "all are live"
 

@@ -15,10 +15,10 @@ from tidewire.transports.redis.streams import RedisStreams
 from tidewire.transports.upstash.rest_log import UpstashRest
 
 from tests.contract.stores import PostgresStore
-from tests.faults.stored import read_log
 from tests.support.postgres_server import PostgresServer
 from tests.support.processes import HOST, RedisServer
 from tests.support.proxy import Proxy
+from tests.support.redis_records import read_log
 from tests.support.upstash_stand_in import StandIn
 from tests.support.waiting import DEADLINE
 

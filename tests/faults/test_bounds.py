@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
-from tests.faults.clients import Requests, event, eventually, metrics, on_redis, open_stream, read_page, receipts
 from tests.faults.test_slow_consumers import Reader, opened
+from tests.support.clients import Requests, event, metrics, open_stream, read_page, receipts
+from tests.support.instance_settings import on_redis
 from tests.support.processes import Instance, MakeInstance, MakeRedis
+from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.xdist_group("heavy"), pytest.mark.timeout(180)]
 

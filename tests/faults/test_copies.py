@@ -8,9 +8,10 @@ from redis.asyncio import Redis
 from tidewire.model.cursor import MAX_LENGTH
 from tidewire.model.partitions import MAX_COPIES
 
-from tests.faults.clients import event, follow, on_redis, publish, read_page, receipts
-from tests.faults.stored import read_log
+from tests.support.clients import event, follow, publish, read_page, receipts
+from tests.support.instance_settings import on_redis
 from tests.support.processes import MakeInstance, MakeRedis
+from tests.support.redis_records import read_log
 
 SHARDS = "256"  # the maximum
 LONG_TYPE = "t" * 128

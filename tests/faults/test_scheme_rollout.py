@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 
-from tests.faults.clients import Requests, on_redis, receipts
-from tests.faults.stored import read_log
 from tests.faults.test_two_instances import (
     USERS,
     Progress,
@@ -18,7 +16,10 @@ from tests.faults.test_two_instances import (
     _make_events,
     _make_marks,
 )
+from tests.support.clients import Requests, receipts
+from tests.support.instance_settings import on_redis
 from tests.support.processes import Instance, MakeInstance, MakeRedis
+from tests.support.redis_records import read_log
 
 OLD = {"REALTIME_USER_SHARDS": "8"}
 NEW = {"REALTIME_USER_SHARDS": "16", "REALTIME_PARTITIONS": "metric"}

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.faults.clients import Requests, Stream, event, metrics, on_redis, open_stream, read_page, receipts
+from tests.support.clients import Requests, Stream, event, metrics, open_stream, read_page, receipts
+from tests.support.instance_settings import on_redis
 from tests.support.processes import Instance, MakeInstance, MakeRedis
 from tests.support.waiting import Growing
 

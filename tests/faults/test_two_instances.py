@@ -15,16 +15,10 @@ from typing import Any
 import pytest
 from tidewire.model.cursor import Cursor
 
-from tests.faults.clients import (
-    Requests,
-    follow,
-    on_redis,
-    open_stream,
-    publish_all,
-    receipts,
-)
-from tests.faults.stored import StoredEvent, read_log
+from tests.support.clients import Requests, follow, open_stream, publish_all, receipts
+from tests.support.instance_settings import on_redis
 from tests.support.processes import Instance, MakeInstance, MakeRedis, RedisServer, ServerProcess
+from tests.support.redis_records import StoredEvent, read_log
 from tests.support.sse_decoder import SseEvent
 from tests.support.waiting import Growing
 

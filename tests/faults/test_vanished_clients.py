@@ -6,8 +6,9 @@ import struct
 import sys
 from asyncio.subprocess import PIPE
 
-from tests.faults.clients import count_subscribers, event, eventually_subscribed, follow, on_redis, publish, receipts
 from tests.faults.crowd import LIVE
+from tests.support.clients import count_subscribers, event, eventually_subscribed, follow, publish, receipts
+from tests.support.instance_settings import on_redis
 from tests.support.processes import HOST, ROOT, Instance, MakeInstance, MakeRedis, inherited
 from tests.support.waiting import DEADLINE
 

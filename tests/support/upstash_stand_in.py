@@ -16,8 +16,8 @@ from typing import Any, Self
 
 import hiredis
 
-from tests.faults.clients import parse_head
 from tests.support.processes import HOST, free_port
+from tests.support.raw_http import parse_head
 
 TOKEN = "AYNgAS2553feg6a2d9842h2a0gcdb5f8efe9934DQ="
 REASONS = {200: "OK", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found", 405: "Method Not Allowed"}

@@ -1,9 +1,11 @@
 """Waiting for what must happen: as short as it takes, and with an account of what came instead where it does not."""
 
 import asyncio
+import inspect
 from collections.abc import Callable
 
 DEADLINE = 15.0  # seconds; only a failing test waits so long
+POLL = 0.005  # seconds between two calls of a condition
 
 
 class Growing:
@@ -27,11 +29,16 @@ class Growing:
             raise AssertionError(f"not within {seconds:g} s; there is {self}") from None
 
 
-async def eventually(condition: Callable[[], bool], seconds: float = DEADLINE) -> None:
-    """Return once the condition holds, of something that rings for nobody; raises AssertionError."""
+async def eventually(condition: Callable[[], object], seconds: float = DEADLINE) -> None:
+    """Poll a condition, or a coroutine function, until it holds; raises AssertionError after the deadline."""
     try:
         async with asyncio.timeout(seconds):
-            while not condition():  # noqa: ASYNC110 — nothing here could set an event
-                await asyncio.sleep(0.005)
+            while True:
+                holds = condition()
+                if inspect.isawaitable(holds):
+                    holds = await holds
+                if holds:
+                    return
+                await asyncio.sleep(POLL)
     except TimeoutError:
         raise AssertionError(f"not within {seconds:g} s") from None

@@ -9,9 +9,9 @@ import pytest
 from tidewire.client import Event, Gap, State, subscribe
 from tidewire.errors import Forbidden, Unauthorized
 
-from tests.faults.clients import event, publish, read_page
 from tests.integration.client.proxy import BufferingProxy, CuttingProxy, Proxy
 from tests.support.api import unique
+from tests.support.clients import event, publish, read_page
 from tests.support.processes import Instance, MakeInstance
 from tests.support.tokens import PUBLISH_KEY, SECRET, user_token
 

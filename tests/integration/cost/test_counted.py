@@ -5,7 +5,7 @@ import io
 import logging
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 
 import pytest
 from tidewire.delivery.hub import Hub
@@ -33,12 +33,11 @@ from tidewire.transports.upstash import rest_log
 
 from tests.contract.acts import at, event, publish, tailing
 from tests.contract.stores import RedisStore, UpstashStore
-from tests.contract.watching import Watch, watching
 from tests.support.clocks import virtual_time
 from tests.support.processes import ROOT
+from tests.support.redis_monitor import Watch, watching
 from tests.support.sinks import RecordingSink, subscribed
 from tests.support.upstash_ledger import make_log
-from tests.support.upstash_stand_in import StandIn
 from tests.support.waiting import eventually
 
 HOUR = 3_600.0
@@ -52,94 +51,80 @@ def load_of(scheme: Partitions, transport: Transport = "redis-tcp", **numbers: f
     return Workload(1, 1, partitions=len(scheme.types), shards=scheme.user_shards, transport=transport, **numbers)  # type: ignore[arg-type]
 
 
-@pytest.fixture
-async def redis(redis_url: str) -> AsyncIterator[RedisStore]:
-    """An empty Redis."""
-    opened = RedisStore(redis_url)
-    yield opened
-    await opened.aclose()
-
-
-@pytest.fixture
-async def rest(redis_url: str, upstash: StandIn) -> AsyncIterator[UpstashStore]:
-    """The same behind the stand-in."""
-    opened = UpstashStore(redis_url, upstash)
-    yield opened
-    await opened.aclose()
-
-
-async def received(redis: RedisStore, watch: Watch) -> Counter[str]:
+async def received(redis_store: RedisStore, watch: Watch) -> Counter[str]:
     """The commands since the last call; MONITOR omits CLIENT UNBLOCK, an administrative command."""
     counted = Counter(command[0] for command in await watch.commands())
-    stats = await redis.client.info("commandstats")
+    stats = await redis_store.client.info("commandstats")
     counted["unblock"] = stats.get("cmdstat_client|unblock", {}).get("calls", 0)
-    await redis.client.config_resetstat()
+    await redis_store.client.config_resetstat()
     await watch.commands()
     return counted
 
 
 @pytest.mark.parametrize("size", [1, 100])
 @pytest.mark.parametrize("rate", [None, Rate(1_000_000, 1.0)], ids=["no-rate", "rate"])
-async def test_a_publication_is_one_command_or_two_with_a_rate(redis: RedisStore, size: int, rate: Rate | None) -> None:
-    log = redis.open()
+async def test_a_publication_is_one_command_or_two_with_a_rate(
+    redis_store: RedisStore, size: int, rate: Rate | None
+) -> None:
+    log = redis_store.open()
     limit = PublishRate(rate, log)
     await limit.take(None, 1)
     await publish(log, "the first ones bring the scripts")
-    async with watching(redis.client) as watch:
-        await received(redis, watch)
+    async with watching(redis_store.client) as watch:
+        await received(redis_store, watch)
         for _ in range(3):
             await limit.take(None, size)
             await log.publish([event(number) for number in range(size)])
-        counted = await received(redis, watch)
+        counted = await received(redis_store, watch)
     load = Workload(1, 3 * size, batch=size, rate_limited=rate is not None)
     assert counted.total() == commands.publishing(load)
 
 
-async def test_a_publication_is_one_command_per_shard_of_its_users(redis: RedisStore) -> None:
+async def test_a_publication_is_one_command_per_shard_of_its_users(redis_store: RedisStore) -> None:
     scheme = Partitions(user_shards=16)
-    log = redis.open(scheme)
+    log = redis_store.open(scheme)
     await publish(log, "the first one brings the script")
     users, size, requests = 60, 10, 6
-    async with watching(redis.client) as watch:
-        await received(redis, watch)
+    async with watching(redis_store.client) as watch:
+        await received(redis_store, watch)
         for start in range(0, users, size):
             await log.publish([event(number, users=[f"user-{number}"]) for number in range(start, start + size)])
-        counted = await received(redis, watch)
+        counted = await received(redis_store, watch)
     load = Workload(users, users, 1, batch=size, shards=16)
     assert load.requests == requests
     assert counted.total() == commands.publishing(load), "numbered users' hashes are spread evenly"
 
 
-async def test_a_batch_is_one_command_per_partition(redis: RedisStore) -> None:
+async def test_a_batch_is_one_command_per_partition(redis_store: RedisStore) -> None:
     scheme = Partitions(frozenset({"a", "b"}))
-    log = redis.open(scheme)
+    log = redis_store.open(scheme)
     await publish(log, "the first one brings the script")
-    async with watching(redis.client) as watch:
-        await received(redis, watch)
+    async with watching(redis_store.client) as watch:
+        await received(redis_store, watch)
         await log.publish([event(number, type="abcd"[number % 4]) for number in range(12)])
         await log.publish([event(number, type="abcd"[number % 4]) for number in range(12)])
-        counted = await received(redis, watch)
+        counted = await received(redis_store, watch)
     assert counted.total() == commands.publishing(Workload(1, 24, batch=12, partitions=2)) == 6
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=SCHEME_IDS)
-async def test_streams_open_with_the_commands_that_are_reckoned(redis: RedisStore, scheme: Partitions) -> None:
-    publisher = redis.open(scheme)
+async def test_streams_open_with_the_commands_that_are_reckoned(redis_store: RedisStore, scheme: Partitions) -> None:
+    publisher = redis_store.open(scheme)
     await publish(publisher, "the first one brings the script")
     await publisher.head((ALL,))
     load = load_of(scheme)
-    async with watching(redis.client) as watch:
-        await received(redis, watch)
-        async with guarded(redis.open(scheme), scheme) as hub, subscribed(hub, "u1") as first:
+    async with watching(redis_store.client) as watch:
+        await received(redis_store, watch)
+        async with guarded(redis_store.open(scheme), scheme) as hub, subscribed(hub, "u1") as first:
             await settle(hub, publisher, first)
-            alone = await received(redis, watch)
+            alone = await received(redis_store, watch)
             async with subscribed(hub, "u2") as second:
                 await settle(hub, publisher, second)
-                among = await received(redis, watch)
+                among = await received(redis_store, watch)
             known = Counter[str]()
             async with subscribed(hub, "u1") as again:
                 await again.ready()
-                known = await received(redis, watch)
+                known = await received(redis_store, watch)
     # How often CLIENT UNBLOCK is tried depends on the machine: every 5 ms while a read is still on its way.
     unblocked = alone.pop("unblock") + among.pop("unblock")
     assert unblocked > 0 or not scheme.user_shards
@@ -166,20 +151,20 @@ async def settle(hub: Hub, publisher: Log, sink: RecordingSink) -> None:
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=SCHEME_IDS)
-async def test_a_poll_reads_the_heads_and_a_page_if_needed(redis: RedisStore, scheme: Partitions) -> None:
-    log = redis.open(scheme)
+async def test_a_poll_reads_the_heads_and_a_page_if_needed(redis_store: RedisStore, scheme: Partitions) -> None:
+    log = redis_store.open(scheme)
     await publish(log, "the first one brings the script")
     await log.head((ALL,))
     heads = commands.polling(load_of(scheme))
-    async with guarded(redis.open(scheme), scheme) as hub, watching(redis.client) as watch:
+    async with guarded(redis_store.open(scheme), scheme) as hub, watching(redis_store.client) as watch:
         cursor = await poll(hub, None)
-        await received(redis, watch)
+        await received(redis_store, watch)
         await poll(hub, cursor)
-        assert await received(redis, watch) == {"evalsha": heads, "unblock": 0}
+        assert await received(redis_store, watch) == {"evalsha": heads, "unblock": 0}
         await publish(log, *range(3))
-        await received(redis, watch)
+        await received(redis_store, watch)
         assert await poll(hub, cursor) != cursor
-        assert await received(redis, watch) == {"evalsha": heads, "xrange": 1, "unblock": 0}
+        assert await received(redis_store, watch) == {"evalsha": heads, "xrange": 1, "unblock": 0}
 
 
 async def poll(hub: Hub, cursor: str | None) -> str:
@@ -191,15 +176,15 @@ async def poll(hub: Hub, cursor: str | None) -> str:
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=SCHEME_IDS)
-async def test_a_poll_that_waits_costs_no_more_than_is_reckoned(redis: RedisStore, scheme: Partitions) -> None:
-    publisher = redis.open(scheme)
+async def test_a_poll_that_waits_costs_no_more_than_is_reckoned(redis_store: RedisStore, scheme: Partitions) -> None:
+    publisher = redis_store.open(scheme)
     await publish(publisher, "the first one brings the script")
     await publisher.head((ALL,))
     load = load_of(scheme, poll_wait=20)
-    async with guarded(redis.open(scheme), scheme) as hub, watching(redis.client) as watch:
+    async with guarded(redis_store.open(scheme), scheme) as hub, watching(redis_store.client) as watch:
         cursor, maximum = None, 0
         for number in range(4):
-            await received(redis, watch)
+            await received(redis_store, watch)
             page = Page(cursor)
             async with hub.subscribe(Interest("u1"), Start(cursor), DATA_PAGE) as subscriber:
                 subscriber.start(page)
@@ -207,22 +192,22 @@ async def test_a_poll_that_waits_costs_no_more_than_is_reckoned(redis: RedisStor
                 await publish(publisher, number)
                 await page.settled.wait()
                 cursor = page.cursor
-            counted = await received(redis, watch)
+            counted = await received(redis_store, watch)
             counted.pop("unblock")
             maximum = max(maximum, counted.total() - 1) if number else 0  # the first one opens the connection
     heads = commands.partitions(load) + commands.CONTROL
     assert heads + 1 <= maximum <= commands.polling(load) - 2
 
 
-async def test_a_tail_reads_per_arrival_and_per_block(redis: RedisStore) -> None:
+async def test_a_tail_reads_per_arrival_and_per_block(redis_store: RedisStore) -> None:
     block, arrivals, ends = 0.1, 20, 4
-    publisher = redis.open()
+    publisher = redis_store.open()
     await publish(publisher, "the first one brings the script")
-    redis.BLOCK = HOUR
-    async with tailing(redis.open(), await publisher.head((ALL,))) as (records, _):
+    redis_store.BLOCK = HOUR
+    async with tailing(redis_store.open(), await publisher.head((ALL,))) as (records, _):
         await publish(publisher, "start")
         await records.has("start")
-        async with watching(redis.client) as watch:
+        async with watching(redis_store.client) as watch:
             for number in range(arrivals):
                 await publish(publisher, number)
                 await records.has(number)
@@ -232,8 +217,8 @@ async def test_a_tail_reads_per_arrival_and_per_block(redis: RedisStore) -> None
     hours = arrivals / HOUR
     assert arrivals <= counted["xread"] <= arrivals + 2
     assert commands.blocking_reads(hours, HOUR) * HOUR == pytest.approx(arrivals), "long blocks: one an arrival"
-    redis.BLOCK = block
-    async with tailing(redis.open(), await publisher.head((ALL,))), watching(redis.client) as watch:
+    redis_store.BLOCK = block
+    async with tailing(redis_store.open(), await publisher.head((ALL,))), watching(redis_store.client) as watch:
         moments: list[float] = []
         async for command in watch.live():
             if command[0] == "xread":
@@ -274,26 +259,26 @@ def test_polls_over_rest_match_the_markov_chain(every: float, hours: float) -> N
 
 
 @pytest.mark.parametrize("scheme", SCHEMES[::2], ids=SCHEME_IDS[::2])
-async def test_over_rest_partitions_cost_nothing(rest: UpstashStore, scheme: Partitions) -> None:
-    publisher = rest.open(scheme)
+async def test_over_rest_partitions_cost_nothing(upstash_store: UpstashStore, scheme: Partitions) -> None:
+    publisher = upstash_store.open(scheme)
     await publish(publisher, "the first one brings the script")
     await publisher.head((ALL,))
     load = load_of(scheme, "upstash-rest")
-    rest.POLL = (60.0, 60.0)  # none but those that are rung for
-    rest.upstash.requests.clear()
-    async with guarded(rest.open(scheme), scheme) as hub:
+    upstash_store.POLL = (60.0, 60.0)  # none but those that are rung for
+    upstash_store.upstash.requests.clear()
+    async with guarded(upstash_store.open(scheme), scheme) as hub:
         async with subscribed(hub, "u1") as first:
             await first.ready()
             await eventually(lambda: hub.tail_running)
-            assert rest.upstash.commands.total() == commands.opening_alone(load)
-            rest.upstash.requests.clear()
+            assert upstash_store.upstash.commands.total() == commands.opening_alone(load)
+            upstash_store.upstash.requests.clear()
             async with subscribed(hub, "u2") as second:
                 await second.ready()
-            assert 1 <= rest.upstash.commands.total() <= commands.opening_among_others(load)
+            assert 1 <= upstash_store.upstash.commands.total() <= commands.opening_among_others(load)
         await poll(hub, None)
-        rest.upstash.requests.clear()
+        upstash_store.upstash.requests.clear()
         await poll(hub, None)
-        assert rest.upstash.commands == {"EVALSHA": commands.polling(load)}
+        assert upstash_store.upstash.commands == {"EVALSHA": commands.polling(load)}
 
 
 @virtual_time
@@ -367,11 +352,11 @@ def test_the_model_s_bytes_match_real_frames_and_records() -> None:
         assert real <= reckoned <= 1.5 * real, measured
 
 
-async def test_an_event_in_redis_fits_the_model_s_bytes(redis: RedisStore) -> None:
-    log = redis.open()
+async def test_an_event_in_redis_fits_the_model_s_bytes(redis_store: RedisStore) -> None:
+    log = redis_store.open()
     await publish(log, "the first one brings the script")
-    before = (await redis.client.info("memory"))["used_memory_dataset"]
+    before = (await redis_store.client.info("memory"))["used_memory_dataset"]
     data, count = "x" * 298, 1_000
     await publish(log, *[data] * count)
-    kept = ((await redis.client.info("memory"))["used_memory_dataset"] - before) / count
+    kept = ((await redis_store.client.info("memory"))["used_memory_dataset"] - before) / count
     assert 0.5 * (300 + store.STORED_BYTES) <= kept <= 300 + store.STORED_BYTES

@@ -10,11 +10,12 @@ from tidewire.delivery.ring_buffer import Ring
 from tidewire.errors import AppendRefused, EventRefused, TransportUnavailable
 from tidewire.model.cursor import Cursor, Position
 from tidewire.model.event import Event
-from tidewire.model.partitions import Partitions
+from tidewire.model.partitions import ALL, Partitions
 from tidewire.model.record import Gap, Record
 from tidewire.transports.base import Handler, Log, Receipt, Tail
 from tidewire.transports.fallback.fallback import MAX_BYTES, MAX_EVENTS, Fallback
 
+from tests.contract.acts import read
 from tests.contract.staged import StagedLog
 from tests.contract.stores import MemoryStore
 
@@ -112,6 +113,13 @@ class _HeldTail:
     def unfollow(self, partitions: Sequence[str]) -> None:
         self._tail.unfollow(partitions)
         self._log.forget(partitions)
+
+
+async def ids_in_log(store: MemoryStore, partition: str = ALL) -> list[str]:
+    """Return the ids of the events in one partition, in its order."""
+    log = store.open()
+    found = await read(log, await log.seek((partition,), None))
+    return [item.event.id for item in found if isinstance(item, Record)]
 
 
 class Instance:

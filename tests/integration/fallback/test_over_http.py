@@ -12,16 +12,15 @@ from tidewire.transports.upstash.rest_log import UpstashRest
 from tidewire.wiring import make_transport
 
 from tests.contract.acts import publish as publish_to
-from tests.faults.clients import Follower, event, eventually, follow, get, metrics, on_redis, open_stream, publish
-from tests.faults.stored import read_log
 from tests.support.api import check
+from tests.support.clients import Follower, event, follow, get, metrics, open_stream, publish
+from tests.support.instance_settings import FALLBACK, on_redis
 from tests.support.postgres_server import MakePostgres
 from tests.support.processes import Instance, MakeInstance, MakeRedis
+from tests.support.redis_records import read_log
 from tests.support.tokens import PUBLISH_KEY, SECRET
 from tests.support.upstash_stand_in import StandIn
-from tests.support.waiting import eventually as soon
-
-FALLBACK = {"REALTIME_FALLBACK": "memory"}
+from tests.support.waiting import eventually
 
 
 async def early(instance: Instance, name: str) -> None:
@@ -171,7 +170,7 @@ async def test_upstash_may_be_away_too(upstash: StandIn) -> None:
     (receipt,) = await publish_to(fallback, "early")
     assert not receipt.durable
     await asyncio.to_thread(upstash.resume)
-    await soon(lambda: fallback.backlog.events == 0)
+    await eventually(lambda: fallback.backlog.events == 0)
     (receipt,) = await publish_to(fallback, "after")
     assert receipt.positions is not None
     assert receipt.positions["all"].offset == 2

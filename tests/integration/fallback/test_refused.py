@@ -5,26 +5,24 @@ import asyncio
 import pytest
 from tidewire.errors import EventRefused, TransportUnavailable
 from tidewire.model.partitions import Partitions
-from tidewire.model.record import Record
 from tidewire.transports.fallback.fallback import Fallback
 from tidewire.transports.fallback.outbox import Entry
 from tidewire.transports.upstash.rest_log import UpstashRest
 
 from tests.contract.acts import event as draft
 from tests.contract.acts import publish as publish_to
-from tests.contract.acts import read
 from tests.contract.stores import MemoryStore
-from tests.faults.clients import event, eventually, follow, get, metrics, on_redis, publish, receipts
-from tests.faults.stored import read_log
-from tests.integration.fallback.away import Instance
-from tests.integration.fallback.test_over_http import FALLBACK, back, early
-from tests.integration.postgres.test_instances import on_postgres
+from tests.integration.fallback.away import Instance, ids_in_log
+from tests.integration.fallback.test_over_http import back, early
+from tests.support.clients import event, follow, get, metrics, publish, receipts
 from tests.support.clocks import virtual_time
+from tests.support.instance_settings import FALLBACK, on_postgres, on_redis
 from tests.support.postgres_server import MakePostgres, PostgresServer
 from tests.support.processes import Instance as Process
 from tests.support.processes import MakeInstance, MakeRedis
+from tests.support.redis_records import read_log
 from tests.support.upstash_stand_in import StandIn
-from tests.support.waiting import eventually as soon
+from tests.support.waiting import eventually
 
 CONSTRAINT = "alter table rt.records add constraint clean check (event not like '%poison%')"
 _RAISE = """
@@ -50,13 +48,6 @@ async def set_aside(instance: Process) -> float:
 async def has_set_aside(instance: Process, count: int) -> bool:
     """Whether the instance has set aside so many events."""
     return await set_aside(instance) == count
-
-
-async def ids(store: MemoryStore, partition: str) -> list[str]:
-    """The ids that the log holds of one partition, in its order."""
-    log = store.open()
-    found = await read(log, await log.seek((partition,), None))
-    return [item.event.id for item in found if isinstance(item, Record)]
 
 
 async def served(instance: Instance, name: str) -> bool:
@@ -174,7 +165,7 @@ async def test_an_event_that_is_too_large_for_the_store(upstash: StandIn) -> Non
         assert not receipt.durable
     upstash.most_request_bytes = 50_000
     await asyncio.to_thread(upstash.resume)
-    await soon(lambda: fallback.backlog.events == 0)
+    await eventually(lambda: fallback.backlog.events == 0)
     (receipt,) = await publish_to(fallback, "after")
     assert receipt.positions is not None
     assert receipt.positions["all"].offset == 33
@@ -208,7 +199,7 @@ async def test_who_waits_for_a_refused_event_gets_the_error() -> None:
         await publish_to(here.fallback, *range(40))
         here.log.seconds = 0.1
         here.log.is_away = False
-        await soon(lambda: not here.fallback.is_away)
+        await eventually(lambda: not here.fallback.is_away)
         waiting = asyncio.create_task(here.fallback.publish([draft("bad", id="bad")]))
         with pytest.raises(EventRefused, match="poison"):
             await waiting
@@ -223,7 +214,7 @@ async def test_a_partition_that_is_refused_is_an_error_at_once() -> None:
         (kept,) = await here.fallback.publish([draft(1, id="first")])
         assert not kept.durable
         await publish_to(here.fallback, "good")
-        await soon(lambda: here.fallback.backlog.events == 0)
+        await eventually(lambda: here.fallback.backlog.events == 0)
         with pytest.raises(EventRefused):
             await here.fallback.publish([draft(2, id="second")])
 
@@ -241,14 +232,14 @@ async def test_an_outbox_full_of_refused_events_serves_others(bound: str, caplog
         for name in names:
             (kept,) = await here.fallback.publish([draft(id=name, type="a")])
             assert not kept.durable
-        await soon(lambda: here.log.batches.count([names[0]]) >= 2)  # the first by its publisher
+        await eventually(lambda: here.log.batches.count([names[0]]) >= 2)  # the first by its publisher
         served = await here.fallback.publish([draft(id="good"), draft(id="good too")])
         assert all(receipt.durable for receipt in served)
         for number in range(len(names)):
             await here.fallback.publish([draft(id=f"good {number}")])
-        await soon(lambda: here.fallback.backlog.events == 0)
+        await eventually(lambda: here.fallback.backlog.events == 0)
         assert not here.fallback.is_away
-        logged = await ids(store, "all")
+        logged = await ids_in_log(store)
     assert logged == ["good", "good too", *(f"good {number}" for number in range(len(names)))]
     lines = [record.message for record in caplog.records if "SET ASIDE" in record.message]
     assert [name for name in names if any(name in line for line in lines)] == names
@@ -268,7 +259,7 @@ async def test_a_full_outbox_of_one_partition_is_emptied_too(caplog: pytest.LogC
             assert here.fallback.backlog.events == len(names)
             tries += 1
             assert tries < 100
-        await soon(lambda: here.fallback.backlog.events == 0)
+        await eventually(lambda: here.fallback.backlog.events == 0)
     assert sum("SET ASIDE" in record.message for record in caplog.records) == len(names)
 
 
@@ -292,10 +283,10 @@ async def test_a_full_outbox_keeps_all_if_nothing_is_taken() -> None:
         assert again.duplicate
         assert not again.durable
         here.log.bars_all = False
-        await soon(lambda: here.fallback.backlog.events == 0)
+        await eventually(lambda: here.fallback.backlog.events == 0)
         assert here.fallback.backlog.bytes == 0
-        assert await ids(store, "a") == ["0", "1", "2"]
-        assert await ids(store, "all") == []
+        assert await ids_in_log(store, "a") == ["0", "1", "2"]
+        assert await ids_in_log(store) == []
 
 
 @virtual_time
@@ -312,9 +303,9 @@ async def test_nothing_overtakes_an_event_of_several_shards() -> None:
             await here.fallback.publish([draft(id=name, type="a", users=users)])
         here.log.barred.add("barred")
         here.log.come_back()
-        await soon(lambda: here.fallback.backlog.events == 0)
-    assert await ids(store, shards[other]) == ["both", "last"]
-    assert await ids(store, shards[one]) == ["both"]
+        await eventually(lambda: here.fallback.backlog.events == 0)
+    assert await ids_in_log(store, shards[other]) == ["both", "last"]
+    assert await ids_in_log(store, shards[one]) == ["both"]
 
 
 @virtual_time
@@ -324,11 +315,11 @@ async def test_a_refusal_that_becomes_final_is_told_once(caplog: pytest.LogCaptu
         here.log.barred |= {"first", "second"}
         await here.fallback.publish([draft(id="first")])
         await here.fallback.publish([draft(id="second")])
-        await soon(lambda: here.log.batches.count(["second"]) >= 1)
+        await eventually(lambda: here.log.batches.count(["second"]) >= 1)
         here.log.poison.add("first")
-        await soon(lambda: here.fallback.backlog.events == 1)
+        await eventually(lambda: here.fallback.backlog.events == 1)
         await here.fallback.publish([draft(id="good")])
-        await soon(lambda: here.fallback.backlog.events == 0)
+        await eventually(lambda: here.fallback.backlog.events == 0)
     told = [record.message for record in caplog.records if "SET ASIDE" in record.message]
     assert ["first" in told[0], "second" in told[1], len(told)] == [True, True, 2]
 
@@ -340,7 +331,7 @@ async def test_a_retry_that_waits_does_not_hide_a_loss(caplog: pytest.LogCapture
         here.log.barred |= {"first", "second"}
         for name in ("first", "second"):
             await here.fallback.publish([draft(id=name, type="a")])
-        await soon(lambda: here.log.batches.count(["first"]) >= 2)
+        await eventually(lambda: here.log.batches.count(["first"]) >= 2)
         good, again = await asyncio.gather(
             here.fallback.publish([draft(id="good")]),
             here.fallback.publish([draft(id="first", type="a")]),

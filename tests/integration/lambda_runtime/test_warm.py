@@ -32,12 +32,6 @@ def function_url() -> dict[str, Any]:
     return event
 
 
-@pytest.fixture
-def server(redis_url: str) -> Iterator[redis.Redis]:
-    with redis.Redis.from_url(redis_url) as client:
-        yield client
-
-
 @pytest.fixture(autouse=True)
 def environment(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A new execution environment, with no event loop: Python 3.14 makes none of itself either."""
@@ -81,22 +75,22 @@ def call(request: pytest.FixtureRequest) -> Callable[[int], Any]:
     return invoke
 
 
-def _connections(server: redis.Redis) -> set[str]:
+def _connections(blocking_redis: redis.Redis) -> set[str]:
     """The ids of all connections except this one."""
-    own = str(server.client_id())
-    return {client["id"] for client in server.client_list()} - {own}
+    own = str(blocking_redis.client_id())
+    return {client["id"] for client in blocking_redis.client_list()} - {own}
 
 
 def test_all_invocations_of_an_environment_share_one_connection(
-    call: Callable[[int], Any], server: redis.Redis
+    call: Callable[[int], Any], blocking_redis: redis.Redis
 ) -> None:
-    before = _connections(server)
+    before = _connections(blocking_redis)
     call(0)
-    opened = _connections(server) - before
+    opened = _connections(blocking_redis) - before
     assert len(opened) == 1
     for number in range(1, 6):
         call(number)
-    assert _connections(server) - before == opened
+    assert _connections(blocking_redis) - before == opened
 
 
 def test_all_invocations_run_on_one_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,11 +108,13 @@ def test_all_invocations_run_on_one_event_loop(monkeypatch: pytest.MonkeyPatch) 
     assert len(set(loops)) == 1
 
 
-def test_an_invocation_reconnects_after_a_freeze(call: Callable[[int], Any], server: redis.Redis) -> None:
-    before = _connections(server)
+def test_an_invocation_reconnects_after_a_freeze(call: Callable[[int], Any], blocking_redis: redis.Redis) -> None:
+    before = _connections(blocking_redis)
     call(0)
-    (lost,) = _connections(server) - before
-    server.client_kill_filter(_id=lost)  # Lambda runs no code between two invocations, so the loss is not noticed
+    (lost,) = _connections(blocking_redis) - before
+    blocking_redis.client_kill_filter(
+        _id=lost
+    )  # Lambda runs no code between two invocations, so the loss is not noticed
     call(1)
-    (opened,) = _connections(server) - before
+    (opened,) = _connections(blocking_redis) - before
     assert opened != lost

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.clients import Answer, Requests, event, get, read_page
+from tests.support.clients import Answer, Requests, event, get, read_page
 from tests.support.processes import HOST, Instance, MakeInstance, free_port
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

@@ -7,18 +7,9 @@ from typing import Any
 import asyncpg
 import pytest
 
-from tests.contract.stores import PostgresStore
 from tests.support.postgres_server import PostgresServer
 
 Connect = Callable[[], Awaitable[Any]]
-
-
-@pytest.fixture
-async def store(postgres_url: str) -> AsyncIterator[PostgresStore]:
-    """The store on Postgres."""
-    store = PostgresStore(postgres_url)
-    yield store
-    await store.aclose()
 
 
 @pytest.fixture

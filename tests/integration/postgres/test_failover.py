@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from tests.faults.clients import (
+from tests.integration.fallback.test_over_http import is_ready
+from tests.integration.postgres.test_instances import start
+from tests.support.clients import (
     Requests,
     event,
-    eventually,
     eventually_subscribed,
     follow,
     get,
@@ -19,11 +20,11 @@ from tests.faults.clients import (
     read_page,
     receipts,
 )
-from tests.integration.fallback.test_over_http import FALLBACK, is_ready
-from tests.integration.postgres.test_instances import start
+from tests.support.instance_settings import FALLBACK
 from tests.support.postgres_server import MakePostgres, PostgresServer
 from tests.support.processes import Instance, MakeInstance
 from tests.support.proxy import Proxy
+from tests.support.waiting import eventually
 
 UNENCRYPTED = "?sslmode=disable"
 

@@ -5,17 +5,13 @@ import asyncio
 import asyncpg
 from tidewire.transports.postgres.migrations import apply
 
-from tests.faults.clients import Requests, event, follow, get, publish, read_page, receipts
-from tests.integration.postgres.patience import comes_true
+from tests.support.clients import Requests, event, follow, get, publish, read_page, receipts
+from tests.support.instance_settings import on_postgres
 from tests.support.postgres_server import MakePostgres, PostgresServer
 from tests.support.processes import Instance, MakeInstance
+from tests.support.waiting import eventually
 
 PUBLISH = "select * from realtime_publish('note', $1, $2)"
-
-
-def on_postgres(url: str, **more: str) -> dict[str, str]:
-    """The settings of an instance on this Postgres, open to everyone."""
-    return {"REALTIME_TRANSPORT": "postgres", "DATABASE_URL": url, "REALTIME_AUTH": "none", **more}
 
 
 async def start(make_instance: MakeInstance, url: str, **more: str) -> Instance:
@@ -82,8 +78,8 @@ async def test_readiness_follows_an_outage_of_postgres(
         async def accepts() -> bool:
             return (await publish(instance, event("accepted"))).status == 202
 
-        await comes_true(is_ready)
-        await comes_true(accepts)
+        await eventually(is_ready)
+        await eventually(accepts)
         await follower.has("accepted")
 
 

@@ -8,12 +8,12 @@ from tidewire.transports.postgres.log import PostgresLog
 
 from tests.contract.acts import publish as publish_to
 from tests.contract.acts import tailing
-from tests.faults.clients import Requests, event, follow, get, publish, receipts
-from tests.integration.postgres.patience import comes_true
 from tests.integration.postgres.pooler import MakePooler, PgBouncer, make_pooler, start
 from tests.integration.postgres.test_instances import start as start_instance
+from tests.support.clients import Requests, event, follow, get, publish, receipts
 from tests.support.postgres_server import PostgresServer
 from tests.support.processes import MakeInstance
+from tests.support.waiting import eventually
 
 MODES = ("session", "transaction", "statement")
 UNHEARD = "does not reach its own LISTEN"
@@ -70,7 +70,7 @@ async def test_events_flow_and_the_log_says_what_to_do(
         receipts(await publish(elsewhere, event("from-elsewhere")))
         await near.seen.until(lambda: "from-elsewhere" in near.names)
         if mode != "session":
-            await comes_true(lambda: asyncio.to_thread(lambda: UNHEARD in here.log()))
+            await eventually(lambda: asyncio.to_thread(lambda: UNHEARD in here.log()))
         health = (await get(here, "/api/health/ready")).json()
         assert health["status"] == "ready"
         assert (UNHEARD in str(health.get("warnings"))) == (mode != "session")

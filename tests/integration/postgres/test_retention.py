@@ -9,7 +9,7 @@ from tidewire.transports.postgres.log import PostgresLog
 from tests.contract.acts import at, event, head, offsets, place, publish, read, seek, start_of, tailing, told
 from tests.contract.stores import PostgresStore
 from tests.integration.postgres.conftest import Connect
-from tests.integration.postgres.patience import comes_true
+from tests.support.waiting import eventually
 
 AGED = """
     update rt.records set time = time - 10000;
@@ -18,7 +18,9 @@ AGED = """
 """
 
 
-async def test_one_append_trims_a_bounded_number_of_records(store: PostgresStore, application: Connect) -> None:
+async def test_one_append_trims_a_bounded_number_of_records(
+    postgres_store: PostgresStore, application: Connect
+) -> None:
     """The next ones continue."""
     connection = await application()
     await connection.fetch(
@@ -26,7 +28,7 @@ async def test_one_append_trims_a_bounded_number_of_records(store: PostgresStore
         ' array_fill(\'{"id":"x","type":"t","data":1}\'::text, array[12000]), 86400000, 0, 86400000)'
     )
     await connection.execute(AGED)
-    log = store.open(retention=Retention(age=5.0, idempotency_window=5.0))
+    log = postgres_store.open(retention=Retention(age=5.0, idempotency_window=5.0))
     left = []
     for _ in range(3):
         await publish(log, "new")
@@ -37,10 +39,12 @@ async def test_one_append_trims_a_bounded_number_of_records(store: PostgresStore
     assert told(items) == ["<trimmed>", "new", "new", "new"]
 
 
-async def test_an_idle_log_forgets_too_while_somebody_follows_it(store: PostgresStore, application: Connect) -> None:
+async def test_an_idle_log_forgets_too_while_somebody_follows_it(
+    postgres_store: PostgresStore, application: Connect
+) -> None:
     connection = await application()
     scheme = Partitions(frozenset({"a", "b"}))
-    reader = PostgresLog(store.url, partitions=scheme, retention=Retention(age=5.0), check=0.05)
+    reader = PostgresLog(postgres_store.url, partitions=scheme, retention=Retention(age=5.0), check=0.05)
     await reader.publish([event(1, type="a"), event(2, type="b"), event(3)])
     await connection.execute(AGED)
     async with tailing(reader, await reader.head(("a",))):
@@ -48,7 +52,7 @@ async def test_an_idle_log_forgets_too_while_somebody_follows_it(store: Postgres
         async def is_empty() -> bool:
             return not await connection.fetchval("select count(*) from rt.records where partition <> $1", SCHEMES)
 
-        await comes_true(is_empty)
+        await eventually(is_empty)
     place_after = await head(reader, "a")
     assert place_after.offset == 1
     assert await seek(reader, None, "a") == place_after
@@ -57,8 +61,8 @@ async def test_an_idle_log_forgets_too_while_somebody_follows_it(store: Postgres
     await reader.aclose()
 
 
-async def test_a_sweep_waits_for_nobody(store: PostgresStore, application: Connect) -> None:
-    log = store.open()
+async def test_a_sweep_waits_for_nobody(postgres_store: PostgresStore, application: Connect) -> None:
+    log = postgres_store.open()
     await publish(log, 1)
     one, other = await application(), await application()
     await one.execute(AGED)
@@ -68,16 +72,16 @@ async def test_a_sweep_waits_for_nobody(store: PostgresStore, application: Conne
     assert await one.fetchval("select count(*) from rt.records") == 2
 
 
-async def test_sql_events_have_the_processes_retention(store: PostgresStore, application: Connect) -> None:
-    log, connection = store.open(retention=Retention(events=3)), await application()
+async def test_sql_events_have_the_processes_retention(postgres_store: PostgresStore, application: Connect) -> None:
+    log, connection = postgres_store.open(retention=Retention(events=3)), await application()
     await publish(log, 0)
     for number in range(1, 10):
         await connection.fetch("select * from realtime_publish('t', $1)", str(number))
     assert told(await read(log, await log.seek(("all",), None))) == [7, 8, 9]
 
 
-async def test_a_position_by_time_is_the_previous_records(store: PostgresStore) -> None:
-    log = store.open()
+async def test_a_position_by_time_is_the_previous_records(postgres_store: PostgresStore) -> None:
+    log = postgres_store.open()
     receipts = []
     for number in range(4):
         receipts += await publish(log, number)
@@ -88,8 +92,10 @@ async def test_a_position_by_time_is_the_previous_records(store: PostgresStore) 
     assert first.time == place(receipts[0]).time
 
 
-async def test_no_plan_made_for_a_small_log_scans_a_large_one(store: PostgresStore, application: Connect) -> None:
-    await publish(store.open(), 1)
+async def test_no_plan_made_for_a_small_log_scans_a_large_one(
+    postgres_store: PostgresStore, application: Connect
+) -> None:
+    await publish(postgres_store.open(), 1)
     connection = await application()
     await connection.execute("analyze rt.ids, rt.records, rt.partitions")
     async with connection.transaction():
@@ -105,7 +111,7 @@ async def test_no_plan_made_for_a_small_log_scans_a_large_one(store: PostgresSto
 
 
 async def test_no_statement_of_microseconds_waits_until_it_is_compiled(
-    store: PostgresStore, application: Connect
+    postgres_store: PostgresStore, application: Connect
 ) -> None:
     connection = await application()
     forbid_scans = await connection.fetch(
@@ -113,13 +119,13 @@ async def test_no_statement_of_microseconds_waits_until_it_is_compiled(
     )
     assert {row["proname"] for row in forbid_scans} >= {"append_to", "places"}
     assert all("jit=off" in row["proconfig"] for row in forbid_scans)
-    log = PostgresLog(store.url)
+    log = PostgresLog(postgres_store.url)
     assert [tuple(row) for row in await log.fetch("show jit")] == [("off",)]
     await log.aclose()
 
 
-async def test_numbers_go_on_after_everything_was_trimmed(store: PostgresStore, application: Connect) -> None:
-    log, connection = store.open(retention=Retention(age=5.0)), await application()
+async def test_numbers_go_on_after_everything_was_trimmed(postgres_store: PostgresStore, application: Connect) -> None:
+    log, connection = postgres_store.open(retention=Retention(age=5.0)), await application()
     await publish(log, *range(5))
     await connection.execute(AGED)
     await connection.fetch("select rt.sweep(5000, 0, 5000)")

@@ -24,9 +24,9 @@ def short_time_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tidewire.transports.postgres.appends.TIMEOUT", 1.5)
 
 
-async def test_all_silent_connections_cost_one_time_out(store: PostgresStore) -> None:
+async def test_all_silent_connections_cost_one_time_out(postgres_store: PostgresStore) -> None:
     """Each idle connection of the pool cost a publisher a time-out of its own; the tail waited for its next look."""
-    async with Proxy(f"{store.url}{UNENCRYPTED}") as wire:
+    async with Proxy(f"{postgres_store.url}{UNENCRYPTED}") as wire:
         log = PostgresLog(wire.url, check=NEVER)
         async with tailing(log, await log.head((ALL,))) as (heard, tail):
             await asyncio.gather(*(seek(log, number) for number in range(CONNECTIONS)))
@@ -49,10 +49,10 @@ async def test_all_silent_connections_cost_one_time_out(store: PostgresStore) ->
 
 
 async def test_what_this_process_published_needs_no_doorbell(
-    store: PostgresStore, postgres_server: PostgresServer
+    postgres_store: PostgresStore, postgres_server: PostgresServer
 ) -> None:
     """A place that the pool knows of is looked for, also where its doorbell is lost."""
-    log = PostgresLog(store.url, check=NEVER)
+    log = PostgresLog(postgres_store.url, check=NEVER)
     ring = postgres_server.ask("select pg_get_functiondef('rt.append_to'::regproc)")[0][0]
     async with tailing(log, await log.head((ALL,))) as (heard, _):
         await publish(log, 1)
@@ -67,9 +67,9 @@ async def test_what_this_process_published_needs_no_doorbell(
     await log.aclose()
 
 
-async def test_a_crowd_in_line_is_no_silence(store: PostgresStore, postgres_server: PostgresServer) -> None:
+async def test_a_crowd_in_line_is_no_silence(postgres_store: PostgresStore, postgres_server: PostgresServer) -> None:
     """Who has waited in line for too long says nothing about the connections, which keep working."""
-    log = PostgresLog(store.url, check=NEVER)
+    log = PostgresLog(postgres_store.url, check=NEVER)
     async with tailing(log, await log.head((ALL,))) as (heard, _):
         await publish(log, 1)
         await heard.has(1)

@@ -15,17 +15,17 @@ from tidewire.model.record import Record
 from tests.contract.acts import at, event, head, place, publish, read, start_of, tailing, told
 from tests.contract.stores import PostgresStore
 from tests.integration.postgres.conftest import Connect
-from tests.integration.postgres.patience import comes_true
 from tests.repository.docs.kinds import of_kind
 from tests.repository.docs.markdown import Block
 from tests.support.postgres_server import PostgresServer
+from tests.support.waiting import eventually
 
 PUBLISH = "select * from realtime_publish($1, $2, $3, $4)"
 WAITS = "wait_event_type = 'Lock'"
 
 
-async def test_a_sql_publish_reaches_every_subscriber(store: PostgresStore, application: Connect) -> None:
-    log = store.open()
+async def test_a_sql_publish_reaches_every_subscriber(postgres_store: PostgresStore, application: Connect) -> None:
+    log = postgres_store.open()
     async with tailing(log, await log.head((ALL,))) as (heard, _):
         connection = await application()
         row = await connection.fetchrow(
@@ -38,17 +38,19 @@ async def test_a_sql_publish_reaches_every_subscriber(store: PostgresStore, appl
 
 @pytest.mark.parametrize("example", of_kind("sql"), ids=str)
 async def test_an_example_of_the_documentation_publishes_at_its_commit(
-    store: PostgresStore, application: Connect, example: Block
+    postgres_store: PostgresStore, application: Connect, example: Block
 ) -> None:
-    log, connection = store.open(), await application()
+    log, connection = postgres_store.open(), await application()
     await connection.execute("create temporary table tasks (id integer, done boolean)")
     async with tailing(log, await log.head((ALL,))) as (heard, _):
         await connection.execute(example.text)
         await heard.has({"id": 7})
 
 
-async def test_a_rollback_publishes_nothing_and_leaves_no_hole(store: PostgresStore, application: Connect) -> None:
-    log, connection = store.open(), await application()
+async def test_a_rollback_publishes_nothing_and_leaves_no_hole(
+    postgres_store: PostgresStore, application: Connect
+) -> None:
+    log, connection = postgres_store.open(), await application()
     async with tailing(log, await log.head((ALL,))) as (heard, _):
         for outcome in ("before", None, "after", None, None, "end"):
             transaction = connection.transaction()
@@ -64,8 +66,10 @@ async def test_a_rollback_publishes_nothing_and_leaves_no_hole(store: PostgresSt
     assert [item.position.offset for item in heard.items if item.position] == [1, 2, 3]
 
 
-async def test_a_rollback_to_a_savepoint_undoes_its_events_alone(store: PostgresStore, application: Connect) -> None:
-    log, connection = store.open(), await application()
+async def test_a_rollback_to_a_savepoint_undoes_its_events_alone(
+    postgres_store: PostgresStore, application: Connect
+) -> None:
+    log, connection = postgres_store.open(), await application()
     start = await log.head((ALL,))
     async with connection.transaction():
         await connection.fetch(PUBLISH, "t", '"kept"', None, "1")
@@ -77,8 +81,8 @@ async def test_a_rollback_to_a_savepoint_undoes_its_events_alone(store: Postgres
     assert told(await read(log, start)) == ["kept", "kept too"]
 
 
-async def test_a_transactions_events_appear_at_its_commit(store: PostgresStore, application: Connect) -> None:
-    log, connection = store.open(), await application()
+async def test_a_transactions_events_appear_at_its_commit(postgres_store: PostgresStore, application: Connect) -> None:
+    log, connection = postgres_store.open(), await application()
     start = await log.head((ALL,))
     async with tailing(log, start) as (heard, _):
         async with connection.transaction():
@@ -90,8 +94,8 @@ async def test_a_transactions_events_appear_at_its_commit(store: PostgresStore, 
     assert heard.told == [0, 1, 2]
 
 
-async def test_eight_slow_writers_lose_and_reorder_nothing(store: PostgresStore, application: Connect) -> None:
-    log = store.open()
+async def test_eight_slow_writers_lose_and_reorder_nothing(postgres_store: PostgresStore, application: Connect) -> None:
+    log = postgres_store.open()
     committed: list[str] = []
 
     async def write(writer: int) -> None:
@@ -121,9 +125,9 @@ async def test_eight_slow_writers_lose_and_reorder_nothing(store: PostgresStore,
 
 
 async def test_opposite_partition_orders_do_not_deadlock(
-    store: PostgresStore, application: Connect, postgres_server: PostgresServer
+    postgres_store: PostgresStore, application: Connect, postgres_server: PostgresServer
 ) -> None:
-    log = store.open(Partitions(frozenset({"a", "b"})))
+    log = postgres_store.open(Partitions(frozenset({"a", "b"})))
     await publish(log, "tells realtime_publish of the partitions")
     start = await log.head(("a", "b"))
     one, other = await application(), await application()
@@ -137,7 +141,7 @@ async def test_opposite_partition_orders_do_not_deadlock(
     async def other_waits_or_is_done() -> bool:
         return going.done() or bool(await asyncio.to_thread(postgres_server.backends, WAITS))
 
-    await comes_true(other_waits_or_is_done)
+    await eventually(other_waits_or_is_done)
     await one.fetch(PUBLISH, "b", '"one"', None, None)
     await first.commit()
     await going
@@ -147,10 +151,10 @@ async def test_opposite_partition_orders_do_not_deadlock(
 
 
 async def test_an_endless_transaction_fails_other_publishers(
-    store: PostgresStore, application: Connect, postgres_server: PostgresServer
+    postgres_store: PostgresStore, application: Connect, postgres_server: PostgresServer
 ) -> None:
     """The error says so, and nothing was accepted."""
-    log, connection = store.open(), await application()
+    log, connection = postgres_store.open(), await application()
     limit = "alter function rt.append_scoped set lock_timeout = '{}'; select 1"
     postgres_server.ask(limit.format("50ms"))
     try:
@@ -166,9 +170,9 @@ async def test_an_endless_transaction_fails_other_publishers(
 
 @pytest.mark.parametrize("isolation", ["repeatable_read", "serializable"])
 async def test_an_old_snapshot_conflicts_instead_of_reusing_offsets(
-    store: PostgresStore, application: Connect, isolation: str
+    postgres_store: PostgresStore, application: Connect, isolation: str
 ) -> None:
-    log, connection = store.open(), await application()
+    log, connection = postgres_store.open(), await application()
     await publish(log, 1)
     transaction = connection.transaction(isolation=isolation)
     await transaction.start()
@@ -182,41 +186,41 @@ async def test_an_old_snapshot_conflicts_instead_of_reusing_offsets(
 
 
 async def test_one_id_in_two_transactions_commits_once(
-    store: PostgresStore, application: Connect, postgres_server: PostgresServer
+    postgres_store: PostgresStore, application: Connect, postgres_server: PostgresServer
 ) -> None:
-    first, second = await _with_one_id(store, application, postgres_server, commit=True)
+    first, second = await _with_one_id(postgres_store, application, postgres_server, commit=True)
     assert (first["duplicate"], second["duplicate"]) == (False, True)
     assert tuple(first)[:6] == tuple(second)[:6]
-    log = store.open()
+    log = postgres_store.open()
     assert told(await read(log, at(start_of(await head(log))))) == ["first"]
 
 
 async def test_a_rolled_back_id_is_appended_by_the_second(
-    store: PostgresStore, application: Connect, postgres_server: PostgresServer
+    postgres_store: PostgresStore, application: Connect, postgres_server: PostgresServer
 ) -> None:
-    first, second = await _with_one_id(store, application, postgres_server, commit=False)
+    first, second = await _with_one_id(postgres_store, application, postgres_server, commit=False)
     assert (first["duplicate"], second["duplicate"]) == (False, False)
     assert first["offset"] == second["offset"] == 1
-    log = store.open()
+    log = postgres_store.open()
     assert told(await read(log, at(start_of(await head(log))))) == ["second"]
 
 
 async def _with_one_id(
-    store: PostgresStore, application: Connect, server: PostgresServer, *, commit: bool
+    postgres_store: PostgresStore, application: Connect, server: PostgresServer, *, commit: bool
 ) -> tuple[asyncpg.Record, asyncpg.Record]:
-    await store.open().head((ALL,))
+    await postgres_store.open().head((ALL,))
     one, other = await application(), await application()
     transaction = one.transaction()
     await transaction.start()
     first = await one.fetchrow(PUBLISH, "t", '"first"', None, "same")
     going = asyncio.create_task(other.fetchrow(PUBLISH, "t", '"second"', None, "same"))
-    await comes_true(lambda: asyncio.to_thread(server.backends, WAITS))
+    await eventually(lambda: asyncio.to_thread(server.backends, WAITS))
     await (transaction.commit() if commit else transaction.rollback())
     return first, await going
 
 
-async def test_one_id_over_http_and_sql_is_one_event(store: PostgresStore, application: Connect) -> None:
-    log, connection = store.open(), await application()
+async def test_one_id_over_http_and_sql_is_one_event(postgres_store: PostgresStore, application: Connect) -> None:
+    log, connection = postgres_store.open(), await application()
     (receipt,) = await log.publish([event("http", id="same")])
     row = await connection.fetchrow(PUBLISH, "t", '"sql"', None, "same")
     assert tuple(row) == ("same", ALL, *place(receipt), True)
@@ -224,14 +228,16 @@ async def test_one_id_over_http_and_sql_is_one_event(store: PostgresStore, appli
     assert again.duplicate
 
 
-async def test_the_text_of_the_data_is_kept_to_the_character(store: PostgresStore, application: Connect) -> None:
+async def test_the_text_of_the_data_is_kept_to_the_character(
+    postgres_store: PostgresStore, application: Connect
+) -> None:
     texts = [
         '{"price": 1.0, "e": 1e5, "n": 123456789012345678901234567890, "price": 2}',
         '[1 ,\r\n\t2, "\\u0000\\ud83d\\uDE00\\u00e9é😀\u2028", "\\\\ud800"]',
         ' \n {"b":1,"a":2} ',
         "null",
     ]
-    log, connection = store.open(), await application()
+    log, connection = postgres_store.open(), await application()
     start = await log.head((ALL,))
     for text in texts:
         await connection.fetch(PUBLISH, "t", text, None, None)
@@ -239,10 +245,10 @@ async def test_the_text_of_the_data_is_kept_to_the_character(store: PostgresStor
     assert [item.event.data.decode() for item in items if isinstance(item, Record)] == [t.strip() for t in texts]
 
 
-async def test_brackets_in_texts_do_not_count_as_depth(store: PostgresStore, application: Connect) -> None:
+async def test_brackets_in_texts_do_not_count_as_depth(postgres_store: PostgresStore, application: Connect) -> None:
     wide = json.dumps([[["]]}\\", "[" * 300, {"a": []}]] * 200, 0])
     deep = "[" * 100 + "]" * 100
-    log, connection = store.open(), await application()
+    log, connection = postgres_store.open(), await application()
     start = await log.head((ALL,))
     for text in (wide, deep):
         await connection.fetch(PUBLISH, "t", text, None, None)
@@ -251,10 +257,10 @@ async def test_brackets_in_texts_do_not_count_as_depth(store: PostgresStore, app
 
 @pytest.mark.parametrize("way", ["http", "sql"])
 async def test_a_payload_larger_than_a_notification_arrives(
-    store: PostgresStore, application: Connect, way: str
+    postgres_store: PostgresStore, application: Connect, way: str
 ) -> None:
     data = "".join(random.Random(5).choices('abcdefghijklmnopqrstuvwxyzäöü\\"\n', k=200 * 1024))
-    log = store.open()
+    log = postgres_store.open()
     async with tailing(log, await log.head((ALL,))) as (heard, _):
         if way == "sql":
             await (await application()).fetch(PUBLISH, "t", json.dumps(data, ensure_ascii=False), None, None)
@@ -313,9 +319,11 @@ async def test_what_http_would_refuse_is_refused_from_sql_too(
     assert await connection.fetchval("select count(*) from rt.records") == 0
 
 
-async def test_sql_routes_to_the_partitions_that_subscribers_read(store: PostgresStore, application: Connect) -> None:
+async def test_sql_routes_to_the_partitions_that_subscribers_read(
+    postgres_store: PostgresStore, application: Connect
+) -> None:
     scheme = Partitions(frozenset({"a", "task-updated"}), 5)
-    await publish(store.open(scheme), "tells realtime_publish of the partitions")
+    await publish(postgres_store.open(scheme), "tells realtime_publish of the partitions")
     connection, rng = await application(), random.Random(3)
     for number in range(120):
         users = [
@@ -343,7 +351,7 @@ async def test_generated_ids_sort_by_time_and_are_unique(application: Connect) -
 
 
 async def test_usage_of_the_schema_allows_publishing_alone(
-    application: Connect, postgres_url: str, store: PostgresStore
+    application: Connect, postgres_url: str, postgres_store: PostgresStore
 ) -> None:
     connection = await application()
     await connection.execute(
@@ -371,8 +379,8 @@ async def test_usage_of_the_schema_allows_publishing_alone(
     await connection.execute("revoke usage on schema rt from publisher; drop role publisher; drop role stranger")
 
 
-async def test_concurrent_publishes_share_a_transaction(store: PostgresStore, application: Connect) -> None:
-    log, connection = store.open(), await application()
+async def test_concurrent_publishes_share_a_transaction(postgres_store: PostgresStore, application: Connect) -> None:
+    log, connection = postgres_store.open(), await application()
     await publish(log, "connects")
     counted = "select count(distinct xmin::text) from rt.records"
     receipts = await asyncio.gather(*(log.publish([event(n), event(n)]) for n in range(100)))

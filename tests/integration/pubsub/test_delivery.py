@@ -23,10 +23,10 @@ AB = Partitions(frozenset({"a", "b"}))
 
 
 async def test_an_own_event_is_not_delivered_twice(
-    store: PubSubStore,
+    pubsub_store: PubSubStore,
 ) -> None:
     """Redis sends it back to its publisher, too."""
-    async with Hub(store.open(AB), AB) as hub, Hub(store.open(AB), AB) as other:
+    async with Hub(pubsub_store.open(AB), AB) as hub, Hub(pubsub_store.open(AB), AB) as other:
         async with subscribed(hub, "u1") as here, subscribed(other, "u1") as there:
             await here.ready()
             await there.ready()
@@ -40,11 +40,11 @@ async def test_an_own_event_is_not_delivered_twice(
         assert sorted(there.data[:-3]) == list(range(20))
 
 
-async def test_a_process_knows_its_own_events_by_more_than_its_memory(store: PubSubStore) -> None:
-    forgetful = store.open()
+async def test_a_process_knows_its_own_events_by_more_than_its_memory(pubsub_store: PubSubStore) -> None:
+    forgetful = pubsub_store.open()
     assert isinstance(forgetful, RedisPubSub)
     forgetful.recent = RecentKeys(60.0, maximum=1)
-    async with Hub(forgetful) as hub, Hub(store.open()) as other, subscribed(hub) as here:
+    async with Hub(forgetful) as hub, Hub(pubsub_store.open()) as other, subscribed(hub) as here:
         await here.ready()
         receipts = await hub.dispatch([event(number) for number in range(50)])
         await other.dispatch([event("end")])
@@ -53,8 +53,8 @@ async def test_a_process_knows_its_own_events_by_more_than_its_memory(store: Pub
     assert not any(receipt.duplicate for receipt in receipts)
 
 
-async def test_a_retry_reaches_each_process_once(store: PubSubStore) -> None:
-    async with Hub(store.open()) as one, Hub(store.open()) as two, Hub(store.open()) as three:
+async def test_a_retry_reaches_each_process_once(pubsub_store: PubSubStore) -> None:
+    async with Hub(pubsub_store.open()) as one, Hub(pubsub_store.open()) as two, Hub(pubsub_store.open()) as three:
         async with subscribed(one) as first, subscribed(two) as second, subscribed(three) as third:
             for sink in (first, second, third):
                 await sink.ready()
@@ -70,9 +70,9 @@ async def test_a_retry_reaches_each_process_once(store: PubSubStore) -> None:
         assert first.data == second.data == third.data == ["once", "end"]
 
 
-async def test_a_publish_may_be_retried_at_another_process(store: PubSubStore) -> None:
-    lost, saved = store.open(), store.open()
-    async with Hub(lost) as one, Hub(saved) as two, Hub(store.open()) as three:
+async def test_a_publish_may_be_retried_at_another_process(pubsub_store: PubSubStore) -> None:
+    lost, saved = pubsub_store.open(), pubsub_store.open()
+    async with Hub(lost) as one, Hub(saved) as two, Hub(pubsub_store.open()) as three:
         async with subscribed(one) as first, subscribed(two) as second, subscribed(three) as third:
             for sink in (first, second, third):
                 await sink.ready()
@@ -108,10 +108,10 @@ async def break_answer(transport: Transport, published: Event) -> None:
 
 
 async def test_a_retry_repeats_nothing_for_part_of_the_audience(
-    store: PubSubStore,
+    pubsub_store: PubSubStore,
 ) -> None:
     scheme = Partitions(user_shards=64)
-    one, two = (Hub(store.open(scheme), scheme) for _ in range(2))
+    one, two = (Hub(pubsub_store.open(scheme), scheme) for _ in range(2))
     async with one, two, subscribed(two, "u1") as early:
         await early.ready()
         again = event("once", users=["u1", "u2"])
@@ -127,8 +127,8 @@ async def test_a_retry_repeats_nothing_for_part_of_the_audience(
     assert late.data == ["end"], "it came too late for this one, and nothing is kept"
 
 
-async def test_an_id_twice_in_a_batch_is_carried_once(store: PubSubStore) -> None:
-    async with Hub(store.open()) as hub, Hub(store.open()) as other:
+async def test_an_id_twice_in_a_batch_is_carried_once(pubsub_store: PubSubStore) -> None:
+    async with Hub(pubsub_store.open()) as hub, Hub(pubsub_store.open()) as other:
         async with subscribed(hub) as here, subscribed(other) as there:
             await here.ready()
             await there.ready()
@@ -139,9 +139,9 @@ async def test_an_id_twice_in_a_batch_is_carried_once(store: PubSubStore) -> Non
         assert here.data == there.data == [1, "end"]
 
 
-async def test_after_its_window_an_id_is_a_new_event(store: PubSubStore) -> None:
+async def test_after_its_window_an_id_is_a_new_event(pubsub_store: PubSubStore) -> None:
     retention = Retention(idempotency_window=0.05)
-    async with Hub(store.open(retention=retention)) as hub, Hub(store.open(retention=retention)) as other:
+    async with Hub(pubsub_store.open(retention=retention)) as hub, Hub(pubsub_store.open(retention=retention)) as other:
         async with subscribed(hub) as here, subscribed(other) as there:
             await here.ready()
             await there.ready()
@@ -152,8 +152,8 @@ async def test_after_its_window_an_id_is_a_new_event(store: PubSubStore) -> None
         assert here.data == there.data == [1, 2]
 
 
-async def test_a_crowd_of_publishers_is_served_and_none_is_turned_away(store: PubSubStore) -> None:
-    async with Hub(store.open()) as hub, Hub(store.open()) as other, subscribed(other) as sink:
+async def test_a_crowd_of_publishers_is_served_and_none_is_turned_away(pubsub_store: PubSubStore) -> None:
+    async with Hub(pubsub_store.open()) as hub, Hub(pubsub_store.open()) as other, subscribed(other) as sink:
         await sink.ready()
         await asyncio.gather(*(hub.dispatch([event(number)]) for number in range(300)))
         await hub.dispatch([event("end")])
@@ -161,28 +161,28 @@ async def test_a_crowd_of_publishers_is_served_and_none_is_turned_away(store: Pu
     assert sorted(sink.data[:-1]) == list(range(300))
 
 
-async def test_the_largest_event_passes_byte_for_byte(store: PubSubStore) -> None:
+async def test_the_largest_event_passes_byte_for_byte(pubsub_store: PubSubStore) -> None:
     data = ('["' + '\\"é\\u2028' * 26_000 + '"]').encode()
     assert 256_000 < len(data) <= 262_144
     heard = Heard()
-    async with store.open().on_message(heard) as tail:
+    async with pubsub_store.open().on_message(heard) as tail:
         following = tail.follow({"all": None})
         assert following is not None
         await following
         original = Event("1", "t", data, ("u1", "ü"), {"source": "/s"})
-        await store.open().publish([original])
+        await pubsub_store.open().publish([original])
         await heard.until(lambda: bool(heard.items))
     assert heard.items == [Record(original, "all", None)]
 
 
 async def test_foreign_messages_are_skipped_and_not_logged(
-    store: PubSubStore, client: redis.Redis, caplog: pytest.LogCaptureFixture
+    pubsub_store: PubSubStore, redis_client: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    async with Hub(store.open()) as hub, Hub(store.open()) as other, subscribed(hub) as sink:
+    async with Hub(pubsub_store.open()) as hub, Hub(pubsub_store.open()) as other, subscribed(hub) as sink:
         await sink.ready()
         for junk in (b"", b"hunter2", b"0" * 16, b"0123456789abcdef{hunter2", b"\xff" * 40):
-            await client.publish("rt:all", junk)
+            await redis_client.publish("rt:all", junk)
         await other.dispatch([event("end")])
         await sink.has("end")
     assert sink.order == ["realtime.ready", "end"]

@@ -1,18 +1,13 @@
 """Whole instances on Redis Pub/Sub."""
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 import redis.asyncio as redis
 
-from tests.faults.clients import event, follow, get, metrics, publish, read_page, receipts
+from tests.support.clients import event, follow, get, metrics, publish, read_page, receipts
+from tests.support.instance_settings import on_pubsub
 from tests.support.processes import Instance, MakeInstance, MakeRedis, RedisServer
-
-
-def on_pubsub(server: RedisServer, **more: str) -> dict[str, str]:
-    """The settings of an instance on this Redis, open to everyone."""
-    return {"REALTIME_TRANSPORT": "redis-pubsub", "REDIS_URL": server.url, "REALTIME_AUTH": "none", **more}
 
 
 @pytest.fixture
@@ -20,13 +15,6 @@ async def instances(redis_server: RedisServer, redis_url: str, make_instance: Ma
     """Two of them on one Redis."""
     starts = (asyncio.to_thread(make_instance, **on_pubsub(redis_server)) for _ in range(2))
     return await asyncio.gather(*starts)
-
-
-@pytest.fixture
-async def client(redis_url: str) -> AsyncIterator[redis.Redis]:
-    """A look at the same Redis from outside."""
-    async with redis.Redis.from_url(redis_url, protocol=2) as client:
-        yield client
 
 
 async def test_two_processes_deliver_each_others_events_once(instances: list[Instance]) -> None:
@@ -82,12 +70,12 @@ async def test_a_long_poll_without_a_cursor_gets_the_next_event(instances: list[
 
 
 async def test_a_lost_connection_is_a_counted_gap_on_each_stream(
-    instances: list[Instance], client: redis.Redis
+    instances: list[Instance], redis_client: redis.Redis
 ) -> None:
     first, second = instances
     async with follow(first) as one, follow(first, types="note") as two:
-        for each in await client.client_list(_type="pubsub"):
-            await client.client_kill_filter(_id=each["id"])
+        for each in await redis_client.client_list(_type="pubsub"):
+            await redis_client.client_kill_filter(_id=each["id"])
         for follower in (one, two):
             await follower.seen.until(lambda follower=follower: follower.seen.gaps == ["no-log"])  # type: ignore[misc]
         receipts(await publish(second, event("after")))

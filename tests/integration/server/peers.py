@@ -9,9 +9,10 @@ from contextlib import contextmanager
 
 import tidewire
 
-from tests.faults.clients import Answer, parse_head
 from tests.support.api import Api
+from tests.support.clients import Answer
 from tests.support.processes import HOST, Instance, wait_until
+from tests.support.raw_http import parse_head
 
 SOON = 10.0  # seconds in which a slot is free: one is promised, the rest is for a machine that others use too
 RECEIVE_BUFFER = 4096  # bytes; the kernel doubles it

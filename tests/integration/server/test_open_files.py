@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.clients import follow, get, publish_all
 from tests.integration.server.peers import LIVE, SECONDS, Peer, peer, stream
 from tests.support.api import Api, problem_of
+from tests.support.clients import follow, get, publish_all
 from tests.support.processes import Instance, MakeInstance, wait_until
 
 FILES = 100

@@ -53,7 +53,7 @@ REFUSALS: dict[str, tuple[Fault, int]] = {
 @pytest.mark.parametrize(("fault", "retry_after"), REFUSALS.values(), ids=REFUSALS)
 async def test_refused_publish_has_a_retry_after_and_no_secret(
     log: UpstashRest,
-    store: UpstashStore,
+    upstash_store: UpstashStore,
     upstash: StandIn,
     fault: Fault,
     retry_after: int,
@@ -69,7 +69,7 @@ async def test_refused_publish_has_a_retry_after_and_no_secret(
     for secret in ("hunter2", "127.0.0.1", str(upstash.port), upstash.token):
         assert secret not in caught.value.detail
         assert secret not in caplog.text
-    assert await head(store.open()) == before
+    assert await head(upstash_store.open()) == before
 
 
 async def test_a_retry_after_that_is_a_date_becomes_seconds(log: UpstashRest, upstash: StandIn) -> None:
@@ -80,8 +80,8 @@ async def test_a_retry_after_that_is_a_date_becomes_seconds(log: UpstashRest, up
     assert 80 <= caught.value.retry_after <= 90
 
 
-async def test_a_wrong_token_is_unavailable_with_its_status(store: UpstashStore, upstash: StandIn) -> None:
-    log = store.open()
+async def test_a_wrong_token_is_unavailable_with_its_status(upstash_store: UpstashStore, upstash: StandIn) -> None:
+    log = upstash_store.open()
     upstash.token = "another one"
     for call in (publish(log, 1), log.head(("all",)), log.seek(("all",), None), log.ping()):
         with pytest.raises(TransportUnavailable, match="HTTP 401"):
@@ -122,11 +122,11 @@ async def test_a_retry_after_of_an_hour_holds_for_30_seconds(
 
 @pytest.mark.parametrize(("phase", "whole"), [(0.2, 20.0), (5.0, 0.2)], ids=["a-phase", "the-whole-exchange"])
 async def test_a_silent_server_holds_a_publisher_for_one_time_out(
-    store: UpstashStore, upstash: StandIn, monkeypatch: pytest.MonkeyPatch, phase: float, whole: float
+    upstash_store: UpstashStore, upstash: StandIn, monkeypatch: pytest.MonkeyPatch, phase: float, whole: float
 ) -> None:
     monkeypatch.setattr(session, "READ_TIMEOUT", phase)
     monkeypatch.setattr(session, "EXCHANGE_TIMEOUT", whole)
-    log = store.open()
+    log = upstash_store.open()
     upstash.faults.append(Fault(silent=True))
     with pytest.raises(TransportUnavailable) as caught:
         async with asyncio.timeout(3):
@@ -170,11 +170,11 @@ async def test_a_server_that_is_away_is_unavailable(log: UpstashRest, upstash: S
             await call
 
 
-async def test_scripts_are_sent_in_full_once_after_a_restart(store: UpstashStore, upstash: StandIn) -> None:
+async def test_scripts_are_sent_in_full_once_after_a_restart(upstash_store: UpstashStore, upstash: StandIn) -> None:
     """The retry of the calls marks no event as a duplicate."""
-    log = store.open(Partitions(frozenset({"a", "b"})))
+    log = upstash_store.open(Partitions(frozenset({"a", "b"})))
     await log.publish([event("announces the scheme")])
-    await store.client.script_flush()
+    await upstash_store.client.script_flush()
     for expected in ({"EVALSHA": 3, "EVAL": 3}, {"EVALSHA": 3}):
         upstash.requests.clear()
         receipts = await log.publish([event(1, type=type) for type in ("a", "b", "c")])
@@ -182,10 +182,10 @@ async def test_scripts_are_sent_in_full_once_after_a_restart(store: UpstashStore
         assert upstash.commands == expected
 
 
-async def test_the_tail_resumes_after_every_kind_of_refusal(store: UpstashStore, upstash: StandIn) -> None:
+async def test_the_tail_resumes_after_every_kind_of_refusal(upstash_store: UpstashStore, upstash: StandIn) -> None:
     """Nothing is missed or repeated."""
-    publisher = store.open()
-    async with Hub(store.open()) as hub, subscribed(hub) as sink:
+    publisher = upstash_store.open()
+    async with Hub(upstash_store.open()) as hub, subscribed(hub) as sink:
         await sink.ready()
         for number, (fault, _) in enumerate(REFUSALS.values()):
             if fault.status != 429 and "retry-after" not in fault.headers:  # those are kept to, and take their time
@@ -197,9 +197,9 @@ async def test_the_tail_resumes_after_every_kind_of_refusal(store: UpstashStore,
     assert sink.gaps == []
 
 
-async def test_the_tail_is_not_running_during_an_outage(store: UpstashStore, upstash: StandIn) -> None:
+async def test_the_tail_is_not_running_during_an_outage(upstash_store: UpstashStore, upstash: StandIn) -> None:
     """Afterwards it has missed nothing."""
-    log = store.open()
+    log = upstash_store.open()
     async with tailing(log, await log.head(("all",))) as (heard, tail):
         await publish(log, 1)
         await heard.has(1)
@@ -207,7 +207,7 @@ async def test_the_tail_is_not_running_during_an_outage(store: UpstashStore, ups
         await asyncio.to_thread(upstash.stop)
         await eventually(lambda: not tail.running)
         await asyncio.to_thread(upstash.resume)
-        await publish(store.open(), 2)
+        await publish(upstash_store.open(), 2)
         await heard.has(2)
         assert tail.running
     assert heard.told == [1, 2]
@@ -230,17 +230,17 @@ async def test_while_a_refusal_lasts_the_tail_does_not_ask_either(log: UpstashRe
 
 @pytest.mark.parametrize("counted_again", [0, 1, 2, 3])
 async def test_a_fallen_back_store_is_a_gap_without_a_lost_connection(
-    store: UpstashStore, monkeypatch: pytest.MonkeyPatch, counted_again: int
+    upstash_store: UpstashStore, monkeypatch: pytest.MonkeyPatch, counted_again: int
 ) -> None:
     monkeypatch.setattr("tidewire.transports.upstash.rest_log._VERIFY", 0.05)
-    log = store.open()
+    log = upstash_store.open()
     await publish(log, "a", "b")
-    backup = await store.back_up()
+    backup = await upstash_store.back_up()
     async with tailing(log, await log.head(("all",))) as (heard, _):
         await publish(log, "lost 3", "lost 4")
         await heard.has("lost 4")
         await backup()
-        await publish(store.open(), *(f"other {number}" for number in range(3, 3 + counted_again)))
+        await publish(upstash_store.open(), *(f"other {number}" for number in range(3, 3 + counted_again)))
         await heard.has("<epoch>")
         await publish(log, "end")
         await heard.has("end")
@@ -248,11 +248,13 @@ async def test_a_fallen_back_store_is_a_gap_without_a_lost_connection(
     assert heard.told.count("<epoch>") == 1
 
 
-async def test_replica_behind_the_head_is_no_loss(log: UpstashRest, store: UpstashStore, upstash: StandIn) -> None:
+async def test_replica_behind_the_head_is_no_loss(
+    log: UpstashRest, upstash_store: UpstashStore, upstash: StandIn
+) -> None:
     receipts = await publish(log, *range(1, 7))
     start = at(start_of(place(receipts[0])))
     for upstash.replica_offset in range(7):
-        assert told(await read(store.open(), start)) == [1, 2, 3, 4, 5, 6]  # a new log keeps no pages
+        assert told(await read(upstash_store.open(), start)) == [1, 2, 3, 4, 5, 6]  # a new log keeps no pages
 
 
 async def test_a_replica_that_is_behind_delays_the_tail_and_no_more(log: UpstashRest, upstash: StandIn) -> None:

@@ -6,11 +6,10 @@ import subprocess
 import sys
 from typing import Any
 
-from tests.faults.clients import event, follow, get, metrics, publish, read_page, receipts
+from tests.support.clients import event, follow, get, metrics, publish, read_page, receipts
+from tests.support.instance_settings import FAST_POLLS, on_rest
 from tests.support.processes import ROOT, MakeInstance, RedisServer, inherited
 from tests.support.upstash_stand_in import Fault, StandIn
-
-FAST = {"REALTIME_POLL_MIN": "10ms", "REALTIME_POLL_MAX": "100ms"}
 
 CALL = """
 import json, sys
@@ -24,12 +23,6 @@ for body in sys.argv[1:]:
 """
 
 
-def over_rest(upstash: StandIn, **more: str) -> dict[str, str]:
-    """The settings of an instance that reaches Redis over REST alone, open to everyone."""
-    open_to_all = {"REALTIME_TRANSPORT": "redis", "REALTIME_AUTH": "none"}
-    return {**open_to_all, "REDIS_URL": upstash.url, "REDIS_TOKEN": upstash.token, **more}
-
-
 def over_both(upstash: StandIn, redis: RedisServer) -> dict[str, str]:
     """The settings where Redis can be reached over REST and over TCP."""
     rest = {"UPSTASH_REDIS_REST_URL": upstash.url, "UPSTASH_REDIS_REST_TOKEN": upstash.token}
@@ -38,7 +31,7 @@ def over_both(upstash: StandIn, redis: RedisServer) -> dict[str, str]:
 
 async def test_two_instances_over_rest_deliver_each_event_once(upstash: StandIn, make_instance: MakeInstance) -> None:
     """A client resumes at the other instance."""
-    first, second = [await asyncio.to_thread(make_instance, **over_rest(upstash, **FAST)) for _ in range(2)]
+    first, second = [await asyncio.to_thread(make_instance, **on_rest(upstash, **FAST_POLLS)) for _ in range(2)]
     async with follow(first) as here, follow(second) as there:
         names = [f"event-{number}" for number in range(20)]
         for number, name in enumerate(names):
@@ -54,7 +47,7 @@ async def test_two_instances_over_rest_deliver_each_event_once(upstash: StandIn,
 
 async def test_a_refusal_becomes_a_503_with_its_retry_after(upstash: StandIn, make_instance: MakeInstance) -> None:
     """The response holds no secret."""
-    instance = await asyncio.to_thread(make_instance, **over_rest(upstash))
+    instance = await asyncio.to_thread(make_instance, **on_rest(upstash))
     upstash.faults.append(Fault(429, {"retry-after": "17"}))
     answer = await publish(instance, event("refused"))
     answer.assert_unavailable()
@@ -67,7 +60,7 @@ async def test_a_refusal_becomes_a_503_with_its_retry_after(upstash: StandIn, ma
 
 
 async def test_a_plain_poll_over_rest_starts_no_tail(upstash: StandIn, make_instance: MakeInstance) -> None:
-    instance = await asyncio.to_thread(make_instance, **over_rest(upstash, **FAST))
+    instance = await asyncio.to_thread(make_instance, **on_rest(upstash, **FAST_POLLS))
     receipts(await publish(instance, event("kept")))
     page = await read_page(instance, **{"from": "earliest"})
     assert [found["data"]["name"] for found in page["events"]] == ["kept"]
@@ -100,7 +93,7 @@ async def test_tcp_and_rest_share_one_log(
     tcp = {"REALTIME_TRANSPORT": "redis", "REALTIME_AUTH": "none", "REDIS_URL": redis_server.url}
     one, other = (
         await asyncio.to_thread(make_instance, **tcp),
-        await asyncio.to_thread(make_instance, **over_rest(upstash, **FAST)),
+        await asyncio.to_thread(make_instance, **on_rest(upstash, **FAST_POLLS)),
     )
     async with follow(one) as here, follow(other) as there:
         receipts(await publish(one, event("a")))
@@ -116,7 +109,7 @@ async def test_tcp_and_rest_share_one_log(
 
 async def test_streams_stay_open_while_rest_is_away(upstash: StandIn, make_instance: MakeInstance) -> None:
     """Health reports that the tail reconnects."""
-    instance = await asyncio.to_thread(make_instance, **over_rest(upstash, **FAST))
+    instance = await asyncio.to_thread(make_instance, **on_rest(upstash, **FAST_POLLS))
     async with follow(instance) as here:
         await asyncio.to_thread(upstash.stop)
         asked: list[float] = []

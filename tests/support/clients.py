@@ -1,29 +1,21 @@
-"""HTTP over raw streams: connections that can be cut at any byte, left unread, and counted."""
+"""Clients of an instance over raw HTTP: connections that can be cut at any byte, left unread, and counted."""
 
 import asyncio
 import json
-import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Self
 from urllib.parse import urlencode
 
-from tests.support.processes import HOST, Instance, RedisServer
+from tests.support.processes import HOST, Instance
+from tests.support.raw_http import READ_BYTES, Connection, Dechunker, connect, head, parse_head
 from tests.support.sinks import RecordingSink
 from tests.support.sse_decoder import SseDecoder, SseEvent
-from tests.support.waiting import DEADLINE
+from tests.support.waiting import DEADLINE, eventually
 
-READ_BYTES = 64 * 1024
-AGAIN = 0.02  # seconds between two looks
+AGAIN = 0.02  # seconds between two tries
 ANSWER_SECONDS = 20.0  # the longest that an instance may think: Redis's time-out, several times over
-
-Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
-
-
-def on_redis(redis: RedisServer, **more: str) -> dict[str, str]:
-    """The settings of an instance on this Redis, open to everyone."""
-    return {"REALTIME_TRANSPORT": "redis", "REDIS_URL": redis.url, "REALTIME_AUTH": "none", **more}
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,15 +90,6 @@ class Requests:
         return Answer(status, headers, body)
 
 
-async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
-    """Return once a condition holds whose change nobody tells us about."""
-    async with asyncio.timeout(DEADLINE):
-        while True:
-            if await condition():
-                return
-            await asyncio.sleep(AGAIN)
-
-
 async def publish(instance: Instance, *events: Mapping[str, Any] | str) -> Answer:
     """Publish on a connection of its own."""
     async with Requests(instance) as requests:
@@ -131,6 +114,44 @@ async def read_page(instance: Instance, **query: str) -> dict[str, Any]:
     assert answer.status == 200, answer
     page: dict[str, Any] = answer.json()
     return page
+
+
+async def publish_until_accepted(instance: Instance, *events: Mapping[str, Any]) -> Answer:
+    """Publish the same events again while the answer is 503, as a publisher with ids may."""
+    async with asyncio.timeout(DEADLINE):
+        while (answer := await publish(instance, *events)).status != 202:
+            answer.assert_unavailable()
+            await asyncio.sleep(AGAIN)
+    return answer
+
+
+async def is_ready(instance: Instance) -> bool:
+    """Whether the instance reports that it is ready, and not degraded."""
+    answer = await get(instance, "/api/health/ready")
+    return answer.status == 200 and answer.json()["status"] == "ready"
+
+
+async def until_ready(instance: Instance) -> None:
+    """Return once the instance is ready."""
+    await eventually(lambda: is_ready(instance))
+
+
+async def reasons(instance: Instance) -> str:
+    """The reasons in the 503 of an instance that is not ready."""
+    answer = await get(instance, "/api/health/ready")
+    answer.assert_unavailable()
+    return str(answer.json()["detail"])
+
+
+async def until_tail_reconnects(instance: Instance, reason: str) -> None:
+    """Return once readiness reports a tail that reconnects, with this reason."""
+
+    async def is_reported() -> bool:
+        answer = await get(instance, "/api/health/ready")
+        reasons = answer.json()["detail"].split("; ") if answer.status == 503 else []
+        return any("the tail is reconnecting: " in one and reason in one for one in reasons)
+
+    await eventually(is_reported)
 
 
 async def metrics(instance: Instance) -> dict[str, float]:
@@ -283,14 +304,21 @@ class Follower:
 
 
 @asynccontextmanager
-async def follow(instance: Instance, *, last_event_id: str = "", **query: str) -> AsyncIterator[Follower]:
-    """Open a stream and read it; entered once `realtime.ready` has come."""
+async def follow_unready(instance: Instance, *, last_event_id: str = "", **query: str) -> AsyncIterator[Follower]:
+    """Open a stream and read it, without waiting for `realtime.ready`."""
     async with open_stream(instance.port, query, last_event_id=last_event_id) as stream:
         follower = Follower(stream, last_event_id)
         try:
-            yield await follower.opened()
+            yield follower
         finally:
             await follower.stop()
+
+
+@asynccontextmanager
+async def follow(instance: Instance, *, last_event_id: str = "", **query: str) -> AsyncIterator[Follower]:
+    """Open a stream and read it; entered once `realtime.ready` has come."""
+    async with follow_unready(instance, last_event_id=last_event_id, **query) as follower:
+        yield await follower.opened()
 
 
 def _word(dispatched: SseEvent) -> str:
@@ -315,59 +343,3 @@ def receipts(answer: Answer) -> Sequence[Mapping[str, Any]]:
     assert answer.status == 202, answer
     told: list[Mapping[str, Any]] = answer.json()["events"]
     return told
-
-
-class Dechunker:
-    """Undoes HTTP/1.1's chunked coding (RFC 9112 section 7.1) of bytes that are cut anywhere."""
-
-    def __init__(self) -> None:
-        self.ended = False
-        self._rest = b""  # the beginning of a size line
-        self._left = 0  # bytes of the chunk that are still to come, with the line end after it
-
-    def feed(self, data: bytes) -> bytes:
-        """The content that is known by now."""
-        data, at, out = self._rest + data, 0, []
-        while at < len(data):
-            if not self._left:
-                end = data.find(b"\r\n", at)
-                if end < 0:
-                    break
-                size = int(data[at:end], 16)
-                self.ended = size == 0
-                self._left, at = size + 2, end + 2
-            piece = data[at : at + self._left]
-            out.append(piece[: max(self._left - 2, 0)])
-            self._left -= len(piece)
-            at += len(piece)
-        self._rest = data[at:]
-        return b"".join(out)
-
-
-def parse_head(head: bytes) -> tuple[int, dict[str, str]]:
-    """The status and the headers of an answer."""
-    first, *lines = head.decode("latin-1").rstrip("\r\n").split("\r\n")
-    pairs = (line.split(":", 1) for line in lines)
-    return int(first.split(" ", 2)[1]), {name.strip().lower(): value.strip() for name, value in pairs}
-
-
-def head(method: str, path: str, headers: Mapping[str, str]) -> bytes:
-    """A request without its body."""
-    lines = [f"{method} {path} HTTP/1.1", f"host: {HOST}", *(f"{name}: {value}" for name, value in headers.items())]
-    return ("\r\n".join(lines) + "\r\n\r\n").encode()
-
-
-async def connect(port: int, receive_buffer: int | None = None) -> Connection:
-    """Open a connection; `receive_buffer` bounds what is taken from the server without being read, in bytes."""
-    if receive_buffer is None:
-        return await asyncio.open_connection(HOST, port, limit=READ_BYTES)
-    # Set before it connects: later the kernel has already promised the server more.
-    connection = socket.socket()
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-    connection.setblocking(False)
-    try:
-        await asyncio.get_running_loop().sock_connect(connection, (HOST, port))
-        return await asyncio.open_connection(sock=connection, limit=receive_buffer)
-    except BaseException:
-        connection.close()
-        raise

@@ -1,4 +1,4 @@
-"""A user of Redis with exactly the rights that docs/transports.md names can do its work, and needs each of them."""
+"""A Redis user with exactly the permissions in docs/transports.md can do its work, and needs each of them."""
 
 import asyncio
 import html
@@ -25,29 +25,27 @@ SHORT = Retention(age=0.05, events=3, idempotency_window=60.0)
 
 
 def documented(process: str) -> list[str]:
-    """The rules of the row that begins so."""
+    """Return the ACL rules in the table row of this kind of process."""
     text = (ROOT / "docs" / "transports.md").read_text()
     (rules,) = re.findall(rf"^\| {process}[^|]*\| `([^`]+)` \|$", text, re.MULTILINE)
     return re.findall(r"\([^)]*\)|\S+", html.unescape(rules))
 
 
 @pytest.fixture
-async def admin(redis_url: str) -> AsyncIterator[Any]:
-    """A look at the same Redis by its owner."""
-    client: Any = redis.Redis.from_url(redis_url, protocol=2)
-    async with client:
-        yield client
-        await client.execute_command("ACL", "DELUSER", "ann")
+async def admin(redis_client: redis.Redis) -> AsyncIterator[Any]:
+    """A client with all permissions; it deletes the test's user at the end."""
+    yield redis_client
+    await redis_client.execute_command("ACL", "DELUSER", "ann")  # type: ignore[no-untyped-call]
 
 
 async def allow(admin: Any, rules: list[str]) -> None:
-    """Make a user with these rules and no others."""
+    """Create a user with these rules only."""
     await admin.execute_command("ACL", "SETUSER", "ann", "reset", "on", ">p", *rules)
     await admin.execute_command("ACL", "LOG", "RESET")
 
 
 async def denied(admin: Any) -> list[bytes]:
-    """What was refused since then, the last first."""
+    """Return what the server has refused since then, newest first."""
     return [
         dict(zip(entry[::2], entry[1::2], strict=True))[b"object"]
         for entry in await admin.execute_command("ACL", "LOG")
@@ -56,7 +54,7 @@ async def denied(admin: Any) -> list[bytes]:
 
 @asynccontextmanager
 async def opened(transport: Transport) -> AsyncIterator[Transport]:
-    """Close it at the end, however that comes."""
+    """Close the transport at the end, also after an error."""
     try:
         yield transport
     finally:
@@ -64,7 +62,7 @@ async def opened(transport: Transport) -> AsyncIterator[Transport]:
 
 
 async def publishes(url: str, owner: str) -> None:
-    """All that a function does which publishes: also what is known already, what trims, limits and health."""
+    """Do what a function that publishes does: duplicates, trimming, rate limits and health included."""
     async with opened(RedisStreams(url, partitions=SCHEME, retention=SHORT)) as log:
         await log.ping()
         once = event("once", id="once")
@@ -77,7 +75,7 @@ async def publishes(url: str, owner: str) -> None:
 
 
 async def streams(url: str, owner: str) -> None:
-    """All that a process with streams does: live, from the past, of a later partition, and of a trimmed log."""
+    """Do what a process with streams does: live events, replays, a later partition, a trimmed log."""
     async with opened(RedisStreams(owner, partitions=SCHEME, retention=SHORT)) as log:
         await publish(log, *range(5))
         async with Hub(RedisStreams(url, partitions=SCHEME, retention=SHORT), SCHEME) as hub:
@@ -94,7 +92,7 @@ async def streams(url: str, owner: str) -> None:
 
 
 async def carries(url: str, owner: str) -> None:
-    """All that a process does over Pub/Sub."""
+    """Do what a process does over Pub/Sub."""
     async with (
         Hub(RedisPubSub(url, ping=0.1), SCHEME) as hub,
         Hub(RedisPubSub(owner), SCHEME) as other,
@@ -104,9 +102,9 @@ async def carries(url: str, owner: str) -> None:
         await sink.ready()
         async with subscribed(hub, types={"a"}) as second:
             await second.ready()
-        await other.dispatch([event("heard", type="b")])
-        await sink.has("heard", seconds=5)
-        await hub.dispatch([event("told")])
+        await other.dispatch([event("other", type="b")])
+        await sink.has("other", seconds=5)
+        await hub.dispatch([event("own")])
         await hub.transport.ping()
         assert isinstance(hub.transport, RedisPubSub)
         await hub.transport.take("key", 1, 10, 1.0)
@@ -118,8 +116,7 @@ async def does_both(url: str, owner: str) -> None:
     await streams(url, owner)
 
 
-SELDOM = {"+ping"}  # over Pub/Sub, while nothing can be published
-
+RARE = {"+ping"}  # used over Pub/Sub, only while publishing fails
 ROLES: dict[str, Callable[[str, str], Awaitable[None]]] = {
     "publishes only": publishes,
     "streams only": streams,
@@ -129,7 +126,7 @@ ROLES: dict[str, Callable[[str, str], Awaitable[None]]] = {
 
 
 @pytest.mark.parametrize("process", ROLES)
-async def test_the_documented_rights_are_enough(redis_server: RedisServer, admin: Any, process: str) -> None:
+async def test_the_documented_permissions_are_enough(redis_server: RedisServer, admin: Any, process: str) -> None:
     """With `~rt:*`, the documented prefix, every command was refused: keys begin with `{rt:` as well."""
     await allow(admin, documented(process))
     await ROLES[process](f"redis://ann:p@{HOST}:{redis_server.port}", redis_server.url)
@@ -139,13 +136,13 @@ async def test_the_documented_rights_are_enough(redis_server: RedisServer, admin
 @pytest.mark.full
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("process", ROLES)
-async def test_each_documented_right_is_needed(redis_server: RedisServer, admin: Any, process: str) -> None:
-    """What a user may do and need not is what a stolen password may do."""
+async def test_each_documented_permission_is_needed(redis_server: RedisServer, admin: Any, process: str) -> None:
+    """A stolen password can do whatever its user may do."""
     rules = documented(process)
-    for rule in [rule for rule in rules if rule not in SELDOM]:
+    for rule in [rule for rule in rules if rule not in RARE]:
         await admin.flushall()
         await admin.script_flush()
         await allow(admin, [other for other in rules if other != rule])
         with suppress(TransportUnavailable, TimeoutError, AssertionError):
             await ROLES[process](f"redis://ann:p@{HOST}:{redis_server.port}", redis_server.url)
-        assert await denied(admin) != [], f"nothing misses {rule}"
+        assert await denied(admin) != [], f"nothing needs {rule}"

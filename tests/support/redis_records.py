@@ -36,3 +36,8 @@ async def read_log(redis: RedisServer) -> dict[str, list[StoredEvent]]:
                 event = json.loads(fields["e"][CHECK_AND_TIME:])
                 log.setdefault(partition, []).append(StoredEvent(partition, epoch, offset, event))
     return log
+
+
+async def names_in_log(redis: RedisServer) -> list[str]:
+    """The name of each event in the default partition, in its order."""
+    return [record.event["data"]["name"] for record in (await read_log(redis)).get("all", [])]

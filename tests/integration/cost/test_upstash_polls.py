@@ -116,10 +116,10 @@ async def test_a_head_after_the_tails_position_wakes_it() -> None:
         assert len(heard.items) == 1
 
 
-async def test_a_poll_is_one_command_for_all_partitions(store: UpstashStore, upstash: StandIn) -> None:
+async def test_a_poll_is_one_command_for_all_partitions(upstash_store: UpstashStore, upstash: StandIn) -> None:
     scheme = Partitions(frozenset({"a", "b"}), user_shards=4)
     async with (
-        Hub(store.open(scheme), scheme) as hub,
+        Hub(upstash_store.open(scheme), scheme) as hub,
         subscribed(hub, "u1") as one,
         subscribed(hub, "u2", {"a"}) as two,
         subscribed(hub) as three,
@@ -134,8 +134,8 @@ async def test_a_poll_is_one_command_for_all_partitions(store: UpstashStore, ups
         assert len(streams) == 2 * len(hub.fanout.positions)
 
 
-async def test_polls_share_one_connection(store: UpstashStore, upstash: StandIn) -> None:
-    log = store.open()
+async def test_polls_share_one_connection(upstash_store: UpstashStore, upstash: StandIn) -> None:
+    log = upstash_store.open()
     async with tailing(log, await log.head((ALL,))) as (heard, _):
         await eventually(lambda: upstash.commands["XREAD"] >= 20)
         await publish(log, "end")
@@ -143,13 +143,13 @@ async def test_polls_share_one_connection(store: UpstashStore, upstash: StandIn)
     assert upstash.connections <= 2
 
 
-async def test_after_the_last_subscriber_has_left_nobody_polls(store: UpstashStore, upstash: StandIn) -> None:
-    async with Hub(store.open()) as hub:
+async def test_after_the_last_subscriber_has_left_nobody_polls(upstash_store: UpstashStore, upstash: StandIn) -> None:
+    async with Hub(upstash_store.open()) as hub:
         async with subscribed(hub) as sink:
             await sink.ready()
             await eventually(lambda: upstash.commands["XREAD"] >= 3)
         with StandIn(upstash.redis_port) as another:
-            witness = UpstashStore(store.url, another)
+            witness = UpstashStore(upstash_store.url, another)
             async with Hub(witness.open()) as other, subscribed(other):
                 await eventually(lambda: another.commands["XREAD"] >= 2)  # what was under way has ended by now
                 asked = len(upstash.requests)

@@ -1,50 +1,25 @@
-"""What Redis is asked for: counted, since every command is paid for."""
+"""The commands that a log sends to Redis, counted: hosted Redis bills each of them."""
 
 import asyncio
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 
 import pytest
 from tidewire.delivery.hub import Hub
+from tidewire.delivery.revocations import Revocations
 from tidewire.model.partitions import Partitions
+from tidewire.transports.base import Log
 from tidewire.transports.log_base import FIRST, GROWTH, PAGE, PAGE_BYTES
 from tidewire.transports.log_follower import TailPageSize
 from tidewire.transports.redis.streams import BLOCK, RedisStreams
 
-from tests.contract.acts import at, event, events, head, publish, tailing
+from tests.contract.acts import at, event, head, publish, tailing
 from tests.contract.stores import RedisStore
-from tests.contract.watching import watching
+from tests.support.redis_monitor import watching
 from tests.support.sinks import RecordingSink, subscribed
 from tests.support.waiting import eventually
 
 ALLOWED_PER_MINUTE = 3  # commands of an idle instance
-
-
-@pytest.mark.parametrize("size", [1, 100])
-async def test_a_publish_is_one_command_in_one_round_trip(redis_store: RedisStore, size: int) -> None:
-    log = redis_store.open()
-    await publish(log, "the first one brings the script")
-    async with watching(redis_store.client) as watch:
-        await redis_store.client.config_resetstat()
-        await watch.commands()
-        await log.publish(events(range(size)))
-        commands = await watch.commands()
-        stats = await redis_store.client.info("commandstats")
-    assert [command[0] for command in commands] == ["evalsha"]
-    assert stats["cmdstat_evalsha"]["calls"] == 1
-    assert "cmdstat_eval" not in stats
-
-
-async def test_a_batch_for_several_partitions_is_one_round_trip_too(
-    redis_store: RedisStore,
-) -> None:
-    log = redis_store.open(Partitions(frozenset({"a"}), 4))
-    batch = [event(1, type="a"), event(2, users=["u1", "u2", "u3"]), event(3)]
-    await log.publish(batch)
-    async with watching(redis_store.client) as watch:
-        receipts = await log.publish([event(4, type="a"), event(5, users=["u1", "u2", "u3"]), event(6)])
-        commands = await watch.commands()
-    touched = {name for receipt in receipts for name in receipt.positions or ()}
-    assert [command[0] for command in commands] == ["evalsha"] * len(touched)
 
 
 async def test_a_restarted_server_gets_each_script_once(
@@ -83,12 +58,19 @@ async def test_all_subscribers_share_one_blocking_read(
         assert len(clients) < 10  # a few for all else, and the test's own
 
 
+def guarded(log: Log, heartbeat: float = 15.0) -> Hub:
+    """A hub that follows revocations, as each hub that requires tokens does."""
+    return Hub(log, heartbeat=heartbeat, revocations=Revocations(log, 60))
+
+
+@pytest.mark.parametrize("make_hub", [Hub, guarded], ids=["open", "with-revocations"])
 async def test_an_idle_instance_sends_only_its_blocking_read(
-    redis_store: RedisStore,
+    redis_store: RedisStore, make_hub: Callable[..., Hub]
 ) -> None:
+    """With 100 streams, whose heartbeats send nothing to Redis; following revocations costs nothing more."""
     log = RedisStreams(redis_store.url, block=0.2)
     cycles = 5
-    async with Hub(log, heartbeat=0.1) as hub, AsyncExitStack() as stack:
+    async with make_hub(log, heartbeat=0.1) as hub, AsyncExitStack() as stack:
         sinks = [await stack.enter_async_context(subscribed(hub, f"u{number}")) for number in range(100)]
         for sink in sinks:
             await sink.ready()
@@ -98,7 +80,7 @@ async def test_an_idle_instance_sends_only_its_blocking_read(
                 commands.append(command[0])
                 if commands.count("xread") > cycles:
                     break
-        for sink in sinks:  # heartbeats went out meanwhile, and none of them asked Redis
+        for sink in sinks:
             assert len(sink.chunks) > 1
     assert set(commands) == {"xread"}
     assert 60 / BLOCK * len(commands) / cycles <= ALLOWED_PER_MINUTE
@@ -119,6 +101,7 @@ async def test_the_tail_always_reads_after_its_position(
         await sink.has("end")
         reads = [command for command in await watch.commands() if command[0] == "xread"]
     assert sink.data == [0, 1, 2, 3, 4, "end"]
+    assert sink.gaps == []
     assert len(reads) >= 5
     for read in reads:
         epoch, _, offset = read[-1].partition("-")
@@ -177,6 +160,24 @@ async def test_a_subscriber_who_starts_now_costs_one_look_at_the_head(
                 await sink.ready()
         commands = [command[0] for command in await watch.commands() if command[0] != "xread"]
     assert commands == ["evalsha"] * 10
+
+
+async def test_a_first_subscriber_costs_one_head_more(
+    redis_store: RedisStore,
+) -> None:
+    """Without any revocation, nothing else is read."""
+    log = redis_store.open()
+    await publish(log, 1)
+    async with (
+        guarded(log) as hub,
+        watching(redis_store.client) as watch,
+        subscribed(hub, "u1") as sink,
+    ):
+        await sink.ready()
+        await eventually(lambda: hub.tail_running)
+        commands = [command[0] for command in await watch.commands() if command[0] in ("eval", "evalsha", "xrange")]
+    assert "xrange" not in commands
+    assert commands.count("evalsha") <= 4, "a head per partition, and the tail's check of both"
 
 
 async def _drop_tail(store: RedisStore) -> None:

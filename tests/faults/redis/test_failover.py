@@ -8,26 +8,35 @@ from dataclasses import dataclass
 import pytest
 from redis.asyncio import Redis
 
-from tests.faults.clients import Requests, event, eventually, follow, get, on_redis, publish, publish_all, receipts
-from tests.faults.stored import read_log
-from tests.integration.pubsub.test_over_http import on_pubsub
-from tests.integration.upstash.test_over_http import FAST, over_rest
+from tests.support.clients import (
+    Requests,
+    event,
+    follow,
+    get,
+    publish,
+    publish_all,
+    publish_until_accepted,
+    reasons,
+    receipts,
+)
+from tests.support.instance_settings import FAST_POLLS, on_pubsub, on_redis, on_rest
 from tests.support.processes import HOST, Instance, MakeInstance, MakeRedis, RedisServer
 from tests.support.proxy import Proxy
+from tests.support.redis_records import read_log
 from tests.support.upstash_stand_in import StandIn
 from tests.support.waiting import DEADLINE
 
 
 @dataclass
 class Pair:
-    """Two servers and the one address that leads to the primary of them."""
+    """Two servers, and one address that leads to the primary."""
 
     old: RedisServer
     new: RedisServer
     proxy: Proxy
 
     async def follow(self, leader: RedisServer, replica: RedisServer) -> None:
-        """Make one the replica of the other, and return when it holds all that the leader holds."""
+        """Make one server the replica of the other; return when it holds all of its data."""
         assert leader.ask("CONFIG SET repl-diskless-sync-delay 0") == "+OK"
         assert replica.ask(f"REPLICAOF {HOST} {leader.port}") == "+OK"
         async with Redis.from_url(leader.url, single_connection_client=True) as client, asyncio.timeout(DEADLINE):
@@ -37,9 +46,9 @@ class Pair:
                     return
 
     async def fail_over(self, *, linked: bool = True) -> None:
-        """Promote the new one, demote the old one, and lead new connections to the new one.
+        """Promote the new server, demote the old one, and lead new connections to the new one.
 
-        Where they are not `linked` the old one cannot reach its primary: it knows nothing of what comes.
+        If they are not `linked`, the old server cannot reach its primary, and gets no later record.
         """
         await self.follow(self.old, self.new)
         assert self.new.ask("REPLICAOF NO ONE") == "+OK"
@@ -49,7 +58,7 @@ class Pair:
 
 @pytest.fixture
 async def pair(make_redis: MakeRedis) -> AsyncIterator[Pair]:
-    """Two servers of one log."""
+    """Two servers that hold one log, one after the other."""
     old, new = [await asyncio.to_thread(make_redis, aof=False) for _ in range(2)]
     async with Proxy(old.url) as proxy:
         yield Pair(old, new, proxy)
@@ -57,7 +66,7 @@ async def pair(make_redis: MakeRedis) -> AsyncIterator[Pair]:
 
 @asynccontextmanager
 async def warm(instance: Instance, *, connections: int = 8) -> AsyncIterator[None]:
-    """Have the instance open several connections to its store, which it keeps."""
+    """Let the instance open several connections to its store, which stay open."""
     async with AsyncExitStack() as stack:
         clients = [await stack.enter_async_context(Requests(instance)) for _ in range(connections)]
         await asyncio.gather(*(client.publish(event(f"warm-{number}")) for number, client in enumerate(clients)))
@@ -65,7 +74,7 @@ async def warm(instance: Instance, *, connections: int = 8) -> AsyncIterator[Non
 
 
 async def test_acknowledged_events_survive_a_planned_failover(pair: Pair, make_instance: MakeInstance) -> None:
-    """Every publish was 503 READONLY for ever, and a resume was served the old node's heads: three events were gone."""
+    """Each publish was a 503 READONLY for ever, and a client that resumed got the old heads: it lost three events."""
     settings = on_redis(pair.old, REDIS_URL=pair.proxy.url)
     instance = await asyncio.to_thread(make_instance, **settings)
     async with warm(instance), follow(instance, types="note") as live:
@@ -78,9 +87,7 @@ async def test_acknowledged_events_survive_a_planned_failover(pair: Pair, make_i
         async with follow(instance, last_event_id=cursor) as resumed:
             assert resumed.order == ["one", "two", "three", "ready"]
         for name in ("four", "five"):
-            receipts(
-                await publish(instance, event(name))
-            )  # the first try: no publisher hears of a failover that is over
+            receipts(await publish(instance, event(name)))  # accepted at once: the failover is over
         await live.seen.until(lambda: "five" in live.names)
         assert live.names[live.names.index("before") :] == ["before", "one", "two", "three", "four", "five"]
         assert live.seen.gaps == []
@@ -88,7 +95,7 @@ async def test_acknowledged_events_survive_a_planned_failover(pair: Pair, make_i
 
 
 async def test_a_tail_on_the_demoted_node_moves_by_itself(pair: Pair, make_instance: MakeInstance) -> None:
-    """Nobody publishes or subscribes here after the failover: the tail has to notice that its node was demoted."""
+    """No call to this instance follows the failover: the tail itself detects that its node was demoted."""
     instance = await asyncio.to_thread(make_instance, **on_redis(pair.old, REDIS_URL=pair.proxy.url))
     async with follow(instance) as live:
         await publish_all(instance, ["before"])
@@ -101,12 +108,12 @@ async def test_a_tail_on_the_demoted_node_moves_by_itself(pair: Pair, make_insta
 
 
 async def test_a_retry_is_no_duplicate_on_a_demoted_node(pair: Pair, make_instance: MakeInstance) -> None:
-    """The old node answered a known id with its old receipt, though the new primary had never seen the event."""
+    """The old node answered with its old receipt, although the new primary did not have the event."""
     instance = await asyncio.to_thread(make_instance, **on_redis(pair.old, REDIS_URL=pair.proxy.url))
     await pair.follow(pair.old, pair.new)
     assert pair.new.ask("REPLICAOF NO ONE") == "+OK"
     async with warm(instance):
-        await publish_all(instance, ["only-here"])  # the new primary misses it: the link was cut before
+        await publish_all(instance, ["only-here"])  # the new primary does not have it: the link was cut before
         pair.proxy.lead_to(pair.new.port, cut=False)
         assert pair.old.ask(f"REPLICAOF {HOST} 1") == "+OK"
         (receipt,) = receipts(await publish(instance, event("only-here")))
@@ -114,8 +121,8 @@ async def test_a_retry_is_no_duplicate_on_a_demoted_node(pair: Pair, make_instan
     assert [stored.event["id"] for stored in (await read_log(pair.new))["all"]] == ["only-here"]
 
 
-async def test_heads_of_an_old_primary_that_knows_nothing(pair: Pair, make_instance: MakeInstance) -> None:
-    """Not demoted yet, it answers like a primary; but its heads lie behind what the tail has brought."""
+async def test_heads_of_an_old_primary_that_is_not_demoted_yet(pair: Pair, make_instance: MakeInstance) -> None:
+    """It answers like a primary, but its heads are behind the tail's position."""
     instance = await asyncio.to_thread(make_instance, **on_redis(pair.old, REDIS_URL=pair.proxy.url))
     async with warm(instance), follow(instance) as live:
         await publish_all(instance, ["before"])
@@ -126,7 +133,7 @@ async def test_heads_of_an_old_primary_that_knows_nothing(pair: Pair, make_insta
         pair.proxy.lead_to(pair.new.port, cut=False)
         async with Redis.from_url(pair.old.url) as old:
             for client in await old.client_list(_type="normal"):
-                if "b" in client["flags"]:  # the tail, which goes to the new one
+                if "b" in client["flags"]:  # the tail, which reconnects to the new one
                     await old.client_kill_filter(_id=client["id"])
         there = await asyncio.to_thread(make_instance, **on_redis(pair.new))
         receipts(await publish(there, event("one"), event("two")))
@@ -137,7 +144,7 @@ async def test_heads_of_an_old_primary_that_knows_nothing(pair: Pair, make_insta
 
 
 async def test_a_demoted_node_is_not_ready(make_redis: MakeRedis, make_instance: MakeInstance) -> None:
-    """The address still leads to the old node: appends are refused, heads are not served, and readiness says so."""
+    """The address still leads to the old node: appends are refused, no stream opens, and readiness reports it."""
     redis = await asyncio.to_thread(make_redis, aof=False)
     instance = await asyncio.to_thread(make_instance, **on_redis(redis))
     async with follow(instance) as live:
@@ -145,22 +152,16 @@ async def test_a_demoted_node_is_not_ready(make_redis: MakeRedis, make_instance:
         await live.has("before")
         assert redis.ask(f"REPLICAOF {HOST} 1") == "+OK"
         (await publish(instance, event("refused"))).assert_unavailable()
-        ready = await get(instance, "/api/health/ready")
-        ready.assert_unavailable()
-        assert "READONLY" in ready.json()["detail"]
+        assert "READONLY" in await reasons(instance)
         (await get(instance, "/api/events", {"accept": "text/event-stream"})).assert_unavailable()
         assert redis.ask("REPLICAOF NO ONE") == "+OK"
-
-        async def accepted() -> bool:
-            return (await publish(instance, event("after"))).status == 202
-
-        await eventually(accepted)
+        await publish_until_accepted(instance, event("after"))
         await live.has("before", "after")
         assert live.seen.gaps == []
 
 
-async def test_behind_the_fallback_the_outbox_finds_the_new_one(pair: Pair, make_instance: MakeInstance) -> None:
-    """With a fallback the instance took events, not durable, for ever: its connections stayed with the old node."""
+async def test_the_outbox_is_written_to_the_new_primary(pair: Pair, make_instance: MakeInstance) -> None:
+    """The instance accepted events that were never durable: its connections stayed with the old node."""
     settings = on_redis(pair.old, REDIS_URL=pair.proxy.url, REALTIME_FALLBACK="memory")
     instance = await asyncio.to_thread(make_instance, **settings)
     async with warm(instance), follow(instance) as live:
@@ -174,8 +175,8 @@ async def test_behind_the_fallback_the_outbox_finds_the_new_one(pair: Pair, make
     assert "after" in [stored.event["id"] for stored in (await read_log(pair.new))["all"]]
 
 
-async def test_pub_sub_publishes_and_hears_on_the_new_primary(pair: Pair, make_instance: MakeInstance) -> None:
-    """A replica takes PUBLISH without a word, and only those who are connected to it hear it."""
+async def test_pubsub_publishes_and_receives_on_the_new_primary(pair: Pair, make_instance: MakeInstance) -> None:
+    """A replica accepts PUBLISH without an error, but only its own clients receive the message."""
     instance = await asyncio.to_thread(make_instance, **on_pubsub(pair.old, REDIS_URL=pair.proxy.url))
     async with warm(instance), follow(instance) as live:
         await pair.fail_over(linked=False)
@@ -183,16 +184,16 @@ async def test_pub_sub_publishes_and_hears_on_the_new_primary(pair: Pair, make_i
         async with follow(there) as elsewhere:
             receipts(await publish(instance, event("from-here")))
             await elsewhere.has("from-here")
-            await live.seen.until(lambda: "no-log" in live.seen.gaps)  # it moved, and says that it may have missed some
+            await live.seen.until(lambda: "no-log" in live.seen.gaps)  # the gap of its move
             receipts(await publish(there, event("from-there")))
             await live.seen.until(lambda: "from-there" in live.names)
 
 
-async def test_over_rest_a_kept_connection_to_the_old_node(pair: Pair, make_instance: MakeInstance) -> None:
-    """Kept HTTP connections lead to an endpoint whose Redis was demoted; new ones to that of the new primary."""
+async def test_over_rest_kept_connections_leave_the_old_node(pair: Pair, make_instance: MakeInstance) -> None:
+    """Kept HTTP connections lead to the endpoint of the demoted Redis, new ones to that of the new primary."""
     with StandIn(pair.old.port) as old, StandIn(pair.new.port) as new:
         async with Proxy(old.url) as proxy:
-            settings = over_rest(old, **FAST, REDIS_URL=proxy.url)
+            settings = on_rest(old, **FAST_POLLS, REDIS_URL=proxy.url)
             instance = await asyncio.to_thread(make_instance, **settings)
             async with warm(instance), follow(instance) as live:
                 await publish_all(instance, ["before"])
