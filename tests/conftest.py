@@ -1,7 +1,7 @@
 """Fixtures for every test: real servers, started for the first test that asks for one."""
 
 import os
-from collections.abc import AsyncIterator, Generator, Iterator, Sequence
+from collections.abc import AsyncIterator, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TypeVar
 
@@ -12,7 +12,7 @@ from hypothesis import Phase, settings
 
 from tests.contract.stores import PostgresStore, PubSubStore, RedisStore, UpstashStore
 from tests.support.postgres_server import make_postgres, postgres_database, postgres_server, postgres_url  # noqa: F401
-from tests.support.processes import Instance, MakeInstance, MakeRedis, RedisServer, ServerProcess
+from tests.support.processes import Instance, MakeInstance, MakeRedis, RedisServer, ServerProcess, StartInstance
 from tests.support.upstash_stand_in import StandIn
 
 # A time limit for one example would measure how busy the machine is; pytest-timeout bounds a test.
@@ -116,6 +116,22 @@ def make_redis(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
         yield make
 
 
+@pytest.fixture(scope="session")
+def start_instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartInstance]:
+    """Starts an instance that several tests share: it runs until the session ends."""
+    with ExitStack() as stack:
+        started: list[Instance] = []
+
+        def start(settings: Mapping[str, str], command: Sequence[str] = ()) -> Instance:
+            started.append(Instance(tmp_path_factory.mktemp("instance"), settings, command=command))
+            stack.callback(started[-1].stop)
+            return started[-1].start()
+
+        yield start
+        for instance in started:
+            instance.terminate()  # all at once; then each is waited for
+
+
 @pytest.fixture
 def make_instance(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeInstance]:
     """Starts a Tidewire with these settings: `make_instance(REALTIME_RETENTION="1s")`."""
@@ -128,7 +144,7 @@ def make_instance(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
 
         yield make
         for instance in started:
-            instance.terminate()  # all at once; each is waited for when its turn comes
+            instance.terminate()  # all at once; then each is waited for
 
 
 def _start(server: Server, stack: ExitStack, request: pytest.FixtureRequest) -> Server:

@@ -3,7 +3,7 @@
 import re
 import shutil
 import subprocess
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, closing
 from typing import Protocol
 
@@ -15,7 +15,7 @@ from tests.browser.pages import Pages
 from tests.browser.two_hosts import TwoHosts, two_hosts
 from tests.support import servers
 from tests.support.api import Api
-from tests.support.processes import ROOT, Instance, MakeInstance
+from tests.support.processes import ROOT, Instance, MakeInstance, StartInstance
 from tests.support.tokens import PUBLISH_KEY, SECRET
 
 PATIENCE_MS = 15_000  # only a failing test waits so long
@@ -33,12 +33,6 @@ FLAGS = [
 
 # Shortens the delay before a client reconnects.
 QUICK = {"REALTIME_RETRY": "50ms"}
-
-
-class StartInstance(Protocol):
-    """The fixture `start`."""
-
-    def __call__(self, settings: Mapping[str, str], command: Sequence[str] = ()) -> Instance: ...
 
 
 class MakeApi(Protocol):
@@ -96,30 +90,17 @@ async def pages(context: BrowserContext) -> AsyncIterator[Pages]:
 
 
 @pytest.fixture(scope="session")
-def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartInstance]:
-    """Starts instances for the whole session: a start takes as long as three tests."""
-    with ExitStack() as stack:
-
-        def start(settings: Mapping[str, str], command: Sequence[str] = ()) -> Instance:
-            instance = Instance(tmp_path_factory.mktemp("instance"), {**QUICK, **settings}, command=command)
-            stack.callback(instance.stop)
-            return instance.start()
-
-        yield start
-
-
-@pytest.fixture(scope="session")
-def api(start: StartInstance) -> Iterator[Api]:
+def api(start_instance: StartInstance) -> Iterator[Api]:
     """An instance with the memory transport and no authentication. Pages start at `now`, after earlier events."""
-    with closing(Api(start({}))) as api:
+    with closing(Api(start_instance(QUICK))) as api:
         yield api
 
 
 @pytest.fixture(scope="session")
-def guarded(start: StartInstance) -> Iterator[Api]:
+def guarded(start_instance: StartInstance) -> Iterator[Api]:
     """An instance with the memory transport that requires tokens; the Api has the publish key."""
     settings = {"REALTIME_AUTH": "required", "REALTIME_PUBLISH_KEYS": PUBLISH_KEY, "REALTIME_JWT_SECRET": SECRET}
-    with closing(Api(start(settings))) as api:
+    with closing(Api(start_instance({**QUICK, **settings}))) as api:
         yield api.acting(key=PUBLISH_KEY)
 
 
@@ -131,9 +112,9 @@ def make_api(make_instance: MakeInstance) -> Iterator[MakeApi]:
 
 
 @pytest.fixture(scope="session")
-def dev(start: StartInstance) -> Instance:
+def dev(start_instance: StartInstance) -> Instance:
     """The instance of `scripts/dev`."""
-    return start({"BROWSER": "none"}, [str(ROOT / "scripts" / "dev")])
+    return start_instance({**QUICK, "BROWSER": "none"}, [str(ROOT / "scripts" / "dev")])
 
 
 @pytest_asyncio.fixture(loop_scope="session")

@@ -156,3 +156,11 @@ def federated(stack: ExitStack, tmp_path_factory: pytest.TempPathFactory, issuer
         "REALTIME_JWT_LEEWAY": "30s",
     }
     return _serve(stack, tmp_path_factory, settings)
+
+
+@pytest.fixture(params=["memory", "redis, sharded by user"])
+def locked(request: pytest.FixtureRequest) -> Api:
+    """Authentication required, with and without user shards."""
+    api = request.getfixturevalue("guarded" if request.param == "memory" else "sharded")
+    assert isinstance(api, Api)
+    return api

@@ -9,14 +9,6 @@ from tests.support.api import Api, data_of, unique
 from tests.support.tokens import PUBLISH_KEY, user_token
 
 
-@pytest.fixture(params=["memory", "redis, sharded by user"])
-def locked(request: pytest.FixtureRequest) -> Api:
-    """Authentication required, with and without user shards."""
-    api = request.getfixturevalue("guarded" if request.param == "memory" else "sharded")
-    assert isinstance(api, Api)
-    return api
-
-
 class Story:
     """Events for two users and for everyone, of one type, and those that each of the two may receive."""
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.functions.test_openapi import OPERATIONS
 from tests.support.api import Api
-from tests.support.processes import Instance
+from tests.support.processes import Instance, MakeInstance
 from tests.support.tokens import PUBLISH_KEY, SECRET, Issuer, hs256_by_hand, token, user_token
 
 USER, DATA = "user-7f3a-private", "data-91bc-private"
@@ -19,24 +19,18 @@ ELSEWHERE = hs256_by_hand({"alg": "RS256", "kid": KID}, {"sub": USER}, b"-")
 
 
 @pytest.fixture
-def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
+def instance(make_instance: MakeInstance) -> Iterator[Instance]:
+    """An instance whose store and issuer fail."""
     with Issuer() as issuer:
         issuer.status = 500
-        yield from started(tmp_path_factory, issuer.url)
-
-
-def started(tmp_path_factory: pytest.TempPathFactory, key_set: str) -> Iterator[Instance]:
-    # Port 9 is "discard": no store answers there.
-    settings = {
-        "REALTIME_TRANSPORT": "redis",
-        "REDIS_URL": f"redis://tidewire:{REDIS_PASSWORD}@127.0.0.1:9",
-        "REALTIME_JWKS_URL": f"{key_set.replace('//', f'//issuer:{ISSUER_PASSWORD}@')}?key={ISSUER_PASSWORD}",
-        "REALTIME_PUBLISH_KEYS": PUBLISH_KEY,
-        "REALTIME_JWT_SECRET": SECRET,
-    }
-    instance = Instance(tmp_path_factory.mktemp("secrets"), settings).start()
-    yield instance
-    instance.stop()
+        yield make_instance(
+            # Port 9 is "discard": no store answers there.
+            REALTIME_TRANSPORT="redis",
+            REDIS_URL=f"redis://tidewire:{REDIS_PASSWORD}@127.0.0.1:9",
+            REALTIME_JWKS_URL=f"{issuer.url.replace('//', f'//issuer:{ISSUER_PASSWORD}@')}?key={ISSUER_PASSWORD}",
+            REALTIME_PUBLISH_KEYS=PUBLISH_KEY,
+            REALTIME_JWT_SECRET=SECRET,
+        )
 
 
 def test_no_secret_token_user_or_data_is_ever_logged(instance: Instance) -> None:
@@ -76,16 +70,10 @@ SIGNED = ("webhook-signature", "x-hub-signature-256", "stripe-signature", "x-sla
 
 
 @pytest.fixture(params=["nothing is wrong", "the log is away"])
-def driven(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
+def driven(request: pytest.FixtureRequest, make_instance: MakeInstance) -> Instance:
     away = {"REALTIME_TRANSPORT": "redis", "REDIS_URL": "redis://127.0.0.1:9", "REALTIME_PUBLISH_RATE": "100/1s"}
-    settings = {
-        **(away if request.param == "the log is away" else {}),
-        "REALTIME_PUBLISH_KEYS": PUBLISH_KEY,
-        "REALTIME_JWT_SECRET": SECRET,
-    }
-    instance = Instance(tmp_path_factory.mktemp("secrets"), settings).start()
-    yield instance
-    instance.stop()
+    more = away if request.param == "the log is away" else {}
+    return make_instance(REALTIME_PUBLISH_KEYS=PUBLISH_KEY, REALTIME_JWT_SECRET=SECRET, **more)
 
 
 def test_no_endpoint_leaves_a_credential_or_data_in_the_log(driven: Instance) -> None:

@@ -3,8 +3,6 @@
 import json
 from typing import Any
 
-import pytest
-
 from tests.support.api import Api, data_of, problem_of, unique
 from tests.support.tokens import LIMITED_KEY, PUBLISH_KEY, user_token
 
@@ -37,13 +35,6 @@ def test_a_limit_holds_for_every_form_of_an_event(guarded: Api) -> None:
     for response in (structured, batched, publisher.post(b"1", headers=binary)):
         problem_of(response, 403)
     assert publisher.post(b"1", headers={**binary, "ce-type": "task-1"}).status_code == 202
-
-
-@pytest.fixture(params=["memory", "redis, sharded by user"])
-def locked(request: pytest.FixtureRequest) -> Api:
-    api = request.getfixturevalue("guarded" if request.param == "memory" else "sharded")
-    assert isinstance(api, Api)
-    return api
 
 
 def test_a_pattern_in_a_token_limits_every_way_to_read(locked: Api) -> None:

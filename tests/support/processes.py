@@ -243,6 +243,12 @@ class MakeRedis(Protocol):
     def __call__(self, *, aof: bool = True, options: Sequence[str] = ()) -> RedisServer: ...
 
 
+class StartInstance(Protocol):
+    """The fixture `start_instance`."""
+
+    def __call__(self, settings: Mapping[str, str], command: Sequence[str] = ()) -> Instance: ...
+
+
 class MakeInstance(Protocol):
     """The fixture `make_instance`."""
 

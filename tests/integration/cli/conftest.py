@@ -1,24 +1,20 @@
 """The instance that the tests of commands share; each test uses its own user or type."""
 
-from collections.abc import Iterator
-
 import pytest
 
-from tests.support.processes import Instance
+from tests.support.processes import Instance, StartInstance
 from tests.support.tokens import PUBLISH_KEY, SECRET
 
 
 @pytest.fixture(scope="session")
-def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
+def instance(start_instance: StartInstance) -> Instance:
     """An instance in memory, with authentication."""
     settings = {
         "REALTIME_PUBLISH_KEYS": PUBLISH_KEY,
         "REALTIME_JWT_SECRET": SECRET,
         "REALTIME_ALLOWED_ORIGINS": "https://app.example.com",
     }
-    instance = Instance(tmp_path_factory.mktemp("cli"), settings).start()
-    yield instance
-    instance.stop()
+    return start_instance(settings)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import asyncio
 import itertools
 import time
-from collections.abc import Iterator
 
 import pytest
 from tidewire.client import Event, Gap, State, subscribe
@@ -12,19 +11,17 @@ from tidewire.errors import Forbidden, Unauthorized
 from tests.integration.client.proxy import BufferingProxy, CuttingProxy, Proxy
 from tests.support.api import unique
 from tests.support.clients import event, publish, read_page
-from tests.support.processes import Instance, MakeInstance
+from tests.support.processes import Instance, MakeInstance, StartInstance
 from tests.support.tokens import PUBLISH_KEY, SECRET, user_token
 
 DEADLINE = 20.0  # seconds; only a failing test waits so long
 
 
-@pytest.fixture(scope="module")
-def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
+@pytest.fixture(scope="session")
+def instance(start_instance: StartInstance) -> Instance:
     """An instance in memory that the tests share; each has its own user."""
     settings = {"REALTIME_RETRY": "0s", "REALTIME_HEARTBEAT": "100ms"}
-    instance = Instance(tmp_path_factory.mktemp("client"), settings).start()
-    yield instance
-    instance.stop()
+    return start_instance(settings)
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """The deployment that the doctor's tests share, and helpers to check it."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,7 @@ import pytest
 from tidewire.tools.doctor import CHECKS, Deployment, Finding, Limits, run_checks
 
 from tests.support.certificates import certify
-from tests.support.processes import Instance
+from tests.support.processes import Instance, StartInstance
 from tests.support.tokens import LIMITED_KEY, MINTING_KEY, PUBLISH_KEY, SECRET
 
 ORIGIN = "https://app.example.com"
@@ -17,7 +16,7 @@ LIMITS = Limits(answer=2.0, heartbeat=HEARTBEAT, samples=2)
 
 
 @pytest.fixture(scope="session")
-def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
+def instance(start_instance: StartInstance) -> Instance:
     """An instance in memory, with authentication and a short heartbeat."""
     settings = {
         "REALTIME_PUBLISH_KEYS": ",".join(
@@ -32,22 +31,18 @@ def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
         "REALTIME_ALLOWED_ORIGINS": ORIGIN,
         "REALTIME_HEARTBEAT": f"{HEARTBEAT}s",
     }
-    instance = Instance(tmp_path_factory.mktemp("doctor"), settings).start()
-    yield instance
-    instance.stop()
+    return start_instance(settings)
 
 
 @pytest.fixture(scope="session")
-def open_instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
+def open_instance(start_instance: StartInstance) -> Instance:
     """An instance in memory, without authentication and with a rate limit."""
     settings = {
         "REALTIME_HEARTBEAT": f"{HEARTBEAT}s",
         "REALTIME_ALLOWED_ORIGINS": ORIGIN,
         "REALTIME_PUBLISH_RATE": "40/600s",
     }
-    instance = Instance(tmp_path_factory.mktemp("open"), settings).start()
-    yield instance
-    instance.stop()
+    return start_instance(settings)
 
 
 @pytest.fixture(scope="session")

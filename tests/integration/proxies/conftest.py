@@ -11,7 +11,7 @@ import pytest
 
 from tests.support import servers
 from tests.support.certificates import certify
-from tests.support.processes import HOST, ROOT, Instance, ServerProcess, inherited
+from tests.support.processes import HOST, ROOT, Instance, ServerProcess, StartInstance, inherited
 
 CONFIG = ROOT / "examples" / "nginx.conf"
 
@@ -63,13 +63,10 @@ class Nginx(ServerProcess):
 TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 
 
-@pytest.fixture(scope="module")
-def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
+@pytest.fixture(scope="session")
+def instance(start_instance: StartInstance) -> Instance:
     """A Tidewire whose heartbeats do not push out what a proxy holds back."""
-    instance = Instance(tmp_path_factory.mktemp("instance"), {"REALTIME_HEARTBEAT": "60s"})
-    with ExitStack() as stack:
-        stack.callback(instance.stop)
-        yield instance.start()
+    return start_instance({"REALTIME_HEARTBEAT": "60s"})
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ import pytest
 
 from tests.integration.server.peers import ALIVE, EVENTS, LIVE, Peer, memory, peer, stream
 from tests.support.api import Api, check, problem_of, receipts_of
-from tests.support.processes import HOST, ROOT, Instance, MakeInstance, free_port, inherited, wait_until
+from tests.support.processes import HOST, ROOT, Instance, MakeInstance, StartInstance, free_port, inherited, wait_until
 from tests.unit.ingest.webhooks import example
 from tests.unit.ingest.webhooks.signers import SIGNERS
 
@@ -28,13 +28,11 @@ UPGRADES = {
 }
 
 
-@pytest.fixture(scope="module")
-def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
+@pytest.fixture(scope="session")
+def instance(start_instance: StartInstance) -> Instance:
     """One in memory, with sources of webhooks, whose streams end after half a second."""
     settings = {**example.SETTINGS, "REALTIME_STREAM_SECONDS": "500ms"}
-    instance = Instance(tmp_path_factory.mktemp("instance"), settings)
-    yield instance.start()
-    instance.stop()
+    return start_instance(settings)
 
 
 @pytest.fixture

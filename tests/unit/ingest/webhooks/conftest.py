@@ -1,5 +1,6 @@
 """Each scheme in turn, as a source of a `realtime.toml` with two secrets."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -25,3 +26,10 @@ def make_receiver(signer: Signer, folder: Path) -> Receiver:
     file = folder / "realtime.toml"
     file.write_text(signer.table("provider"))
     return Receiver(read_sources(str(file))["provider"], signer.environ())
+
+
+@pytest.fixture(autouse=True)
+def now(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set the test module's NOW to the time of the test: a token could expire between collection and test."""
+    if hasattr(request.module, "NOW"):
+        monkeypatch.setattr(request.module, "NOW", int(time.time()))

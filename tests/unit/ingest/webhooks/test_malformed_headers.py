@@ -19,12 +19,6 @@ from tests.unit.ingest.webhooks.signers import SIGNERS, Signer, body_of, qstash_
 NOW = int(time.time())  # PyJWT has no other clock than the machine's
 
 
-@pytest.fixture(autouse=True)
-def now(monkeypatch: pytest.MonkeyPatch) -> None:
-    """NOW is when the test runs: from the collection to the last test, a token's whole life may pass."""
-    monkeypatch.setitem(globals(), "NOW", int(time.time()))
-
-
 BODY = body_of("d-1")
 
 per_scheme = settings(max_examples=35, suppress_health_check=[HealthCheck.function_scoped_fixture])

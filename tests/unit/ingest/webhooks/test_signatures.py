@@ -23,12 +23,6 @@ from tests.unit.ingest.webhooks.signers import SIGNERS, URL, Signer, body_of, qs
 NOW = int(time.time())  # PyJWT has no other clock than the machine's
 
 
-@pytest.fixture(autouse=True)
-def now(monkeypatch: pytest.MonkeyPatch) -> None:
-    """NOW is when the test runs: from the collection to the last test, a token's whole life may pass."""
-    monkeypatch.setitem(globals(), "NOW", int(time.time()))
-
-
 def test_the_published_vector_of_standard_webhooks(tmp_path: Path) -> None:
     headers = {
         "webhook-id": "msg_p5jXN8AQM9LWM0D4loKWxJek",
