@@ -82,38 +82,38 @@ async def read(log: Log, after: Cursor, until: Cursor | None = None) -> list[Rec
     return [item async for item in log.replay(after, until)]
 
 
-def told(items: Iterable[Record | Gap]) -> list[object]:
+def contents(items: Iterable[Record | Gap]) -> list[object]:
     """Return the data of records, and of gaps the reason in brackets."""
     return [msgspec.json.decode(i.event.data) if isinstance(i, Record) else f"<{i.reason}>" for i in items]
 
 
-class Heard(Growing):
+class Received(Growing):
     """A tail's handler: keeps what it hears."""
 
     def __init__(self) -> None:
         super().__init__()
         self.items: list[Record | Gap] = []
-        self.told: list[object] = []
+        self.data: list[object] = []
 
     def __call__(self, item: Record | Gap) -> None:
         self.items.append(item)
-        self.told += told([item])
+        self.data += contents([item])
         self.grow()
 
     async def has(self, data: object) -> None:
-        """Return once this has been heard."""
-        await self.until(lambda: data in self.told)
+        """Return once this has been received."""
+        await self.until(lambda: data in self.data)
 
     def __str__(self) -> str:
-        return str(self.told)
+        return str(self.data)
 
 
 @asynccontextmanager
-async def tailing(log: Transport, after: Cursor | None = None) -> AsyncIterator[tuple[Heard, Tail]]:
+async def tailing(log: Transport, after: Cursor | None = None) -> AsyncIterator[tuple[Received, Tail]]:
     """Open a tail that follows these places."""
-    heard = Heard()
-    opened: AbstractAsyncContextManager[Tail] = log.on_message(heard)
+    received = Received()
+    opened: AbstractAsyncContextManager[Tail] = log.on_message(received)
     async with opened as tail:
         if after is not None:
             tail.follow(after.positions)
-        yield heard, tail
+        yield received, tail

@@ -11,6 +11,7 @@ from tidewire.transports.base import Log, Retention
 
 from tests.contract.acts import (
     at,
+    contents,
     event,
     events,
     head,
@@ -19,7 +20,6 @@ from tests.contract.acts import (
     publish,
     read,
     start_of,
-    told,
 )
 from tests.contract.stores import LogStore
 
@@ -33,7 +33,7 @@ async def test_receipts_have_the_order_and_contiguous_offsets(
     assert [receipt.id for receipt in receipts] == [e.id for e in batch]
     assert offsets(receipts) == [1, 2, 3, 4, 5]
     assert not any(receipt.duplicate for receipt in receipts)
-    assert told(await read(log, at(start_of(place(receipts[0]))))) == [0, 1, 2, 3, 4]
+    assert contents(await read(log, at(start_of(place(receipts[0]))))) == [0, 1, 2, 3, 4]
 
 
 async def test_a_record_has_the_position_of_its_receipt(log: Log) -> None:
@@ -57,7 +57,7 @@ async def test_a_head_of_an_empty_log_stays_valid(
     before = await head(reader)
     receipts = await publish(publisher, "first")
     assert (before.epoch, before.offset) == (place(receipts[0]).epoch, 0)
-    assert told(await read(reader, at(before))) == ["first"]
+    assert contents(await read(reader, at(before))) == ["first"]
 
 
 async def test_every_field_of_an_event_is_kept_unchanged(log: Log) -> None:
@@ -79,7 +79,7 @@ async def test_a_retry_appends_nothing_and_gets_the_first_position(log: Log) -> 
 
     assert (first.duplicate, again.duplicate) == (False, True)
     assert place(again) == place(first)
-    assert told(await read(log, at(start_of(place(first))))) == ["first", "between"]
+    assert contents(await read(log, at(start_of(place(first))))) == ["first", "between"]
 
 
 async def test_concurrent_retries_from_many_processes_append_one_event(store: LogStore) -> None:
@@ -97,7 +97,7 @@ async def test_an_id_twice_in_one_batch_is_appended_once(log: Log) -> None:
     receipts = await log.publish(batch)
     assert offsets(receipts) == [1, 2, 1, 3]
     assert [receipt.duplicate for receipt in receipts] == [False, False, True, False]
-    assert told(await read(log, at(start_of(place(receipts[0]))))) == ["a", "b", "d"]
+    assert contents(await read(log, at(start_of(place(receipts[0]))))) == ["a", "b", "d"]
 
 
 async def test_a_retried_batch_appends_only_what_is_new_in_it(log: Log) -> None:
@@ -106,7 +106,7 @@ async def test_a_retried_batch_appends_only_what_is_new_in_it(log: Log) -> None:
     receipts = await log.publish([first, second, third])
     assert [receipt.duplicate for receipt in receipts] == [True, False, False]
     assert offsets(receipts) == [1, 2, 3]
-    assert told(await read(log, at(start_of(place(receipts[0]))))) == [0, 1, 2]
+    assert contents(await read(log, at(start_of(place(receipts[0]))))) == [0, 1, 2]
 
 
 async def test_after_its_window_an_id_is_a_new_event(store: LogStore) -> None:
@@ -159,7 +159,7 @@ async def test_a_batch_is_contiguous_among_other_publishers(store: LogStore) -> 
     taken = sorted(offset for receipts in answers for offset in offsets(receipts))
     assert taken == list(range(1, sum(sizes) + 1))
 
-    kept = told(await read(logs[0], at(start_of(place(answers[0][0])))))
+    kept = contents(await read(logs[0], at(start_of(place(answers[0][0])))))
     expected: list[object] = []
     for n, receipts in sorted(enumerate(answers), key=lambda pair: place(pair[1][0]).offset):
         expected += range(n * 100, n * 100 + len(receipts))

@@ -10,7 +10,7 @@ from tidewire.transports.appending import Part, Placed
 from tidewire.transports.base import Log, Receipt, Retention
 from tidewire.transports.redis.layout import APPEND, Layout
 
-from tests.contract.acts import at, event, head, place, publish, read, seek, start_of, told
+from tests.contract.acts import at, contents, event, head, place, publish, read, seek, start_of
 from tests.contract.stores import ALL, MemoryStore, PostgresStore, RedisStore
 
 HOUR = 3_600.0
@@ -144,7 +144,7 @@ async def test_an_hour_ahead_once_does_not_stop_trimming(clocked: Clocked) -> No
     await settle(clocked)
     await clocked.pass_time(RETENTION.age + 0.2)
     await publish(clocked.log, "after")
-    assert told(await read(clocked.log, at(await seek(clocked.log, None)))) == ["after"]
+    assert contents(await read(clocked.log, at(await seek(clocked.log, None)))) == ["after"]
 
 
 async def test_a_search_by_time_works_after_a_jump(clocked: Clocked) -> None:
@@ -155,7 +155,7 @@ async def test_a_search_by_time_works_after_a_jump(clocked: Clocked) -> None:
     now = clocked.now()
     await clocked.pass_time(0.01)
     await publish(clocked.log, "new")
-    assert told(await read(clocked.log, at(await seek(clocked.log, now)))) == ["new"]
+    assert contents(await read(clocked.log, at(await seek(clocked.log, now)))) == ["new"]
     assert (await seek(clocked.log, clocked.now() + 1_000))[:2] == (await head(clocked.log))[:2]
 
 
@@ -166,7 +166,7 @@ async def test_an_hour_behind_once_costs_nothing(clocked: Clocked) -> None:
     (after,) = await publish(clocked.log, "after")
     assert place(behind).time >= place(first).time
     assert place(after).time - place(first).time < 1_000
-    assert told(await read(clocked.log, at(start_of(place(first))))) == ["before", "behind", "after"]
+    assert contents(await read(clocked.log, at(start_of(place(first))))) == ["before", "behind", "after"]
 
 
 async def test_several_jumps_leave_every_record_in_order(clocked: Clocked) -> None:
@@ -180,7 +180,7 @@ async def test_several_jumps_leave_every_record_in_order(clocked: Clocked) -> No
     await publish(clocked.log, "believes")
     await clocked.pass_time(RETENTION.age + 0.2)
     last = (await publish(clocked.log, "last"))[0]
-    assert told(await read(clocked.log, at(await seek(clocked.log, None)))) == ["last"]
+    assert contents(await read(clocked.log, at(await seek(clocked.log, None)))) == ["last"]
     assert abs(place(last).time - clocked.now()) < 1_000
 
 

@@ -10,7 +10,7 @@ from tidewire.model.event import Event
 from tidewire.model.partitions import ALL, SCHEMES, Partitions
 from tidewire.model.record import Record
 
-from tests.contract.acts import at, event, publish, read, told
+from tests.contract.acts import at, contents, event, publish, read
 from tests.contract.stores import LogStore
 from tests.support.sinks import subscribed
 
@@ -76,7 +76,7 @@ def _visible(batch: list[Event], user: str | None, types: set[str] | None) -> li
     return found
 
 
-async def test_a_shard_holds_only_what_is_for_its_users_and_names_only_them(
+async def test_a_shard_holds_and_names_its_own_users_only(
     store: LogStore,
 ) -> None:
     one, same, other = users_of_shards(SHARDS)
@@ -123,7 +123,7 @@ async def test_an_id_is_checked_in_every_partition_of_its_event(store: LogStore)
 ONLY_A = {"a", ALL, SCHEMES}  # the log is new: somebody may have used the default scheme until now
 
 
-async def test_a_hub_reads_only_what_its_subscribers_need_and_stops_when_they_leave(
+async def test_a_hub_reads_only_the_partitions_of_its_subscribers(
     store: LogStore,
 ) -> None:
     async with Hub(store.open(TYPES), TYPES) as hub:
@@ -147,7 +147,7 @@ async def test_a_hub_reads_only_what_its_subscribers_need_and_stops_when_they_le
     [(NONE, TYPES), (NONE, SHARDS), (TYPES, NONE), (TYPES, BOTH), (SHARDS, BOTH)],
     ids=["to-types", "to-shards", "from-types", "types-to-both", "shards-to-both"],
 )
-async def test_a_cursor_from_before_a_change_of_scheme_misses_nothing_since(
+async def test_a_cursor_of_the_previous_scheme_misses_nothing(
     store: LogStore, old: Partitions, new: Partitions
 ) -> None:
     async with Hub(store.open(old), old) as before, subscribed(before, "u1") as sink:
@@ -168,9 +168,7 @@ async def test_a_cursor_from_before_a_change_of_scheme_misses_nothing_since(
 
 
 @pytest.mark.parametrize("new", [TYPES, SHARDS], ids=["types", "shards"])
-async def test_a_cursor_of_a_log_that_was_empty_misses_nothing_after_a_change_of_scheme(
-    store: LogStore, new: Partitions
-) -> None:
+async def test_a_cursor_of_an_empty_log_survives_a_new_scheme(store: LogStore, new: Partitions) -> None:
     async with Hub(store.open()) as before, subscribed(before, "u1") as sink:
         await sink.ready()
     await store.pass_time(0.005)
@@ -181,7 +179,7 @@ async def test_a_cursor_of_a_log_that_was_empty_misses_nothing_after_a_change_of
     assert again.data == ["missed"]
 
 
-async def test_a_receipt_names_one_partition_and_the_others_start_at_their_head(
+async def test_partitions_that_a_receipt_does_not_name_start_at_head(
     store: LogStore,
 ) -> None:
     async with Hub(store.open(TYPES), TYPES) as hub:
@@ -197,11 +195,11 @@ async def test_a_receipt_names_one_partition_and_the_others_start_at_their_head(
     assert sink.data == ["a2", "live"]
 
 
-async def test_data_of_another_scheme_stays_readable_to_those_who_still_need_its_partition(
+async def test_records_of_another_scheme_stay_readable(
     store: LogStore,
 ) -> None:
     old = store.open(TYPES)
     before = await old.head(("a",))
     await old.publish([event("kept", type="a")])
     new = store.open(NONE)
-    assert told(await read(new, before)) == ["kept"]
+    assert contents(await read(new, before)) == ["kept"]

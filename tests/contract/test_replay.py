@@ -12,6 +12,7 @@ from tidewire.transports.log_base import FIRST, GROWTH, PAGE
 
 from tests.contract.acts import (
     at,
+    contents,
     event,
     events,
     head,
@@ -20,7 +21,6 @@ from tests.contract.acts import (
     read,
     seek,
     start_of,
-    told,
 )
 from tests.contract.stores import LogStore
 
@@ -33,13 +33,13 @@ async def take(items: AsyncIterator[Record | Gap], count: int) -> list[Record | 
 async def test_a_replay_over_several_pages_is_exact_at_both_ends(log: Log) -> None:
     receipts = await publish(log, *range(1, 2 * PAGE + 151))
     after, until = place(receipts[99]), place(receipts[2 * PAGE + 129])
-    assert told(await read(log, at(after), at(until))) == list(range(101, 2 * PAGE + 131))
+    assert contents(await read(log, at(after), at(until))) == list(range(101, 2 * PAGE + 131))
 
 
 @pytest.mark.parametrize("count", [PAGE - 1, PAGE, PAGE + 1, 2 * PAGE])
 async def test_the_end_of_a_page_is_not_a_hole(log: Log, count: int) -> None:
     receipts = await publish(log, *range(count))
-    assert told(await read(log, at(start_of(place(receipts[0]))))) == list(range(count))
+    assert contents(await read(log, at(start_of(place(receipts[0]))))) == list(range(count))
 
 
 async def test_what_is_appended_during_a_replay_is_not_part_of_it(log: Log) -> None:
@@ -48,7 +48,7 @@ async def test_what_is_appended_during_a_replay_is_not_part_of_it(log: Log) -> N
     items = await take(replay, 10)
     await publish(log, "late")
     items += [item async for item in replay]
-    assert told(items) == list(range(PAGE + 50))
+    assert contents(items) == list(range(PAGE + 50))
 
 
 async def test_a_cursor_at_the_head_reads_nothing(log: Log) -> None:
@@ -62,7 +62,7 @@ async def test_trimming_by_length_is_a_gap_before_the_rest(
     log = store.open(retention=Retention(events=4))
     receipts = await publish(log, *range(1, 11))
     items = await read(log, at(place(receipts[1])))
-    assert told(items) == ["<trimmed>", 7, 8, 9, 10]
+    assert contents(items) == ["<trimmed>", 7, 8, 9, 10]
     gap = items[0].position
     assert gap is not None
     assert (gap.epoch, gap.offset) == (place(receipts[0]).epoch, 6)
@@ -73,22 +73,22 @@ async def test_trimming_by_age_is_a_gap_before_the_rest(store: LogStore) -> None
     receipts = await publish(log, "old", "older")
     await store.pass_time(0.4)
     await publish(log, "new")
-    assert told(await read(log, at(start_of(place(receipts[0]))))) == ["<trimmed>", "new"]
+    assert contents(await read(log, at(start_of(place(receipts[0]))))) == ["<trimmed>", "new"]
 
 
 async def test_a_cursor_right_before_the_oldest_kept_record_has_no_gap(store: LogStore) -> None:
     log = store.open(retention=Retention(events=4))
     receipts = await publish(log, *range(1, 11))
-    assert told(await read(log, at(place(receipts[5])))) == [7, 8, 9, 10]
+    assert contents(await read(log, at(place(receipts[5])))) == [7, 8, 9, 10]
 
 
 async def test_what_is_trimmed_during_a_replay_is_a_gap_in_its_middle(store: LogStore) -> None:
     log = store.open(retention=Retention(events=2 * PAGE + 100))
     receipts = await publish(log, *range(1, 2 * PAGE + 101))
     replay = log.replay(at(start_of(place(receipts[0]))), await log.head(("all",)))
-    first = told(await take(replay, 3))
+    first = contents(await take(replay, 3))
     await publish(log, *range(2 * PAGE + 50))  # leaves the last 50 of those that are still to be read
-    rest = told([item async for item in replay])
+    rest = contents([item async for item in replay])
     assert first == [1, 2, 3]
     # The page that had been fetched is whole; of the next, read ahead meanwhile, there may be any part.
     assert rest[: FIRST - 3] == [*range(4, FIRST + 1)]
@@ -105,7 +105,7 @@ async def test_a_wiped_store_is_a_gap_and_then_comes_all_that_it_holds(store: Lo
     await store.wipe()
     await publish(log, "kept", "kept too", "and this")
     for receipt in receipts:
-        assert told(await read(log, at(place(receipt)))) == [
+        assert contents(await read(log, at(place(receipt)))) == [
             "<epoch>",
             "kept",
             "kept too",
@@ -118,7 +118,7 @@ async def test_a_wiped_store_that_is_still_empty_is_a_gap_too(store: LogStore) -
     receipts = await publish(log, "lost")
     await store.wipe()
     items = await read(log, at(place(receipts[0])))
-    assert told(items) == ["<epoch>"]
+    assert contents(items) == ["<epoch>"]
     assert items[0].position is not None
     assert items[0].position[:2] == (await head(log))[:2]
 
@@ -126,7 +126,7 @@ async def test_a_wiped_store_that_is_still_empty_is_a_gap_too(store: LogStore) -
 async def test_a_cursor_ahead_of_the_log_is_a_gap(log: Log) -> None:
     receipts = await publish(log, 1, 2)
     ahead = Position(place(receipts[0]).epoch, 9, "0badc0de", 1)
-    assert told(await read(log, at(ahead))) == ["<epoch>", 1, 2]
+    assert contents(await read(log, at(ahead))) == ["<epoch>", 1, 2]
 
 
 @pytest.mark.parametrize("counted_again", [1, 2, 3, 5])
@@ -139,7 +139,7 @@ async def test_reused_offsets_of_a_fallen_back_store_are_a_gap(store: LogStore, 
     again = [f"other {n}" for n in range(4, 4 + counted_again)]
     await publish(log, *again)
 
-    items = told(await read(log, at(place(lost[-1]))))
+    items = contents(await read(log, at(place(lost[-1]))))
     assert items == ["<epoch>", "a", "b", "c", *again]
 
 
@@ -152,7 +152,7 @@ async def test_a_position_before_the_fall_back_stays_valid(
     await publish(log, "lost")
     await fall_back()
     await publish(log, "other 4", "other 5")
-    assert told(await read(log, at(place(receipts[-1])))) == ["other 4", "other 5"]
+    assert contents(await read(log, at(place(receipts[-1])))) == ["other 4", "other 5"]
 
 
 async def test_pages_of_a_lost_history_are_not_reused(
@@ -162,10 +162,10 @@ async def test_pages_of_a_lost_history_are_not_reused(
     receipts = await publish(log, "a", "b", "c")
     fall_back = await store.back_up()
     await publish(log, "lost 4", "lost 5")
-    assert told(await read(log, at(place(receipts[-1])))) == ["lost 4", "lost 5"]
+    assert contents(await read(log, at(place(receipts[-1])))) == ["lost 4", "lost 5"]
     await fall_back()
     await publish(log, "other 4", "other 5")
-    assert told(await read(log, at(place(receipts[-1])))) == ["other 4", "other 5"]
+    assert contents(await read(log, at(place(receipts[-1])))) == ["other 4", "other 5"]
 
 
 async def test_a_wipe_during_a_replay_ends_it_with_a_gap(store: LogStore) -> None:
@@ -177,7 +177,7 @@ async def test_a_wipe_during_a_replay_ends_it_with_a_gap(store: LogStore) -> Non
     await publish(log, "new")
     items += [item async for item in replay]
     whole = (FIRST, FIRST + FIRST * GROWTH, PAGE, 2 * PAGE)  # one page may be ahead; a first one may be small
-    assert told(items) in [[*range(count), "<trimmed>"] for count in whole]
+    assert contents(items) in [[*range(count), "<trimmed>"] for count in whole]
 
 
 async def test_partitions_are_merged_by_time_and_each_is_complete(store: LogStore) -> None:
@@ -187,7 +187,7 @@ async def test_partitions_are_merged_by_time_and_each_is_complete(store: LogStor
     for number in range(30):
         await log.publish([event(number, type="abc"[number % 3])])
         await store.pass_time(0.002)
-    assert told(await read(log, after)) == list(range(30))
+    assert contents(await read(log, after)) == list(range(30))
 
 
 async def test_gaps_of_all_partitions_come_before_the_records_of_any(store: LogStore) -> None:
@@ -196,7 +196,7 @@ async def test_gaps_of_all_partitions_come_before_the_records_of_any(store: LogS
     after = await log.head(names)
     for _ in range(4):
         await log.publish([event(1, type="a"), event(2, type="b"), event(3, type="c")])
-    items = told(await read(log, after))
+    items = contents(await read(log, after))
     assert items[:3] == ["<trimmed>"] * 3
     assert sorted(str(item) for item in items[3:]) == ["1", "1", "2", "2", "3", "3"]
 
@@ -207,7 +207,7 @@ async def test_only_partitions_that_both_cursors_name_are_read(store: LogStore) 
     await log.publish([event("in a", type="a"), event("in all")])
     end = await log.head(("a", "all"))
     only_a = Cursor({"a": start.positions["a"]})
-    assert told([item async for item in log.replay(only_a, end)]) == ["in a"]
+    assert contents([item async for item in log.replay(only_a, end)]) == ["in a"]
 
 
 async def test_a_cut_replay_resumes_after_its_last_position(log: Log) -> None:
@@ -216,7 +216,7 @@ async def test_a_cut_replay_resumes_after_its_last_position(log: Log) -> None:
     items = await take(replay, PAGE + 5)
     last = items[-1].position
     assert last is not None
-    assert told([*items, *await read(log, at(last))]) == list(range(PAGE + 30))
+    assert contents([*items, *await read(log, at(last))]) == list(range(PAGE + 30))
 
 
 async def test_earliest_after_a_wipe_is_in_the_new_epoch(store: LogStore) -> None:

@@ -17,7 +17,7 @@ from tests.contract.stores import LogStore, RedisStore
 from tests.support.sinks import RecordingSink, subscribed
 
 
-async def test_a_return_on_any_instance_has_what_was_missed_once_and_then_what_is_live(
+async def test_a_resume_on_any_instance_gets_missed_then_live_events(
     store: LogStore,
 ) -> None:
     async with Hub(store.open()) as one, Hub(store.open()) as other:
@@ -34,7 +34,7 @@ async def test_a_return_on_any_instance_has_what_was_missed_once_and_then_what_i
     assert again.order == [3, 4, "realtime.ready", 5]
 
 
-async def test_every_id_on_the_way_is_a_place_to_come_back_to(store: LogStore) -> None:
+async def test_each_id_of_a_stream_is_a_cursor_to_resume_from(store: LogStore) -> None:
     async with Hub(store.open()) as hub:
         await publish(hub.transport, *range(10))
         async with subscribed(hub, since="earliest") as sink:
@@ -45,7 +45,7 @@ async def test_every_id_on_the_way_is_a_place_to_come_back_to(store: LogStore) -
             assert again.data == list(range(number + 1, 10))
 
 
-async def test_the_ready_frame_primes_the_cursor_before_the_first_event(store: LogStore) -> None:
+async def test_the_ready_frame_sets_the_cursor(store: LogStore) -> None:
     async with Hub(store.open()) as hub:
         async with subscribed(hub) as first:
             await first.ready()
@@ -73,7 +73,7 @@ async def test_events_for_others_are_not_replayed_whatever_the_cursor(store: Log
         assert sink.data == ["open", "b"]
 
 
-async def test_a_receipt_serves_as_cursor_for_all_that_follows_its_event(store: LogStore) -> None:
+async def test_a_receipt_is_a_cursor_after_its_event(store: LogStore) -> None:
     async with Hub(store.open()) as hub:
         receipts = await publish(hub.transport, 1, 2, 3)
         assert receipts[1].positions is not None
@@ -82,7 +82,7 @@ async def test_a_receipt_serves_as_cursor_for_all_that_follows_its_event(store: 
     assert sink.data == [3]
 
 
-async def test_a_start_by_time_has_what_came_at_or_after_it(store: LogStore) -> None:
+async def test_a_start_by_time_gets_events_at_or_after_it(store: LogStore) -> None:
     async with Hub(store.open()) as hub:
         await publish(hub.transport, "before")
         await store.pass_time(0.005)
@@ -93,7 +93,7 @@ async def test_a_start_by_time_has_what_came_at_or_after_it(store: LogStore) -> 
     assert sink.data == ["then", "after"]
 
 
-async def test_trimmed_events_are_a_gap_told_before_what_is_left(store: LogStore) -> None:
+async def test_trimmed_events_are_a_gap_before_the_rest(store: LogStore) -> None:
     async with Hub(store.open(retention=Retention(events=2))) as hub:
         async with subscribed(hub) as first:
             await first.ready()
@@ -104,7 +104,7 @@ async def test_trimmed_events_are_a_gap_told_before_what_is_left(store: LogStore
     assert again.gaps == ["trimmed"]
 
 
-async def test_the_id_of_a_gap_is_a_place_to_come_back_to_without_another_gap(
+async def test_a_resume_from_the_id_of_a_gap_has_no_second_gap(
     store: LogStore,
 ) -> None:
     async with Hub(store.open(retention=Retention(events=2))) as hub:
@@ -118,7 +118,7 @@ async def test_the_id_of_a_gap_is_a_place_to_come_back_to_without_another_gap(
     assert third.data == [3, 4]
 
 
-async def test_a_wiped_store_is_a_gap_told_before_all_that_it_holds(store: LogStore) -> None:
+async def test_a_wiped_store_is_a_gap_before_everything_stored(store: LogStore) -> None:
     async with Hub(store.open()) as hub:
         await publish(hub.transport, "lost")
         async with subscribed(hub) as first:
@@ -131,7 +131,7 @@ async def test_a_wiped_store_is_a_gap_told_before_all_that_it_holds(store: LogSt
     assert again.gaps == ["epoch"]
 
 
-async def test_a_store_that_fell_back_is_a_gap_although_its_numbers_fit(store: LogStore) -> None:
+async def test_an_older_state_is_a_gap_although_its_offsets_fit(store: LogStore) -> None:
     async with Hub(store.open()) as hub:
         await publish(hub.transport, 1, 2)
         fall_back = await store.back_up()
@@ -148,7 +148,7 @@ async def test_a_store_that_fell_back_is_a_gap_although_its_numbers_fit(store: L
     assert again.gaps == ["epoch"]
 
 
-async def test_a_store_wiped_under_a_live_subscriber_is_told_and_then_goes_on(
+async def test_a_store_wiped_under_a_live_stream_is_a_gap(
     store: LogStore,
 ) -> None:
     async with Hub(store.open()) as hub:
@@ -166,7 +166,7 @@ async def test_a_store_wiped_under_a_live_subscriber_is_told_and_then_goes_on(
 
 
 @pytest.mark.parametrize("cursor", ["", "0", "1", "nonsense", "1" + "A" * 5_000, "1AAAAAAAA", "1!!"])
-async def test_a_cursor_that_cannot_be_read_is_a_gap_and_then_all_that_is_kept(store: LogStore, cursor: str) -> None:
+async def test_an_invalid_cursor_is_a_gap_before_everything_stored(store: LogStore, cursor: str) -> None:
     async with Hub(store.open()) as hub:
         await publish(hub.transport, 1, 2)
         async with subscribed(hub, cursor=cursor) as sink:
@@ -186,7 +186,7 @@ async def test_a_cursor_of_another_store_is_a_gap(store: LogStore) -> None:
     assert sink.gaps == ["epoch"]
 
 
-async def test_a_plain_poll_writes_what_a_subscriber_would_have_had_and_opens_no_tail(
+async def test_a_plain_poll_reads_as_a_stream_does_without_a_tail(
     store: LogStore,
 ) -> None:
     async with Hub(store.open(retention=Retention(events=3))) as hub:
@@ -201,7 +201,7 @@ async def test_a_plain_poll_writes_what_a_subscriber_would_have_had_and_opens_no
 
 
 @pytest.mark.parametrize(("silent", "minimum", "maximum"), [(0.0, 2, 4), (60.0, 0, 0)], ids=["long", "short"])
-async def test_a_replay_of_what_is_for_others_moves_the_cursor_once_it_takes_long(
+async def test_a_long_replay_of_others_events_moves_the_cursor(
     redis_store: RedisStore, monkeypatch: pytest.MonkeyPatch, silent: float, minimum: int, maximum: int
 ) -> None:
     monkeypatch.setattr(replay, "SILENT", silent)

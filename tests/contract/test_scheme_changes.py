@@ -172,10 +172,10 @@ async def test_an_announcement_is_brought_before_later_events(store: LogStore) -
     names = (ALL, "all:u2", SCHEMES)
     before = await log.head(names)
     await store.open(EIGHT).publish([event("all"), event("mine", users=[USER])])
-    async with tailing(log, before) as (heard, _):
-        await heard.has("all")
-        await heard.has("mine")
-    assert [item.partition for item in heard.items[:2]] == [SCHEMES] * 2
+    async with tailing(log, before) as (received, _):
+        await received.has("all")
+        await received.has("mine")
+    assert [item.partition for item in received.items[:2]] == [SCHEMES] * 2
 
 
 async def test_nobody_is_sent_the_announcements(store: LogStore) -> None:
@@ -296,7 +296,7 @@ async def test_a_scheme_that_was_never_announced_is_read_out(redis_store: RedisS
         keys = set(await redis_store.client.keys())
         at = Cursor.parse(sink.cursor)
         assert at is not None
-        made_up = {**at.positions, "never-heard-of": Position(1, 1, "", at.time)}
+        made_up = {**at.positions, "never-received-of": Position(1, 1, "", at.time)}
         async with subscribed(after, USER, cursor=Cursor(made_up).encode()) as gap:
             assert (await gap.ready())["recovered"] is False
         assert gap.gaps == ["trimmed"]

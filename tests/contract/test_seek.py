@@ -2,7 +2,7 @@
 
 from tidewire.transports.base import Log, Retention
 
-from tests.contract.acts import at, event, head, place, publish, read, seek, told
+from tests.contract.acts import at, contents, event, head, place, publish, read, seek
 from tests.contract.stores import LogStore
 
 
@@ -23,7 +23,7 @@ async def test_earliest_is_before_the_oldest_record_that_is_kept(store: LogStore
     log = store.open(retention=Retention(events=3))
     await publish(log, *range(1, 11))
     assert (await seek(log, None)).offset == 7
-    assert told(await read(log, at(await seek(log, None)))) == [8, 9, 10]
+    assert contents(await read(log, at(await seek(log, None)))) == [8, 9, 10]
 
 
 async def test_a_time_is_found_to_the_millisecond(store: LogStore) -> None:
@@ -46,7 +46,7 @@ async def test_a_time_between_two_records_starts_at_the_later(
     await store.pass_time(0.02)
     await publish(log, "after")
     middle = place(before).time + 5
-    assert told(await read(log, at(await seek(log, middle)))) == ["after"]
+    assert contents(await read(log, at(await seek(log, middle)))) == ["after"]
 
 
 async def test_a_time_finds_the_first_record_of_a_millisecond(store: LogStore) -> None:

@@ -41,7 +41,7 @@ class Client:
         return b"".join(message.get("body", b"") for message in self.sent)
 
 
-async def test_a_stream_whose_head_waits_for_its_client_does_not_keep_the_others_from_being_sent_away() -> None:
+async def test_a_drain_does_not_wait_for_a_client_that_reads_nothing() -> None:
     hub = Hub(MemoryLog())
     app, client = StreamApp(hub, Settings()), Client()
     scope = {"type": "http", "method": "GET", "path": "/api/events", "query_string": b"", "headers": []}
@@ -56,9 +56,7 @@ async def test_a_stream_whose_head_waits_for_its_client_does_not_keep_the_others
     assert client.sent[-1]["more_body"] is False
 
 
-async def test_who_comes_while_an_instance_drains_is_turned_away_and_not_forgotten_on_a_stream_that_never_ends() -> (
-    None
-):
+async def test_a_subscriber_that_arrives_during_a_drain_is_refused() -> None:
     log = StagedLog(MemoryLog())
     log.hold_heads()
     async with Hub(log) as hub, asyncio.timeout(DEADLINE):

@@ -39,8 +39,6 @@ async def rig(kind: type[Rig], tmp_path: Path, request: pytest.FixtureRequest) -
         if issubclass(kind, scenario.rigs)
     ],
 )
-async def test_nothing_acknowledged_is_lost_repeated_or_reordered_and_every_jump_is_told_through(
-    rig: Rig, scenario: Scenario
-) -> None:
+async def test_nothing_acknowledged_is_lost_repeated_or_reordered(rig: Rig, scenario: Scenario) -> None:
     outcome = await play(scenario, rig)
     assert outcome.gaps == (("epoch",) if scenario.loses else ())

@@ -63,9 +63,7 @@ class Reader(Growing):
 
 @pytest.mark.xdist_group("heavy")
 @pytest.mark.timeout(120)
-async def test_clients_that_stop_reading_cost_neither_memory_nor_others_and_get_everything_when_they_read_again(
-    make_redis: MakeRedis, make_instance: MakeInstance
-) -> None:
+async def test_clients_that_stop_reading_cost_no_memory(make_redis: MakeRedis, make_instance: MakeInstance) -> None:
     redis = await asyncio.to_thread(make_redis, aof=False)
     instance = await asyncio.to_thread(make_instance, **on_redis(redis))
     names = [f"event-{number}" for number in range(EVENTS)]
@@ -105,7 +103,7 @@ async def test_clients_that_stop_reading_cost_neither_memory_nor_others_and_get_
 
 @pytest.mark.xdist_group("heavy")
 @pytest.mark.timeout(120)
-async def test_clients_that_stop_reading_in_the_middle_of_a_replay_hold_no_pages_of_the_log(
+async def test_clients_that_stop_in_their_replay_hold_no_pages(
     make_redis: MakeRedis, make_instance: MakeInstance
 ) -> None:
     redis = await asyncio.to_thread(make_redis, aof=False)

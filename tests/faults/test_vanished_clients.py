@@ -37,7 +37,7 @@ async def test_100_clients_whose_process_is_killed_are_forgotten(
     await eventually_subscribed(instance, 0)
 
 
-async def test_100_clients_who_reset_their_connections_in_the_middle_of_a_delivery_are_forgotten(
+async def test_100_clients_that_reset_their_connections_are_forgotten(
     make_redis: MakeRedis, make_instance: MakeInstance
 ) -> None:
     redis = await asyncio.to_thread(make_redis)

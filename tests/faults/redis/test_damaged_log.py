@@ -8,7 +8,7 @@ from tidewire.transports.appending import Part
 from tidewire.transports.base import Retention
 from tidewire.transports.redis.layout import APPEND, Layout
 
-from tests.contract.acts import at, event, head, place, publish, read, seek, start_of, tailing, told
+from tests.contract.acts import at, contents, event, head, place, publish, read, seek, start_of, tailing
 from tests.contract.stores import KEEP_ALL, Backup, RedisStore
 from tests.support.sinks import subscribed
 
@@ -18,16 +18,16 @@ async def test_a_reconnecting_tail_detects_an_older_state(redis_store: RedisStor
     log = redis_store.open()
     await publish(log, "a", "b", "c")
     backup = await redis_store.back_up()
-    async with tailing(log, await log.head(("all",))) as (heard, _):
+    async with tailing(log, await log.head(("all",))) as (received, _):
         await publish(log, "lost 4", "lost 5")
-        await heard.has("lost 5")
+        await received.has("lost 5")
         await fall_back(redis_store, backup, counted_again)
-        await heard.has("<epoch>")
+        await received.has("<epoch>")
         await publish(log, "end")
-        await heard.has("end")
+        await received.has("end")
     # Reused offsets up to the tail's position are part of the gap: the tail has read records of these numbers.
     after = [f"other {number}" for number in range(6, 4 + counted_again)]
-    assert heard.told == ["lost 4", "lost 5", "<epoch>", *after, "end"]
+    assert received.data == ["lost 4", "lost 5", "<epoch>", *after, "end"]
 
 
 async def test_an_older_state_is_one_gap_per_stream(
@@ -67,11 +67,11 @@ async def test_an_expired_log_keeps_its_epoch_and_its_count(redis_store: RedisSt
     assert await head(log) == place(receipts[-1])
     assert await seek(log, None) == await seek(log, 0) == place(receipts[-1])
     assert await read(log, at(place(receipts[-1]))) == []
-    assert told(await read(log, at(start_of(place(receipts[0]))))) == ["<trimmed>"]
+    assert contents(await read(log, at(start_of(place(receipts[0]))))) == ["<trimmed>"]
     (again,) = await publish(log, 4)
     assert (place(again).epoch, place(again).offset) == (place(receipts[0]).epoch, 4)
-    assert told(await read(log, at(place(receipts[1])))) == ["<trimmed>", 4]
-    assert told(await read(log, at(place(receipts[2])))) == [4]
+    assert contents(await read(log, at(place(receipts[1])))) == ["<trimmed>", 4]
+    assert contents(await read(log, at(place(receipts[2])))) == [4]
 
 
 async def test_an_unreadable_entry_is_a_gap_and_the_tail_continues(
@@ -81,15 +81,15 @@ async def test_an_unreadable_entry_is_a_gap_and_the_tail_continues(
     client = redis_store.client
     (receipt,) = await publish(log, 1)
     epoch = place(receipt).epoch
-    async with tailing(log, at(place(receipt))) as (heard, _):
+    async with tailing(log, at(place(receipt))) as (received, _):
         await client.xadd("rt:all", {"e": "0badc0de1790000000000{broken"}, id=f"{epoch}-2")
         await client.hset("{rt:all}:meta", "seq", "2")
-        await heard.has("<trimmed>")
+        await received.has("<trimmed>")
         await client.config_resetstat()
         await publish(log, 3)  # a tail that read the same entry again would do so a thousand times before this
-        await heard.has(3)
+        await received.has(3)
         stats = await client.info("commandstats")
-    assert heard.told == ["<trimmed>", 3]
+    assert received.data == ["<trimmed>", 3]
     assert stats["cmdstat_xread"]["calls"] <= 3
-    assert told(await read(log, at(place(receipt)))) == ["<trimmed>", 3]
-    assert told(await read(log, at(place(receipt)), at(Position(epoch, 2)))) == ["<trimmed>"]
+    assert contents(await read(log, at(place(receipt)))) == ["<trimmed>", 3]
+    assert contents(await read(log, at(place(receipt)), at(Position(epoch, 2)))) == ["<trimmed>"]

@@ -14,7 +14,7 @@ from tidewire.protocol.sse import DATA
 from tidewire.transports.redis import pubsub, redis_py
 from tidewire.transports.redis.pubsub import RedisPubSub, _PubSubTail
 
-from tests.contract.acts import Heard, event, publish
+from tests.contract.acts import Received, event, publish
 from tests.contract.stores import PubSubStore
 from tests.support.processes import MakeRedis, RedisServer
 from tests.support.proxy import Proxy
@@ -92,8 +92,8 @@ async def test_unfollowing_during_an_outage_is_no_gap(
     breakable: tuple[RedisServer, PubSubStore],
 ) -> None:
     server, store = breakable
-    publisher, heard = store.open(), Heard()
-    async with store.open().on_message(heard) as tail:
+    publisher, received = store.open(), Received()
+    async with store.open().on_message(received) as tail:
         assert isinstance(tail, _PubSubTail)
         await tail.follow({"all": None, "other": None})
         await asyncio.to_thread(server.kill)
@@ -102,8 +102,8 @@ async def test_unfollowing_during_an_outage_is_no_gap(
         await asyncio.to_thread(server.start)
         await tail.follow({"all": None})
         await publish(publisher, "end")
-        await heard.has("end")
-    gaps = [item.partition for item in heard.items if isinstance(item, Gap)]
+        await received.has("end")
+    gaps = [item.partition for item in received.items if isinstance(item, Gap)]
     assert gaps == ["other"]
 
 
@@ -133,7 +133,7 @@ async def test_an_outage_refuses_subscribers_and_publishers(
 async def test_only_the_last_confirmation_counts(breakable: tuple[RedisServer, PubSubStore]) -> None:
     """A partition that is left and followed again is not confirmed by the reply to its first SUBSCRIBE."""
     server, store = breakable
-    async with store.open().on_message(Heard()) as tail:
+    async with store.open().on_message(Received()) as tail:
         assert isinstance(tail, _PubSubTail)
         subscriptions = tail.subscriptions
         await tail.follow({"keep": None})

@@ -60,13 +60,13 @@ async def test_a_notified_event_costs_one_round_trip(postgres_store: PostgresSto
     publisher = postgres_store.open()
     async with Proxy(f"{postgres_store.url}{UNENCRYPTED}") as wire:
         log = PostgresLog(wire.url)
-        async with tailing(log, await log.head((ALL,))) as (heard, _):
+        async with tailing(log, await log.head((ALL,))) as (received, _):
             for number in range(3):
                 await publish(publisher, number)
-                await heard.has(number)
+                await received.has(number)
             before = wire.turns
             await publisher.publish(events(range(10, 20)))
-            await heard.has(19)
+            await received.has(19)
             assert wire.turns == before + 1
         await log.aclose()
 
@@ -75,7 +75,7 @@ async def test_without_subscribers_the_database_may_sleep(
     postgres_store: PostgresStore, postgres_server: PostgresServer
 ) -> None:
     log = PostgresLog(postgres_store.url, check=0.05)
-    async with tailing(log, await log.head((ALL,))) as (heard, tail):
+    async with tailing(log, await log.head((ALL,))) as (received, tail):
         await asyncio.to_thread(postgres_server.listeners)
         tail.unfollow((ALL,))
 
@@ -86,5 +86,5 @@ async def test_without_subscribers_the_database_may_sleep(
         before = await log.head((ALL,))
         await publish(log, 1)
         tail.follow(before.positions)
-        await heard.has(1)
+        await received.has(1)
     await log.aclose()

@@ -127,8 +127,8 @@ async def test_the_tail_asks_for_few_records_that_are_large(redis_store: RedisSt
     start = await head(log)
     await publish(log, *(f"{number} {'x' * 64_000}" for number in range(120)), batch=10)
     await publish(log, *range(300))
-    async with watching(redis_store.client) as watch, tailing(log, at(start)) as (heard, _):
-        await heard.has(299)
+    async with watching(redis_store.client) as watch, tailing(log, at(start)) as (received, _):
+        await received.has(299)
         counts = [int(command[2]) for command in await watch.commands() if command[0] == "xread"]
     assert counts[0] == TailPageSize.FIRST
     assert max(counts[1:5]) * 64_000 <= PAGE_BYTES

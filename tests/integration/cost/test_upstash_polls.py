@@ -8,7 +8,7 @@ from tidewire.model.cursor import Cursor, Position
 from tidewire.model.partitions import ALL, Partitions
 from tidewire.model.permissions import REVOCATIONS
 
-from tests.contract.acts import Heard, at, publish, tailing
+from tests.contract.acts import Received, at, publish, tailing
 from tests.contract.stores import UpstashStore
 from tests.support.clocks import virtual_time
 from tests.support.sinks import subscribed
@@ -60,21 +60,21 @@ async def test_an_hour_without_subscribers_costs_nothing() -> None:
 @virtual_time
 async def test_an_hour_of_traffic_costs_one_command_per_poll() -> None:
     log, ledger = make_log(every=0.1)
-    heard = Heard()
-    async with log.on_message(heard) as tail:
+    received = Received()
+    async with log.on_message(received) as tail:
         tail.follow(at(Position(1, 0)).positions)
         await asyncio.sleep(60)
         assert ledger.commands.total() <= 60 / 0.25
-        assert len(heard.items) >= 60 / 0.1 - 5
+        assert len(received.items) >= 60 / 0.1 - 5
 
 
 @virtual_time
 async def test_polls_slow_down_step_by_step_after_a_record() -> None:
     log, ledger = make_log(every=100.0)
-    heard = Heard()
-    async with log.on_message(heard) as tail:
+    received = Received()
+    async with log.on_message(received) as tail:
         tail.follow(at(Position(1, 0)).positions)
-        await heard.until(lambda: bool(heard.items), 120)
+        await received.until(lambda: bool(received.items), 120)
         ledger.times.clear()
         await asyncio.sleep(30)
     gaps = [round(later - sooner, 2) for sooner, later in zip(ledger.times, ledger.times[1:], strict=False)]
@@ -86,7 +86,7 @@ async def test_polls_slow_down_step_by_step_after_a_record() -> None:
 @virtual_time
 async def test_constant_wake_calls_do_not_exceed_the_fastest_poll() -> None:
     log, ledger = make_log()
-    async with log.on_message(Heard()) as tail:
+    async with log.on_message(Received()) as tail:
         tail.follow(at(Position(1, 0)).positions)
         for _ in range(1_000):
             tail.wake()
@@ -97,23 +97,23 @@ async def test_constant_wake_calls_do_not_exceed_the_fastest_poll() -> None:
 @virtual_time
 async def test_an_own_event_does_not_wait_for_a_slow_poll() -> None:
     log, _ = make_log()
-    async with tailing(log, at(Position(1, 0))) as (heard, _):
+    async with tailing(log, at(Position(1, 0))) as (received, _):
         await asyncio.sleep(63)
         for number in (1, 2):
             await publish(log, "new")
             await asyncio.sleep(0.3)
-            assert len(heard.items) == number
+            assert len(received.items) == number
             await asyncio.sleep(60)
 
 
 @virtual_time
 async def test_a_head_after_the_tails_position_wakes_it() -> None:
     log, _ = make_log(every=102.0)
-    async with tailing(log, at(Position(1, 0))) as (heard, _):
+    async with tailing(log, at(Position(1, 0))) as (received, _):
         await eventually(lambda: asyncio.get_running_loop().time() >= 102, 120)
         await log.head((ALL,))  # as a new subscriber does
         await asyncio.sleep(0.1)
-        assert len(heard.items) == 1
+        assert len(received.items) == 1
 
 
 async def test_a_poll_is_one_command_for_all_partitions(upstash_store: UpstashStore, upstash: StandIn) -> None:
@@ -136,10 +136,10 @@ async def test_a_poll_is_one_command_for_all_partitions(upstash_store: UpstashSt
 
 async def test_polls_share_one_connection(upstash_store: UpstashStore, upstash: StandIn) -> None:
     log = upstash_store.open()
-    async with tailing(log, await log.head((ALL,))) as (heard, _):
+    async with tailing(log, await log.head((ALL,))) as (received, _):
         await eventually(lambda: upstash.commands["XREAD"] >= 20)
         await publish(log, "end")
-        await heard.has("end")
+        await received.has("end")
     assert upstash.connections <= 2
 
 

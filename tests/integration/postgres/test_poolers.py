@@ -41,9 +41,9 @@ async def test_functions_publish_through_a_marked_pooler(pooler: tuple[str, PgBo
     """A URL with ?pgbouncer=true: nothing of the session is used, and what listens takes the direct host."""
     _, bouncer = pooler
     log = PostgresLog(f"{bouncer.url}?pgbouncer=true", listen_url=postgres_url)
-    async with tailing(log, await log.head(("all",))) as (heard, _):
+    async with tailing(log, await log.head(("all",))) as (received, _):
         await asyncio.gather(*(publish_to(log, number, number + 100) for number in range(20)))
-        await heard.until(lambda: len(heard.told) == 40)
+        await received.until(lambda: len(received.data) == 40)
     await log.aclose()
 
 

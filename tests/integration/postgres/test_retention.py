@@ -6,7 +6,7 @@ from tidewire.model.partitions import SCHEMES, Partitions
 from tidewire.transports.base import Retention
 from tidewire.transports.postgres.log import PostgresLog
 
-from tests.contract.acts import at, event, head, offsets, place, publish, read, seek, start_of, tailing, told
+from tests.contract.acts import at, contents, event, head, offsets, place, publish, read, seek, start_of, tailing
 from tests.contract.stores import PostgresStore
 from tests.integration.postgres.conftest import Connect
 from tests.support.waiting import eventually
@@ -36,7 +36,7 @@ async def test_one_append_trims_a_bounded_number_of_records(
         left.append(tuple(counts))
     assert left == [(7_001, 7_001), (2_002, 2_002), (3, 3)]
     items = await read(log, at(start_of(await head(log))))
-    assert told(items) == ["<trimmed>", "new", "new", "new"]
+    assert contents(items) == ["<trimmed>", "new", "new", "new"]
 
 
 async def test_an_idle_log_forgets_too_while_somebody_follows_it(
@@ -77,7 +77,7 @@ async def test_sql_events_have_the_processes_retention(postgres_store: PostgresS
     await publish(log, 0)
     for number in range(1, 10):
         await connection.fetch("select * from realtime_publish('t', $1)", str(number))
-    assert told(await read(log, await log.seek(("all",), None))) == [7, 8, 9]
+    assert contents(await read(log, await log.seek(("all",), None))) == [7, 8, 9]
 
 
 async def test_a_position_by_time_is_the_previous_records(postgres_store: PostgresStore) -> None:

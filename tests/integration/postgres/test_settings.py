@@ -132,9 +132,9 @@ async def test_events_over_each_kind_of_address(postgres_url: str, tmp_path: Pat
         database_urls({"DATABASE_URL": url})
         log = PostgresLog(url)
         stack.push_async_callback(log.aclose)
-        async with tailing(log, await log.head(("all",))) as (heard, _):
+        async with tailing(log, await log.head(("all",))) as (received, _):
             await publish(log, 1)
-            await heard.has(1)
+            await received.has(1)
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -28,10 +28,10 @@ async def test_all_silent_connections_cost_one_time_out(postgres_store: Postgres
     """Each idle connection of the pool cost a publisher a time-out of its own; the tail waited for its next look."""
     async with Proxy(f"{postgres_store.url}{UNENCRYPTED}") as wire:
         log = PostgresLog(wire.url, check=NEVER)
-        async with tailing(log, await log.head((ALL,))) as (heard, tail):
+        async with tailing(log, await log.head((ALL,))) as (received, tail):
             await asyncio.gather(*(seek(log, number) for number in range(CONNECTIONS)))
             await publish(log, "before")
-            await heard.has("before")
+            await received.has("before")
             await wire.freeze()
             one, refused = event("after"), 0
             while True:
@@ -41,10 +41,10 @@ async def test_all_silent_connections_cost_one_time_out(postgres_store: Postgres
                 except TransportUnavailable:
                     refused += 1
             assert refused == 1
-            await heard.has("after")
+            await received.has("after")
             await asyncio.gather(*(seek(log, number) for number in range(CONNECTIONS)))
             assert tail.running
-        assert heard.told == ["before", "after"]
+        assert received.data == ["before", "after"]
         await log.aclose()
 
 
@@ -54,14 +54,14 @@ async def test_what_this_process_published_needs_no_doorbell(
     """A place that the pool knows of is looked for, also where its doorbell is lost."""
     log = PostgresLog(postgres_store.url, check=NEVER)
     ring = postgres_server.ask("select pg_get_functiondef('rt.append_to'::regproc)")[0][0]
-    async with tailing(log, await log.head((ALL,))) as (heard, _):
+    async with tailing(log, await log.head((ALL,))) as (received, _):
         await publish(log, 1)
-        await heard.has(1)
+        await received.has(1)
         postgres_server.ask(ring.replace("'tidewire:'", "'elsewhere:'"))
         try:
             for number in range(2, 4):
                 await publish(log, number)
-                await heard.has(number)
+                await received.has(number)
         finally:
             postgres_server.ask(ring + ";")
     await log.aclose()
@@ -70,13 +70,13 @@ async def test_what_this_process_published_needs_no_doorbell(
 async def test_a_crowd_in_line_is_no_silence(postgres_store: PostgresStore, postgres_server: PostgresServer) -> None:
     """Who has waited in line for too long says nothing about the connections, which keep working."""
     log = PostgresLog(postgres_store.url, check=NEVER)
-    async with tailing(log, await log.head((ALL,))) as (heard, _):
+    async with tailing(log, await log.head((ALL,))) as (received, _):
         await publish(log, 1)
-        await heard.has(1)
+        await received.has(1)
         (listener,) = await asyncio.to_thread(postgres_server.listeners)
         sleeping = [asyncio.create_task(log.fetch("select pg_sleep(1)")) for _ in range(CONNECTIONS * 2)]
         await asyncio.gather(*sleeping, return_exceptions=True)
         await publish(log, 2)
-        await heard.has(2)
+        await received.has(2)
         assert await asyncio.to_thread(postgres_server.listeners) == [listener]
     await log.aclose()

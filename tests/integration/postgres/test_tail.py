@@ -19,9 +19,9 @@ async def test_doorbells_of_strangers_deliver_nothing_and_hide_nothing(
     postgres_store: PostgresStore, application: Connect
 ) -> None:
     log, stranger = postgres_store.open(), await application()
-    async with tailing(log, await log.head((ALL,))) as (heard, _):
+    async with tailing(log, await log.head((ALL,))) as (received, _):
         (first,) = await publish(log, 1)
-        await heard.has(1)  # from here on it listens
+        await received.has(1)  # from here on it listens
         epoch = place(first).epoch
         for payload in (
             "",
@@ -35,8 +35,8 @@ async def test_doorbells_of_strangers_deliver_nothing_and_hide_nothing(
         ):
             await stranger.fetch("select pg_notify('tidewire:rt', $1)", payload)
         await publish(log, 2)
-        await heard.has(2)
-    assert heard.told == [1, 2]
+        await received.has(2)
+    assert received.data == [1, 2]
 
 
 async def test_a_lost_notification_is_found_by_the_next_check(
@@ -44,17 +44,17 @@ async def test_a_lost_notification_is_found_by_the_next_check(
 ) -> None:
     log = PostgresLog(postgres_store.url, check=0.1)
     ring = postgres_server.ask("select pg_get_functiondef('rt.append_scoped_to'::regproc)")[0][0]
-    async with tailing(log, await log.head((ALL,))) as (heard, _):
+    async with tailing(log, await log.head((ALL,))) as (received, _):
         await publish(log, 1)
-        await heard.has(1)
+        await received.has(1)
         postgres_server.ask(ring.replace("'tidewire:'", "'elsewhere:'"))  # as behind a pooler
         try:
             for number in range(2, 5):
                 await publish(log, number)
-                await heard.has(number)
+                await received.has(number)
         finally:
             postgres_server.ask(ring + ";")
-    assert heard.told == [1, 2, 3, 4]
+    assert received.data == [1, 2, 3, 4]
     await log.aclose()
 
 
@@ -65,18 +65,18 @@ async def test_a_fallen_back_store_is_a_gap_at_the_next_check(
     log = PostgresLog(postgres_store.url, check=0.1)
     await publish(log, "a", "b", "c")
     fall_back = await postgres_store.back_up()
-    async with tailing(log, await log.head((ALL,))) as (heard, _):
+    async with tailing(log, await log.head((ALL,))) as (received, _):
         await publish(log, "lost 4", "lost 5")
-        await heard.has("lost 5")
+        await received.has("lost 5")
         await fall_back()
         await publish(log, *(f"other {n}" for n in range(4, 4 + counted_again)))
-        await heard.has("<epoch>")
+        await received.has("<epoch>")
         await publish(log, "end")
-        await heard.has("end")
+        await received.has("end")
     # The look may come at any moment: what was counted again by then is part of the gap, the rest comes after it.
     others = [f"other {number}" for number in range(4, 4 + counted_again)]
-    told = heard.told[3:]
-    assert heard.told[:3] == ["lost 4", "lost 5", "<epoch>"]
+    told = received.data[3:]
+    assert received.data[:3] == ["lost 4", "lost 5", "<epoch>"]
     assert told == [*others, "end"][-len(told) :]
     assert len(told) >= len(others[2:]) + 1
     await log.aclose()
@@ -96,9 +96,9 @@ async def test_a_backlog_of_mixed_sizes_is_read_in_pieces(
     start = await log.head((ALL,))
     for number in range(30):
         await publish(log, *(f"{number}-{part}" for part in range(10)), "ü" * 120_000)
-    async with tailing(log, start) as (heard, _):
-        await heard.until(lambda: len(heard.items) == 330)
-    assert [item.position.offset for item in heard.items if item.position] == list(range(1, 331))
+    async with tailing(log, start) as (received, _):
+        await received.until(lambda: len(received.items) == 330)
+    assert [item.position.offset for item in received.items if item.position] == list(range(1, 331))
     assert max(rows) <= TAIL_BYTES
     rows.clear()
     assert len(await read(log, start)) == 330
@@ -114,8 +114,8 @@ async def test_an_unreadable_record_is_a_gap_and_those_after_it_arrive(
         "select * from rt.append('{all}', '{4}', '{1,2,3,4}', $1, 86400000, 0, 86400000)",
         ['{"id":"1","type":"t","data":1}', "not a record", '{"id":"3","type":"t","data":3}', "nor is this"],
     )
-    async with tailing(log, start) as (heard, _):
-        await heard.until(lambda: heard.told == [1, "<trimmed>", 3, "<trimmed>"])
+    async with tailing(log, start) as (received, _):
+        await received.until(lambda: received.data == [1, "<trimmed>", 3, "<trimmed>"])
         await publish(log, 5)
-        await heard.has(5)
-    assert heard.told == [1, "<trimmed>", 3, "<trimmed>", 5]
+        await received.has(5)
+    assert received.data == [1, "<trimmed>", 3, "<trimmed>", 5]

@@ -12,7 +12,7 @@ from tidewire.model.event import Event
 from tidewire.model.partitions import ALL, Partitions
 from tidewire.model.record import Record
 
-from tests.contract.acts import at, event, head, place, publish, read, start_of, tailing, told
+from tests.contract.acts import at, contents, event, head, place, publish, read, start_of, tailing
 from tests.contract.stores import PostgresStore
 from tests.integration.postgres.conftest import Connect
 from tests.repository.docs.kinds import of_kind
@@ -26,13 +26,15 @@ WAITS = "wait_event_type = 'Lock'"
 
 async def test_a_sql_publish_reaches_every_subscriber(postgres_store: PostgresStore, application: Connect) -> None:
     log = postgres_store.open()
-    async with tailing(log, await log.head((ALL,))) as (heard, _):
+    async with tailing(log, await log.head((ALL,))) as (received, _):
         connection = await application()
         row = await connection.fetchrow(
             """select * from realtime_publish('task-updated', '{"id":7}'::json, array['u1'], 'optional-id')"""
         )
-        await heard.has({"id": 7})
-    assert heard.items == [Record(Event("optional-id", "task-updated", b'{"id":7}', ("u1",)), ALL, (await head(log)))]
+        await received.has({"id": 7})
+    assert received.items == [
+        Record(Event("optional-id", "task-updated", b'{"id":7}', ("u1",)), ALL, (await head(log)))
+    ]
     assert tuple(row) == ("optional-id", ALL, *(await head(log)), False)
 
 
@@ -42,28 +44,28 @@ async def test_an_example_of_the_documentation_publishes_at_its_commit(
 ) -> None:
     log, connection = postgres_store.open(), await application()
     await connection.execute("create temporary table tasks (id integer, done boolean)")
-    async with tailing(log, await log.head((ALL,))) as (heard, _):
+    async with tailing(log, await log.head((ALL,))) as (received, _):
         await connection.execute(example.text)
-        await heard.has({"id": 7})
+        await received.has({"id": 7})
 
 
 async def test_a_rollback_publishes_nothing_and_leaves_no_hole(
     postgres_store: PostgresStore, application: Connect
 ) -> None:
     log, connection = postgres_store.open(), await application()
-    async with tailing(log, await log.head((ALL,))) as (heard, _):
+    async with tailing(log, await log.head((ALL,))) as (received, _):
         for outcome in ("before", None, "after", None, None, "end"):
             transaction = connection.transaction()
             await transaction.start()
             row = await connection.fetchrow(PUBLISH, "t", json.dumps(outcome), None, None)
-            assert row["offset"] == len(heard.items) + 1
+            assert row["offset"] == len(received.items) + 1
             if outcome is None:
                 await transaction.rollback()
                 continue
             await transaction.commit()
-            await heard.has(outcome)
-    assert heard.told == ["before", "after", "end"]
-    assert [item.position.offset for item in heard.items if item.position] == [1, 2, 3]
+            await received.has(outcome)
+    assert received.data == ["before", "after", "end"]
+    assert [item.position.offset for item in received.items if item.position] == [1, 2, 3]
 
 
 async def test_a_rollback_to_a_savepoint_undoes_its_events_alone(
@@ -78,20 +80,20 @@ async def test_a_rollback_to_a_savepoint_undoes_its_events_alone(
         await connection.fetch(PUBLISH, "t", '"taken back"', None, "2")
         await savepoint.rollback()
         await connection.fetch(PUBLISH, "t", '"kept too"', None, "2")
-    assert told(await read(log, start)) == ["kept", "kept too"]
+    assert contents(await read(log, start)) == ["kept", "kept too"]
 
 
 async def test_a_transactions_events_appear_at_its_commit(postgres_store: PostgresStore, application: Connect) -> None:
     log, connection = postgres_store.open(), await application()
     start = await log.head((ALL,))
-    async with tailing(log, start) as (heard, _):
+    async with tailing(log, start) as (received, _):
         async with connection.transaction():
             for number in range(3):
                 await connection.fetch(PUBLISH, "t", str(number), None, None)
             assert (await head(log)).offset == 0
-            assert heard.told == []
-        await heard.has(2)
-    assert heard.told == [0, 1, 2]
+            assert received.data == []
+        await received.has(2)
+    assert received.data == [0, 1, 2]
 
 
 async def test_eight_slow_writers_lose_and_reorder_nothing(postgres_store: PostgresStore, application: Connect) -> None:
@@ -114,14 +116,14 @@ async def test_eight_slow_writers_lose_and_reorder_nothing(postgres_store: Postg
                 committed.extend(names)  # before the commit: nobody else can have a number meanwhile
                 await transaction.commit()
 
-    async with tailing(log, await log.head((ALL,))) as (heard, _):
+    async with tailing(log, await log.head((ALL,))) as (received, _):
         async with asyncio.TaskGroup() as tasks:
             for writer in range(8):
                 tasks.create_task(write(writer))
         await publish(log, "end")
-        await heard.has("end")
-    assert heard.told == [*committed, "end"]
-    assert [item.position.offset for item in heard.items if item.position] == list(range(1, len(heard.told) + 1))
+        await received.has("end")
+    assert received.data == [*committed, "end"]
+    assert [item.position.offset for item in received.items if item.position] == list(range(1, len(received.data) + 1))
 
 
 async def test_opposite_partition_orders_do_not_deadlock(
@@ -147,7 +149,7 @@ async def test_opposite_partition_orders_do_not_deadlock(
     await going
     await other.fetch(PUBLISH, "a", '"other"', None, None)
     await second.commit()
-    assert told(await read(log, start)) == ["one", "one", "other", "other"]
+    assert contents(await read(log, start)) == ["one", "one", "other", "other"]
 
 
 async def test_an_endless_transaction_fails_other_publishers(
@@ -192,7 +194,7 @@ async def test_one_id_in_two_transactions_commits_once(
     assert (first["duplicate"], second["duplicate"]) == (False, True)
     assert tuple(first)[:6] == tuple(second)[:6]
     log = postgres_store.open()
-    assert told(await read(log, at(start_of(await head(log))))) == ["first"]
+    assert contents(await read(log, at(start_of(await head(log))))) == ["first"]
 
 
 async def test_a_rolled_back_id_is_appended_by_the_second(
@@ -202,7 +204,7 @@ async def test_a_rolled_back_id_is_appended_by_the_second(
     assert (first["duplicate"], second["duplicate"]) == (False, False)
     assert first["offset"] == second["offset"] == 1
     log = postgres_store.open()
-    assert told(await read(log, at(start_of(await head(log))))) == ["second"]
+    assert contents(await read(log, at(start_of(await head(log))))) == ["second"]
 
 
 async def _with_one_id(
@@ -252,7 +254,7 @@ async def test_brackets_in_texts_do_not_count_as_depth(postgres_store: PostgresS
     start = await log.head((ALL,))
     for text in (wide, deep):
         await connection.fetch(PUBLISH, "t", text, None, None)
-    assert told(await read(log, start)) == [json.loads(wide), json.loads(deep)]
+    assert contents(await read(log, start)) == [json.loads(wide), json.loads(deep)]
 
 
 @pytest.mark.parametrize("way", ["http", "sql"])
@@ -261,12 +263,12 @@ async def test_a_payload_larger_than_a_notification_arrives(
 ) -> None:
     data = "".join(random.Random(5).choices('abcdefghijklmnopqrstuvwxyzäöü\\"\n', k=200 * 1024))
     log = postgres_store.open()
-    async with tailing(log, await log.head((ALL,))) as (heard, _):
+    async with tailing(log, await log.head((ALL,))) as (received, _):
         if way == "sql":
             await (await application()).fetch(PUBLISH, "t", json.dumps(data, ensure_ascii=False), None, None)
         else:
             await publish(log, data)
-        await heard.has(data)
+        await received.has(data)
 
 
 async def test_a_sql_event_above_the_http_limit_is_refused(

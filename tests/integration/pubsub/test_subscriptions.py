@@ -8,7 +8,7 @@ from tidewire.model.partitions import Partitions
 from tidewire.model.record import Gap
 from tidewire.transports.redis.subscriptions import Subscriptions
 
-from tests.contract.acts import Heard, event, publish
+from tests.contract.acts import Received, event, publish
 from tests.contract.stores import PubSubStore
 from tests.support.sinks import subscribed
 
@@ -83,8 +83,8 @@ async def test_one_connection_serves_all_subscribers(pubsub_store: PubSubStore, 
 async def test_following_again_at_once_is_no_gap(
     pubsub_store: PubSubStore,
 ) -> None:
-    publisher, transport, heard = pubsub_store.open(), pubsub_store.open(), Heard()
-    async with transport.on_message(heard) as tail:
+    publisher, transport, received = pubsub_store.open(), pubsub_store.open(), Received()
+    async with transport.on_message(received) as tail:
         for number in range(50):
             following = tail.follow({"all": None})
             if number % 3:
@@ -97,8 +97,8 @@ async def test_following_again_at_once_is_no_gap(
         assert following is not None
         await following
         await publish(publisher, "end")
-        await heard.has("end")
-    assert not [item for item in heard.items if isinstance(item, Gap)]
+        await received.has("end")
+    assert not [item for item in received.items if isinstance(item, Gap)]
 
 
 def test_earlier_confirmations_confirm_nothing() -> None:

@@ -15,7 +15,7 @@ from tidewire.primitives import circuit_breaker
 from tidewire.transports.upstash import session
 from tidewire.transports.upstash.rest_log import UpstashRest
 
-from tests.contract.acts import at, event, head, place, publish, read, start_of, tailing, told
+from tests.contract.acts import at, contents, event, head, place, publish, read, start_of, tailing
 from tests.contract.stores import UpstashStore
 from tests.support.clocks import Clock
 from tests.support.sinks import subscribed
@@ -133,7 +133,7 @@ async def test_a_silent_server_holds_a_publisher_for_one_time_out(
             await publish(log, "unheard")
     assert caught.value.retry_after == 5
     assert len(upstash.requests) == 1, "a silent server must not be asked again while the publisher waits"
-    await publish(log, "heard")
+    await publish(log, "received")
 
 
 @pytest.mark.parametrize("keep", [0, 20, 150])
@@ -142,7 +142,7 @@ async def test_a_lost_response_is_retried_and_appends_once(log: UpstashRest, ups
     upstash.faults.append(Fault(run=True, keep=keep))
     (receipt,) = await publish(log, "once")
     assert place(receipt).offset == 1
-    assert told(await read(log, at(before))) == ["once"]
+    assert contents(await read(log, at(before))) == ["once"]
 
 
 async def test_lost_responses_fail_and_a_later_retry_appends_once(log: UpstashRest, upstash: StandIn) -> None:
@@ -153,7 +153,7 @@ async def test_lost_responses_fail_and_a_later_retry_appends_once(log: UpstashRe
         await log.publish([one])
     (receipt,) = await log.publish([one])
     assert receipt.duplicate
-    assert told(await read(log, at(before))) == ["once"]
+    assert contents(await read(log, at(before))) == ["once"]
 
 
 async def test_a_kept_connection_that_died_fails_no_publish(log: UpstashRest, upstash: StandIn) -> None:
@@ -200,23 +200,23 @@ async def test_the_tail_resumes_after_every_kind_of_refusal(upstash_store: Upsta
 async def test_the_tail_is_not_running_during_an_outage(upstash_store: UpstashStore, upstash: StandIn) -> None:
     """Afterwards it has missed nothing."""
     log = upstash_store.open()
-    async with tailing(log, await log.head(("all",))) as (heard, tail):
+    async with tailing(log, await log.head(("all",))) as (received, tail):
         await publish(log, 1)
-        await heard.has(1)
+        await received.has(1)
         assert tail.running
         await asyncio.to_thread(upstash.stop)
         await eventually(lambda: not tail.running)
         await asyncio.to_thread(upstash.resume)
         await publish(upstash_store.open(), 2)
-        await heard.has(2)
+        await received.has(2)
         assert tail.running
-    assert heard.told == [1, 2]
+    assert received.data == [1, 2]
 
 
 async def test_while_a_refusal_lasts_the_tail_does_not_ask_either(log: UpstashRest, upstash: StandIn) -> None:
-    async with tailing(log, await log.head(("all",))) as (heard, tail):
+    async with tailing(log, await log.head(("all",))) as (received, tail):
         await publish(log, 1)
-        await heard.has(1)
+        await received.has(1)
         upstash.faults.append(Fault(429, {"retry-after": "1"}))
         await eventually(lambda: not tail.running)
         asked = len(upstash.requests)
@@ -224,8 +224,8 @@ async def test_while_a_refusal_lasts_the_tail_does_not_ask_either(log: UpstashRe
         assert len(upstash.requests) == asked
         await eventually(lambda: tail.running)  # whoever asks while it finds out is refused at once
         await publish(log, 2)
-        await heard.has(2)
-    assert heard.told == [1, 2]
+        await received.has(2)
+    assert received.data == [1, 2]
 
 
 @pytest.mark.parametrize("counted_again", [0, 1, 2, 3])
@@ -236,16 +236,16 @@ async def test_a_fallen_back_store_is_a_gap_without_a_lost_connection(
     log = upstash_store.open()
     await publish(log, "a", "b")
     backup = await upstash_store.back_up()
-    async with tailing(log, await log.head(("all",))) as (heard, _):
+    async with tailing(log, await log.head(("all",))) as (received, _):
         await publish(log, "lost 3", "lost 4")
-        await heard.has("lost 4")
+        await received.has("lost 4")
         await backup()
         await publish(upstash_store.open(), *(f"other {number}" for number in range(3, 3 + counted_again)))
-        await heard.has("<epoch>")
+        await received.has("<epoch>")
         await publish(log, "end")
-        await heard.has("end")
-    assert heard.told[:3] == ["lost 3", "lost 4", "<epoch>"]
-    assert heard.told.count("<epoch>") == 1
+        await received.has("end")
+    assert received.data[:3] == ["lost 3", "lost 4", "<epoch>"]
+    assert received.data.count("<epoch>") == 1
 
 
 async def test_replica_behind_the_head_is_no_loss(
@@ -254,19 +254,19 @@ async def test_replica_behind_the_head_is_no_loss(
     receipts = await publish(log, *range(1, 7))
     start = at(start_of(place(receipts[0])))
     for upstash.replica_offset in range(7):
-        assert told(await read(upstash_store.open(), start)) == [1, 2, 3, 4, 5, 6]  # a new log keeps no pages
+        assert contents(await read(upstash_store.open(), start)) == [1, 2, 3, 4, 5, 6]  # a new log keeps no pages
 
 
 async def test_a_replica_that_is_behind_delays_the_tail_and_no_more(log: UpstashRest, upstash: StandIn) -> None:
     upstash.replica_offset = 0
-    async with tailing(log, await log.head(("all",))) as (heard, _):
+    async with tailing(log, await log.head(("all",))) as (received, _):
         await publish(log, 1, 2, 3)
         for upstash.replica_offset in (1, 2, 3):
-            await heard.has(upstash.replica_offset)
+            await received.has(upstash.replica_offset)
         await publish(log, 4)
         upstash.replica_offset = None
-        await heard.has(4)
-    assert heard.told == [1, 2, 3, 4]
+        await received.has(4)
+    assert received.data == [1, 2, 3, 4]
 
 
 async def test_each_request_carries_the_last_sync_token(log: UpstashRest, upstash: StandIn) -> None:
@@ -286,10 +286,10 @@ async def test_a_page_too_large_for_one_answer_is_read_in_smaller_ones(log: Upst
     before = await log.head(("all",))
     texts = [f"{number} " + "x" * 5_000 for number in range(30)]
     await publish(log, *texts)
-    async with tailing(log, before) as (heard, _):
-        await heard.has(texts[-1])
-    assert heard.told == texts
-    assert told(await read(log, before)) == texts
+    async with tailing(log, before) as (received, _):
+        await received.has(texts[-1])
+    assert received.data == texts
+    assert contents(await read(log, before)) == texts
 
 
 async def test_an_entry_too_large_for_a_response_is_an_error(log: UpstashRest, upstash: StandIn) -> None:
@@ -311,9 +311,9 @@ async def test_the_largest_event_comes_back_byte_for_byte(log: UpstashRest) -> N
     before = await log.head(("all",))
     largest = event("replaced")
     largest = type(largest)(largest.id, largest.type, data)
-    async with tailing(log, before) as (heard, _):
+    async with tailing(log, before) as (received, _):
         await log.publish([largest])
-        await heard.until(lambda: bool(heard.items))
+        await received.until(lambda: bool(received.items))
     (replayed,) = await read(log, before)
-    for item in (heard.items[0], replayed):
+    for item in (received.items[0], replayed):
         assert item.event.data == data  # type: ignore[union-attr]

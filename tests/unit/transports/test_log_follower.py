@@ -9,7 +9,7 @@ from tidewire.model.record import Gap, Record
 from tidewire.transports.log_base import chain
 from tidewire.transports.log_follower import LogFollower
 
-from tests.contract.acts import Heard
+from tests.contract.acts import Received
 
 EPOCH = 7
 
@@ -32,11 +32,11 @@ def place(record: Record) -> Position:
 LOG = history(*"abcdef")
 
 
-def following(at: Position) -> tuple[LogFollower, Heard]:
-    heard = Heard()
-    one = LogFollower(heard)
+def following(at: Position) -> tuple[LogFollower, Received]:
+    received = Received()
+    one = LogFollower(received)
     one.follow({"all": at})
-    return one, heard
+    return one, received
 
 
 def heads(*records: Record) -> "Heads":
@@ -56,54 +56,54 @@ class Heads:
 
 
 async def test_delivered_records_move_the_position() -> None:
-    one, heard = following(place(LOG[0]))
+    one, received = following(place(LOG[0]))
     one.deliver("all", LOG[1:4])
     one.deliver("all", LOG[4:])
-    assert heard.told == list("bcdef")
+    assert received.data == list("bcdef")
     assert one.positions == {"all": place(LOG[-1])}
 
 
 async def test_records_of_an_older_read_are_dropped() -> None:
     """The partition was unfollowed, and followed again from a later position."""
-    one, heard = following(place(LOG[0]))
+    one, received = following(place(LOG[0]))
     one.unfollow(("all",))
     one.follow({"all": place(LOG[3])})
     one.deliver("all", LOG[1:])
-    assert heard.told == ["e", "f"]
+    assert received.data == ["e", "f"]
 
 
 async def test_records_of_an_unfollowed_partition_are_dropped() -> None:
-    one, heard = following(place(LOG[0]))
+    one, received = following(place(LOG[0]))
     one.unfollow(("all",))
     one.deliver("all", LOG[1:])
-    assert heard.told == []
+    assert received.data == []
     assert one.positions == {}
 
 
 async def test_a_missing_offset_is_a_gap_anywhere_in_a_page() -> None:
-    one, heard = following(place(LOG[0]))
+    one, received = following(place(LOG[0]))
     one.deliver("all", [LOG[2], LOG[3], LOG[5]])
-    assert heard.told == ["<trimmed>", "c", "d", "<trimmed>", "f"]
-    assert [item.position.offset for item in heard.items if isinstance(item, Gap) and item.position] == [2, 5]
+    assert received.data == ["<trimmed>", "c", "d", "<trimmed>", "f"]
+    assert [item.position.offset for item in received.items if isinstance(item, Gap) and item.position] == [2, 5]
 
 
 async def test_the_next_offset_of_another_history_is_a_gap() -> None:
-    one, heard = following(place(LOG[2]))
+    one, received = following(place(LOG[2]))
     one.deliver("all", history(*"abXde")[3:])
-    assert heard.told == ["<epoch>", "d", "e"]
+    assert received.data == ["<epoch>", "d", "e"]
 
 
 async def test_another_epoch_is_a_gap_before_its_first_record() -> None:
-    one, heard = following(place(LOG[2]))
+    one, received = following(place(LOG[2]))
     one.deliver("all", history("x", "y", epoch=EPOCH + 1))
-    assert heard.told == ["<epoch>", "x", "y"]
-    assert heard.items[0].position == Position(EPOCH + 1, 0)
+    assert received.data == ["<epoch>", "x", "y"]
+    assert received.items[0].position == Position(EPOCH + 1, 0)
 
 
 async def test_a_position_without_a_check_accepts_the_next_offset() -> None:
-    one, heard = following(Position(EPOCH, 3))
+    one, received = following(Position(EPOCH, 3))
     one.deliver("all", LOG[3:])
-    assert heard.told == ["d", "e", "f"]
+    assert received.data == ["d", "e", "f"]
 
 
 async def test_following_again_keeps_the_position() -> None:
@@ -113,11 +113,11 @@ async def test_following_again_keeps_the_position() -> None:
 
 
 async def test_an_unreadable_last_entry_is_skipped_once() -> None:
-    one, heard = following(place(LOG[0]))
+    one, received = following(place(LOG[0]))
     one.skip_unreadable("all", EPOCH, 2)
     one.skip_unreadable("all", EPOCH, 2)
     one.deliver("all", LOG[2:4])
-    assert heard.told == ["<trimmed>", "c", "d"]
+    assert received.data == ["<trimmed>", "c", "d"]
 
 
 @pytest.mark.parametrize(
@@ -133,23 +133,23 @@ async def test_an_unreadable_last_entry_is_skipped_once() -> None:
     ids=["same", "further", "behind", "other-history", "newer-epoch", "older-epoch"],
 )
 async def test_a_log_without_our_position_is_a_gap(head: Record, told: list[str]) -> None:
-    one, heard = following(place(LOG[3]))
+    one, received = following(place(LOG[3]))
     await one.verify(heads(head))
-    assert heard.told == told
+    assert received.data == told
     await one.verify(heads(head))
-    assert heard.told == told, "the same loss was told twice"
+    assert received.data == told, "the same loss was told twice"
 
 
 async def test_a_new_epoch_is_read_from_its_first_record() -> None:
-    one, heard = following(place(LOG[3]))
+    one, received = following(place(LOG[3]))
     new = history("x", "y", epoch=EPOCH + 1)
     await one.verify(heads(new[1]))
     one.deliver("all", new)
-    assert heard.told == ["<epoch>", "x", "y"]
+    assert received.data == ["<epoch>", "x", "y"]
 
 
 async def test_following_again_during_verify_is_no_gap() -> None:
-    one, heard = following(place(LOG[1]))
+    one, received = following(place(LOG[1]))
     late = heads(LOG[2])
 
     def follow_anew() -> None:
@@ -158,7 +158,7 @@ async def test_following_again_during_verify_is_no_gap() -> None:
 
     late.meanwhile = follow_anew
     await one.verify(late)
-    assert heard.told == []
+    assert received.data == []
     assert one.positions == {"all": place(LOG[4])}
 
 

@@ -4,7 +4,7 @@ import pytest
 from tidewire.transports.base import Retention
 from tidewire.transports.memory import MemoryLog
 
-from tests.contract.acts import at, event, head, place, publish, read, seek, start_of, told
+from tests.contract.acts import at, contents, event, head, place, publish, read, seek, start_of
 from tests.support.clocks import Clock
 
 
@@ -17,7 +17,7 @@ async def test_times_stay_ordered_when_the_clock_goes_back() -> None:
     times = [place(receipt).time for receipt in receipts]
     assert times == sorted(times)
     assert (await seek(log, times[0])).offset == 0
-    assert told(await read(log, at(start_of(place(receipts[0]))))) == [1, 2, 3]
+    assert contents(await read(log, at(start_of(place(receipts[0]))))) == [1, 2, 3]
 
 
 @pytest.mark.parametrize("retention", [Retention(events=100), Retention(age=1)], ids=["length", "age"])
