@@ -29,7 +29,7 @@ async def measure(say: Callable[[str], None]) -> None:
         async def once(name: str, scenario: Scenario, number: int) -> None:
             own = folder / f"{scenario.name.replace('/', ' ')}, {name}, {number}"
             await asyncio.to_thread(own.mkdir)
-            rig = PostgresRig(own, postgres, impatient=False) if name == POSTGRES else REDIS[name](own, impatient=False)
+            rig = PostgresRig(own, postgres, quick=False) if name == POSTGRES else REDIS[name](own, quick=False)
             async with rig:
                 outcome = await play(scenario, rig)
             row = {"kind": name, "scenario": scenario.name, "gaps": list(outcome.gaps)}

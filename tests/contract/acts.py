@@ -1,4 +1,4 @@
-"""What the tests of the contract do again and again."""
+"""Common steps of the contract tests."""
 
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -21,7 +21,7 @@ def event(
     users: Sequence[str] | None = None,
     source: str | None = None,
 ) -> Event:
-    """Make an event whose data tells it from the others."""
+    """Make an event with this data."""
     return Event(
         new_id() if id is None else id,
         type,
@@ -32,12 +32,12 @@ def event(
 
 
 def events(numbers: Iterable[int]) -> list[Event]:
-    """Make one event for each number."""
+    """Make one event per number."""
     return [event(number) for number in numbers]
 
 
 async def publish(transport: Transport, *data: object, batch: int = 100) -> list[Receipt]:
-    """Publish one event for each data, in batches."""
+    """Publish one event per data, in batches."""
     receipts: list[Receipt] = []
     for start in range(0, len(data), batch):
         receipts += await transport.publish([event(d) for d in data[start : start + batch]])
@@ -45,33 +45,33 @@ async def publish(transport: Transport, *data: object, batch: int = 100) -> list
 
 
 def place(receipt: Receipt, partition: str = ALL) -> Position:
-    """Return where the receipt says that the event is."""
+    """Return the position of the event in its receipt."""
     assert receipt.positions is not None
     return receipt.positions[partition]
 
 
 def offsets(receipts: Iterable[Receipt], partition: str = ALL) -> list[int]:
-    """Return the places of these receipts in one partition."""
+    """Return the offsets of these receipts in one partition."""
     return [place(receipt, partition).offset for receipt in receipts]
 
 
 async def head(log: Log, partition: str = ALL) -> Position:
-    """Return the place after the last record."""
+    """Return the position after the last record."""
     return (await log.head((partition,))).positions[partition]
 
 
 async def seek(log: Log, time: int | None, partition: str = ALL) -> Position:
-    """Return the place before the first record at or after `time`."""
+    """Return the position before the first record at or after `time`."""
     return (await log.seek((partition,), time)).positions[partition]
 
 
 def at(position: Position, partition: str = ALL) -> Cursor:
-    """Return the cursor of this one place."""
+    """Return the cursor of this one position."""
     return Cursor({partition: position})
 
 
 def start_of(position: Position) -> Position:
-    """Return the place before the first record that the log of `position` ever had."""
+    """Return the position before the first record of this epoch."""
     return Position(position.epoch, 0)
 
 
@@ -83,12 +83,12 @@ async def read(log: Log, after: Cursor, until: Cursor | None = None) -> list[Rec
 
 
 def contents(items: Iterable[Record | Gap]) -> list[object]:
-    """Return the data of records, and of gaps the reason in brackets."""
+    """Return the data of each record, and the reason of each gap in brackets."""
     return [msgspec.json.decode(i.event.data) if isinstance(i, Record) else f"<{i.reason}>" for i in items]
 
 
 class Received(Growing):
-    """A tail's handler: keeps what it hears."""
+    """A tail's handler that keeps what it receives."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -110,7 +110,7 @@ class Received(Growing):
 
 @asynccontextmanager
 async def tailing(log: Transport, after: Cursor | None = None) -> AsyncIterator[tuple[Received, Tail]]:
-    """Open a tail that follows these places."""
+    """Open a tail that follows these positions."""
     received = Received()
     opened: AbstractAsyncContextManager[Tail] = log.on_message(received)
     async with opened as tail:

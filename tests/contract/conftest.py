@@ -10,7 +10,7 @@ from tests.contract.stores import CARRIERS, LOGS, LogStore, Store
 
 @pytest.fixture(params=[*LOGS, *CARRIERS])
 def made_store(request: pytest.FixtureRequest) -> Store:
-    """A store of any transport; ask for `any_store`, which closes it too."""
+    """A store of any transport; request `any_store`, which closes it too."""
     make, fixtures = {**LOGS, **CARRIERS}[request.param]
     return make(*(request.getfixturevalue(name) for name in fixtures))
 
@@ -24,14 +24,14 @@ async def any_store(made_store: Store) -> AsyncIterator[Store]:
 
 @pytest.fixture(params=LOGS)
 def made_log_store(request: pytest.FixtureRequest) -> LogStore:
-    """A store that remembers; ask for `store`, which closes it too."""
+    """A store with a log; request `store`, which closes it too."""
     make, fixtures = LOGS[request.param]
     return make(*(request.getfixturevalue(name) for name in fixtures))
 
 
 @pytest.fixture
 async def store(made_log_store: LogStore) -> AsyncIterator[LogStore]:
-    """A store that remembers."""
+    """A store with a log."""
     yield made_log_store
     await made_log_store.aclose()
 
@@ -44,13 +44,13 @@ def log(store: LogStore) -> Log:
 
 @pytest.fixture(params=CARRIERS)
 def made_carrier_store(request: pytest.FixtureRequest) -> Store:
-    """A store of a transport that remembers nothing; ask for `carrier_store`, which closes it too."""
+    """A store of a transport without a log; request `carrier_store`, which closes it too."""
     make, fixtures = CARRIERS[request.param]
     return make(*(request.getfixturevalue(name) for name in fixtures))
 
 
 @pytest.fixture
 async def carrier_store(made_carrier_store: Store) -> AsyncIterator[Store]:
-    """A store of a transport that remembers nothing."""
+    """A store of a transport without a log."""
     yield made_carrier_store
     await made_carrier_store.aclose()

@@ -1,4 +1,4 @@
-"""A log whose parts are held up where a test wants: the tail, or the answers about the head."""
+"""A log whose tail, or whose responses with heads, a test can delay."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
@@ -11,7 +11,7 @@ from tidewire.transports.base import Handler, Log, Receipt, Tail
 
 
 class StagedLog:
-    """Passes everything on to a real log; what is held arrives late, and complete."""
+    """Forwards everything to a real log; what is held arrives late, and complete."""
 
     def __init__(self, log: Log) -> None:
         self.heads_read = 0
@@ -24,11 +24,11 @@ class StagedLog:
         self._head_asked = asyncio.Event()
 
     def hold_tail(self) -> None:
-        """From now on the hub does not hear what the tail brings."""
+        """From now on, keep the tail's records from the hub."""
         self._tail_held = True
 
     def release_tail(self) -> None:
-        """Let the hub hear it all."""
+        """Hand all kept records to the hub."""
         self._tail_held = False
         held, self._held = self._held, []
         for item in held:
@@ -36,16 +36,16 @@ class StagedLog:
             self._handler(item)
 
     def hold_heads(self) -> None:
-        """From now on the answer to `head` is on its way: true when it was asked, and late."""
+        """From now on, read heads at once and return them late."""
         self._heads.clear()
         self._head_asked.clear()
 
     async def head_asked(self) -> None:
-        """Return once an answer is being held."""
+        """Return once a head is being held."""
         await self._head_asked.wait()
 
     def release_heads(self) -> None:
-        """Let the answers arrive."""
+        """Return the heads."""
         self._heads.set()
 
     async def publish(self, events: Sequence[Event]) -> list[Receipt]:
@@ -53,7 +53,7 @@ class StagedLog:
 
     def on_message(self, handler: Handler) -> AbstractAsyncContextManager[Tail]:
         self._handler = handler
-        return self._log.on_message(self._hear)
+        return self._log.on_message(self._receive)
 
     async def head(self, partitions: Sequence[str]) -> Cursor:
         answer = await self._log.head(partitions)
@@ -69,7 +69,7 @@ class StagedLog:
         return self._log.replay(after, until)
 
     async def replay_pages(self, after: Cursor, until: Cursor) -> AsyncGenerator[Sequence[Record | Gap]]:
-        """Each item is a page: a subclass that breaks off `replay` breaks off this as well."""
+        """Yield each item as a page, so that a subclass that stops `replay` stops this too."""
         async for item in self.replay(after, until):
             yield (item,)
 
@@ -79,7 +79,7 @@ class StagedLog:
     async def aclose(self) -> None:
         await self._log.aclose()
 
-    def _hear(self, item: Record | Gap) -> None:
+    def _receive(self, item: Record | Gap) -> None:
         if self._tail_held:
             self._held.append(item)
         else:

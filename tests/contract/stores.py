@@ -1,7 +1,7 @@
-"""What the contract suite is run on: one small class for each transport.
+"""The stores of the contract suite: one small class per transport.
 
 A store is the thing that transports of several processes share. To add a transport, write its store here and add
-it to LOGS or, where it remembers nothing, to CARRIERS, with the fixture that its server comes from.
+it to LOGS or, if it has no log, to CARRIERS, with the fixtures that start its server.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ KEEP_ALL = Retention()
 
 
 class Store(ABC):
-    """An empty store; each `open` is what one process sees of it."""
+    """An empty store; each `open` makes the transport of one process."""
 
     def __init__(self) -> None:
         self._opened: list[Transport] = []
@@ -46,7 +46,7 @@ class Store(ABC):
         return transport
 
     async def aclose(self) -> None:
-        """Close all that was opened; what the test has closed is closed twice."""
+        """Close each transport, also those that the test has closed."""
         for transport in self._opened:
             await transport.aclose()
 
@@ -55,7 +55,7 @@ class Store(ABC):
 
 
 class LogStore(Store):
-    """A store that remembers, and that a test can damage."""
+    """A store with a log, which a test can damage."""
 
     def open(self, partitions: Partitions = NO_SCHEME, retention: Retention = KEEP_ALL) -> Log:
         """Return one more log on this store."""
@@ -65,19 +65,19 @@ class LogStore(Store):
 
     @abstractmethod
     async def pass_time(self, seconds: float) -> None:
-        """Return when so much time has passed for the store."""
+        """Let this much time pass for the store."""
 
     @abstractmethod
     async def wipe(self) -> None:
-        """Lose everything, and keep running."""
+        """Delete everything, and keep running."""
 
     @abstractmethod
     async def back_up(self) -> Callable[[], Awaitable[None]]:
-        """Return what brings the store back to the state it has now, as a stale replica would."""
+        """Return a function that restores the present state, as a promoted replica that was behind would."""
 
 
 class MemoryStore(LogStore):
-    """Memory yields at each point where another log would do I/O; one that never does would hide races."""
+    """A memory log that yields wherever another log does I/O, so that it does not hide races."""
 
     def __init__(self, pause: Callable[[], Awaitable[None]] | None = None) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class MemoryStore(LogStore):
         self._first = SharedMemoryLog(clock=self.clock, pause=self._pause)
 
     def _make(self, partitions: Partitions, retention: Retention) -> "SharedMemoryLog":
-        return SharedMemoryLog(partitions, retention, clock=self.clock, pause=self._pause, beside=self._first)
+        return SharedMemoryLog(partitions, retention, clock=self.clock, pause=self._pause, records=self._first.records)
 
     async def pass_time(self, seconds: float) -> None:
         self.clock.advance(seconds)
@@ -100,7 +100,7 @@ class MemoryStore(LogStore):
 
 
 class SharedMemoryLog(MemoryLog):
-    """A log that shares the records and tails of another one, as two processes on one store do."""
+    """A log that shares the records and tails of another, as two processes on one store do."""
 
     def __init__(
         self,
@@ -109,18 +109,23 @@ class SharedMemoryLog(MemoryLog):
         *,
         clock: Clock,
         pause: Callable[[], Awaitable[None]],
-        beside: "SharedMemoryLog | None" = None,
+        records: tuple[Any, Any] | None = None,
     ) -> None:
         super().__init__(partitions, retention, clock=clock, pause=pause)
-        if beside is not None:
-            self._partitions, self._tails = beside._partitions, beside._tails
+        if records is not None:
+            self._partitions, self._tails = records
+
+    @property
+    def records(self) -> tuple[Any, Any]:
+        """The records and tails, for one more log on this store."""
+        return self._partitions, self._tails
 
     def wipe(self) -> None:
-        """Forget everything."""
+        """Delete everything."""
         self._partitions.clear()
 
     def back_up(self) -> Callable[[], Awaitable[None]]:
-        """Return what restores the records that there are now."""
+        """Return a function that restores the present records."""
         kept = copy.deepcopy(self._partitions)
 
         async def restore() -> None:
@@ -130,18 +135,18 @@ class SharedMemoryLog(MemoryLog):
         return restore
 
     async def aclose(self) -> None:
-        """Leave the records to the others."""
+        """Keep the records for the other logs."""
 
 
 async def yield_once() -> None:
-    """Let everything else run that can."""
+    """Let all other tasks run."""
     await asyncio.sleep(0)
 
 
 class RedisStore(LogStore):
     """A real Redis, emptied for the test."""
 
-    BLOCK = 5.0  # seconds of one blocking read: far more than a test waits, so that none lives from its end
+    BLOCK = 5.0  # seconds of one blocking read: longer than a test waits, so that none depends on its end
 
     def __init__(self, url: str) -> None:
         super().__init__()
@@ -168,14 +173,14 @@ class RedisStore(LogStore):
 
 
 class Backup:
-    """The keys as they were; calling it makes them so again, and runs more commands with it."""
+    """A copy of all keys. Calling it restores them, and runs further commands in the same transaction."""
 
     def __init__(self, client: redis.Redis, kept: list[list[Any]]) -> None:
         self._client = client
         self._kept = kept
 
     async def __call__(self, *more: Arguments) -> None:
-        # In one transaction, as a failover is: nobody sees a half of it.
+        # In one transaction, as in a failover: no reader sees a part of it.
         async with self._client.pipeline() as pipeline:
             emptied = [["UNLINK", key] for key in await self._client.keys()]
             for command in (*emptied, *self._kept, *more):
@@ -184,7 +189,7 @@ class Backup:
 
 
 class FallbackStore(RedisStore):
-    """The same Redis behind a fallback to memory, which must not be noticed while it is there."""
+    """The same Redis behind a fallback to memory, which changes nothing while Redis answers."""
 
     def _make(self, partitions: Partitions, retention: Retention) -> Fallback:
         inner = RedisStreams(self.url, partitions=partitions, retention=retention, block=self.BLOCK)
@@ -192,7 +197,7 @@ class FallbackStore(RedisStore):
 
 
 class PostgresStore(LogStore):
-    """A real Postgres whose log was emptied for the test."""
+    """A real Postgres with an empty log."""
 
     def __init__(self, url: str) -> None:
         super().__init__()
@@ -220,7 +225,7 @@ class PostgresStore(LogStore):
         tables = ("partitions", "records", "ids")
         await self.execute("drop schema if exists backup cascade; create schema backup")
         copies = ";".join(f"create table backup.{name} as table rt.{name}" for name in tables)
-        await self.execute(f"begin isolation level repeatable read; {copies}; commit")  # of one moment, as a dump is
+        await self.execute(f"begin isolation level repeatable read; {copies}; commit")  # a consistent copy, as a dump
 
         async def restore() -> None:
             swap = "delete from rt.{0}; insert into rt.{0} table backup.{0}"
@@ -251,7 +256,7 @@ class UpstashStore(RedisStore):
 
 
 class CarrierStore(Store):
-    """A transport that remembers nothing: whoever is not listening misses what is published."""
+    """A transport without a log: only subscribed processes receive an event."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -262,7 +267,7 @@ class CarrierStore(Store):
 
 
 class _Carrier:
-    """The least that a Transport can be; it does not bring back to a process what that process published."""
+    """A minimal Transport. It does not return events to the process that published them."""
 
     running = True
 
@@ -301,7 +306,7 @@ class _Carrier:
 
 
 class PubSubStore(Store):
-    """A real Redis that carries and keeps nothing."""
+    """Pub/Sub on a real Redis, without a log."""
 
     def __init__(self, url: str) -> None:
         super().__init__()
@@ -318,7 +323,7 @@ LOGS: dict[str, tuple[type[LogStore], tuple[str, ...]]] = {
     "fallback": (FallbackStore, ("redis_url",)),
     "postgres": (PostgresStore, ("postgres_url",)),
 }
-"""For each log its store, and the fixtures that its store is made from."""
+"""The store of each log, and the fixtures that make it."""
 
 CARRIERS: dict[str, tuple[type[Store], tuple[str, ...]]] = {
     "carrier": (CarrierStore, ()),

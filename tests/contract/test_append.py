@@ -1,4 +1,4 @@
-"""Publishing: what a receipt promises, and what a retry must not do."""
+"""Publishing: the promises of a receipt, and retries that append nothing."""
 
 import asyncio
 import random
@@ -43,7 +43,7 @@ async def test_a_record_has_the_position_of_its_receipt(log: Log) -> None:
     assert all(item.partition == ALL for item in items)
 
 
-async def test_every_process_counts_on_in_one_epoch(store: LogStore) -> None:
+async def test_all_processes_share_one_epoch_and_one_count(store: LogStore) -> None:
     logs = [store.open() for _ in range(3)]
     receipts = [receipt for log in logs for receipt in await publish(log, 1, 2)]
     assert offsets(receipts) == [1, 2, 3, 4, 5, 6]

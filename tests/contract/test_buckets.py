@@ -1,4 +1,4 @@
-"""Token buckets: what one process takes is gone for all that share the store, and comes back with time."""
+"""Token buckets are shared by all processes on a store, and refill over time."""
 
 import asyncio
 
@@ -21,7 +21,7 @@ SHARED = ("redis", "upstash", "redis-pubsub")
 
 @pytest.fixture(params=SHARED)
 def pair(request: pytest.FixtureRequest) -> tuple[Store, Buckets, Buckets]:
-    """Two processes whose store counts."""
+    """Two processes on a store that has buckets."""
     make, fixtures = {**LOGS, **CARRIERS}[request.param]
     store = make(*(request.getfixturevalue(name) for name in fixtures))
     one, other = store.open(), store.open()
@@ -30,12 +30,12 @@ def pair(request: pytest.FixtureRequest) -> tuple[Store, Buckets, Buckets]:
     return store, one, other
 
 
-async def test_what_one_process_took_is_gone_for_all(pair: tuple[Store, Buckets, Buckets]) -> None:
+async def test_tokens_that_one_process_took_are_gone_for_all(pair: tuple[Store, Buckets, Buckets]) -> None:
     store, one, other = pair
     assert await one.take("k", 60, 100, 1_000.0) == 0
     assert await other.take("k", 40, 100, 1_000.0) == 0
     wait = await one.take("k", 10, 100, 1_000.0)
-    assert 90 < wait <= 100, "ten of a hundred come back in a tenth of the time"
+    assert 90 < wait <= 100, "a tenth of the tokens are back after a tenth of the time"
     assert await other.take("another", 100, 100, 1_000.0) == 0
     await store.aclose()
 
@@ -61,9 +61,9 @@ async def test_a_bucket_refills_within_the_returned_wait(
     await store.aclose()
 
 
-async def test_more_than_a_bucket_holds_is_taken_as_all_of_it(pair: tuple[Store, Buckets, Buckets]) -> None:
+async def test_a_batch_above_the_capacity_takes_the_whole_bucket(pair: tuple[Store, Buckets, Buckets]) -> None:
     store, one, _ = pair
-    assert await one.take("k", 500, 100, 1_000.0) == 0, "else a large batch could never pass"
+    assert await one.take("k", 500, 100, 1_000.0) == 0, "otherwise a large batch could never pass"
     assert await one.take("k", 500, 100, 1_000.0) > 990
     await store.aclose()
 
@@ -78,11 +78,13 @@ async def test_a_bucket_of_this_process_does_the_same() -> None:
     assert await buckets.take("other", 500, 100, 1_000.0) == 0
     clock.advance(10_000)
     assert await buckets.take("other", 100, 100, 1_000.0) == 0
-    assert await buckets.take("other", 1, 100, 1_000.0) == pytest.approx(10), "no more than full, however long ago"
+    assert await buckets.take("other", 1, 100, 1_000.0) == pytest.approx(10), (
+        "a bucket never holds more than its capacity"
+    )
 
 
 @pytest.mark.parametrize("transport", [MemoryLog()], ids=["memory"])
-async def test_where_the_store_cannot_count_this_process_does(transport: Transport) -> None:
+async def test_without_buckets_in_the_store_the_process_counts(transport: Transport) -> None:
     rate = PublishRate(Rate(2, 60.0), transport)
     key, other = PublishKey("one"), PublishKey("two")
     await rate.take(key, 2)

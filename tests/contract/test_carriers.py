@@ -1,4 +1,4 @@
-"""What every transport owes its hubs, with a log or without."""
+"""What each transport does for its hubs, with or without a log."""
 
 from tidewire.delivery.hub import Hub
 
@@ -25,7 +25,7 @@ async def test_an_event_reaches_every_hub_once(
         assert sorted(there.data) == sorted(here.data)
 
 
-async def test_nobody_hears_what_is_for_another_user_or_type(any_store: Store) -> None:
+async def test_no_event_for_another_user_or_type_is_delivered(any_store: Store) -> None:
     async with Hub(any_store.open()) as hub:
         async with (
             subscribed(hub) as nobody,
@@ -49,7 +49,7 @@ async def test_nobody_hears_what_is_for_another_user_or_type(any_store: Store) -
         assert only_b.data == ["b for all", "end"]
 
 
-async def test_a_user_named_twice_in_an_audience_has_the_event_once(any_store: Store) -> None:
+async def test_a_user_named_twice_in_an_audience_gets_one_event(any_store: Store) -> None:
     async with Hub(any_store.open()) as hub, subscribed(hub, "u1") as sink:
         await sink.ready()
         await hub.dispatch([event("once", users=["u1", "u1"]), event("end")])
@@ -65,7 +65,7 @@ async def test_a_batch_arrives_in_its_order(any_store: Store) -> None:
     assert sink.data == list(range(50))
 
 
-async def test_who_comes_without_a_cursor_is_told_of_no_gap(any_store: Store) -> None:
+async def test_a_first_subscription_has_no_gap(any_store: Store) -> None:
     async with Hub(any_store.open()) as hub, subscribed(hub) as sink:
         assert await sink.ready() == {"recovered": True, "replayed": 0}
     assert sink.gaps == []
@@ -88,7 +88,7 @@ async def test_without_a_log_a_resume_starts_with_a_gap(
         assert again.gaps == ["no-log"]
 
 
-async def test_where_no_log_remembers_a_start_in_the_past_is_a_gap_too(
+async def test_without_a_log_a_start_in_the_past_is_a_gap(
     carrier_store: Store,
 ) -> None:
     async with Hub(carrier_store.open()) as hub, subscribed(hub, since="earliest") as sink:

@@ -1,4 +1,4 @@
-"""A store's clock that jumps: what one jump can cost is bounded, and events are never out of order by it."""
+"""The store's clock jumps: the effect of one jump is bounded, and no event is out of order."""
 
 import asyncio
 import time
@@ -17,7 +17,7 @@ HOUR = 3_600.0
 
 
 class Clocked(ABC):
-    """A log whose store can be asked to be wrong about the time of one append."""
+    """A log whose store can have a wrong time for one append."""
 
     def __init__(self, retention: Retention) -> None:
         self.retention = retention
@@ -30,7 +30,7 @@ class Clocked(ABC):
 
     @abstractmethod
     async def pass_time(self, seconds: float) -> None:
-        """Return when so much time has passed for the store."""
+        """Let this much time pass for the store."""
 
     @abstractmethod
     def now(self) -> int:
@@ -38,7 +38,7 @@ class Clocked(ABC):
 
 
 class InMemory(Clocked):
-    """A clock that the test moves."""
+    """The memory log, with a clock that the test moves."""
 
     def __init__(self, retention: Retention) -> None:
         super().__init__(retention)
@@ -59,7 +59,7 @@ class InMemory(Clocked):
 
 
 class InRedis(Clocked):
-    """A real Redis, to which the script is sent with another answer of TIME in it."""
+    """A real Redis; one append runs a script with another result of TIME."""
 
     def __init__(self, retention: Retention, store: RedisStore) -> None:
         super().__init__(retention)
@@ -85,7 +85,7 @@ class InRedis(Clocked):
 
 
 class InPostgres(Clocked):
-    """A real Postgres, whose `now_ms` is another function for one append."""
+    """A real Postgres; `now_ms` is another function for one append."""
 
     def __init__(self, retention: Retention, store: PostgresStore) -> None:
         super().__init__(retention)
@@ -116,7 +116,7 @@ RETENTION = Retention(age=1.0, idempotency_window=1.0)
 
 @pytest.fixture(params=["memory", "redis", "postgres"])
 async def clocked(request: pytest.FixtureRequest) -> AsyncIterator[Clocked]:
-    """A log that keeps a second."""
+    """A log with a retention of one second."""
     if request.param == "memory":
         yield InMemory(RETENTION)
         return
@@ -131,14 +131,14 @@ async def clocked(request: pytest.FixtureRequest) -> AsyncIterator[Clocked]:
 
 
 async def settle(clocked: Clocked) -> None:
-    """Publish until the log has seen that its clock stays behind its last time."""
+    """Publish until the log has detected that its clock stays behind its last time."""
     await publish(clocked.log, "sees it")
     await clocked.pass_time(RETENTION.age + 0.1)
     await publish(clocked.log, "believes it")
 
 
 async def test_an_hour_ahead_once_does_not_stop_trimming(clocked: Clocked) -> None:
-    """Nothing was trimmed for an hour: every record had the time that the clock had jumped to."""
+    """For an hour nothing was trimmed: each record had the time of the jump."""
     await publish(clocked.log, "before")
     await clocked.publish_off("jumped", HOUR)
     await settle(clocked)
@@ -148,7 +148,7 @@ async def test_an_hour_ahead_once_does_not_stop_trimming(clocked: Clocked) -> No
 
 
 async def test_a_search_by_time_works_after_a_jump(clocked: Clocked) -> None:
-    """`from=<2 s ago>` returned all that was appended since the jump, for an hour."""
+    """For an hour, `from=<2 s ago>` returned all records since the jump."""
     await clocked.publish_off("jumped", HOUR)
     await settle(clocked)
     await clocked.pass_time(0.1)
@@ -160,7 +160,7 @@ async def test_a_search_by_time_works_after_a_jump(clocked: Clocked) -> None:
 
 
 async def test_an_hour_behind_once_costs_nothing(clocked: Clocked) -> None:
-    """One append with a clock that is behind must not make what was appended before it look old."""
+    """One append with a slow clock must not make earlier records look old."""
     (first,) = await publish(clocked.log, "before")
     behind = await clocked.publish_off("behind", -HOUR)
     (after,) = await publish(clocked.log, "after")
@@ -170,7 +170,7 @@ async def test_an_hour_behind_once_costs_nothing(clocked: Clocked) -> None:
 
 
 async def test_several_jumps_leave_every_record_in_order(clocked: Clocked) -> None:
-    """Each jump is remembered for as long as a record from before it is kept."""
+    """Each jump is stored as long as the log has a record from before it."""
     for number in range(3):
         await clocked.publish_off(f"jump {number}", HOUR * (3 - number))
         await publish(clocked.log, f"sees {number}")
@@ -185,7 +185,7 @@ async def test_several_jumps_leave_every_record_in_order(clocked: Clocked) -> No
 
 
 async def test_ids_are_forgotten_after_a_jump_too() -> None:
-    """The ids in memory had the time of the jump, and were kept until the clock got there."""
+    """Ids in memory had the time of the jump, and were kept until the clock reached it."""
     clocked = InMemory(RETENTION)
     await clocked.publish_off("jumped", HOUR)
     once = event("once", id="once")

@@ -1,4 +1,4 @@
-"""A store that fell back to an older state: whoever reads it is told of a gap, and then gets all that it holds."""
+"""A store fell back to an older state: each reader gets a gap, and then everything that is stored."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -21,8 +21,8 @@ AFTER = ["realtime.ready", *range(1, 6), "realtime.gap", 1, 2, "other"]
 
 
 @virtual_time
-async def test_live_streams_get_all_that_is_left() -> None:
-    """They were told of the gap, and then had only what was appended from then on."""
+async def test_live_streams_get_everything_stored() -> None:
+    """They got the gap, but then only the records that were appended after it."""
     store = MemoryStore()
     log = store.open()
     async with Hub(log) as hub, subscribed(hub) as one, subscribed(hub) as other:
@@ -44,7 +44,7 @@ async def test_live_streams_get_all_that_is_left() -> None:
 
 
 @virtual_time
-async def test_a_stream_in_its_replay_gets_all_that_is_left() -> None:
+async def test_a_stream_in_its_replay_gets_everything_stored() -> None:
     store = MemoryStore()
     log = store.open()
     await publish(log, 1, 2)
@@ -64,7 +64,7 @@ async def test_a_stream_in_its_replay_gets_all_that_is_left() -> None:
 
 
 @virtual_time
-async def test_a_slow_stream_out_of_the_ring_gets_all_that_is_left() -> None:
+async def test_a_slow_stream_out_of_the_ring_gets_everything_stored() -> None:
     store = MemoryStore()
     log = store.open()
     async with Hub(log, ring=Ring(2)) as hub, subscribed(hub) as fast, subscribed(hub) as slow:
@@ -88,8 +88,8 @@ async def test_a_slow_stream_out_of_the_ring_gets_all_that_is_left() -> None:
 
 
 @virtual_time
-async def test_a_stream_whose_place_is_still_held_has_no_gap() -> None:
-    """It had read no further than what the store fell back to."""
+async def test_a_stream_whose_position_is_still_stored_has_no_gap() -> None:
+    """It had read no record that the store has lost."""
     store = MemoryStore()
     log = store.open()
     async with Hub(log, ring=Ring(2)) as hub, subscribed(hub) as fast, subscribed(hub) as slow:
@@ -112,7 +112,7 @@ async def test_a_stream_whose_place_is_still_held_has_no_gap() -> None:
 
 
 @virtual_time
-async def test_a_stream_that_waits_for_the_log_gets_all_that_is_left() -> None:
+async def test_a_stream_that_waits_for_the_log_gets_everything_stored() -> None:
     store = MemoryStore()
     async with Instance(store) as instance:
         async with subscribed(instance.hub, wait_for_log=True) as first:
@@ -131,25 +131,25 @@ async def test_a_stream_that_waits_for_the_log_gets_all_that_is_left() -> None:
 
 
 class DemotedLog(StagedLog):
-    """Its heads come from a node that is not the primary any more, until the tail is asked why."""
+    """Its heads come from a former primary, until the tail is verified."""
 
     def __init__(self, log: Log) -> None:
         super().__init__(log)
         self.old: Cursor | None = None
-        self.asked = 0
+        self.verified = 0
 
     async def head(self, partitions: Sequence[str]) -> Cursor:
         heads = await super().head(partitions)
         return heads if self.old is None else self.old
 
     async def verify(self) -> None:
-        """Drop the connections to the old node."""
-        self.asked += 1
+        """Drop the connections to the former primary."""
+        self.verified += 1
         self.old = None
 
 
 def verified_by(log: DemotedLog, verify: Callable[[], object]) -> None:
-    """Let the log's tail answer the hub's question so."""
+    """Give the log's tail this `verify`."""
     opened = log.on_message
 
     def on_message(handler: object) -> object:
@@ -171,7 +171,7 @@ def verified_by(log: DemotedLog, verify: Callable[[], object]) -> None:
 
 @virtual_time
 async def test_heads_of_a_node_that_was_demoted_lose_nothing() -> None:
-    """A client resumed at the old heads: `recovered: true`, and three events that had been acknowledged never came."""
+    """A client resumed at old heads: `recovered: true`, without three acknowledged events."""
     log = DemotedLog(MemoryStore().open())
     verified_by(log, log.verify)
     async with Hub(log) as hub, subscribed(hub) as live:
@@ -185,7 +185,7 @@ async def test_heads_of_a_node_that_was_demoted_lose_nothing() -> None:
         async with subscribed(hub, cursor=cursor) as resumed:
             assert (await resumed.ready())["recovered"] is True
             assert resumed.data == [2, 3, 4]
-        assert log.asked == 1
+        assert log.verified == 1
 
 
 @virtual_time

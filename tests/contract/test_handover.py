@@ -1,4 +1,4 @@
-"""From history to live without a seam: every subscriber has each event once and in order, whenever it comes."""
+"""From replay to live: each subscriber gets each event once and in order, whenever it subscribes."""
 
 import asyncio
 import random
@@ -43,7 +43,7 @@ async def test_a_subscription_during_publishing_misses_nothing(
 
 async def test_each_event_acknowledged_after_ready_arrives(store: LogStore) -> None:
     async with Hub(store.open()) as hub, Hub(store.open()) as publisher:
-        for number in range(20):  # each time the first subscriber, so that the tail starts anew
+        for number in range(20):  # each is the first subscriber, for which a tail is opened
             async with subscribed(hub) as sink:
                 await sink.ready()
                 await publish(publisher.transport, number)
@@ -132,12 +132,12 @@ async def test_an_outdated_head_loses_nothing_that_the_tail_read(store: LogStore
         late = RecordingSink()
         cursor = early.cursor if with_cursor else None
 
-        async def come_late() -> None:
+        async def subscribe_late() -> None:
             async with subscribed(hub, cursor=cursor, sink=late):
                 await late.has(4)
 
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(come_late())
+            tasks.create_task(subscribe_late())
             await log.head_asked()
             await publish(log, 1, 2, 3)
             await early.has(3)
@@ -155,20 +155,20 @@ async def test_events_during_the_first_subscription_are_not_lost(
         log.hold_heads()
         sinks = [RecordingSink() for _ in range(3)]
 
-        async def come(sink: RecordingSink) -> None:
+        async def subscribe(sink: RecordingSink) -> None:
             async with subscribed(hub, sink=sink):
                 await sink.has(4)
 
         async with asyncio.TaskGroup() as tasks:
             for sink in sinks:
-                tasks.create_task(come(sink))
+                tasks.create_task(subscribe(sink))
             await log.head_asked()
             await publish(log, 1, 2, 3)
             log.release_heads()
             for sink in sinks:
                 await sink.ready()
             await publish(log, 4)
-    for sink in sinks:  # each from its own head on, and nothing is missing in between
+    for sink in sinks:  # from its own head, with nothing missing
         assert sink.data == [1, 2, 3, 4][-len(sink.data) :]
 
 
@@ -179,12 +179,12 @@ async def test_a_new_subscriber_keeps_the_tail_as_the_last_one_leaves(
         for number in range(20):
             async with subscribed(hub) as first:
                 await first.ready()
-                coming = asyncio.create_task(_follow_until(hub, f"end {number}"))
+                other = asyncio.create_task(_follow_until(hub, f"end {number}"))
                 for _ in range(number % 4):
                     await asyncio.sleep(0)
             await eventually(lambda: bool(hub.subscribers))
             await publish(hub.transport, f"end {number}")
-            assert await coming == [f"end {number}"]
+            assert await other == [f"end {number}"]
 
 
 async def test_a_partition_that_is_read_again_starts_at_its_head(
@@ -210,20 +210,20 @@ async def _follow_until(hub: Hub, data: object) -> list[object]:
 async def test_300_subscribers_at_once_are_all_served(
     store: LogStore,
 ) -> None:
-    crowd, patience = 300, 45.0  # seconds: what is proven is that all are served, however busy the machine
+    crowd, seconds = 300, 45.0  # long, for a busy machine: the test is that all are served
     async with Hub(store.open()) as hub:
         await publish(hub.transport, "history")
 
-        async def come(number: int) -> list[object]:
+        async def subscribe(number: int) -> list[object]:
             async with subscribed(hub, f"u{number}", since="earliest") as sink:
-                await sink.has("end", patience)
+                await sink.has("end", seconds)
             return sink.data
 
-        async with asyncio.TaskGroup() as tasks:  # where one fails, none of the others lives on into the next test
-            arrivals = [tasks.create_task(come(number)) for number in range(crowd)]
-            await eventually(lambda: len(hub.subscribers) == crowd, patience)
+        async with asyncio.TaskGroup() as tasks:  # if one fails, the others end too
+            subscriptions = [tasks.create_task(subscribe(number)) for number in range(crowd)]
+            await eventually(lambda: len(hub.subscribers) == crowd, seconds)
             await publish(hub.transport, "end")
-        assert [arrival.result() for arrival in arrivals] == [["history", "end"]] * crowd
+        assert [one.result() for one in subscriptions] == [["history", "end"]] * crowd
 
 
 async def test_300_publishers_at_once_are_all_served(store: LogStore) -> None:

@@ -1,4 +1,4 @@
-"""A store that fell back to an older state, as JSON pages see it: no tail follows, the cursor alone gives it away."""
+"""JSON pages of a store that fell back to an older state: without a tail, only the cursor shows it."""
 
 import json
 from dataclasses import dataclass
@@ -24,14 +24,14 @@ waits = pytest.mark.parametrize("wait", [0, 20], ids=["plain", "long-poll"])
 
 @dataclass
 class Client:
-    """Somebody who polls an instance that has no streams."""
+    """A client that polls an instance without streams."""
 
     app: StreamApp
     wait: int
     cursor: str = ""
 
     async def poll(self, wait: int | None = None) -> tuple[list[str], dict[str, Any] | None]:
-        """The data and the gap of the next page."""
+        """Return the data and the gap of the next page."""
         place = f"last_event_id={self.cursor}" if self.cursor else "from=earliest"
         query = f"userId=u1&wait={self.wait if wait is None else wait}&{place}"
         async with Request(self.app, query=query, accept="application/json") as request:
@@ -42,7 +42,7 @@ class Client:
         return [item["data"] for item in page["events"]], page["gap"]
 
     async def poll_all(self) -> list[str]:
-        """Gaps by their reason in brackets, and data, up to the head."""
+        """Return everything up to the head: data, and gaps as their reason in brackets."""
         read: list[str] = []
         while (page := await self.poll(0)) != ([], None):
             read += [*([f"<{page[1]['reason']}>"] if page[1] else []), *page[0]]
@@ -50,7 +50,7 @@ class Client:
 
 
 async def append(hub: Hub, *names: str) -> None:
-    """Publish one event after the other: for u1 alone, and so in their shard where there are shards."""
+    """Publish one event after the other for u1, in the shard of u1 if there are shards."""
     for name in names:
         await hub.dispatch([event(name, users=["u1"])])
 
@@ -61,7 +61,7 @@ async def append(hub: Hub, *names: str) -> None:
 async def test_a_page_past_the_head_is_a_gap(
     store: LogStore, counted_again: int, scheme: Partitions, wait: int
 ) -> None:
-    """The cursor is ahead of the head, at it, or behind it with other records before it: a gap, then all there is."""
+    """The cursor is ahead of the head, at it, or behind it after other records: a gap, then everything stored."""
     again = [f"other {number}" for number in range(4, 4 + counted_again)]
     async with Hub(store.open(scheme), scheme) as hub, Hub(store.open(scheme), scheme) as elsewhere:
         client = Client(StreamApp(hub, Settings()), wait)
@@ -74,12 +74,12 @@ async def test_a_page_past_the_head_is_a_gap(
         await append(elsewhere, *again)
         assert await client.poll() == ([*KEPT, *again], GAP)
         await append(elsewhere, "after")
-        assert await client.poll() == (["after"], None), "whoever resumes from the gap has no second one"
+        assert await client.poll() == (["after"], None), "a resume from the gap has no second gap"
 
 
 @waits
-async def test_a_page_within_what_is_left_has_no_gap(store: LogStore, wait: int) -> None:
-    """What it had not read yet and the store forgot is unknown to the cursor: it has the new records alone."""
+async def test_a_page_after_a_stored_position_has_no_gap(store: LogStore, wait: int) -> None:
+    """The store lost records that the client had not read: the cursor cannot show it, and only new records follow."""
     async with Hub(store.open()) as hub, Hub(store.open()) as elsewhere:
         client = Client(StreamApp(hub, Settings()), wait)
         await append(elsewhere, *KEPT)
@@ -91,10 +91,10 @@ async def test_a_page_within_what_is_left_has_no_gap(store: LogStore, wait: int)
         assert await client.poll() == (["other 4"], None)
 
 
-async def test_pages_kept_for_others_hide_no_loss(store: LogStore) -> None:
-    """Another client's page has brought the lost records into this process, which keeps it for a moment.
+async def test_shared_pages_hide_no_loss(store: LogStore) -> None:
+    """A page that another client read has the lost records, and this process keeps it for a moment.
 
-    Whoever is answered from it gets records that the store has forgotten since, and then the gap that says so.
+    A client served from it gets records that the store has lost since, and then the gap.
     """
     async with Hub(store.open()) as hub, Hub(store.open()) as elsewhere:
         app = StreamApp(hub, Settings())

@@ -1,4 +1,4 @@
-"""Types and users with partitions of their own: the same events for the same people, from fewer streams."""
+"""Partitions per type and user shard: each user gets the same events as without, from fewer partitions."""
 
 import json
 from contextlib import AsyncExitStack
@@ -23,13 +23,13 @@ schemes = pytest.mark.parametrize("scheme", [NONE, TYPES, SHARDS, BOTH], ids=["n
 
 
 def shard(scheme: Partitions, user: str, type: str = "t") -> str:
-    """The partition where events for this user are."""
+    """Return the partition of events for this user."""
     ((name, _),) = scheme.route(event(type=type, users=[user]))
     return name
 
 
 def users_of_shards(scheme: Partitions) -> tuple[str, str, str]:
-    """Two users who share a shard, and one who is in another."""
+    """Return two users in one shard, and one in another."""
     users = [f"u{n}" for n in range(50)]
     one = users[0]
     same = next(u for u in users[1:] if shard(scheme, u) == shard(scheme, one))
@@ -38,7 +38,7 @@ def users_of_shards(scheme: Partitions) -> tuple[str, str, str]:
 
 
 @schemes
-async def test_a_scheme_changes_nothing_of_what_anyone_is_sent(store: LogStore, scheme: Partitions) -> None:
+async def test_a_scheme_does_not_change_what_is_delivered(store: LogStore, scheme: Partitions) -> None:
     batch = [
         event(f"{n} {type} {users}", type=type, users=users)
         for n in range(4)
@@ -59,7 +59,7 @@ async def test_a_scheme_changes_nothing_of_what_anyone_is_sent(store: LogStore, 
                 assert (await again.ready())["recovered"] is True
             wanted = _visible(batch, user, types)
             assert sorted(sink.data) == sorted(again.data) == sorted(wanted)
-            for names in (None, ["u1"]):  # per partition in order: whatever one type and audience has
+            for names in (None, ["u1"]):  # in order per partition: events of one type and audience
                 for type in ("a", "b", "c"):
                     part = [d for d in wanted if d.split(" ", 1)[1] == f"{type} {names}"]
                     assert [d for d in sink.data if d in part] == part
@@ -96,7 +96,7 @@ async def test_a_shard_holds_and_names_its_own_users_only(
     assert audiences == {names[0]: None, names[1]: (one, same), names[2]: (other,)}
 
 
-async def test_who_shares_a_shard_does_not_see_the_other_ones_events(store: LogStore) -> None:
+async def test_users_of_one_shard_do_not_get_each_others_events(store: LogStore) -> None:
     one, same, _ = users_of_shards(SHARDS)
     async with Hub(store.open(SHARDS), SHARDS) as hub:
         async with subscribed(hub, same) as sink:
@@ -120,7 +120,7 @@ async def test_an_id_is_checked_in_every_partition_of_its_event(store: LogStore)
     assert wider.duplicate
 
 
-ONLY_A = {"a", ALL, SCHEMES}  # the log is new: somebody may have used the default scheme until now
+ONLY_A = {"a", ALL, SCHEMES}  # in a new log, another process may have used the default scheme
 
 
 async def test_a_hub_reads_only_the_partitions_of_its_subscribers(

@@ -1,4 +1,4 @@
-"""Reading again: complete and exact, or a gap that is told before anything else."""
+"""A replay is complete and exact, or starts with a gap."""
 
 from collections.abc import AsyncIterator
 from itertools import pairwise
@@ -87,19 +87,19 @@ async def test_what_is_trimmed_during_a_replay_is_a_gap_in_its_middle(store: Log
     receipts = await publish(log, *range(1, 2 * PAGE + 101))
     replay = log.replay(at(start_of(place(receipts[0]))), await log.head(("all",)))
     first = contents(await take(replay, 3))
-    await publish(log, *range(2 * PAGE + 50))  # leaves the last 50 of those that are still to be read
+    await publish(log, *range(2 * PAGE + 50))  # keeps the last 50 of the records that are not read yet
     rest = contents([item async for item in replay])
     assert first == [1, 2, 3]
-    # The page that had been fetched is whole; of the next, read ahead meanwhile, there may be any part.
+    # The first page was fetched before. The next is read ahead, and may have any part of its records.
     assert rest[: FIRST - 3] == [*range(4, FIRST + 1)]
     assert rest[-50:] == [*range(2 * PAGE + 51, 2 * PAGE + 101)]
     for last, item in pairwise(rest):
         if isinstance(last, int) and isinstance(item, int):
-            assert item == last + 1, "a jump is told"
+            assert item == last + 1, "an offset was skipped without a gap"
     assert "<trimmed>" in rest
 
 
-async def test_a_wiped_store_is_a_gap_and_then_comes_all_that_it_holds(store: LogStore) -> None:
+async def test_a_wiped_store_is_a_gap_before_everything_stored(store: LogStore) -> None:
     log = store.open()
     receipts = await publish(log, "lost", "lost")
     await store.wipe()
@@ -130,7 +130,7 @@ async def test_a_cursor_ahead_of_the_log_is_a_gap(log: Log) -> None:
 
 
 @pytest.mark.parametrize("counted_again", [1, 2, 3, 5])
-async def test_reused_offsets_of_a_fallen_back_store_are_a_gap(store: LogStore, counted_again: int) -> None:
+async def test_reused_offsets_of_an_older_state_are_a_gap(store: LogStore, counted_again: int) -> None:
     log = store.open()
     await publish(log, "a", "b", "c")
     fall_back = await store.back_up()
@@ -143,7 +143,7 @@ async def test_reused_offsets_of_a_fallen_back_store_are_a_gap(store: LogStore, 
     assert items == ["<epoch>", "a", "b", "c", *again]
 
 
-async def test_a_position_before_the_fall_back_stays_valid(
+async def test_a_position_that_the_older_state_holds_stays_valid(
     store: LogStore,
 ) -> None:
     log = store.open()
@@ -176,7 +176,7 @@ async def test_a_wipe_during_a_replay_ends_it_with_a_gap(store: LogStore) -> Non
     await store.wipe()
     await publish(log, "new")
     items += [item async for item in replay]
-    whole = (FIRST, FIRST + FIRST * GROWTH, PAGE, 2 * PAGE)  # one page may be ahead; a first one may be small
+    whole = (FIRST, FIRST + FIRST * GROWTH, PAGE, 2 * PAGE)  # one page may be read ahead; a first page may be small
     assert contents(items) in [[*range(count), "<trimmed>"] for count in whole]
 
 

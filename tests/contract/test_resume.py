@@ -1,4 +1,4 @@
-"""A subscriber who comes back: from its cursor, a receipt, a time; or with a cursor that cannot be followed."""
+"""A client resumes: from its cursor, a receipt or a time, or with an invalid cursor."""
 
 import re
 from typing import Literal
@@ -55,7 +55,7 @@ async def test_the_ready_frame_sets_the_cursor(store: LogStore) -> None:
     assert again.data == ["missed"]
 
 
-async def test_events_for_others_are_not_replayed_whatever_the_cursor(store: LogStore) -> None:
+async def test_events_for_others_are_never_replayed(store: LogStore) -> None:
     async with Hub(store.open()) as hub:
         async with subscribed(hub, "u2") as theirs:
             await theirs.ready()

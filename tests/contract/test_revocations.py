@@ -1,4 +1,4 @@
-"""Revocations reach every process by way of the log: those that listen now, and those that start later."""
+"""Revocations reach each process through the log, also processes that start later."""
 
 import time
 from collections.abc import AsyncIterator
@@ -44,7 +44,7 @@ async def admitted(hub: Hub, user_id: str, issued_at: float) -> AsyncIterator[Re
 
 
 async def refused(hub: Hub, user_id: str | None, issued_at: float) -> bool:
-    """Whether a poll with this token is refused: it asks the log, without a tail."""
+    """Whether a poll with this token is refused; a poll reads the log, without a tail."""
     try:
         await hub.read(Interest(user_id), Start(), DATA_PAGE, Page(), issued_at=issued_at)
     except Unauthorized:
@@ -53,7 +53,7 @@ async def refused(hub: Hub, user_id: str | None, issued_at: float) -> bool:
 
 
 def known(hub: Hub) -> int:
-    """How many revocations the process knows."""
+    """Return the number of revocations that the process knows."""
     assert hub.revocations is not None
     return len(hub.revocations)
 
@@ -63,7 +63,7 @@ def revoke(user_id: str, before: float) -> Event:
 
 
 async def test_a_revocation_ends_the_streams_of_its_user(any_store: Store) -> None:
-    """In every process, and nobody else's."""
+    """In each process, and no other user's streams."""
     async with guarded(any_store) as here, guarded(any_store) as there, AsyncExitStack() as stack:
         old = [await stack.enter_async_context(admitted(hub, "u1", 100)) for hub in (here, there)]
         others = [
@@ -78,7 +78,7 @@ async def test_a_revocation_ends_the_streams_of_its_user(any_store: Store) -> No
         await there.dispatch([event("on")])
         for sink in others:
             await sink.has("on")
-            assert sink.order == ["realtime.ready", "on"], "a revocation is nothing that a subscriber hears of"
+            assert sink.order == ["realtime.ready", "on"], "a revocation is not delivered to subscribers"
         for sink in old:
             assert sink.data == []
 
@@ -103,11 +103,11 @@ async def test_a_new_process_knows_earlier_revocations(store: LogStore) -> None:
 
 
 async def test_a_revocation_without_subscribers_is_not_missed(store: LogStore) -> None:
-    """While nobody is subscribed nothing is followed."""
+    """Without subscribers, no partition is followed."""
     async with guarded(store) as hub, guarded(store) as other:
         async with admitted(hub, "u1", 100):
             pass
-        assert REVOCATIONS not in hub.fanout.positions, "nobody is here: nothing is followed"
+        assert REVOCATIONS not in hub.fanout.positions, "no partition is followed without subscribers"
         await other.dispatch([revoke("u1", 200)])
         with pytest.raises(Unauthorized):
             await admitted(hub, "u1", 100).__aenter__()
@@ -130,7 +130,7 @@ async def test_a_revocation_under_a_reused_offset_is_read(store: LogStore) -> No
         await hub.dispatch([revoke("u2", 200)])
         assert await refused(hub, "u2", 100)
         await restore()
-        await hub.dispatch([revoke("u3", 200)])  # the second one once more
+        await hub.dispatch([revoke("u3", 200)])  # the second one again
         for user in ("u1", "u2", "u3"):
             assert await refused(hub, user, 100)
 
@@ -147,11 +147,11 @@ async def test_after_a_gap_all_revocations_are_read_again(store: LogStore) -> No
         await eventually(lambda: known(hub) == 1)
         await publish(log, "end")
         await sink.has("end")
-        assert sink.order == ["realtime.ready", "end"], "nobody is told of that gap"
+        assert sink.order == ["realtime.ready", "end"], "a gap in the revocations is not delivered"
 
 
 class LosingLog(StagedLog):
-    """A log whose tail loses a revocation while it `loses`; `give` brings an item as the tail does."""
+    """A log whose tail loses revocations while it `loses`; `give` delivers an item as the tail does."""
 
     loses = False
     give: Handler
@@ -181,11 +181,11 @@ async def test_a_revocation_is_kept_as_long_as_the_log_keeps_it(store: LogStore)
     async with guard(store.open(), keep=60.0) as hub:
         await hub.dispatch([revoke("u1", 200)])  # long ago
         assert not await refused(hub, "u1", 100)
-        assert known(hub) == 0, "else every user who was ever revoked would be kept for good"
+        assert known(hub) == 0, "otherwise each user ever revoked would be kept for ever"
 
 
 async def test_a_clock_that_jumps_ahead_brings_no_token_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A day ahead, as far as this process is concerned: all that was revoked within it was forgotten."""
+    """The clock was a day ahead: the process dropped all revocations of that day."""
     async with guard(MemoryStore().open(), keep=60.0) as hub:
         now = time.time()
         await hub.dispatch([revoke("u1", now)])

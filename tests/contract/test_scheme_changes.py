@@ -1,4 +1,4 @@
-"""The partition scheme changes, at rest and while processes with different ones run: nothing is lost or sent twice."""
+"""The partition scheme changes, at rest and while processes with different ones run: nothing is lost or repeated."""
 
 import asyncio
 import random
@@ -34,17 +34,17 @@ changes = pytest.mark.parametrize(
 )
 
 
-USER = "u3"  # has another shard of 16 than of 8
+USER = "u3"  # in another shard of 16 than of 8
 
 
 def home(scheme: Partitions, user: str) -> str:
-    """The partition of this user's events."""
+    """Return the partition of this user's events."""
     ((name, _),) = scheme.route(event(users=[user]))
     return name
 
 
 def apart_then_together(old: Partitions, new: Partitions) -> tuple[str, str]:
-    """Two users in two shards of the old scheme and in one of the new."""
+    """Return two users in two shards of the old scheme and in one of the new."""
     users = [f"u{n}" for n in range(300)]
     return next(
         (one, two)
@@ -55,8 +55,8 @@ def apart_then_together(old: Partitions, new: Partitions) -> tuple[str, str]:
 
 
 @changes
-async def test_what_was_missed_under_the_old_scheme_is_read(store: LogStore, old: Partitions, new: Partitions) -> None:
-    """An event appended under 8 shards, and resumed by an older cursor on 16: `recovered: true`, and it was gone."""
+async def test_events_missed_under_the_old_scheme_are_read(store: LogStore, old: Partitions, new: Partitions) -> None:
+    """An event was appended under 8 shards; a resume under 16 was `recovered: true`, without it."""
     async with Hub(store.open(old), old) as before:
         async with subscribed(before, USER) as sink:
             await sink.ready()
@@ -103,7 +103,7 @@ async def test_a_retry_across_the_change_is_a_duplicate(store: LogStore, old: Pa
 
 
 async def test_a_half_made_append_is_completed_once(store: LogStore) -> None:
-    """A process dies when one of two shards has the event; the retry meets a scheme in which they are one."""
+    """A process dies when one of two shards has the event; for the retry the two shards are one."""
     one, two = apart_then_together(SIXTEEN, EIGHT)
     before, after = store.open(SIXTEEN), store.open(EIGHT)
     await before.publish([event("x", id="x", users=[two])])
@@ -149,7 +149,7 @@ async def test_a_page_reads_what_a_scheme_unknown_to_it_holds(store: LogStore) -
 
 
 async def test_a_cursor_of_an_instance_that_knows_more_loses_nothing(store: LogStore) -> None:
-    """The other instance has learned of a scheme already; what its cursor names must not be read out and left."""
+    """The other instance knows a newer scheme: the partitions in its cursor must not be dropped."""
     old, new = store.open(EIGHT), store.open(SIXTEEN)
     async with Hub(old, EIGHT) as before, Hub(new, SIXTEEN) as after, subscribed(before, "u2") as keeps_it_open:
         await keeps_it_open.ready()
@@ -167,7 +167,7 @@ async def test_a_cursor_of_an_instance_that_knows_more_loses_nothing(store: LogS
 
 
 async def test_an_announcement_is_brought_before_later_events(store: LogStore) -> None:
-    """A tail that was away finds both in one read: a stream must end before its cursor passes the announcement."""
+    """A reconnecting tail reads both at once: a stream must end before its cursor passes the announcement."""
     log = store.open()
     names = (ALL, "all:u2", SCHEMES)
     before = await log.head(names)
@@ -193,7 +193,7 @@ async def test_nobody_is_sent_the_announcements(store: LogStore) -> None:
 
 @pytest.fixture
 def no_last_flush(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The end of a fallback waits for no log that refuses for good; a test names this before its store."""
+    """A fallback does not wait at its end for a log that refuses for good. A test lists this before its store."""
     monkeypatch.setattr("tidewire.transports.fallback.fallback.LAST_FLUSH", 0.0)
 
 
@@ -207,15 +207,15 @@ async def test_more_schemes_than_a_cursor_can_name_are_refused(no_last_flush: No
         except TransportUnavailable as error:
             refused = error.detail
         else:
-            refused = refused if receipt.durable else "REALTIME_PARTITIONS"  # a fallback keeps it, and says so
+            refused = refused if receipt.durable else "REALTIME_PARTITIONS"  # a fallback keeps it in its outbox
     assert "REALTIME_PARTITIONS" in refused
     await store.open(schemes[0]).publish([event("still")])
 
 
 async def test_a_full_list_of_schemes_refuses_one_more(no_last_flush: None, store: LogStore) -> None:
-    """The oldest announcement went, though the log still held its scheme's events: nobody read them from `earliest`."""
+    """The oldest announcement was dropped although the log had events of its scheme: `earliest` missed them."""
     first, *others, one_too_many = [Partitions(user_shards=shards) for shards in range(2, MAX_ANNOUNCEMENTS + 2)]
-    for scheme in (first, *others):  # the default scheme is announced beside the first one: then the list is full
+    for scheme in (first, *others):  # with the default scheme, which the first one announces too, the list is full
         log = store.open(scheme)
         await log.publish([event(scheme.user_shards, users=[USER])])
         await log.aclose()
@@ -224,7 +224,7 @@ async def test_a_full_list_of_schemes_refuses_one_more(no_last_flush: None, stor
         (receipt,) = await store.open(one_too_many).publish([event("one too many", users=[USER])])
     except TransportUnavailable as error:
         refused = error.detail
-    else:  # a fallback keeps it, and says so
+    else:  # a fallback keeps it in its outbox
         assert not receipt.durable
     if not isinstance(store, FallbackStore):
         assert f"{MAX_ANNOUNCEMENTS} announcements" in refused
@@ -237,20 +237,20 @@ async def test_a_full_list_of_schemes_refuses_one_more(no_last_flush: None, stor
 
 
 async def test_a_full_list_of_schemes_refuses_no_renewal() -> None:
-    """A newcomer must not stop those who were there before: a scheme in use is renewed, however full the list is."""
+    """A new scheme must not stop existing ones: a scheme in use is renewed even if the list is full."""
     store = MemoryStore()
     retention = Retention(3_600, 0, 3_600)
     schemes = [Partitions(user_shards=shards) for shards in range(2, MAX_ANNOUNCEMENTS + 1)]
-    for scheme in schemes:  # and the default one: the list is full
+    for scheme in schemes:  # with the default scheme the list is full
         await store.open(scheme, retention).publish([event(scheme.user_shards, users=[USER])])
-    await store.pass_time(4_000)  # over half of the time for which an announcement counts: it is renewed
+    await store.pass_time(4_000)  # more than half of an announcement's lifetime: it is renewed
     (receipt,) = await store.open(schemes[0], retention).publish([event("renewed", users=[USER])])
     assert receipt.positions is not None
     await store.aclose()
 
 
 async def test_schemes_of_a_log_that_was_idle_make_room() -> None:
-    """Nobody renewed the old ones, so by the log alone they were in use for ever: each new scheme was refused."""
+    """Schemes that nobody renewed counted as in use for ever, and each new scheme was refused."""
     store = MemoryStore()
     retention = Retention(3_600, 0, 3_600)
     large = [Partitions(frozenset(f"{n}-{letter * 45}" for letter in "abcdefghijklmnop"), 8) for n in range(2)]
@@ -279,7 +279,7 @@ async def test_a_wiped_log_has_no_schemes_and_gets_them_again(store: LogStore) -
 
 
 async def test_a_scheme_that_was_never_announced_is_read_out(redis_store: RedisStore) -> None:
-    """A log of a release that announced nothing: its cursor's partitions are read, those of others are not started."""
+    """The log of a release without announcements: only the partitions in the cursor are read."""
     async with Hub(redis_store.open(EIGHT), EIGHT) as before:
         async with subscribed(before, USER) as sink:
             await sink.ready()
@@ -303,8 +303,8 @@ async def test_a_scheme_that_was_never_announced_is_read_out(redis_store: RedisS
         assert set(await redis_store.client.keys()) == keys
 
 
-async def test_a_scheme_that_others_outlived_is_read_no_longer() -> None:
-    """Announcements are renewed while a scheme is in use; one that is not is over when its events and ids are."""
+async def test_an_expired_scheme_is_not_read_any_more() -> None:
+    """A scheme in use is renewed; one that is not expires with its events and ids."""
     store = MemoryStore()
     retention = Retention(3_600, 0, 3_600)
     old, new = store.open(TYPE_A, retention), store.open(NONE, retention)
@@ -324,7 +324,7 @@ async def test_a_scheme_that_others_outlived_is_read_no_longer() -> None:
 
 
 class Follower:
-    """Somebody who goes from instance to instance with the last cursor, and must have each event of theirs once."""
+    """A client that resumes at one instance after the other, and must get each of its events once."""
 
     def __init__(self, user: str | None, types: set[str] | None) -> None:
         self.user, self.types = user, types
@@ -348,7 +348,7 @@ class Follower:
     "seed", [seed if seed < 10 else pytest.param(seed, marks=pytest.mark.full) for seed in range(40)]
 )
 async def test_any_sequence_of_changes_loses_and_repeats_nothing(seed: int) -> None:
-    """Random schemes, publications, retries of any age under any scheme, and resumes on any instance."""
+    """Random schemes, publications, late retries under any scheme, and resumes on any instance."""
     rng = random.Random(seed)
     schemes = rng.sample([NONE, EIGHT, SIXTEEN, TYPE_A, BOTH, Partitions(frozenset({"a", "b"}), 5)], 4)
     store = MemoryStore()

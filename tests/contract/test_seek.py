@@ -1,4 +1,4 @@
-"""Finding a place: the head, the oldest that is kept, a time."""
+"""Seeking a position: the head, the oldest record, a time."""
 
 from tidewire.transports.base import Log, Retention
 
@@ -6,7 +6,7 @@ from tests.contract.acts import at, contents, event, head, place, publish, read,
 from tests.contract.stores import LogStore
 
 
-async def test_the_head_of_an_empty_log_is_also_its_earliest_place(log: Log) -> None:
+async def test_the_head_of_an_empty_log_is_also_its_earliest(log: Log) -> None:
     empty = await head(log)
     assert empty.offset == 0
     assert (await seek(log, None))[:2] == empty[:2]
@@ -14,7 +14,7 @@ async def test_the_head_of_an_empty_log_is_also_its_earliest_place(log: Log) -> 
     assert await read(log, at(empty)) == []
 
 
-async def test_the_head_is_after_all_that_was_acknowledged_before(log: Log) -> None:
+async def test_the_head_is_after_each_acknowledged_record(log: Log) -> None:
     receipts = await publish(log, 1, 2, 3)
     assert await head(log) == place(receipts[-1])
 
@@ -77,7 +77,7 @@ async def test_a_time_is_found_among_thousands_after_trimming(store: LogStore) -
     assert (await seek(log, place(receipt).time)).offset == 2_000
 
 
-async def test_places_of_several_partitions_are_answered_by_name(log: Log) -> None:
+async def test_positions_of_several_partitions_are_returned_by_name(log: Log) -> None:
     (receipt,) = await publish(log, 1)
     places = (await log.head(("all", "other"))).positions
     assert set(places) == {"all", "other"}

@@ -1,4 +1,4 @@
-"""The live tail of one process: everything after its place, once and in order, whatever is followed meanwhile."""
+"""The live tail of one process: each record after its position, once and in order, while partitions change."""
 
 import asyncio
 
@@ -66,9 +66,9 @@ async def test_a_new_partition_interrupts_the_blocked_read(
     heads = await log.head(("a", "b"))
     async with tailing(log, at(heads.positions["a"], "a")) as (received, tail):
         await log.publish([event("a1", type="a")])
-        await received.has("a1")  # from now on it waits in a read of `a` alone
+        await received.has("a1")  # from now on a read of `a` alone is blocked
         for _ in range(5):
-            await asyncio.sleep(0.01)  # for the read to reach the server; without it the test is only easier
+            await asyncio.sleep(0.01)  # time for the read to reach the server; without it the test is only easier
         tail.follow({"b": heads.positions["b"]})
         await log.publish([event("b1", type="b")])
         await received.until(lambda: "b1" in received.data, seconds=2.5)  # a blocked read ends after 5 s
@@ -145,7 +145,7 @@ async def test_following_again_from_later_repeats_nothing(
     store: LogStore,
 ) -> None:
     log = store.open()
-    for _ in range(20):  # the reader may be anywhere in its read when the change comes
+    for _ in range(20):  # the change may come at any step of the read
         before = await log.head(("all",))
         async with tailing(log, before) as (received, tail):
             receipts = await publish(log, *range(10))

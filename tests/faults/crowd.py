@@ -1,4 +1,4 @@
-"""`python -m tests.faults.crowd PORT COUNT`: many subscribers in a process that is there to be killed.
+"""`python -m tests.faults.crowd PORT COUNT`: many subscribers in one process, which a test kills.
 
 Prints a line once all of them are live, and then reads on.
 """

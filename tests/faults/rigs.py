@@ -1,4 +1,4 @@
-"""A real store with the network before it: what a scenario breaks, the same for every transport that has a log."""
+"""Rigs: a real store behind a proxy, which a scenario breaks; one per transport with a log."""
 
 import asyncio
 from abc import ABC, abstractmethod
@@ -22,28 +22,28 @@ from tests.support.redis_records import read_log
 from tests.support.upstash_stand_in import StandIn
 from tests.support.waiting import DEADLINE
 
-TIME_OUT = 1.0  # seconds, of an impatient rig; a test does not wait as long as a deployment should
+TIME_OUT = 1.0  # seconds, of a rig with short time-outs
 
 EMPTY = "truncate rt.partitions, rt.records, rt.ids; select 1"
 
 MoreTraffic = Callable[[], Awaitable[None]]
-"""Returns when a few more events were acknowledged and delivered."""
+"""Returns when some more events were acknowledged and delivered."""
 
 
 class Rig(ABC):
-    """A server with a proxy before it. `open` is what one process sees through that; `stored` goes round it."""
+    """A server behind a proxy. `open` makes a log that uses the proxy; `stored` reads the server itself."""
 
     proxy: Proxy
-    patience: Mapping[str, float]  # what an impatient rig sets the product's time-outs to
+    time_outs: Mapping[str, float]  # seconds of the product's time-outs, by their names
 
-    def __init__(self, folder: Path, *, impatient: bool = True) -> None:
+    def __init__(self, folder: Path, *, quick: bool = True) -> None:
         self.folder = folder
-        self.impatient = impatient
+        self.quick = quick
         self.stack = AsyncExitStack()
-        self.silence = 1.3 if impatient else 6.5  # seconds of a pause: longer than any time-out of a publisher
+        self.silence = 1.3 if quick else 6.5  # seconds of a pause: longer than a publisher's time-out
 
     async def __aenter__(self) -> Self:
-        self.stack.enter_context(self._hurry())
+        self.stack.enter_context(self._shorten())
         await self._start()
         return self
 
@@ -57,25 +57,25 @@ class Rig(ABC):
         return log
 
     async def end_sessions(self) -> None:
-        """Have the server end every connection."""
+        """Let the server end each connection."""
         self.proxy.cut()
 
     @property
     @abstractmethod
     def server(self) -> RedisServer | PostgresServer:
-        """The process that holds the log now."""
+        """The process that has the log now."""
 
     @abstractmethod
     async def stored(self) -> list[int]:
-        """Return the data of every record, in order, read without the product."""
+        """Return the data of each record, in order, read without the product."""
 
     @abstractmethod
     async def wipe(self) -> None:
-        """Lose everything, and keep running."""
+        """Delete everything, and keep running."""
 
     @abstractmethod
     async def fail_over(self, meanwhile: MoreTraffic | None) -> None:
-        """Lose the server, and go on with what has all that it had, or all but what came `meanwhile`."""
+        """Replace the server by one with all of its data, or without the records of `meanwhile`."""
 
     @abstractmethod
     async def _start(self) -> None: ...
@@ -84,9 +84,9 @@ class Rig(ABC):
     def _open(self, direct: bool) -> Log: ...
 
     @contextmanager
-    def _hurry(self) -> Iterator[None]:
+    def _shorten(self) -> Iterator[None]:
         with ExitStack() as patches:
-            for name, seconds in self.patience.items() if self.impatient else ():
+            for name, seconds in self.time_outs.items() if self.quick else ():
                 patches.enter_context(patch(f"tidewire.transports.{name}", seconds))
             yield
 
@@ -94,7 +94,7 @@ class Rig(ABC):
 class RedisRig(Rig):
     """Redis Streams over TCP. A failover promotes a replica."""
 
-    patience: Mapping[str, float] = {"redis.pool.TIMEOUT": TIME_OUT}
+    time_outs: Mapping[str, float] = {"redis.pool.TIMEOUT": TIME_OUT}
     _server: RedisServer
 
     @property
@@ -114,7 +114,7 @@ class RedisRig(Rig):
 
     def _open(self, direct: bool) -> Log:
         url = self.server.url if direct else self.proxy.url
-        return RedisStreams(url, block=0.5) if self.impatient else RedisStreams(url)
+        return RedisStreams(url, block=0.5) if self.quick else RedisStreams(url)
 
     async def stored(self) -> list[int]:
         return [record.event["data"] for record in (await read_log(self.server)).get("all", [])]
@@ -135,7 +135,7 @@ class RedisRig(Rig):
             await meanwhile()
             await asyncio.to_thread(first.kill)
         else:
-            await self.proxy.refuse()  # nothing is acknowledged between the last look and the end
+            await self.proxy.refuse()  # nothing is acknowledged after the last check
             await _in_step(first)
             await asyncio.to_thread(first.kill)
             assert replica.ask("REPLICAOF NO ONE") == "+OK"
@@ -148,22 +148,22 @@ class RedisRig(Rig):
 
 
 async def _in_step(server: RedisServer) -> None:
-    """Return once a replica has confirmed all that the server holds now."""
+    """Return once a replica has confirmed all data of the server."""
     client: Any = Redis.from_url(server.url, single_connection_client=True)
     async with client, asyncio.timeout(DEADLINE):
         while True:
-            await client.set("probe", 1)  # WAIT is about what this connection wrote, and so about all before it
+            await client.set("probe", 1)  # WAIT covers the writes of this connection, and so all earlier ones
             if await client.wait(1, 500):
                 return
 
 
 class UpstashRig(RedisRig):
-    """The same Redis over REST; the proxy is before the stand-in of Upstash."""
+    """The same Redis over REST; the proxy is in front of the stand-in for Upstash."""
 
-    patience: Mapping[str, float] = {
+    time_outs: Mapping[str, float] = {
         "upstash.session.READ_TIMEOUT": TIME_OUT,
         "upstash.session.EXCHANGE_TIMEOUT": 2 * TIME_OUT,
-        "upstash.rest_log._VERIFY": 0.5,
+        "upstash.rest_log.VERIFY": 0.5,
     }
 
     async def _start(self) -> None:
@@ -173,19 +173,19 @@ class UpstashRig(RedisRig):
 
     def _open(self, direct: bool) -> Log:
         url, token = self._upstash.url if direct else self.proxy.url, self._upstash.token
-        return UpstashRest(url, token, poll_min=0.02, poll_max=0.2) if self.impatient else UpstashRest(url, token)
+        return UpstashRest(url, token, poll_min=0.02, poll_max=0.2) if self.quick else UpstashRest(url, token)
 
     def _lead_to(self, server: RedisServer) -> None:
         self._upstash.redis_port = server.port
 
 
 class PostgresRig(Rig):
-    """Postgres. A failover brings what a standby that was behind brings: the state of an earlier moment."""
+    """Postgres. A failover restores an earlier state, as a promoted standby that was behind."""
 
-    patience: Mapping[str, float] = {"postgres.connection.TIMEOUT": TIME_OUT}
+    time_outs: Mapping[str, float] = {"postgres.connection.TIMEOUT": TIME_OUT}
 
-    def __init__(self, folder: Path, server: PostgresServer, *, impatient: bool = True) -> None:
-        super().__init__(folder, impatient=impatient)
+    def __init__(self, folder: Path, server: PostgresServer, *, quick: bool = True) -> None:
+        super().__init__(folder, quick=quick)
         self._server = server
 
     @property
@@ -198,7 +198,7 @@ class PostgresRig(Rig):
 
     def _open(self, direct: bool) -> Log:
         url = self.server.url if direct else self.proxy.url
-        return PostgresLog(url, check=0.5) if self.impatient else PostgresLog(url)
+        return PostgresLog(url, check=0.5) if self.quick else PostgresLog(url)
 
     async def stored(self) -> list[int]:
         rows = self.server.ask('select (event::json ->> $1)::integer from rt.records order by epoch, "offset"', "data")
@@ -213,7 +213,7 @@ class PostgresRig(Rig):
         await asyncio.to_thread(self.server.ask, EMPTY)
 
     async def fail_over(self, meanwhile: MoreTraffic | None) -> None:
-        assert meanwhile is not None, "a standby that has everything is a restart to its clients"
+        assert meanwhile is not None, "for its clients, a failover to a standby with all data is a restart"
         restore = await PostgresStore(self.server.url).back_up()
         await meanwhile()
         await self.proxy.refuse()

@@ -1,4 +1,4 @@
-"""What can happen to a log and to the network before it, in one table; and the traffic that has to live through it."""
+"""The faults of a log and of the network in front of it, in one table, and the traffic that they meet."""
 
 import asyncio
 import time
@@ -16,27 +16,27 @@ from tests.faults.rigs import PostgresRig, RedisRig, Rig
 from tests.support.sinks import RecordingSink, subscribed
 from tests.support.waiting import Growing
 
-AGAIN = 0.02  # seconds before a publisher that was refused tries again
-PACE = 0.002  # seconds between two events: a fault meets a stream of them, and a log of some hundred
-BEFORE = 15  # events that are delivered before the fault, and again after it
-SLOW = 0.1  # seconds that bytes are on their way, in each direction
-PATIENCE = 60.0  # seconds until what must happen has happened; a half-open connection takes half of it
+AGAIN = 0.02  # seconds before a refused publisher retries
+PACE = 0.002  # seconds between two events
+BEFORE = 15  # events delivered before the fault, and again after it
+SLOW = 0.1  # seconds of delay in each direction
+PATIENCE = 60.0  # seconds of a recovery; a half-open connection takes half of it
 
 
 class Traffic(Growing):
-    """A publisher that never gives up, and one subscriber; both through the proxy, each as a process of its own."""
+    """A publisher that retries for ever, and one subscriber, each a process of its own behind the proxy."""
 
     def __init__(self, rig: Rig, sink: RecordingSink) -> None:
         super().__init__()
         self.rig = rig
         self.sink = sink
-        self.acknowledged: dict[int, int] = {}  # event → the offset that its receipt named
+        self.acknowledged: dict[int, int] = {}  # event → the offset in its receipt
         self.refused = 0
         self._began: dict[int, float] = {}
         self._answered: dict[int, float] = {}
 
     async def publish(self, log: Log) -> None:
-        """Publish 0, 1, 2 …, each with its own id until it is acknowledged, until cancelled."""
+        """Publish 0, 1, 2 …, each with one id until it is acknowledged."""
         number = 0
         while True:
             await self.publish_one(log, number)
@@ -44,7 +44,7 @@ class Traffic(Growing):
             await asyncio.sleep(PACE)
 
     async def publish_one(self, log: Log, number: int) -> None:
-        one = event(number, id=f"event-{number}")  # the same when it is tried again, by whomever
+        one = event(number, id=f"event-{number}")  # a retry has the same id
         self._began[number] = time.monotonic()
         while number not in self.acknowledged:
             try:
@@ -58,16 +58,16 @@ class Traffic(Growing):
         self.grow()
 
     async def more(self, count: int = BEFORE) -> None:
-        """Return once so many more events were acknowledged and delivered."""
+        """Return once `count` more events were acknowledged and delivered."""
         last = len(self.acknowledged) + count
         await self.until(lambda: len(self.acknowledged) > last, PATIENCE)
         await self.sink.has(last, PATIENCE)
 
     async def recovery(self, over: float) -> tuple[float, float]:
-        """Return the seconds from `over` until an event begun after it was acknowledged, and was delivered."""
+        """Return the seconds from `over` until a later event was acknowledged, and until it was delivered."""
         await self.until(lambda: any(self._began[n] >= over for n in self._answered), PATIENCE)
         first = min(n for n in self._answered if self._began[n] >= over)
-        # Or a later one: what a store that fell back counts again at once is part of the gap.
+        # Or a later one: offsets that a restored store uses again at once are part of the gap.
         await self.sink.until(lambda: bool(self.sink.data) and self.sink.data[-1] >= first, PATIENCE)
         return self._answered[first] - over, time.monotonic() - over
 
@@ -77,7 +77,7 @@ class Traffic(Growing):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of it; times in seconds after the fault was over, or after it began where it has no end."""
+    """The result. Times are seconds after the end of the fault, or after its begin if it has no end."""
 
     published_after: float
     delivered_after: float
@@ -90,12 +90,12 @@ Strike = Callable[[Rig, Traffic], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """One fault. `loses`: the store itself forgets what it had acknowledged, which must be told."""
+    """One fault. If it `loses`, the store loses acknowledged records, and each reader must get a gap."""
 
     name: str
     strike: Strike
     loses: bool = False
-    rigs: tuple[type[Rig], ...] = (RedisRig, PostgresRig)  # and what derives from them
+    rigs: tuple[type[Rig], ...] = (RedisRig, PostgresRig)  # and their subclasses
 
 
 async def slow_network(rig: Rig, traffic: Traffic) -> None:
@@ -111,13 +111,13 @@ async def cut_connections(rig: Rig, traffic: Traffic) -> None:
 
 
 def cut_answers(keep: int) -> Strike:
-    """Cut the next answers after so many bytes; 0 bytes are an acknowledgement that was given and never heard."""
+    """Cut the next responses after `keep` bytes; with 0 bytes an acknowledgement is lost."""
 
     async def strike(rig: Rig, traffic: Traffic) -> None:
         rig.proxy.keep = keep
         wanted = rig.proxy.cuts + 4
         async with asyncio.timeout(PATIENCE):
-            while rig.proxy.cuts < wanted:  # noqa: ASYNC110 — the proxy rings for nobody
+            while rig.proxy.cuts < wanted:  # noqa: ASYNC110 — the proxy sets no event
                 await asyncio.sleep(0.005)
         rig.proxy.keep = None
 
@@ -138,7 +138,7 @@ async def every_request_twice(rig: Rig, traffic: Traffic) -> None:
 
 async def refused_for_a_while(rig: Rig, traffic: Traffic) -> None:
     await rig.proxy.refuse()
-    await asyncio.sleep(0.5)
+    await asyncio.sleep(0.5)  # the length of the outage
     await rig.proxy.connect()
 
 
@@ -194,7 +194,7 @@ SCENARIOS = [
 
 
 async def play(scenario: Scenario, rig: Rig) -> Outcome:
-    """Strike in the middle of traffic, and prove that nothing is lost, repeated or reordered in silence."""
+    """Play the fault during traffic, and check that nothing is lost, repeated or reordered without a gap."""
     async with _traffic(rig) as traffic:
         await traffic.more()
         cursor, seen = traffic.sink.cursor, len(traffic.sink.data)
@@ -210,7 +210,7 @@ async def play(scenario: Scenario, rig: Rig) -> Outcome:
 
 @asynccontextmanager
 async def _traffic(rig: Rig) -> AsyncIterator[Traffic]:
-    """Publish and follow until the context ends; then all that was published has come."""
+    """Publish and follow until the context ends; then each published event has arrived."""
     log = rig.open()
     async with Hub(rig.open()) as hub, subscribed(hub) as sink:
         traffic = Traffic(rig, sink)
@@ -221,13 +221,13 @@ async def _traffic(rig: Rig) -> AsyncIterator[Traffic]:
         finally:
             publishing.cancel()
             await asyncio.gather(publishing, return_exceptions=True)
-        last = len(traffic.acknowledged)  # the one that was interrupted: the same event, and perhaps not yet kept
+        last = len(traffic.acknowledged)  # the interrupted publish: the same event, which may not be stored yet
         await traffic.publish_one(log, last)
         await sink.has(last, PATIENCE)
 
 
 async def _check(scenario: Scenario, rig: Rig, traffic: Traffic, cursor: str, seen: int) -> None:
-    """Compare what was published, what is stored, what was delivered live, and what a resume brings."""
+    """Compare the events published, stored, delivered live, and replayed to a resumed client."""
     stored, delivered, count = await rig.stored(), traffic.sink.data, len(traffic.acknowledged)
     late = await _resume(rig, cursor)
     if not scenario.loses:
@@ -243,12 +243,12 @@ async def _check(scenario: Scenario, rig: Rig, traffic: Traffic, cursor: str, se
     assert len(set(stored)) == len(stored)
     if late.gaps:
         assert (late.order[0], late.gaps, late.data) == ("realtime.gap", ["epoch"], stored)
-    else:  # the place is one of the history that is left
+    else:  # the store still has this position
         assert late.data == stored[seen:]
 
 
 async def _resume(rig: Rig, cursor: str) -> RecordingSink:
-    """Return what a client hears that was away since before the fault, from a process that began after it."""
+    """Return what a new process replays to a client whose cursor is from before the fault."""
     parsed = Cursor.parse(cursor)
     assert parsed is not None
     async with Hub(rig.open(direct=True)) as hub, subscribed(hub, cursor=cursor) as sink:

@@ -1,4 +1,4 @@
-"""What docs/architecture.md says under "Bounds", measured: a real process under load over HTTP, and /proc."""
+"""The bounds in docs/architecture.md, measured: a real process under load over HTTP, and /proc."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -21,11 +21,11 @@ RECEIVE_BUFFER = 64 * 1024
 
 
 class Peak:
-    """The most memory that an instance takes from now on, compared with what it has now; in KiB."""
+    """The growth of an instance's memory from now on, in KiB."""
 
     def __init__(self, instance: Instance) -> None:
         self._folder = Path(f"/proc/{instance.pid}")
-        (self._folder / "clear_refs").write_text("5")  # proc(5): resets the peak to what there is now
+        (self._folder / "clear_refs").write_text("5")  # proc(5): resets the peak
         self._before = self._read("VmRSS")
 
     @property
@@ -47,7 +47,7 @@ def large(name: str, size: int, **fields: Any) -> dict[str, Any]:
 
 
 async def publish_large(instance: Instance, count: int, size: int, batch: int, name: str = "event") -> dict[str, str]:
-    """Publish so many events; return the cursor of each by its name."""
+    """Publish `count` events; return the cursor of each by its name."""
     names = [f"{name}-{number}" for number in range(count)]
     cursors: list[str] = []
     async with Requests(instance) as requests:
@@ -58,7 +58,7 @@ async def publish_large(instance: Instance, count: int, size: int, batch: int, n
 
 
 async def warm(instance: Instance) -> None:
-    """Let the instance make what it needs once."""
+    """Let the instance allocate what it needs once."""
     async with opened(instance) as reader:
         await publish_large(instance, 10, 100_000, 5, "warm")
         await reader.read_until(lambda: len(reader.names) == 10)
@@ -72,7 +72,7 @@ async def instance_on(make_redis: MakeRedis, make_instance: MakeInstance) -> Asy
 
 
 async def test_the_ring_counts_audiences(make_redis: MakeRedis, make_instance: MakeInstance) -> None:
-    """16 MiB of events to 1,000 users each took 412 MB."""
+    """16 MiB of events for 1,000 users each took 412 MB."""
     count, users = 1_500, [f"user-{number}" for number in range(1_000)]
     async with instance_on(make_redis, make_instance) as instance:
         await warm(instance)
@@ -87,7 +87,7 @@ async def test_the_ring_counts_audiences(make_redis: MakeRedis, make_instance: M
 
 
 async def test_a_backlog_is_not_kept_for_each_stream(make_redis: MakeRedis, make_instance: MakeInstance) -> None:
-    """10 MB that one read of the tail brings to 30 live streams, none of which reads, took 232 MB, and kept them."""
+    """One 10 MB read of the tail for 30 live streams whose clients do not read took 232 MB, and kept them."""
     streams, count = 30, 100
     redis = await asyncio.to_thread(make_redis, aof=False)
     publisher, instance = [await asyncio.to_thread(make_instance, **on_redis(redis)) for _ in range(2)]
@@ -109,7 +109,7 @@ async def test_a_backlog_is_not_kept_for_each_stream(make_redis: MakeRedis, make
 
 
 async def test_a_stream_that_does_not_read_costs_little(make_redis: MakeRedis, make_instance: MakeInstance) -> None:
-    """50 MB that the tail brought at once to one live stream whose client does not read took 193 MB."""
+    """50 MB that the tail read at once for one live stream whose client does not read took 193 MB."""
     redis = await asyncio.to_thread(make_redis, aof=False)
     publisher, instance = [await asyncio.to_thread(make_instance, **on_redis(redis)) for _ in range(2)]
     await warm(instance)
@@ -131,7 +131,7 @@ async def test_a_stream_that_does_not_read_costs_little(make_redis: MakeRedis, m
 
 
 async def test_a_read_of_the_tail_is_bounded_in_bytes(make_redis: MakeRedis, make_instance: MakeInstance) -> None:
-    """What was published while the process stood still came in one read of up to 500 records, 120 MB of these."""
+    """After a pause, the tail read up to 500 records at once, here 120 MB."""
     redis = await asyncio.to_thread(make_redis, aof=False)
     publisher, instance = [await asyncio.to_thread(make_instance, **on_redis(redis)) for _ in range(2)]
     await warm(instance)
@@ -146,7 +146,7 @@ async def test_a_read_of_the_tail_is_bounded_in_bytes(make_redis: MakeRedis, mak
 
 
 async def test_replays_that_stop_hold_no_pages(make_redis: MakeRedis, make_instance: MakeInstance) -> None:
-    """150 of them kept 212 MB: each its page and the next one, for as long as its client did not read."""
+    """150 of them kept 212 MB: each its page and the next one, until its client read on."""
     streams = 150
     redis = await asyncio.to_thread(make_redis, aof=False)
     instance = await asyncio.to_thread(make_instance, **on_redis(redis))
@@ -154,7 +154,7 @@ async def test_replays_that_stop_hold_no_pages(make_redis: MakeRedis, make_insta
         cursors = list((await publish_large(instance, 8_000, 2_500, 100)).values())
         await warm(instance)
         peak = Peak(instance)
-        for cursor in cursors[:streams]:  # a place of its own: no two of them read the same page
+        for cursor in cursors[:streams]:  # different positions, so that no two read the same page
             stream = open_stream(instance.port, last_event_id=cursor, receive_buffer=RECEIVE_BUFFER)
             reader = Reader(await stack.enter_async_context(stream))
             await reader.read_until(lambda reader=reader: bool(reader.names))  # type: ignore[misc]
@@ -166,7 +166,7 @@ async def test_replays_that_stop_hold_no_pages(make_redis: MakeRedis, make_insta
 
 
 async def test_first_replays_of_large_events(make_redis: MakeRedis, make_instance: MakeInstance) -> None:
-    """8 readers of large records, in a process that had read no page before, took 931 MB."""
+    """8 readers of large records in a new process took 931 MB."""
     redis = await asyncio.to_thread(make_redis, aof=False)
     publisher = await asyncio.to_thread(make_instance, **on_redis(redis))
     cursors = await publish_large(publisher, 400, 200_000, 5)
@@ -175,7 +175,7 @@ async def test_first_replays_of_large_events(make_redis: MakeRedis, make_instanc
     peak = Peak(instance)
 
     async def replay(number: int) -> None:
-        """From a place of its own: no two of them read the same page."""
+        """Each replays from another position, so that no two read the same page."""
         cursor = cursors[names[number]]
         async with open_stream(instance.port, last_event_id=cursor, receive_buffer=RECEIVE_BUFFER) as stream:
             reader = Reader(stream)

@@ -1,4 +1,4 @@
-"""User shards: what one publication may cost the store, the process and the publisher's rate; and its receipt."""
+"""User shards: the cost of one publication for the store, the process and the rate limit, and its receipt."""
 
 import asyncio
 import json
@@ -22,7 +22,7 @@ def users(count: int) -> list[str]:
 
 
 async def test_an_event_for_a_thousand_users_is_kept_once(make_redis: MakeRedis, make_instance: MakeInstance) -> None:
-    """One POST of 206 KB for 1,000 users took 166 MB of Redis, and 472 MB of the process."""
+    """One POST of 206 KB for 1,000 users took 166 MB in Redis, and 472 MB in the process."""
     redis = await asyncio.to_thread(make_redis)
     instance = await asyncio.to_thread(make_instance, **on_redis(redis, REALTIME_USER_SHARDS=SHARDS))
     big = {**event("big", *users(1_000)), "data": {"name": "big", "text": "x" * 200_000}}
@@ -38,10 +38,10 @@ async def test_an_event_for_a_thousand_users_is_kept_once(make_redis: MakeRedis,
     assert sum(len(records) for records in (await read_log(redis)).values()) == 2
 
 
-async def test_a_receipt_is_a_cursor_however_many_users_it_is_for(
+async def test_a_receipt_is_a_cursor_for_any_number_of_users(
     make_redis: MakeRedis, make_instance: MakeInstance
 ) -> None:
-    """The receipt of 150 users was a cursor that is `invalid` when used."""
+    """The receipt of an event for 150 users was an invalid cursor."""
     redis = await asyncio.to_thread(make_redis)
     settings = on_redis(redis, REALTIME_USER_SHARDS=SHARDS, REALTIME_PARTITIONS=LONG_TYPE)
     instance = await asyncio.to_thread(make_instance, **settings)
@@ -52,9 +52,9 @@ async def test_a_receipt_is_a_cursor_however_many_users_it_is_for(
         receipts(await publish(instance, event(f"after {count}", "user-0", type=LONG_TYPE, id=f"after-{count}")))
         page = await read_page(instance, last_event_id=receipt["cursor"], userId="user-0")
         assert page["gap"] is None
-        assert [told["data"]["name"] for told in page["events"]][:1] in ([f"after {count}"], [])
+        assert [found["data"]["name"] for found in page["events"]][:1] in ([f"after {count}"], [])
         if count <= MAX_COPIES:  # it names the user's own shard
-            assert [told["data"]["name"] for told in page["events"]] == [f"after {count}"]
+            assert [found["data"]["name"] for found in page["events"]] == [f"after {count}"]
 
 
 async def test_the_rate_limit_charges_each_copy(make_redis: MakeRedis, make_instance: MakeInstance) -> None:

@@ -1,4 +1,4 @@
-"""An instance is asked to stop at the worst moment of a stream's life: it still sends everyone away."""
+"""An instance stops while a stream opens: each stream is still closed with a reason."""
 
 import asyncio
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from tests.support.waiting import DEADLINE
 
 
 class Client:
-    """What a server is for an ASGI app; until `reads` is set, nothing of the answer can be sent."""
+    """The server of an ASGI app; until `reads` is set, no part of the response can be sent."""
 
     def __init__(self) -> None:
         self.reads = asyncio.Event()
@@ -61,14 +61,14 @@ async def test_a_subscriber_that_arrives_during_a_drain_is_refused() -> None:
     log.hold_heads()
     async with Hub(log) as hub, asyncio.timeout(DEADLINE):
 
-        async def come() -> None:
+        async def subscribe() -> None:
             async with subscribed(hub):
-                pytest.fail("it was taken in")
+                pytest.fail("it was accepted")
 
-        coming = asyncio.create_task(come())
+        opening = asyncio.create_task(subscribe())
         await log.head_asked()
         hub.drain()
         log.release_heads()
         with pytest.raises(Unavailable):
-            await coming
+            await opening
         assert not hub.subscribers

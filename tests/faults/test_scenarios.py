@@ -1,4 +1,4 @@
-"""Every fault of the table, for every transport that has a log."""
+"""Each fault of the table on each transport with a log."""
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
@@ -15,7 +15,7 @@ RIGS: dict[str, type[Rig]] = {"redis": RedisRig, "upstash": UpstashRig, "postgre
 
 @pytest.fixture(scope="module")
 def breakable_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
-    """This worker's Postgres to be broken: a new one for each test would take longer than the tests."""
+    """A Postgres to break, one per worker: a new one per test would take longer than the tests."""
     with ExitStack() as stack:
         yield start_postgres(stack, tmp_path_factory.mktemp("postgres"))
 
@@ -40,5 +40,6 @@ async def rig(kind: type[Rig], tmp_path: Path, request: pytest.FixtureRequest) -
     ],
 )
 async def test_nothing_acknowledged_is_lost_repeated_or_reordered(rig: Rig, scenario: Scenario) -> None:
+    """If the store itself loses records, each reader gets a gap."""
     outcome = await play(scenario, rig)
     assert outcome.gaps == (("epoch",) if scenario.loses else ())

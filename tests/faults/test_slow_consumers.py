@@ -1,4 +1,4 @@
-"""Clients that do not read: they cost neither memory nor anybody else's time, and lose nothing."""
+"""Clients that do not read cost no memory, do not delay other clients, and lose nothing."""
 
 import asyncio
 import re
@@ -17,17 +17,17 @@ from tests.support.waiting import Growing
 STUCK = 2
 EVENT_BYTES = 100_000
 BATCH = 10
-EVENTS = 520  # 52 MB, and no two of the stuck clients could share what they are owed: their filters differ
+EVENTS = 520  # 52 MB; the filters of the stuck clients differ, so that they share nothing
 REPLAYING = 20
-GROWTH = 64 * 1024  # KiB that the instance may grow by; 2 queues, or 20 pages of 200 events, would be far more
-READ_SECONDS = 40.0  # a second or two for everything, on a machine that does nothing else
-RECEIVE_BUFFER = 512 * 1024  # bytes: what the kernel takes for a client who does not read, next to nothing of it all
+GROWTH = 64 * 1024  # KiB; 2 queues, or 20 pages of 200 events, would be far more
+READ_SECONDS = 40.0  # a second or two on an idle machine
+RECEIVE_BUFFER = 512 * 1024  # bytes that the kernel takes for a client that does not read
 
 
 class Reader(Growing):
-    """Reads a stream for as long as it is told to, and keeps the names of its events.
+    """Reads a stream until a condition holds, and keeps the names of its events.
 
-    It looks for nothing else in the many bytes: the frames here are of the plainest kind.
+    It decodes nothing else of the many bytes.
     """
 
     def __init__(self, stream: Stream) -> None:
@@ -35,7 +35,7 @@ class Reader(Growing):
         self.names: list[str] = []
         self.control: list[str] = []
         self._stream = stream
-        self._begun = b""  # a frame that has not ended yet
+        self._begun = b""  # an incomplete frame
 
     async def read_until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(READ_SECONDS):
@@ -76,7 +76,7 @@ async def test_clients_that_stop_reading_cost_no_memory(make_redis: MakeRedis, m
         reading = asyncio.create_task(fast.read_on())
         stack.callback(reading.cancel)
         requests = await stack.enter_async_context(Requests(instance))
-        for turn in range(3):  # what the first events need once is not growth
+        for turn in range(3):  # memory that the first events need once does not count
             receipts(await requests.publish(*(large(f"warm-{turn}-{n}", type="warm") for n in range(BATCH))))
         await fast.until(lambda: len(fast.names) == 3 * BATCH)
         before = maximum = memory(instance)
@@ -84,13 +84,13 @@ async def test_clients_that_stop_reading_cost_no_memory(make_redis: MakeRedis, m
         for start in range(0, EVENTS, BATCH):
             batch = names[start : start + BATCH]
             receipts(await requests.publish(*(large(name) for name in batch)))
-            # Each batch reaches the one who reads, while the others do not.
+            # Each batch reaches the client that reads.
             await fast.until(lambda last=batch[-1]: fast.names[-1] == last)  # type: ignore[misc]
             maximum = max(maximum, memory(instance))
         assert fast.names[3 * BATCH :] == names
         assert maximum - before < GROWTH, f"grew from {before:,} to {maximum:,} KiB"
         counted = await metrics(instance)
-        assert counted['realtime_subscribers{state="catching-up"}'] == STUCK, "they were not slow at all"
+        assert counted['realtime_subscribers{state="catching-up"}'] == STUCK, "they were not slow"
 
         for reader in stuck:
             await reader.read_until(lambda reader=reader: names[-1] in reader.names[-1:])  # type: ignore[misc]
@@ -130,7 +130,7 @@ async def test_clients_that_stop_in_their_replay_hold_no_pages(
 
 @asynccontextmanager
 async def opened(instance: Instance, receive_buffer: int | None = None, **query: str) -> AsyncIterator[Reader]:
-    """A stream that is live, and read no further."""
+    """Open a stream, and read it up to `realtime.ready`."""
     async with open_stream(instance.port, query, receive_buffer=receive_buffer) as stream:
         reader = Reader(stream)
         await reader.read_until(lambda: bool(reader.control))
@@ -143,6 +143,6 @@ def large(name: str, type: str = "note") -> dict[str, Any]:
 
 
 def memory(instance: Instance) -> int:
-    """What the instance holds in memory now, in KiB."""
-    told = subprocess.run(["ps", "-o", "rss=", "-p", str(instance.pid)], capture_output=True, text=True, check=True)
-    return int(told.stdout)
+    """Return the memory of the instance in KiB."""
+    done = subprocess.run(["ps", "-o", "rss=", "-p", str(instance.pid)], capture_output=True, text=True, check=True)
+    return int(done.stdout)

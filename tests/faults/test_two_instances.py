@@ -1,4 +1,4 @@
-"""Two instances on one Redis, everything broken meanwhile: nobody loses, repeats or sees what is not theirs."""
+"""Two instances on one Redis, with faults everywhere: no event is lost, repeated or delivered to another user."""
 
 import asyncio
 import json
@@ -24,21 +24,21 @@ from tests.support.waiting import Growing
 
 PUBLISHERS = 4
 SUBSCRIBERS = 50
-STEADY = 5  # of them are never cut by the test, only by what happens to the instances
+STEADY = 5  # of them are cut only by faults of the instances
 USERS = [f"user-{n}" for n in range(20)]
 TYPES = ["order", "chat", "metric", "note"]
-MEAN_CUT = 20_000  # bytes of a connection, so that each subscriber resumes about fifteen times
+MEAN_CUT = 20_000  # bytes per connection: each subscriber resumes about fifteen times
 LARGEST_BATCH = 40
 FOR_SOME = 0.85  # of the events are for some users, the others for everyone
-LEEWAY = 0.1  # of the events may be published beyond the place of a fault before it is over: it meets a stream of them
-ALL = 2.0  # and more
-FAULT_SECONDS = 60.0  # for any one of them; they take a few
-STOP = 3.0  # seconds from the signal until the last client knows that it has to go
-AWAY = 0.05  # seconds before a client that was turned away tries the other instance
+LEEWAY = 0.1  # of the events may be published during one fault
+ALL = 2.0  # above any share
+FAULT_SECONDS = 60.0  # for one fault; they take a few
+STOP = 3.0  # seconds from the signal until the last stream is closed
+AWAY = 0.05  # seconds before a refused client tries the other instance
 
 
 class Progress(Growing):
-    """What has been acknowledged so far, and how much may be: as shares of all events."""
+    """The acknowledged events, and the share of all events that may be published."""
 
     def __init__(self, events: int) -> None:
         super().__init__()
@@ -51,8 +51,8 @@ class Progress(Growing):
         self._allowed = share
         self.grow()
 
-    def keep(self, told: Iterable[Mapping[str, Any]]) -> None:
-        self.receipts.update((receipt["id"], receipt) for receipt in told)
+    def keep(self, accepted: Iterable[Mapping[str, Any]]) -> None:
+        self.receipts.update((receipt["id"], receipt) for receipt in accepted)
         self.grow()
 
     async def reaches(self, share: float) -> None:
@@ -67,7 +67,7 @@ class Progress(Growing):
 
 @dataclass
 class Subscriber:
-    """A client that goes from one instance to the other and back, each time from the last id it has seen."""
+    """A client that changes between the instances and resumes from its last id."""
 
     name: str
     user: str | None
@@ -77,8 +77,8 @@ class Subscriber:
     rng: random.Random
     instances: Sequence[Instance]
     turn: int
-    owed: set[str] = field(default_factory=set)  # the ids of what it should see and has not seen yet
-    marks: int = 0  # it has everything once it has seen so many more of them
+    owed: set[str] = field(default_factory=set)  # ids that it has yet to receive
+    marks: int = 0  # the last events that it has yet to receive
     received: list[Mapping[str, Any]] = field(default_factory=list)
     control: Counter[str] = field(default_factory=Counter)
     closings: list[str] = field(default_factory=list)
@@ -86,13 +86,13 @@ class Subscriber:
     primed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def matches(self, event: Mapping[str, Any]) -> bool:
-        """Whether it should see this event: said once more, and not with the product's own words."""
+        """Whether it should get this event, decided without the product's code."""
         if self.types is not None and event["type"] not in self.types:
             return False
         return "userIds" not in event or self.user in event["userIds"]
 
     async def run(self) -> None:
-        """Follow until every mark has come, however often the connection breaks."""
+        """Follow until each mark has arrived, over any number of connections."""
         cursor = ""
         while self.marks:
             self.turn += 1
@@ -117,7 +117,7 @@ class Subscriber:
                     if not self.marks:
                         break
             except ConnectionError:
-                pass  # what came before is seen, and the next connection goes on after it
+                pass  # the next connection resumes after what has arrived
             if stream.status == 503:
                 await asyncio.sleep(AWAY)
             else:
@@ -151,7 +151,7 @@ def _make_events(count: int, rng: random.Random) -> list[dict[str, Any]]:
 
 
 def _make_marks() -> list[dict[str, Any]]:
-    """The last events: one of each type for everyone, and one of each type for each user."""
+    """Return the last events: one per type for everyone, and one per type and user."""
     drafts: list[dict[str, Any]] = []
     for type in TYPES:
         drafts.append({"id": f"mark-{type}", "type": type})
@@ -178,24 +178,24 @@ async def _publish_until_accepted(
     progress: Progress,
     rng: random.Random,
 ) -> None:
-    """Publish batch by batch, each as often as it takes, always with the same ids."""
+    """Publish each batch until it is accepted, always with the same ids."""
     async with AsyncExitStack() as stack:
         lines = [await stack.enter_async_context(Requests(instance)) for instance in instances]
         turn = rng.randrange(len(lines))
         for batch in batches:
             await progress.may_go_on()
-            # Line ends between the tokens of `data` become several data: lines of one frame.
+            # With line ends between its tokens, `data` is several data: lines of one frame.
             text = json.dumps(batch if len(batch) > 1 else batch[0], indent=rng.choice([None, None, 1]))
-            while (told := await _try_to_publish(lines[turn % len(lines)], text)) is None:
+            while (accepted := await _try_to_publish(lines[turn % len(lines)], text)) is None:
                 progress.refused += 1
                 turn += 1
                 await asyncio.sleep(rng.uniform(0, AWAY))
-            assert [receipt["id"] for receipt in told] == [sent["id"] for sent in batch]
-            progress.keep(told)
+            assert [receipt["id"] for receipt in accepted] == [sent["id"] for sent in batch]
+            progress.keep(accepted)
 
 
 async def _try_to_publish(line: Requests, text: str) -> Sequence[Mapping[str, Any]] | None:
-    """The receipts; None where it must be tried again."""
+    """Return the receipts, or None if the publish must be retried."""
     try:
         answer = await line.post(text)
     except (OSError, EOFError):
@@ -207,14 +207,14 @@ async def _try_to_publish(line: Requests, text: str) -> Sequence[Mapping[str, An
 
 
 async def _break_everything(redis: RedisServer, instances: Sequence[Instance], progress: Progress) -> None:
-    """Kill Redis, then one instance, send the other away, and kill Redis again, spread over the publication."""
+    """Kill Redis, kill one instance, stop the other, and kill Redis again, spread over the publication."""
     first, second = instances
 
     async def kill(server: ServerProcess) -> None:
         await asyncio.to_thread(server.kill)
         await asyncio.to_thread(server.start)
 
-    async def send_away(server: ServerProcess) -> None:
+    async def stop(server: ServerProcess) -> None:
         server.terminate()
         assert await asyncio.to_thread(server.wait) == 0
         await asyncio.to_thread(server.start)
@@ -222,7 +222,7 @@ async def _break_everything(redis: RedisServer, instances: Sequence[Instance], p
     faults: list[tuple[float, Callable[[ServerProcess], Awaitable[None]], ServerProcess]] = [
         (0.15, kill, redis),
         (0.35, kill, first),
-        (0.55, send_away, second),
+        (0.55, stop, second),
         (0.75, kill, redis),
     ]
     for share, fault, server in faults:
@@ -233,7 +233,7 @@ async def _break_everything(redis: RedisServer, instances: Sequence[Instance], p
 
 
 def _assert_whole(log: Mapping[str, Sequence[StoredEvent]], published: Iterable[Mapping[str, Any]]) -> None:
-    """What was acknowledged is in the log, once a partition, in one unbroken history."""
+    """Each acknowledged event is in the log, once per partition, with contiguous offsets."""
     for partition, records in log.items():
         assert [record.offset for record in records] == list(range(1, len(records) + 1)), partition
         assert len({record.epoch for record in records}) == 1, partition
@@ -242,20 +242,20 @@ def _assert_whole(log: Mapping[str, Sequence[StoredEvent]], published: Iterable[
     assert kept == {sent["id"] for sent in published}
 
 
-def _assert_receipts_fit(log: Mapping[str, Sequence[StoredEvent]], told: Mapping[str, Mapping[str, Any]]) -> None:
-    """Each receipt's cursor is the place at which its event stands, also where it took several tries."""
+def _assert_receipts_fit(log: Mapping[str, Sequence[StoredEvent]], accepted: Mapping[str, Mapping[str, Any]]) -> None:
+    """Each receipt has the position of its event, also after retries."""
     places: dict[str, dict[str, tuple[int, int]]] = {}
     for records in log.values():
         for record in records:
             places.setdefault(record.event["id"], {})[record.partition] = (record.epoch, record.offset)
-    for id, receipt in told.items():
+    for id, receipt in accepted.items():
         cursor = Cursor.parse(receipt["cursor"])
         assert cursor is not None
         assert {name: at[:2] for name, at in cursor.positions.items()} == places[id], id
 
 
 def _assert_has_its_own(subscriber: Subscriber, log: Mapping[str, Sequence[StoredEvent]]) -> None:
-    """Exactly the events for it, those of each partition in the order of the log, none twice, unchanged."""
+    """It got exactly its events, unchanged, each once, and in the order of each partition."""
     expected = {
         partition: [record.event["data"] for record in records if subscriber.matches(record.event)]
         for partition, records in log.items()
@@ -299,7 +299,7 @@ async def test_faults_lose_repeat_and_misdeliver_nothing(
     async with asyncio.timeout(120), asyncio.TaskGroup() as following:
         for subscriber in subscribers:
             following.create_task(subscriber.run())
-        for subscriber in subscribers:  # from its first cursor on it is promised everything
+        for subscriber in subscribers:  # from its first cursor on it must get each event
             await subscriber.primed.wait()
         async with asyncio.TaskGroup() as publishing:
             publishing.create_task(_break_everything(redis, instances, progress))
@@ -317,10 +317,10 @@ async def test_faults_lose_repeat_and_misdeliver_nothing(
         _assert_has_its_own(subscriber, log)
     for instance in instances:
         assert not re.search("Traceback|never awaited", instance.log_file.read_text())
-    # Without these, there were no faults.
+    # Otherwise there were no faults.
     assert progress.refused > 0
     assert sum(subscriber.connections for subscriber in subscribers) > 5 * SUBSCRIBERS
-    # When the second instance was sent away, all whom only that could cut were there.
+    # The steady subscribers were on the second instance when it stopped.
     assert [subscriber.closings for subscriber in subscribers if subscriber.steady] == [["draining"]] * STEADY
 
 

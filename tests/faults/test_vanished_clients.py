@@ -1,4 +1,4 @@
-"""Clients that go without a word: the instance notices, and keeps nothing of them."""
+"""Clients disappear without closing: the instance detects it, and frees what they held."""
 
 import asyncio
 import socket
@@ -57,13 +57,13 @@ async def test_100_clients_that_reset_their_connections_are_forgotten(
 
 
 def connect(instance: Instance) -> socket.socket:
-    """Ask for the events, and never read."""
+    """Request a stream, and never read it."""
     client = socket.create_connection((HOST, instance.port))
     client.sendall(f"GET /api/events HTTP/1.1\r\nhost: {HOST}\r\n\r\n".encode())
     return client
 
 
 def reset(client: socket.socket) -> None:
-    """Close with a RST: no good-bye, and what is on its way is lost."""
+    """Close with a RST, which drops all bytes in flight."""
     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     client.close()

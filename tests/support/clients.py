@@ -14,13 +14,13 @@ from tests.support.sinks import RecordingSink
 from tests.support.sse_decoder import SseDecoder, SseEvent
 from tests.support.waiting import DEADLINE, eventually
 
-AGAIN = 0.02  # seconds between two tries
-ANSWER_SECONDS = 20.0  # the longest that an instance may think: Redis's time-out, several times over
+AGAIN = 0.02  # seconds between two attempts
+ANSWER_SECONDS = 20.0  # several time-outs of Redis
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A whole answer to a request; header names are in lower case."""
+    """A complete response; header names are in lower case."""
 
     status: int
     headers: Mapping[str, str]
@@ -30,14 +30,14 @@ class Answer:
         return json.loads(self.body)
 
     def assert_unavailable(self) -> None:
-        """What everyone hears while the log is away: a problem, and when to come back."""
+        """Check the response of an outage: a problem with a Retry-After."""
         assert self.status == 503, self
         assert self.headers["content-type"] == "application/problem+json"
         assert int(self.headers["retry-after"]) >= 1
         problem = self.json()
         assert (problem["status"], problem["title"]) == (503, "Service Unavailable")
         assert problem["detail"]
-        assert "127.0.0.1" not in problem["detail"], "the answer tells where Redis is"
+        assert "127.0.0.1" not in problem["detail"], "the response shows the address of Redis"
 
 
 class Requests:
@@ -73,7 +73,7 @@ class Requests:
         return await self._ask(head("POST", "/api/publish", headers) + body)
 
     async def _ask(self, request: bytes) -> Answer:
-        """The answer; raises OSError or EOFError where the connection does not bring a whole one."""
+        """Return the response; raises OSError or EOFError if the connection breaks before its end."""
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
                 if self._connection is None:
@@ -97,19 +97,19 @@ async def publish(instance: Instance, *events: Mapping[str, Any] | str) -> Answe
 
 
 async def publish_all(instance: Instance, names: Iterable[str]) -> None:
-    """Publish one event of each name, one after the other."""
+    """Publish one event per name, one after the other."""
     for name in names:
         receipts(await publish(instance, event(name)))
 
 
 async def get(instance: Instance, path: str, headers: Mapping[str, str] | None = None) -> Answer:
-    """Ask on a connection of its own."""
+    """Send a GET on a connection of its own."""
     async with Requests(instance) as requests:
         return await requests.get(path, headers)
 
 
 async def read_page(instance: Instance, **query: str) -> dict[str, Any]:
-    """One JSON page of GET /api/events."""
+    """Return one JSON page of GET /api/events."""
     answer = await get(instance, f"/api/events?{urlencode(query)}", {"accept": "application/json"})
     assert answer.status == 200, answer
     page: dict[str, Any] = answer.json()
@@ -155,20 +155,20 @@ async def until_tail_reconnects(instance: Instance, reason: str) -> None:
 
 
 async def metrics(instance: Instance) -> dict[str, float]:
-    """What /api/metrics counts, by name and labels."""
+    """Return the values of /api/metrics by name and labels."""
     lines = (await get(instance, "/api/metrics")).body.decode().splitlines()
     pairs = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
     return {name: float(value) for name, value in pairs}
 
 
 async def count_subscribers(instance: Instance) -> int:
-    """How many subscribers the instance says that it has."""
+    """Return the number of subscribers that the instance reports."""
     counted = await metrics(instance)
     return int(sum(value for name, value in counted.items() if name.startswith("realtime_subscribers{")))
 
 
 async def eventually_subscribed(instance: Instance, count: int) -> None:
-    """Return once the instance counts exactly so many subscribers."""
+    """Return once the instance reports exactly this number of subscribers."""
 
     async def are_there() -> bool:
         return await count_subscribers(instance) == count
@@ -193,7 +193,7 @@ class Stream:
         self._dechunker = Dechunker()
 
     async def read(self) -> bytes | None:
-        """The next bytes of the body, maybe none of them yet; None at the end, or at the cut."""
+        """Return the next bytes of the body, possibly none; None at its end or at the cut."""
         if self._left == 0:
             return None
         data = await self._reader.read(READ_BYTES)
@@ -214,7 +214,7 @@ class Stream:
         return None if self._dechunker.ended and not body else body
 
     async def events(self) -> AsyncIterator[list[SseEvent]]:
-        """What the browser dispatches, as it comes, until the connection ends. Raises OSError.
+        """Yield what a browser dispatches until the connection ends. Raises OSError.
 
         A refusal has nothing to dispatch, and its connection stays open for the next request: it ends here.
         """
@@ -234,7 +234,7 @@ async def open_stream(
     cut_after: int | None = None,
     receive_buffer: int | None = None,
 ) -> AsyncIterator[Stream]:
-    """Connect, and ask for the events; raises OSError where nobody listens.
+    """Connect, and ask for the events; raises OSError if the port is closed.
 
     `receive_buffer` bounds what is taken from the server without being read, in bytes.
     """
@@ -250,7 +250,7 @@ async def open_stream(
 
 
 class Follower:
-    """A stream that is read all the time, on one connection for good; `seen` holds what it brought."""
+    """A stream on one connection, read all the time; `seen` has what arrived."""
 
     def __init__(self, stream: Stream, last_event_id: str) -> None:
         self.stream = stream
@@ -263,18 +263,18 @@ class Follower:
         return self
 
     async def has(self, *names: str) -> None:
-        """Return once the last of these has come; then exactly these must have, in this order."""
+        """Return once the last of these has arrived; then exactly these must have, in this order."""
         await self.seen.until(lambda: bool(names) and names[-1] in self.names)
         assert self.names == list(names)
 
     @property
     def names(self) -> list[str]:
-        """The published events: what `event` put into them."""
+        """The names of the published events."""
         return [data["name"] for data in self.seen.data]
 
     @property
     def order(self) -> list[str]:
-        """Everything that was dispatched, gaps and the rest included, in one word each."""
+        """Everything that was dispatched, control events included, in one word each."""
         return [_word(dispatched) for dispatched in self.seen.all]
 
     @property
@@ -316,7 +316,7 @@ async def follow_unready(instance: Instance, *, last_event_id: str = "", **query
 
 @asynccontextmanager
 async def follow(instance: Instance, *, last_event_id: str = "", **query: str) -> AsyncIterator[Follower]:
-    """Open a stream and read it; entered once `realtime.ready` has come."""
+    """Open a stream and read it; entered once `realtime.ready` has arrived."""
     async with follow_unready(instance, last_event_id=last_event_id, **query) as follower:
         yield await follower.opened()
 
@@ -333,13 +333,13 @@ def _word(dispatched: SseEvent) -> str:
 
 
 def event(name: str, *users: str, type: str = "note", id: str | None = None) -> dict[str, Any]:
-    """An event that is known by its name, for these users or for everyone; `name` is its id, too."""
+    """Return an event for these users or for everyone; its name is also its id."""
     draft: dict[str, Any] = {"type": type, "data": {"name": name}, "id": id or name}
     return {**draft, "userIds": list(users)} if users else draft
 
 
 def receipts(answer: Answer) -> Sequence[Mapping[str, Any]]:
-    """The receipts of an accepted publication."""
+    """Return the receipts of an accepted publish."""
     assert answer.status == 202, answer
-    told: list[Mapping[str, Any]] = answer.json()["events"]
-    return told
+    accepted: list[Mapping[str, Any]] = answer.json()["events"]
+    return accepted

@@ -12,7 +12,7 @@ Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class Dechunker:
-    """Undoes HTTP/1.1's chunked coding (RFC 9112 section 7.1) of bytes that are cut anywhere."""
+    """Undoes HTTP/1.1's chunked coding (RFC 9112 section 7.1) of bytes in any pieces."""
 
     def __init__(self) -> None:
         self.ended = False
@@ -20,7 +20,7 @@ class Dechunker:
         self._left = 0  # bytes of the chunk that are still to come, with the line end after it
 
     def feed(self, data: bytes) -> bytes:
-        """The content that is known by now."""
+        """Return the content of these bytes."""
         data, at, out = self._rest + data, 0, []
         while at < len(data):
             if not self._left:
@@ -39,7 +39,7 @@ class Dechunker:
 
 
 def parse_head(head: bytes) -> tuple[int, dict[str, str]]:
-    """The status and the headers of an answer."""
+    """Return the status and the headers of a response."""
     first, *lines = head.decode("latin-1").rstrip("\r\n").split("\r\n")
     pairs = (line.split(":", 1) for line in lines)
     return int(first.split(" ", 2)[1]), {name.strip().lower(): value.strip() for name, value in pairs}
@@ -55,7 +55,7 @@ async def connect(port: int, receive_buffer: int | None = None) -> Connection:
     """Open a connection; `receive_buffer` bounds what is taken from the server without being read, in bytes."""
     if receive_buffer is None:
         return await asyncio.open_connection(HOST, port, limit=READ_BYTES)
-    # Set before it connects: later the kernel has already promised the server more.
+    # Set before it connects: later the kernel has already announced a larger window.
     connection = socket.socket()
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
     connection.setblocking(False)

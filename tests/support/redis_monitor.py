@@ -1,4 +1,4 @@
-"""What Redis is asked to do, command by command."""
+"""The commands that clients send to Redis, in their order."""
 
 import asyncio
 import re
@@ -13,7 +13,7 @@ _ARGUMENT = re.compile(r'"((?:[^"\\]|\\.)*)"')
 
 
 class Watch:
-    """All commands that clients send, in order; those that scripts run inside the server are not counted."""
+    """All commands of clients, in order; commands of scripts are left out."""
 
     def __init__(self, reader: asyncio.StreamReader, client: Redis) -> None:
         self._reader = reader
@@ -21,7 +21,7 @@ class Watch:
         self._sentinels = 0
 
     async def commands(self) -> list[list[str]]:
-        """Return what was sent since the last call and before this one."""
+        """Return the commands since the last call."""
         self._sentinels += 1
         sentinel = ["echo", f"sentinel-{self._sentinels}"]
         await self._client.echo(sentinel[1])
@@ -45,7 +45,7 @@ class Watch:
 @asynccontextmanager
 async def watching(client: Redis) -> AsyncIterator[Watch]:
     """Watch the server of this client, whose own commands are the sentinels."""
-    await client.ping()  # its connection says hello before the watch begins
+    await client.ping()  # opens its connection before the watch begins
     parts = urlsplit(f"redis://{_address(client)}")
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port, limit=2**22)
     try:

@@ -1,4 +1,4 @@
-"""What really stands in Redis, read without the product's own reader."""
+"""The records in Redis, read without the product's code."""
 
 import json
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ class StoredEvent:
 
 
 async def read_log(redis: RedisServer) -> dict[str, list[StoredEvent]]:
-    """Every published record of every partition, in the order of the partition."""
+    """Return the published records of each partition, in its order."""
     log: dict[str, list[StoredEvent]] = {}
     client: Any = Redis.from_url(redis.url, decode_responses=True)
     async with client:

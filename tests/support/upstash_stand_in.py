@@ -116,7 +116,7 @@ class StandIn:
             writer.transport.abort() if task.cancelling() else writer.close()
 
     async def _serve_one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        """Answer one request; tell whether the connection is kept."""
+        """Answer one request; return whether the connection stays open."""
         head = await reader.readuntil(b"\r\n\r\n")
         method, path, _ = head.split(b"\r\n")[0].decode().split(" ")
         _, headers = parse_head(b"HTTP/1.1 200 OK" + head[head.index(b"\r\n") :])

@@ -1,4 +1,4 @@
-"""Waiting for what must happen: as short as it takes, and with an account of what came instead where it does not."""
+"""Waiting for a condition; the error of a failed wait shows what there is instead."""
 
 import asyncio
 import inspect
@@ -9,17 +9,17 @@ POLL = 0.005  # seconds between two calls of a condition
 
 
 class Growing:
-    """Something that grows while a test runs, and that can be waited for."""
+    """Something that grows during a test, and whose growth a test can wait for."""
 
     def __init__(self) -> None:
         self._grown = asyncio.Event()
 
     def grow(self) -> None:
-        """Let those who wait look again."""
+        """Let each waiter check its condition again."""
         self._grown.set()
 
     async def until(self, condition: Callable[[], bool], seconds: float = DEADLINE) -> None:
-        """Return once the condition holds; raises AssertionError, with what there is, where it does not."""
+        """Return once the condition holds; raises AssertionError after the deadline."""
         try:
             async with asyncio.timeout(seconds):
                 while not condition():

@@ -111,7 +111,7 @@ async def test_an_outage_refuses_subscribers_and_publishers(
     breakable: tuple[RedisServer, PubSubStore], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server, store = breakable
-    monkeypatch.setattr(pubsub, "_CONFIRM_TIMEOUT", 0.5)
+    monkeypatch.setattr(pubsub, "CONFIRM_TIMEOUT", 0.5)
     await asyncio.to_thread(server.kill)
     transport = RedisPubSub(server.url.replace("redis://", "redis://user:hunter2@"))
     async with Hub(transport) as hub:

@@ -52,7 +52,7 @@ def load_of(scheme: Partitions, transport: Transport = "redis-tcp", **numbers: f
 
 
 async def received(redis_store: RedisStore, watch: Watch) -> Counter[str]:
-    """The commands since the last call; MONITOR omits CLIENT UNBLOCK, an administrative command."""
+    """Count the commands since the last call; MONITOR omits CLIENT UNBLOCK, an administrative command."""
     counted = Counter(command[0] for command in await watch.commands())
     stats = await redis_store.client.info("commandstats")
     counted["unblock"] = stats.get("cmdstat_client|unblock", {}).get("calls", 0)
@@ -69,7 +69,7 @@ async def test_a_publication_is_one_command_or_two_with_a_rate(
     log = redis_store.open()
     limit = PublishRate(rate, log)
     await limit.take(None, 1)
-    await publish(log, "the first ones bring the scripts")
+    await publish(log, "the first ones load the scripts")
     async with watching(redis_store.client) as watch:
         await received(redis_store, watch)
         for _ in range(3):
@@ -83,7 +83,7 @@ async def test_a_publication_is_one_command_or_two_with_a_rate(
 async def test_a_publication_is_one_command_per_shard_of_its_users(redis_store: RedisStore) -> None:
     scheme = Partitions(user_shards=16)
     log = redis_store.open(scheme)
-    await publish(log, "the first one brings the script")
+    await publish(log, "the first one loads the script")
     users, size, requests = 60, 10, 6
     async with watching(redis_store.client) as watch:
         await received(redis_store, watch)
@@ -98,7 +98,7 @@ async def test_a_publication_is_one_command_per_shard_of_its_users(redis_store: 
 async def test_a_batch_is_one_command_per_partition(redis_store: RedisStore) -> None:
     scheme = Partitions(frozenset({"a", "b"}))
     log = redis_store.open(scheme)
-    await publish(log, "the first one brings the script")
+    await publish(log, "the first one loads the script")
     async with watching(redis_store.client) as watch:
         await received(redis_store, watch)
         await log.publish([event(number, type="abcd"[number % 4]) for number in range(12)])
@@ -108,9 +108,9 @@ async def test_a_batch_is_one_command_per_partition(redis_store: RedisStore) -> 
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=SCHEME_IDS)
-async def test_streams_open_with_the_commands_that_are_reckoned(redis_store: RedisStore, scheme: Partitions) -> None:
+async def test_streams_open_with_the_commands_of_the_model(redis_store: RedisStore, scheme: Partitions) -> None:
     publisher = redis_store.open(scheme)
-    await publish(publisher, "the first one brings the script")
+    await publish(publisher, "the first one loads the script")
     await publisher.head((ALL,))
     load = load_of(scheme)
     async with watching(redis_store.client) as watch:
@@ -153,7 +153,7 @@ async def settle(hub: Hub, publisher: Log, sink: RecordingSink) -> None:
 @pytest.mark.parametrize("scheme", SCHEMES, ids=SCHEME_IDS)
 async def test_a_poll_reads_the_heads_and_a_page_if_needed(redis_store: RedisStore, scheme: Partitions) -> None:
     log = redis_store.open(scheme)
-    await publish(log, "the first one brings the script")
+    await publish(log, "the first one loads the script")
     await log.head((ALL,))
     heads = commands.polling(load_of(scheme))
     async with guarded(redis_store.open(scheme), scheme) as hub, watching(redis_store.client) as watch:
@@ -176,9 +176,9 @@ async def poll(hub: Hub, cursor: str | None) -> str:
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=SCHEME_IDS)
-async def test_a_poll_that_waits_costs_no_more_than_is_reckoned(redis_store: RedisStore, scheme: Partitions) -> None:
+async def test_a_poll_that_waits_costs_no_more_than_the_model(redis_store: RedisStore, scheme: Partitions) -> None:
     publisher = redis_store.open(scheme)
-    await publish(publisher, "the first one brings the script")
+    await publish(publisher, "the first one loads the script")
     await publisher.head((ALL,))
     load = load_of(scheme, poll_wait=20)
     async with guarded(redis_store.open(scheme), scheme) as hub, watching(redis_store.client) as watch:
@@ -202,7 +202,7 @@ async def test_a_poll_that_waits_costs_no_more_than_is_reckoned(redis_store: Red
 async def test_a_tail_reads_per_arrival_and_per_block(redis_store: RedisStore) -> None:
     block, arrivals, ends = 0.1, 20, 4
     publisher = redis_store.open()
-    await publish(publisher, "the first one brings the script")
+    await publish(publisher, "the first one loads the script")
     redis_store.BLOCK = HOUR
     async with tailing(redis_store.open(), await publisher.head((ALL,))) as (records, _):
         await publish(publisher, "start")
@@ -216,7 +216,7 @@ async def test_a_tail_reads_per_arrival_and_per_block(redis_store: RedisStore) -
             counted = Counter(command[0] for command in await watch.commands())
     hours = arrivals / HOUR
     assert arrivals <= counted["xread"] <= arrivals + 2
-    assert commands.blocking_reads(hours, HOUR) * HOUR == pytest.approx(arrivals), "long blocks: one an arrival"
+    assert commands.blocking_reads(hours, HOUR) * HOUR == pytest.approx(arrivals), "long blocks: one per arrival"
     redis_store.BLOCK = block
     async with tailing(redis_store.open(), await publisher.head((ALL,))), watching(redis_store.client) as watch:
         moments: list[float] = []
@@ -230,7 +230,7 @@ async def test_a_tail_reads_per_arrival_and_per_block(redis_store: RedisStore) -
     assert commands.blocking_reads(0, block) == pytest.approx(1 / block)
 
 
-def test_an_idle_hour_is_180_commands_over_tcp_and_720_over_rest() -> None:
+def test_an_idle_hour_is_180_commands_by_tcp_and_720_by_rest() -> None:
     assert commands.blocking_reads(0) * HOUR == pytest.approx(120)
     idle = commands.following(Workload(1, 1, transport="redis-tcp"), commands.Reading(0, 0))
     assert idle * HOUR == pytest.approx(120 + 60)
@@ -261,10 +261,10 @@ def test_polls_over_rest_match_the_markov_chain(every: float, hours: float) -> N
 @pytest.mark.parametrize("scheme", SCHEMES[::2], ids=SCHEME_IDS[::2])
 async def test_over_rest_partitions_cost_nothing(upstash_store: UpstashStore, scheme: Partitions) -> None:
     publisher = upstash_store.open(scheme)
-    await publish(publisher, "the first one brings the script")
+    await publish(publisher, "the first one loads the script")
     await publisher.head((ALL,))
     load = load_of(scheme, "upstash-rest")
-    upstash_store.POLL = (60.0, 60.0)  # none but those that are rung for
+    upstash_store.POLL = (60.0, 60.0)  # only polls after a wake
     upstash_store.upstash.requests.clear()
     async with guarded(upstash_store.open(scheme), scheme) as hub:
         async with subscribed(hub, "u1") as first:
@@ -300,10 +300,10 @@ async def test_over_rest_a_waiting_poll_polls_the_store() -> None:
     assert max(first, again) <= commands.polling(load) - 2 <= max(first, again) + 2
 
 
-def test_the_limits_of_the_code_are_those_that_are_reckoned_with() -> None:
+def test_the_model_uses_the_limits_of_the_code() -> None:
     assert (commands.BLOCK, commands.HEADS) == (streams.BLOCK, streams.CHECK_HEADS)
     assert (commands.POLL_MIN, commands.POLL_MAX) == (rest_log.POLL_MIN, rest_log.POLL_MAX)
-    assert commands.POLL_GROWTH == rest_log._SLOWING
+    assert commands.POLL_GROWTH == rest_log.SLOWING
     assert commands.PAGE == log_base.PAGE
     assert modes.PAGE_EVENTS == MAX_EVENTS
     assert modes.LAG_SECONDS == CHECK_SECONDS * CHECKS_PER_REPORT
@@ -348,13 +348,13 @@ def test_the_model_s_bytes_match_real_frames_and_records() -> None:
         (modes.REQUEST_LOG_BYTES, request),
         (modes.LAG_LOG_BYTES, len(lag.getvalue())),
     ]
-    for reckoned, real in measured:
-        assert real <= reckoned <= 1.5 * real, measured
+    for modelled, real in measured:
+        assert real <= modelled <= 1.5 * real, measured
 
 
 async def test_an_event_in_redis_fits_the_model_s_bytes(redis_store: RedisStore) -> None:
     log = redis_store.open()
-    await publish(log, "the first one brings the script")
+    await publish(log, "the first one loads the script")
     before = (await redis_store.client.info("memory"))["used_memory_dataset"]
     data, count = "x" * 298, 1_000
     await publish(log, *[data] * count)

@@ -55,7 +55,7 @@ def test_the_table_of_commands_is_the_model_s() -> None:
 
 
 def test_the_table_of_the_deployment_guide_is_the_model_s() -> None:
-    """What a month costs by users and mode, in whole dollars, with a thousand events for each user."""
+    """The monthly cost by users and mode, in whole dollars, with a thousand events per user."""
     guide = (ROOT / "docs" / "deploy.md").read_text()
     rows = re.findall(r"^\| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \|$", guide, re.MULTILINE)
     assert len(rows) == 5

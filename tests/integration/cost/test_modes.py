@@ -77,7 +77,7 @@ def test_processes_cover_the_streams_of_the_busiest_hour(mode: Mode, users: int,
 
 
 def test_processes_cover_the_deliveries_of_the_busiest_hour() -> None:
-    # 1,000 users are sent 65.7 million events each: 25,000 a second, and five times that at the peak.
+    # 1,000 users are sent 65.7 million events each: 25,000 per second, and five times that at the peak.
     load = Workload(1_000, 65_700_000, 65_700_000, hours=1, peak=5)
     assert counted("container", load)["fargate-gb-hours"] == 13 * 730
 
@@ -95,14 +95,14 @@ def test_a_container_takes_publications_behind_a_balancer() -> None:
 
 
 def test_containers_share_reads_and_idle_without_users() -> None:
-    # All users all month: two processes, each with 120 reads and 60 reads of heads an hour, for any number of streams.
+    # All users all month: two processes, each with 120 reads and 60 reads of heads per hour, for any number of streams.
     load = Workload(5_000, 0, hours=730, sessions=1, peak=1)
     reads = counted("container", load)["redis-commands"] - 5_000 * 1
     assert reads == pytest.approx(2 * (120 + 60) * 730, rel=1e-6)
     assert "redis-commands" not in counted("container", Workload(5_000, 0, hours=0))
 
 
-def test_polls_are_short_functions_and_what_they_wait_is_paid() -> None:
+def test_polls_are_short_functions_whose_waits_are_billed() -> None:
     lines = counted("poll", SMALL)
     # 1,200 s at 10 s, and ten events on pages of at most 500.
     polls = 120 + 10 / 500
@@ -116,7 +116,7 @@ def test_polls_are_short_functions_and_what_they_wait_is_paid() -> None:
     assert waiting["lambda-gb-seconds"] == pytest.approx((1_200 + (polls + 10) * 0.050) * 0.5)
 
 
-def test_user_shards_make_publishers_pay_and_readers_save() -> None:
+def test_user_shards_cost_publishers_and_save_readers() -> None:
     # A million events for one of a thousand users each, in batches of ten.
     load = Workload(1_000, 1_000_000, 1_000, batch=10)
     shards = replace(load, shards=500)

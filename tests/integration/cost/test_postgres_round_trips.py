@@ -14,7 +14,7 @@ from tests.support.proxy import Proxy
 from tests.support.sinks import subscribed
 from tests.support.waiting import eventually
 
-UNENCRYPTED = "?sslmode=disable"  # or a question about it would be the first round trip
+UNENCRYPTED = "?sslmode=disable"  # otherwise the first round trip would negotiate TLS
 
 
 async def test_all_subscribers_share_one_listening_connection(

@@ -55,7 +55,7 @@ async def test_all_subscribers_share_one_blocking_read(
             assert len(blocked) < 2
             blocked = [c for c in await redis_store.client.client_list() if "b" in c["flags"]]
         assert blocked[0]["cmd"] == "xread"
-        assert len(clients) < 10  # a few for all else, and the test's own
+        assert len(clients) < 10  # some for other calls, and the test's own
 
 
 def guarded(log: Log, heartbeat: float = 15.0) -> Hub:
@@ -109,8 +109,8 @@ async def test_the_tail_always_reads_after_its_position(
         assert offset.isdigit()
 
 
-async def test_a_partition_that_was_left_is_read_at_once_again(redis_store: RedisStore) -> None:
-    """A read that blocks is no answer: whoever comes back would wait for the end of it, without `ready`."""
+async def test_a_partition_that_was_left_is_read_again_at_once(redis_store: RedisStore) -> None:
+    """A new subscriber must not wait for the end of a blocked read to become ready."""
     redis_store.BLOCK = 3_600.0
     async with Hub(redis_store.open()) as hub:
         for _ in range(3):
@@ -121,8 +121,8 @@ async def test_a_partition_that_was_left_is_read_at_once_again(redis_store: Redi
                 pass
 
 
-async def test_the_tail_asks_for_few_records_that_are_large(redis_store: RedisStore) -> None:
-    """500 of the largest events are 125 MiB in one answer: what one read may bring follows the size of the last."""
+async def test_the_tail_reads_few_large_records_at_a_time(redis_store: RedisStore) -> None:
+    """500 of the largest events are 125 MiB: the size of one read follows the size of the last records."""
     log = redis_store.open()
     start = await head(log)
     await publish(log, *(f"{number} {'x' * 64_000}" for number in range(120)), batch=10)
@@ -143,17 +143,17 @@ async def test_a_replay_reads_page_by_page(redis_store: RedisStore) -> None:
             await sink.ready()
         commands = await watch.commands()
     asked = [int(command[-1]) for command in commands if command[0] == "xrange"]
-    assert asked == [FIRST, FIRST * GROWTH, PAGE, PAGE], "how large records are is not known at first"
+    assert asked == [FIRST, FIRST * GROWTH, PAGE, PAGE], "the size of records is not known at first"
 
 
-async def test_a_subscriber_who_starts_now_costs_one_look_at_the_head(
+async def test_a_subscriber_from_now_costs_one_read_of_the_head(
     redis_store: RedisStore,
 ) -> None:
     log = redis_store.open()
     await publish(log, *range(10))
     async with Hub(log) as hub, subscribed(hub) as first, watching(redis_store.client) as watch:
         await first.ready()
-        await eventually(lambda: hub.tail_running)  # it has verified its own places by then
+        await eventually(lambda: hub.tail_running)  # it has verified its own positions by then
         await watch.commands()
         for _ in range(10):
             async with subscribed(hub) as sink:

@@ -1,4 +1,4 @@
-"""What polling costs: commands are billed, one by one."""
+"""The cost of polls over REST: each command is billed."""
 
 import asyncio
 
@@ -27,7 +27,7 @@ async def test_an_idle_hour_costs_720_commands() -> None:
         ledger.commands.clear()
         await asyncio.sleep(HOUR)
     assert 690 <= ledger.commands.total() <= 720
-    assert 55 <= ledger.commands["EVALSHA"] <= 60, "the heads are looked at once a minute, instead of a poll"
+    assert 55 <= ledger.commands["EVALSHA"] <= 60, "the heads are read once per minute, instead of a poll"
 
 
 @virtual_time
@@ -50,7 +50,7 @@ async def test_an_hour_without_subscribers_costs_nothing() -> None:
         tail.follow(at(Position(1, 0)).positions)
         await asyncio.sleep(60)
         tail.unfollow((ALL,))
-        await asyncio.sleep(1)  # for a poll that is under way
+        await asyncio.sleep(1)  # until a running poll has ended
         asked = len(ledger.times)
         assert asked > 0
         await asyncio.sleep(HOUR)
@@ -143,7 +143,7 @@ async def test_polls_share_one_connection(upstash_store: UpstashStore, upstash: 
     assert upstash.connections <= 2
 
 
-async def test_after_the_last_subscriber_has_left_nobody_polls(upstash_store: UpstashStore, upstash: StandIn) -> None:
+async def test_without_subscribers_nothing_polls(upstash_store: UpstashStore, upstash: StandIn) -> None:
     async with Hub(upstash_store.open()) as hub:
         async with subscribed(hub) as sink:
             await sink.ready()
@@ -151,7 +151,7 @@ async def test_after_the_last_subscriber_has_left_nobody_polls(upstash_store: Up
         with StandIn(upstash.redis_port) as another:
             witness = UpstashStore(upstash_store.url, another)
             async with Hub(witness.open()) as other, subscribed(other):
-                await eventually(lambda: another.commands["XREAD"] >= 2)  # what was under way has ended by now
+                await eventually(lambda: another.commands["XREAD"] >= 2)  # a running poll has ended by now
                 asked = len(upstash.requests)
                 await eventually(lambda: another.commands["XREAD"] >= 10)
                 assert len(upstash.requests) == asked

@@ -1,4 +1,4 @@
-"""A log that is away whenever a test says so, and hubs with a fallback on it."""
+"""A log that a test can take away, and hubs with a fallback on it."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
@@ -21,18 +21,18 @@ from tests.contract.stores import MemoryStore
 
 
 class AwayLog(StagedLog):
-    """Passes everything on to a real log; while it is away every call fails, and the tail brings nothing."""
+    """Forwards everything to a real log; while it is away, each call fails and the tail delivers nothing."""
 
     def __init__(self, log: Log) -> None:
         super().__init__(log)
         self.is_away = False
-        self.seconds = 0.0  # that an append takes
-        self.answers_lost = 0  # how many of the next appends are made, and not answered
-        self.batches: list[list[str]] = []  # ids of each append that was tried
-        self.poison: set[str] = set()  # ids of events that are refused for good, and the answer says so
-        self.barred: set[str] = set()  # ids that are refused with an answer that could be meant for all events
+        self.seconds = 0.0  # of an append
+        self.answers_lost = 0  # the number of next appends whose response is lost
+        self.batches: list[list[str]] = []  # ids of each attempted append
+        self.poison: set[str] = set()  # ids of events that are refused for good, with an error that names the event
+        self.barred: set[str] = set()  # ids that are refused with an error that could concern all events
         self.bars_all = False
-        self.is_broken = False  # an append raises what no transport should
+        self.is_broken = False  # an append raises an unexpected error
 
     def leave(self) -> None:
         """Be away from now on."""
@@ -40,18 +40,18 @@ class AwayLog(StagedLog):
         self.hold_tail()
 
     def come_back(self) -> None:
-        """Answer again; the tail brings what it has missed."""
+        """Answer again; the tail delivers what it has held."""
         self.is_away = False
         self.release_tail()
 
     async def publish(self, events: Sequence[Event]) -> list[Receipt]:
         self.batches.append([event.id for event in events])
-        self._look()
+        self._check()
         if self.is_broken:
             raise ValueError("broken")
         if self.seconds:
             await asyncio.sleep(self.seconds)
-            self._look()
+            self._check()
         ids = {event.id for event in events}
         if ids & self.poison:
             raise EventRefused("poison")
@@ -61,21 +61,21 @@ class AwayLog(StagedLog):
         if self.answers_lost:
             self.answers_lost -= 1
             raise TransportUnavailable("the answer was lost")
-        self._look()
+        self._check()
         return receipts
 
     async def head(self, partitions: Sequence[str]) -> Cursor:
-        self._look()
+        self._check()
         return await super().head(partitions)
 
     async def seek(self, partitions: Sequence[str], time: int | None) -> Cursor:
-        self._look()
+        self._check()
         return await super().seek(partitions, time)
 
     async def replay(self, after: Cursor, until: Cursor) -> AsyncIterator[Record | Gap]:
-        self._look()
+        self._check()
         async for item in super().replay(after, until):
-            self._look()
+            self._check()
             yield item
 
     @asynccontextmanager
@@ -85,19 +85,19 @@ class AwayLog(StagedLog):
             yield _HeldTail(self, tail)
 
     def forget(self, partitions: Sequence[str]) -> None:
-        """Bring nothing more of these partitions that is on its way."""
+        """Drop the held records of these partitions."""
         self._held = [item for item in self._held if item.partition not in partitions]
 
     async def ping(self) -> None:
-        self._look()
+        self._check()
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         if self.is_away:
             raise TransportUnavailable("the log is away")
 
 
 class _HeldTail:
-    """The tail of such a log: what it has not brought when nobody follows any more, it never brings."""
+    """The tail of such a log; an unfollow drops the held records."""
 
     def __init__(self, log: AwayLog, tail: Tail) -> None:
         self._log = log

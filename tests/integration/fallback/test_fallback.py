@@ -1,4 +1,4 @@
-"""While the log is away: taken, told at once, appended in order later, and each event once a connection."""
+"""While the log is away, events are accepted, delivered at once, and appended later: once per connection."""
 
 import pytest
 from tidewire.delivery.ring_buffer import Ring
@@ -17,7 +17,7 @@ AB = Partitions(frozenset({"a"}), user_shards=2)
 
 @virtual_time
 async def test_an_outage_delivers_here_at_once_and_elsewhere_later() -> None:
-    """Elsewhere once the log is back."""
+    """Other instances deliver it once the log is back."""
     store = MemoryStore()
     async with Instance(store) as here, Instance(store) as there:
         async with subscribed(here.hub) as near, subscribed(there.hub) as far:
@@ -80,7 +80,7 @@ async def test_the_cursor_passes_an_early_event_once_it_is_logged() -> None:
 
 
 @virtual_time
-async def test_a_later_subscriber_gets_an_early_event_by_the_log() -> None:
+async def test_a_later_subscriber_gets_an_early_event_from_the_log() -> None:
     """The one that received it early does not get it again."""
     store = MemoryStore()
     async with Instance(store) as here:
@@ -89,7 +89,7 @@ async def test_a_later_subscriber_gets_an_early_event_by_the_log() -> None:
             here.log.leave()
             await here.hub.dispatch([event("early")])
             await old.has("early")
-            here.log.is_away = False  # it answers again; the tail has not brought anything yet
+            here.log.is_away = False  # it answers again, but the tail has delivered nothing yet
             await eventually(lambda: here.fallback.backlog.events == 0)
             async with subscribed(here.hub, since="earliest") as new:
                 await new.has("early")
@@ -101,13 +101,13 @@ async def test_a_later_subscriber_gets_an_early_event_by_the_log() -> None:
 
 
 @virtual_time
-async def test_an_append_with_a_lost_answer_is_not_doubled() -> None:
+async def test_an_append_with_a_lost_response_is_not_repeated() -> None:
     """Neither in the log nor on a connection."""
     store = MemoryStore()
     async with Instance(store) as here:
         async with subscribed(here.hub) as sink:
             await sink.ready()
-            for hold in (False, True):  # the tail brings it before the publisher gives up, or after
+            for hold in (False, True):  # the tail delivers it before the publisher's error, or after
                 if hold:
                     here.log.hold_tail()
                 here.log.answers_lost = 1
@@ -194,7 +194,7 @@ async def test_a_stream_opened_in_an_outage_receives_early_events() -> None:
     """And is ready when the log is back."""
     store = MemoryStore()
     async with Instance(store) as here:
-        here.log.leave()  # before anybody was here: the instance has never seen the log
+        here.log.leave()  # before any subscriber: the instance has never read the log
         async with subscribed(here.hub, wait_for_log=True) as sink:
             await here.hub.dispatch([event("early")])
             await sink.has("early")
@@ -239,7 +239,7 @@ async def test_a_page_does_not_wait_for_a_log_that_is_away() -> None:
 
 @virtual_time
 async def test_a_slow_reader_of_an_outage_gets_everything_once() -> None:
-    """It left the ring meanwhile."""
+    """Its position has left the ring."""
     store = MemoryStore()
     async with Instance(store, ring=Ring(8)) as here, subscribed(here.hub) as slow, subscribed(here.hub) as fast:
         await slow.ready()

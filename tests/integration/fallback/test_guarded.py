@@ -1,4 +1,4 @@
-"""While the log is away: whose token was revoked, and how much a key may publish."""
+"""While the log is away: revoked tokens and rate limits."""
 
 import asyncio
 from contextlib import AsyncExitStack
@@ -33,7 +33,7 @@ async def _sent_away(sink: RecordingSink) -> None:
 
 @virtual_time
 async def test_a_revoked_stream_of_an_outage_ends_after_it() -> None:
-    """It was let in while the log was away, and the revocation could not be read."""
+    """It was accepted in the outage, when the revocation could not be read."""
     store = MemoryStore()
     async with guard(store.open()) as elsewhere:
         await elsewhere.dispatch([Revocation("u1", 200).event()])
@@ -47,7 +47,7 @@ async def test_a_revoked_stream_of_an_outage_ends_after_it() -> None:
                 log.come_back()
                 await old.until(lambda: old.ended)
                 assert old.all[-1].data == '{"reason":"revoked"}'
-                await new.ready()  # the store's clock stands still: before it, this event would be of an earlier time
+                await new.ready()  # the store's clock stands still, so that an earlier event would have the same time
                 await hub.dispatch([event("on")])
                 await new.has("on")
             with pytest.raises(Unauthorized):
@@ -56,20 +56,20 @@ async def test_a_revoked_stream_of_an_outage_ends_after_it() -> None:
 
 @virtual_time
 async def test_nothing_is_replayed_to_a_revoked_stream() -> None:
-    """However long the log was away, and whichever stream finds it back first."""
+    """After an outage of any length, whichever stream reconnects first."""
     store = MemoryStore()
     async with guard(store.open()) as elsewhere:
         await elsewhere.dispatch([event("theirs", users=["u1"]), Revocation("u1", 200).event()])
         log = AwayLog(store.open())
         log.leave()
         async with guard(Fallback(log)) as hub, AsyncExitStack() as streams:
-            sinks = [  # each comes back to the log at a moment of its own
+            sinks = [  # each reconnects to the log at another moment
                 await streams.enter_async_context(
                     subscribed(hub, "u1", since="earliest", issued_at=100, wait_for_log=True)
                 )
                 for _ in range(20)
             ]
-            await asyncio.sleep(60)  # the tries to read the revocations are seconds apart by now
+            await asyncio.sleep(60)  # virtual; the attempts to read the revocations are seconds apart by now
             log.come_back()
             await asyncio.gather(*map(_sent_away, sinks))
 
@@ -80,15 +80,15 @@ async def test_streams_that_left_in_an_outage_are_not_followed() -> None:
     log.leave()
     async with guard(Fallback(log)) as hub:
         async with subscribed(hub, "u1", wait_for_log=True):
-            await asyncio.sleep(60)
+            await asyncio.sleep(60)  # virtual
         log.come_back()
-        await asyncio.sleep(60)
+        await asyncio.sleep(60)  # virtual
         assert hub.fanout.positions == {}
         assert hub.snapshot().readers == {}
 
 
-async def test_a_rate_goes_on_in_this_process_while_redis_is_away() -> None:
-    fallback = Fallback(RedisStreams("redis://127.0.0.1:9"))  # nothing answers there
+async def test_a_rate_is_counted_in_this_process_in_an_outage() -> None:
+    fallback = Fallback(RedisStreams("redis://127.0.0.1:9"))  # nothing listens there
     assert await fallback.take("k", 2, 3, 1_000.0) == 0
     assert await fallback.take("k", 2, 3, 1_000.0) > 0
     await fallback.aclose()

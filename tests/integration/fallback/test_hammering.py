@@ -1,4 +1,4 @@
-"""A store that is away is left alone: however many ask, few connections are tried, and nobody waits for long."""
+"""In an outage, many calls attempt few connections, and no call waits long."""
 
 import asyncio
 import time
@@ -18,7 +18,7 @@ from tests.contract.acts import publish
 from tests.support.processes import HOST
 
 CALLS = 500
-TRIES = 3  # connections that one call may try
+ATTEMPTS = 3  # connections per call
 
 MAKE: dict[str, Callable[[int], Transport]] = {
     "redis": lambda port: RedisStreams(f"redis://{HOST}:{port}"),
@@ -28,7 +28,7 @@ MAKE: dict[str, Callable[[int], Transport]] = {
 
 
 class Refusing:
-    """Takes connections and ends them at once, as a proxy does whose store is away."""
+    """Accepts connections and closes them at once, as a proxy in front of a store that is away."""
 
     def __init__(self) -> None:
         self.connections = 0
@@ -55,7 +55,7 @@ async def refusing() -> AsyncIterator[Refusing]:
 
 
 @pytest.mark.parametrize("make", MAKE.values(), ids=MAKE)
-async def test_many_calls_to_a_store_that_is_away_try_few_connections(
+async def test_many_calls_in_an_outage_attempt_few_connections(
     refusing: Refusing, make: Callable[[int], Transport]
 ) -> None:
     transport = make(refusing.port)
@@ -63,8 +63,8 @@ async def test_many_calls_to_a_store_that_is_away_try_few_connections(
     for number in range(CALLS):
         with pytest.raises(TransportUnavailable):
             await publish(transport, number)
-    # One probe each time that a moment has passed; the moments are drawn, so the number of probes is, too.
+    # One probe per interval; the intervals are random.
     seconds = time.monotonic() - began
-    assert refusing.connections <= TRIES * (LOSSES + 10 + 10 * seconds)
+    assert refusing.connections <= ATTEMPTS * (LOSSES + 10 + 10 * seconds)
     assert refusing.connections < CALLS / 4
     await transport.aclose()

@@ -34,7 +34,7 @@ async def test_a_publish_behind_the_outbox_waits_and_is_durable() -> None:
 
 @virtual_time
 async def test_a_publish_behind_a_new_outage_is_not_durable() -> None:
-    """It waited for its turn when the log went away again."""
+    """It was waiting when the log went away again."""
     store = MemoryStore()
     async with Instance(store) as here, subscribed(here.hub) as sink:
         await sink.ready()
@@ -95,7 +95,7 @@ async def test_a_full_outbox_refuses_the_whole_request(bound: str) -> None:
 async def test_the_end_of_a_process_logs_how_much_is_lost(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """It appends what it can before."""
+    """It appends as much as it can before."""
     caplog.set_level(logging.INFO)
     store = MemoryStore()
     async with Instance(store) as here:
@@ -129,8 +129,8 @@ async def test_an_outage_and_its_end_are_logged_once_each(caplog: pytest.LogCapt
             await asyncio.sleep(0.5)
         here.log.come_back()
         await eventually(lambda: here.fallback.backlog.events == 0)
-    told = [record.message for record in caplog.records if record.name == "tidewire.transports.fallback.fallback"]
-    assert [message.split(":")[0] for message in told] == [
+    messages = [record.message for record in caplog.records if record.name == "tidewire.transports.fallback.fallback"]
+    assert [message.split(":")[0] for message in messages] == [
         "the log is unavailable",
         "the log is back",
         "the outbox is empty",
@@ -138,8 +138,8 @@ async def test_an_outage_and_its_end_are_logged_once_each(caplog: pytest.LogCapt
 
 
 @virtual_time
-async def test_an_append_that_fails_on_and_on_is_one_traceback(caplog: pytest.LogCaptureFixture) -> None:
-    """Each try wrote one, up to many a second, for as long as the outbox could not be emptied."""
+async def test_an_append_that_keeps_failing_is_one_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    """Each attempt logged one, many per second, until the outbox was empty."""
     async with Instance(MemoryStore()) as here:
         here.log.leave()
         await here.hub.dispatch([event("kept")])

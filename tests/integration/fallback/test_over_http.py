@@ -1,4 +1,4 @@
-"""The fallback as publishers, browsers and load balancers meet it: a real Redis or Postgres that goes and comes."""
+"""The fallback over HTTP, with a real Redis or Postgres that goes away and comes back."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -24,7 +24,7 @@ from tests.support.waiting import eventually
 
 
 async def early(instance: Instance, name: str) -> None:
-    """Publish an event that the log cannot take now."""
+    """Publish an event that the log cannot store now."""
     answer = await publish(instance, event(name))
     assert answer.status == 202, answer
     assert answer.json() == {"events": [{"id": name, "cursor": None, "duplicate": False, "durable": False}]}
@@ -38,7 +38,7 @@ async def is_ready(instance: Instance) -> bool:
 
 
 async def back(instance: Instance) -> None:
-    """Return once the instance has found the log again, and its outbox is empty."""
+    """Return once the instance is ready and its outbox is empty."""
     await eventually(lambda: is_ready(instance))
     await eventually(lambda: is_empty(instance))
 
@@ -65,7 +65,7 @@ def test_a_function_accepts_only_durable_events() -> None:
 
 
 async def test_an_outage_of_redis_loses_nothing(make_redis: MakeRedis, make_instance: MakeInstance) -> None:
-    """Publishers and subscribers are served meanwhile."""
+    """Publishers and subscribers are served in the outage."""
     redis = make_redis()
     here, there = (make_instance(**on_redis(redis, **FALLBACK)) for _ in range(2))
     async with follow(here) as near, follow(there) as far:
@@ -118,7 +118,7 @@ async def test_an_instance_starts_while_redis_is_away_and_serves(
 
 
 async def test_a_cursor_of_the_request_forges_no_frame(make_redis: MakeRedis, make_instance: MakeInstance) -> None:
-    """While the log is away the cursor cannot be looked up; it was written back as the id of each frame."""
+    """In an outage the cursor cannot be checked; it was written back as the id of each frame."""
     redis = make_redis()
     redis.kill()
     instance = make_instance(**on_redis(redis, **FALLBACK))
@@ -178,7 +178,7 @@ async def test_upstash_may_be_away_too(upstash: StandIn) -> None:
 
 
 @pytest.mark.parametrize("comes_back", [True, False])
-async def test_a_drain_waits_a_while_for_the_log_and_says_what_is_lost(
+async def test_a_drain_waits_for_the_log_and_logs_what_is_lost(
     make_redis: MakeRedis, make_instance: MakeInstance, comes_back: bool
 ) -> None:
     redis = make_redis()

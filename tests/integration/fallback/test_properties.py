@@ -1,4 +1,4 @@
-"""Away and back at random, with publishers, retries and clients who come, stall and resume: what holds all the same."""
+"""Random outages, publishers, retries, and clients that subscribe, stall and resume: what always holds."""
 
 import asyncio
 import json
@@ -28,7 +28,7 @@ CLIENTS = 3
 OUTBOX = 8
 SCHEMES = (Partitions(), Partitions(frozenset({"a"}), user_shards=2))
 INTEREST = Interest("u1")
-USERS = (["u1"], ["u1", "u4"], None, ["u4"])  # of two shards
+USERS = (["u1"], ["u1", "u4"], None, ["u4"])  # in two shards
 PARTITIONS = tuple(f"{base}{shard}" for base in ("a", "all") for shard in ("", ":u0", ":u1"))
 
 instances = st.integers(0, INSTANCES - 1)
@@ -55,7 +55,7 @@ actions = st.one_of(
 
 
 class Client:
-    """One client: what each of its connections brought."""
+    """One client, with the events of each of its connections."""
 
     def __init__(self) -> None:
         self.connections: list[RecordingSink] = []
@@ -79,36 +79,36 @@ class Client:
 
     @property
     def sink(self) -> RecordingSink | None:
-        """The open connection's."""
+        """The sink of the open connection."""
         return self.connections[-1] if self._stack is not None and not self.connections[-1].ended else None
 
     @property
-    def heard(self) -> set[object]:
-        """The data of all events that it was sent."""
+    def received(self) -> set[object]:
+        """The data of all events that it received."""
         return {data for sink in self.connections for data in sink.data}
 
     @property
     def first_cursor(self) -> Cursor:
-        """The first place it was told: from there on it must hear everything."""
-        text = next(told.last_event_id for sink in self.connections for told in sink.all if told.last_event_id)
+        """The first cursor that it got: from there on it must receive everything."""
+        text = next(one.last_event_id for sink in self.connections for one in sink.all if one.last_event_id)
         cursor = Cursor.parse(text)
         assert cursor is not None
         return cursor
 
 
 class World:
-    """The store, its instances, its clients, and what was promised to whom."""
+    """The store, its instances, its clients, and the events that each client must get."""
 
     def __init__(self, scheme: Partitions, ring: int) -> None:
         self.scheme = scheme
         self.store = MemoryStore()
         self.instances = [Instance(self.store, scheme, max_events=OUTBOX, ring=Ring(ring)) for _ in range(INSTANCES)]
         self.clients = [Client() for _ in range(CLIENTS)]
-        self.published: list[Event] = []  # all that was tried
+        self.published: list[Event] = []  # also those that were refused
         self.taken: set[str] = set()
-        self.refused: set[str] = set()  # what the log never takes
+        self.refused: set[str] = set()  # ids that the log never accepts
         self.durable: set[str] = set()
-        self.early: list[list[str]] = [[] for _ in range(INSTANCES)]  # in the order of the publishers' answers
+        self.early: list[list[str]] = [[] for _ in range(INSTANCES)]  # in the order of the receipts
         self.tries: Counter[str] = Counter()
         self.numbers = count()
 
@@ -139,7 +139,7 @@ class World:
             await self.publish(number, [self.published[-min(back, len(self.published))]])
 
     async def publish_refused(self, number: int, kind: str, good: int) -> None:
-        """Publish an event that the log refuses for good, and good ones in the same request."""
+        """Publish an event that the log refuses for good, with good ones in the same request."""
         bad_id = f"{kind} {len(self.refused)}"
         bad = event(bad_id, id=bad_id, type="a", users=USERS[len(self.refused) % len(USERS)])
         self.refused.add(bad.id)
@@ -151,7 +151,7 @@ class World:
         await self.publish(number, [bad, *others])
 
     async def refuse_all(self, number: int) -> None:
-        """From now on, and for longer than it takes to try an event, another one and the first again."""
+        """Refuse for longer than it takes to try an event, another one, and the first again."""
         self.instances[number].log.bars_all = True
         await asyncio.sleep(0.01)
 
@@ -190,7 +190,7 @@ class World:
                 self.early[number].append(receipt.id)
 
     async def settle(self) -> None:
-        """Everyone is back, and everything has arrived."""
+        """Bring everything back, and wait until each event has arrived."""
         for instance in self.instances:
             instance.log.answers_lost = 0
             instance.log.bars_all = False
@@ -198,7 +198,7 @@ class World:
         async with asyncio.timeout(120.0):
             for number, instance in enumerate(self.instances):
                 await self.take_one(number)
-                while instance.fallback.backlog.events:  # what is refused alone is known by what goes in behind it
+                while instance.fallback.backlog.events:  # a refused event is set aside once a later one is stored
                     await self.take_one(number)
         for client in self.clients:
             if (sink := client.sink) is not None:
@@ -216,7 +216,7 @@ class World:
             await sink.until(lambda sink=sink: sink.data.count("end") == 2)  # type: ignore[misc]
 
     async def take_one(self, number: int) -> None:
-        """Return once an instance has taken one more event."""
+        """Return once an instance has accepted one more event."""
         name = f"settled {next(self.numbers)}"
         fresh = [event(name, id=name, type="b", users=["u1"])]
         while name not in self.taken:
@@ -224,18 +224,18 @@ class World:
             await asyncio.sleep(0.1)
 
     async def logged(self) -> list[Record]:
-        """All records."""
+        """Return all records."""
         log = self.store.open(self.scheme)
         return [item for item in await read(log, await log.seek(PARTITIONS, None)) if isinstance(item, Record)]
 
     async def owed(self, client: Client) -> set[object]:
-        """The data of what the log holds for a client since it was told a place for the first time."""
+        """Return the data of the log for a client, since its first cursor."""
         log = self.store.open(self.scheme)
         records = [item for item in await read(log, client.first_cursor) if isinstance(item, Record)]
         return {json.loads(record.event.data) for record in records if INTEREST.matches(record.event)}
 
     def in_order(self, logged: Sequence[Record]) -> bool:
-        """Tell whether what went through one outbox stands in the log as it was taken; retries may be elsewhere."""
+        """Whether the log has the events of one outbox in their order; retries may be elsewhere."""
         places = {(record.partition, record.event.id): place for place, record in enumerate(logged)}
         for early in self.early:
             for partition in PARTITIONS:
@@ -277,10 +277,10 @@ async def run(story: list[tuple[object, ...]], scheme: Partitions, ring: int) ->
         assert world.in_order(logged) or any(action in ("lose_an_answer", "refuse_all") for action, *_ in story)
         for client in world.clients:
             for sink in client.connections:
-                told = [data for data in sink.data if data != "end"]
-                assert len(told) == len(set(told)), f"twice on one connection: {sink}"
+                data = [one for one in sink.data if one != "end"]
+                assert len(data) == len(set(data)), f"twice on one connection: {sink}"
                 assert sink.faults == []
                 assert sink.gaps == []
-            assert client.heard >= await world.owed(client), [str(sink) for sink in client.connections]
+            assert client.received >= await world.owed(client), [str(sink) for sink in client.connections]
     finally:
         await world.close()

@@ -1,4 +1,4 @@
-"""Events that the log refuses while it takes others: set aside, counted, and never in the way of those behind."""
+"""Events that the log refuses while it accepts others: set aside, counted, and not in the way of later ones."""
 
 import asyncio
 
@@ -35,23 +35,23 @@ SET_ASIDE = "realtime_outbox_set_aside_total"
 
 
 def names_in(server: PostgresServer) -> list[str]:
-    """The ids that the log holds, in its order."""
+    """Return the ids in the log, in its order."""
     rows = server.ask('select event::json ->> $1 from rt.records order by epoch, "offset"', "id")
     return [name for (name,) in rows]
 
 
 async def set_aside(instance: Process) -> float:
-    """How many events the instance has set aside."""
+    """Return the number of events that the instance has set aside."""
     return (await metrics(instance))[SET_ASIDE]
 
 
 async def has_set_aside(instance: Process, count: int) -> bool:
-    """Whether the instance has set aside so many events."""
+    """Whether the instance has set aside this number of events."""
     return await set_aside(instance) == count
 
 
 async def served(instance: Instance, name: str) -> bool:
-    """Publish an event, and return whether it is durable; False where there was no room for it."""
+    """Publish an event, and return whether it is durable; False if the outbox was full."""
     try:
         (receipt,) = await instance.fallback.publish([draft(id=name)])
     except TransportUnavailable:
@@ -61,10 +61,10 @@ async def served(instance: Instance, name: str) -> bool:
 
 
 @pytest.mark.parametrize("rule", [CONSTRAINT, TRIGGER, NO_RIGHT], ids=["constraint", "trigger", "no-right"])
-async def test_what_waits_behind_a_refused_event_arrives(
+async def test_events_behind_a_refused_one_arrive(
     make_postgres: MakePostgres, make_instance: MakeInstance, rule: str
 ) -> None:
-    """The outbox stood still behind an event that the log refused; all after it was lost at the end of the process."""
+    """A refused event blocked the outbox; later events were lost at the end of the process."""
     server = await asyncio.to_thread(make_postgres)
     await asyncio.to_thread(server.ask, f"{rule}; select 1")
     instance = await asyncio.to_thread(make_instance, **on_postgres(server.url, **FALLBACK))
@@ -81,7 +81,7 @@ async def test_what_waits_behind_a_refused_event_arrives(
         await follower.has("one", "poison-hunter2", "two", "end")
         assert (await get(instance, "/api/health/ready")).json()["status"] == "ready"
         refused = await publish(instance, event("poison-direct"))
-        if refused.status == 202:  # the answer does not say that it is this event alone, until others go in
+        if refused.status == 202:  # the error does not name this event, until others are stored
             assert refused.json()["events"][0]["durable"] is False
             await publish(instance, event("behind"))
             await eventually(lambda: has_set_aside(instance, 2))
@@ -97,7 +97,7 @@ async def test_what_waits_behind_a_refused_event_arrives(
 async def test_a_log_that_refuses_everything_loses_nothing(
     make_postgres: MakePostgres, make_instance: MakeInstance
 ) -> None:
-    """A right that was taken from all events must not pass for events that are refused."""
+    """A missing privilege concerns all events: none is set aside."""
     server = await asyncio.to_thread(make_postgres)
 
     async def ask(sql: str) -> None:
@@ -126,8 +126,8 @@ async def test_a_log_that_refuses_everything_loses_nothing(
 async def test_a_partition_that_redis_refuses_holds_up_no_other(
     make_redis: MakeRedis, make_instance: MakeInstance
 ) -> None:
-    """A user of Redis that lacks the right to one partition's keys: the outbox stood still behind its first event."""
-    # From its start on: between that and a command the outbox could append what is to be refused.
+    """A Redis user without permission for one partition: its first event blocked the outbox."""
+    # From the start: before a later command, the outbox could append events that must be refused.
     limited = "on nopass resetkeys ~rt:all ~{rt:all}* ~{rt}* ~rt:realtime.* ~{rt:realtime.* &* +@all"
     redis = await asyncio.to_thread(make_redis, options=("--user", "default", *limited.split()))
     settings = {**on_redis(redis, **FALLBACK), "REALTIME_PARTITIONS": "secret"}
@@ -154,7 +154,7 @@ async def test_a_partition_that_redis_refuses_holds_up_no_other(
 
 
 async def test_an_event_that_is_too_large_for_the_store(upstash: StandIn) -> None:
-    """A plan takes requests up to a size: one that is larger stays so, alone or in the outbox."""
+    """A plan limits the size of a request: a larger event is refused, also from the outbox."""
     rest = UpstashRest(upstash.url, upstash.token, poll_min=0.01, poll_max=0.1)
     fallback = Fallback(rest)
     await publish_to(fallback, "first")
@@ -175,10 +175,10 @@ async def test_an_event_that_is_too_large_for_the_store(upstash: StandIn) -> Non
     await fallback.aclose()
 
 
-async def test_nobody_is_refused_for_an_event_of_another_request(
+async def test_no_request_fails_for_an_event_of_another(
     make_postgres: MakePostgres, make_instance: MakeInstance
 ) -> None:
-    """What is published at the same moment goes into one append, which one refused event failed for all."""
+    """Concurrent publishes share one append, which one refused event failed for all."""
     server = await asyncio.to_thread(make_postgres)
     await asyncio.to_thread(server.ask, f"{CONSTRAINT}; select 1")
     instance = await asyncio.to_thread(make_instance, **on_postgres(server.url))
@@ -191,8 +191,8 @@ async def test_nobody_is_refused_for_an_event_of_another_request(
 
 
 @virtual_time
-async def test_who_waits_for_a_refused_event_gets_the_error() -> None:
-    """While the outbox empties a publisher waits for its turn, and learns what becomes of the event."""
+async def test_a_waiting_publisher_gets_the_error_of_its_event() -> None:
+    """While the outbox is emptied, a publisher waits, and gets the result of its event."""
     async with Instance(MemoryStore()) as here:
         here.log.poison.add("bad")
         here.log.leave()
@@ -208,7 +208,7 @@ async def test_who_waits_for_a_refused_event_gets_the_error() -> None:
 
 @virtual_time
 async def test_a_partition_that_is_refused_is_an_error_at_once() -> None:
-    """After one event was refused alone, the next of its kind is not answered with a 202 that nobody keeps."""
+    """After one refused event, the next of its kind is not accepted with a 202."""
     async with Instance(MemoryStore()) as here:
         here.log.barred |= {"first", "second"}
         (kept,) = await here.fallback.publish([draft(1, id="first")])
@@ -222,7 +222,7 @@ async def test_a_partition_that_is_refused_is_an_error_at_once() -> None:
 @pytest.mark.parametrize("bound", ["events", "bytes"])
 @virtual_time
 async def test_an_outbox_full_of_refused_events_serves_others(bound: str, caplog: pytest.LogCaptureFixture) -> None:
-    """A full outbox took nothing that could show that the log takes other events: it stayed full, with 503 for all."""
+    """A full outbox accepted no event that could show that the log accepts others: it stayed full."""
     store = MemoryStore()
     names = [f"barred {number}" for number in range(4)]
     size = Entry(draft(id=names[0], type="a"), [("a", names[0])]).size
@@ -232,7 +232,7 @@ async def test_an_outbox_full_of_refused_events_serves_others(bound: str, caplog
         for name in names:
             (kept,) = await here.fallback.publish([draft(id=name, type="a")])
             assert not kept.durable
-        await eventually(lambda: here.log.batches.count([names[0]]) >= 2)  # the first by its publisher
+        await eventually(lambda: here.log.batches.count([names[0]]) >= 2)  # the first attempt is the publisher's
         served = await here.fallback.publish([draft(id="good"), draft(id="good too")])
         assert all(receipt.durable for receipt in served)
         for number in range(len(names)):
@@ -248,7 +248,7 @@ async def test_an_outbox_full_of_refused_events_serves_others(bound: str, caplog
 
 @virtual_time
 async def test_a_full_outbox_of_one_partition_is_emptied_too(caplog: pytest.LogCaptureFixture) -> None:
-    """Where the events that the log takes are of the same partition, they wait until all others were tried."""
+    """Events that the log accepts wait until all others of the same partition were tried."""
     names = [f"barred {number}" for number in range(4)]
     async with Instance(MemoryStore(), max_events=len(names)) as here:
         here.log.barred |= set(names)
@@ -264,8 +264,8 @@ async def test_a_full_outbox_of_one_partition_is_emptied_too(caplog: pytest.LogC
 
 
 @virtual_time
-async def test_a_full_outbox_keeps_all_if_nothing_is_taken() -> None:
-    """Whoever is tried beyond the bounds, and refused as the others are, gets a 503 and leaves nothing behind."""
+async def test_a_full_outbox_keeps_all_if_nothing_is_accepted() -> None:
+    """An event that is tried above the bounds and refused is a 503, and leaves nothing in the outbox."""
     store = MemoryStore()
     async with Instance(store, Partitions(frozenset({"a"})), max_events=3) as here:
         here.log.bars_all = True
@@ -291,7 +291,7 @@ async def test_a_full_outbox_keeps_all_if_nothing_is_taken() -> None:
 
 @virtual_time
 async def test_nothing_overtakes_an_event_of_several_shards() -> None:
-    """What was passed over because it shares a shard with a refused event was overtaken in its other shard."""
+    """An event that was skipped for a refused one in one shard was overtaken in its other shard."""
     scheme = Partitions(frozenset({"a"}), user_shards=2)
     shards = {user: scheme.route(draft(type="a", users=[user]))[0][0] for user in ("u1", "u2", "u3", "u4")}
     one = next(iter(shards))
@@ -309,8 +309,8 @@ async def test_nothing_overtakes_an_event_of_several_shards() -> None:
 
 
 @virtual_time
-async def test_a_refusal_that_becomes_final_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
-    """The event left the outbox, and was tried again with those of the same round: that ended the flush."""
+async def test_a_refusal_that_becomes_final_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """The event had left the outbox, and a second attempt in the same round ended the flush."""
     async with Instance(MemoryStore()) as here:
         here.log.barred |= {"first", "second"}
         await here.fallback.publish([draft(id="first")])
@@ -320,13 +320,13 @@ async def test_a_refusal_that_becomes_final_is_told_once(caplog: pytest.LogCaptu
         await eventually(lambda: here.fallback.backlog.events == 1)
         await here.fallback.publish([draft(id="good")])
         await eventually(lambda: here.fallback.backlog.events == 0)
-    told = [record.message for record in caplog.records if "SET ASIDE" in record.message]
-    assert ["first" in told[0], "second" in told[1], len(told)] == [True, True, 2]
+    lines = [record.message for record in caplog.records if "SET ASIDE" in record.message]
+    assert ["first" in lines[0], "second" in lines[1], len(lines)] == [True, True, 2]
 
 
 @virtual_time
 async def test_a_retry_that_waits_does_not_hide_a_loss(caplog: pytest.LogCaptureFixture) -> None:
-    """The first publisher was answered 202, and its event left without a line when a second one waited for it."""
+    """The first publisher got a 202; its event was dropped without a log line when a second publisher waited for it."""
     async with Instance(MemoryStore(), Partitions(frozenset({"a"})), max_events=2) as here:
         here.log.barred |= {"first", "second"}
         for name in ("first", "second"):

@@ -1,4 +1,4 @@
-"""What is kept in memory is bounded in bytes of memory: measured at a real process, over HTTP."""
+"""Memory is bounded in bytes: measured in a real process, over HTTP."""
 
 import asyncio
 import json
@@ -14,17 +14,17 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 MIB = 1024 * 1024
 USERS = [f"user-{number:012}" for number in range(1_000)]
-CROWD = 4_100  # events, each for a thousand users: 400 MB where nothing bounds them
+CROWD = 4_100  # events for a thousand users each: 400 MB without a bound
 
 
 def rss(instance: Instance) -> int:
-    """Bytes of memory that the process holds."""
+    """Return the memory of the process in bytes."""
     lines = Path(f"/proc/{instance.pid}/smaps_rollup").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Rss:"))
 
 
 async def publish_crowd(instance: Instance, count: int = CROWD) -> Answer:
-    """Publish events for a thousand users each; return the first answer that is no 202, or the last one."""
+    """Publish events for a thousand users each; return the first response that is no 202, or the last one."""
     text = json.dumps(event("x", *USERS))
     async with Requests(instance) as requests:
         start = 0
@@ -45,7 +45,7 @@ async def warm(make_instance: MakeInstance, **settings: str) -> tuple[Instance, 
 
 
 async def test_the_memory_log_keeps_what_its_bound_says(make_instance: MakeInstance) -> None:
-    """Its bound was a number of events: 100,000 of each partition, however many users each was for."""
+    """Its bound was a number of events, 100,000 per partition, with any number of users each."""
     instance, before = await warm(make_instance, REALTIME_AUTH="none", REALTIME_MEMORY_MIB="32")
     answer = await publish_crowd(instance)
     assert answer.status == 202
@@ -55,7 +55,7 @@ async def test_the_memory_log_keeps_what_its_bound_says(make_instance: MakeInsta
 
 
 async def test_ids_of_the_memory_log_are_bounded(make_instance: MakeInstance) -> None:
-    """Each id was remembered for a day, long after its record had gone."""
+    """Each id was kept for a day, long after its record."""
     settings = {"REALTIME_AUTH": "none", "REALTIME_MEMORY_MIB": "8", "REALTIME_MAX_EVENTS": "10"}
     instance, before = await warm(make_instance, **settings)
 
@@ -71,7 +71,7 @@ async def test_ids_of_the_memory_log_are_bounded(make_instance: MakeInstance) ->
 
 
 async def test_the_outbox_keeps_what_its_bound_says(make_instance: MakeInstance) -> None:
-    """It counted the data alone: 16 MiB of it were hundreds of MB with their audience."""
+    """It counted only the data: 16 MiB were hundreds of MB with their audiences."""
     url = f"postgres://u@{HOST}:{free_port()}/d?sslmode=disable"
     settings = {"REALTIME_TRANSPORT": "postgres", "DATABASE_URL": url, "REALTIME_FALLBACK": "memory"}
     instance, before = await warm(make_instance, REALTIME_AUTH="none", **settings)

@@ -1,4 +1,4 @@
-"""An application beside Tidewire: its own connections to the same database."""
+"""An application with its own connections to the database of Tidewire."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -14,7 +14,7 @@ Connect = Callable[[], Awaitable[Any]]
 
 @pytest.fixture
 async def application(postgres_url: str, postgres_server: PostgresServer) -> AsyncIterator[Connect]:
-    """Opens connections of an application; the settings that realtime_publish goes by are the defaults at first."""
+    """Opens connections of an application; the settings of realtime_publish are reset to the defaults."""
     postgres_server.ask("delete from rt.settings; insert into rt.settings default values")
     async with AsyncExitStack() as stack:
 

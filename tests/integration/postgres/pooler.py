@@ -19,7 +19,7 @@ SETTINGS = (
 
 
 class PgBouncer(ServerProcess):
-    """A pooler whose address says nothing of it. With `lenient`, it takes the settings of a session and drops them."""
+    """A pooler whose address does not show that it is one. If `lenient`, it accepts session settings and drops them."""
 
     def __init__(self, folder: Path, server_port: int, mode: str, *, lenient: bool) -> None:
         super().__init__(folder)
@@ -34,7 +34,7 @@ class PgBouncer(ServerProcess):
             "auth_type = any",
             f"pool_mode = {mode}",
             "default_pool_size = 8",
-            "server_round_robin = 1",  # the next transaction gets another session, as under load
+            "server_round_robin = 1",  # each transaction gets another session, as under load
             f"ignore_startup_parameters = extra_float_digits{',' + SETTINGS if lenient else ''}",
             *(["user = nobody"] if os.geteuid() == 0 else []),
         ]
@@ -84,5 +84,5 @@ def make_pooler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakePooler
 
 
 async def start(make_pooler: MakePooler, server_port: int, mode: str, *, lenient: bool) -> PgBouncer:
-    """Start one without holding up this test's loop."""
+    """Start a PgBouncer without blocking the event loop."""
     return await asyncio.to_thread(lambda: make_pooler(server_port, mode, lenient=lenient))

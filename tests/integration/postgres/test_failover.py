@@ -1,4 +1,4 @@
-"""A Postgres that takes no writes any more: what publishers, readers and load balancers get, and where they go."""
+"""Postgres does not accept writes any more: what publishers, readers and load balancers get."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -54,7 +54,7 @@ async def pair(make_postgres: MakePostgres, tmp_path: Path) -> AsyncIterator[Pai
 
 
 async def in_step(pair: Pair) -> None:
-    """Return once the standby holds what the primary does."""
+    """Return once the standby has all data of the primary."""
     primary, standby = pair
     ((at,),) = await asyncio.to_thread(primary.ask, "select pg_current_wal_lsn()::text")
 
@@ -66,7 +66,7 @@ async def in_step(pair: Pair) -> None:
 
 
 async def promote(standby: PostgresServer) -> None:
-    """Return once it takes writes."""
+    """Return once it accepts writes."""
     await asyncio.to_thread(standby.ask, "select pg_promote()")
 
 
@@ -80,7 +80,7 @@ async def warm_up(instance: Instance, count: int) -> None:
 
 
 async def persist(instance: Instance, name: str) -> None:
-    """Publish until it is accepted, as a publisher does that follows `Retry-After`."""
+    """Publish until it is accepted, as a publisher that follows `Retry-After`."""
 
     async def accepted() -> bool:
         return (await publish(instance, event(name))).status == 202
@@ -118,10 +118,10 @@ async def test_a_planned_failover_loses_nothing(
         assert await is_ready(instance)
 
 
-async def test_a_server_that_takes_no_writes_is_no_health(
+async def test_a_server_that_refuses_writes_is_not_ready(
     make_postgres: MakePostgres, make_instance: MakeInstance
 ) -> None:
-    """Readiness was 200 while every publish was a 503."""
+    """Readiness was 200 while each publish was a 503."""
     server = await asyncio.to_thread(make_postgres)
     instance = await start(make_instance, server.url)
     async with follow(instance) as follower:
@@ -138,8 +138,8 @@ async def test_a_server_that_takes_no_writes_is_no_health(
         assert follower.is_open()
 
 
-async def test_a_standby_alone_is_no_health(pair: Pair, make_instance: MakeInstance) -> None:
-    """What a standby holds may be behind what was acknowledged: nobody is served from it."""
+async def test_a_standby_alone_is_not_ready(pair: Pair, make_instance: MakeInstance) -> None:
+    """A standby may be behind what was acknowledged, so nothing is read from it."""
     _, standby = pair
     instance = await start(make_instance, standby.url)
     await not_ready(instance, "it is a standby")
@@ -151,10 +151,10 @@ async def test_a_standby_alone_is_no_health(pair: Pair, make_instance: MakeInsta
 
 
 @pytest.mark.parametrize(("refuse", "mend", "why"), REFUSALS.values(), ids=REFUSALS)
-async def test_what_refuses_every_append_is_no_health(
+async def test_a_store_that_refuses_each_append_is_not_ready(
     make_postgres: MakePostgres, make_instance: MakeInstance, refuse: str, mend: str, why: str
 ) -> None:
-    """A right that was taken away, a disk that is full: readiness names it until an append succeeds."""
+    """A revoked privilege, a full disk: readiness names it until an append succeeds."""
     server = await asyncio.to_thread(make_postgres)
 
     async def ask(sql: str) -> None:
@@ -175,7 +175,7 @@ async def test_what_refuses_every_append_is_no_health(
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=["primary-first", "standby-first"])
 async def test_several_hosts_are_one_address(pair: Pair, make_instance: MakeInstance, order: tuple[int, int]) -> None:
-    """The first host that takes writes is the one, before and after a failover."""
+    """The first host that accepts writes is used, before and after a failover."""
     first, second = (pair[place] for place in order)
     url = first.url.replace("/postgres", f",127.0.0.1:{second.port}/postgres?target_session_attrs=read-write")
     url = url.replace("postgres:,", "postgres:")
@@ -201,7 +201,7 @@ async def not_ready(instance: Instance, why: str) -> None:
 
 
 async def test_a_promoted_standby_that_was_behind_is_a_gap(pair: Pair, make_instance: MakeInstance) -> None:
-    """What the standby had not received is gone: streams, resumes, long polls and pages are all sent a gap.
+    """Records that the standby had not received are lost: streams, resumes, long polls and pages all get a gap.
 
     The pages are those of an instance without streams: nothing but the client's cursor is ahead of the log there.
     """
@@ -223,7 +223,7 @@ async def test_a_promoted_standby_that_was_behind_is_a_gap(pair: Pair, make_inst
             wire.lead_to(standby.port)
 
             await live.seen.until(lambda: "epoch" in live.seen.gaps)
-            await waiting  # it ends with an answer, whatever it was when its connections broke
+            await waiting  # it ends with a response, whichever state its connections broke in
             await eventually(lambda: is_ready(polled))
             for wait in (0, 20):
                 page = await get_page(polled, cursor, wait)
@@ -237,7 +237,7 @@ async def test_a_promoted_standby_that_was_behind_is_a_gap(pair: Pair, make_inst
 
 
 async def cut_off(standby: PostgresServer) -> None:
-    """Return once the standby receives nothing any more."""
+    """Return once the standby receives no more records."""
     await asyncio.to_thread(standby.ask, "alter system set primary_conninfo = ''")
     await asyncio.to_thread(standby.ask, "select pg_reload_conf()")
 
@@ -248,7 +248,7 @@ async def cut_off(standby: PostgresServer) -> None:
 
 
 async def get_page(instance: Instance, cursor: str, wait: int) -> dict[str, Any]:
-    """The next page after a cursor, asked for until the instance has one."""
+    """Request the next page after a cursor until the instance returns one."""
     pages: list[dict[str, Any]] = []
 
     async def is_answered() -> bool:

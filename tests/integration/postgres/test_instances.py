@@ -15,7 +15,7 @@ PUBLISH = "select * from realtime_publish('note', $1, $2)"
 
 
 async def start(make_instance: MakeInstance, url: str, **more: str) -> Instance:
-    """Start an instance without holding up this test's loop."""
+    """Start an instance without blocking the event loop."""
     return await asyncio.to_thread(make_instance, **on_postgres(url, **more))
 
 
@@ -38,7 +38,7 @@ async def test_instances_deliver_each_others_and_sql_events(make_instance: MakeI
 
 
 async def test_streams_survive_a_restart_of_postgres(make_instance: MakeInstance, make_postgres: MakePostgres) -> None:
-    """They miss nothing."""
+    """They miss no event."""
     server = await asyncio.to_thread(make_postgres)
     one, other = await start(make_instance, server.url), await start(make_instance, server.url)
     names = [f"event-{number}" for number in range(60)]

@@ -1,4 +1,4 @@
-"""The connection that listens: how it is lost, replaced, and done without."""
+"""The listening connection is lost, replaced, or not available at all."""
 
 import asyncio
 import os
@@ -16,8 +16,8 @@ from tests.contract.stores import PostgresStore
 from tests.support.postgres_server import PostgresServer
 from tests.support.proxy import Proxy
 
-UNENCRYPTED = "?sslmode=disable"  # or a question about it would be the first round trip
-RECOVERS = 5.0  # seconds in which the tail is back, however it was lost: the longest pause between two tries
+UNENCRYPTED = "?sslmode=disable"  # otherwise the first round trip would negotiate TLS
+RECOVERS = 5.0  # seconds until the tail is back: the longest pause between two attempts
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ async def test_publishing_uses_the_pooler_and_the_tail_does_not(postgres_store: 
 async def test_a_terminated_listening_connection_is_replaced(
     postgres_store: PostgresStore, postgres_server: PostgresServer
 ) -> None:
-    """Nothing is missed."""
+    """No event is missed."""
     log = postgres_store.open()
     slowest = 0.0
     async with tailing(log, await log.head((ALL,))) as (received, _):
@@ -105,7 +105,7 @@ async def test_a_half_open_listening_connection_is_replaced(
 async def test_the_tail_polls_while_no_connection_can_listen(
     postgres_store: PostgresStore, postgres_server: PostgresServer
 ) -> None:
-    """It is running meanwhile."""
+    """It counts as running meanwhile."""
     publisher = postgres_store.open()
     async with Proxy(f"{postgres_store.url}{UNENCRYPTED}") as wire:
         await wire.refuse()

@@ -1,4 +1,4 @@
-"""The schema: applied once, by whoever comes first, and missed with a clear word."""
+"""Migrations: each is applied once, by the first process, and a missing schema is a clear error."""
 
 import asyncio
 import subprocess
@@ -19,7 +19,7 @@ from tests.support.processes import ROOT, inherited
 ALL_NAMES = [migration.name for migration in migrations.migrations()]
 
 
-def test_the_code_asks_for_the_last_migration_that_there_is() -> None:
+def test_the_code_requires_the_last_migration() -> None:
     assert [migration.number for migration in migrations.migrations()] == list(range(1, SCHEMA_VERSION + 1))
 
 
@@ -34,13 +34,13 @@ async def test_a_second_run_changes_nothing_and_loses_nothing(postgres_database:
     await log.aclose()
 
 
-async def test_eight_runs_at_once_apply_each_file_once_and_none_fails(postgres_database: str) -> None:
+async def test_eight_runs_at_once_apply_each_file_once(postgres_database: str) -> None:
     done = await asyncio.gather(*(apply(postgres_database) for _ in range(8)))
     assert sorted(name for names in done for name in names) == ALL_NAMES
 
 
 async def test_a_failed_migration_is_rolled_back_alone(postgres_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The files before it stay applied."""
+    """Earlier files stay applied."""
     bad = Migration(SCHEMA_VERSION + 1, "bad", "create table half (id integer); select 1/0")
     monkeypatch.setattr(migrations, "migrations", lambda: [*GOOD, bad])
     with pytest.raises(SettingsError, match="the server refuses: division by zero"):
@@ -70,7 +70,7 @@ async def test_prefixes_are_separate_schemas(postgres_database: str) -> None:
         await log.aclose()
 
 
-async def test_without_the_schema_every_call_says_what_to_run(postgres_database: str) -> None:
+async def test_without_the_schema_each_call_names_the_command(postgres_database: str) -> None:
     log = PostgresLog(postgres_database)
     for attempt in (publish(log, 1), log.head(("all",)), log.ping()):
         with pytest.raises(TransportUnavailable, match="run: python -m tidewire migrate"):
@@ -116,7 +116,7 @@ async def test_a_role_without_create_gets_the_servers_error(
 
 
 def run(command: list[str], settings: Mapping[str, str]) -> tuple[int, str]:
-    """The exit code of a program of ours, and what it prints."""
+    """Run a program of the product; return its exit code and output."""
     result = subprocess.run(
         [sys.executable, "-m", *command],
         cwd=ROOT,
@@ -130,18 +130,18 @@ def run(command: list[str], settings: Mapping[str, str]) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("command", [["tidewire", "migrate"], ["tidewire.transports.postgres.migrations"]])
-def test_both_commands_apply_and_then_have_nothing_to_do(postgres_database: str, command: list[str]) -> None:
+def test_both_commands_apply_and_then_change_nothing(postgres_database: str, command: list[str]) -> None:
     settings = {"DATABASE_URL": postgres_database}
     assert run(command, settings) == (0, "".join(f"applied {name}\n" for name in ALL_NAMES))
     assert run(command, settings) == (0, "nothing to do: the schema is up to date\n")
 
 
 def test_a_failed_command_prints_one_line_and_no_password() -> None:
-    code, told = run(["tidewire", "migrate"], {"DATABASE_URL": "postgres://u:hunter2@127.0.0.1:1/d"})
-    assert (code, told) == (2, "tidewire: Postgres cannot be used now (ConnectionRefusedError)\n")
-    code, told = run(["tidewire", "migrate"], {})
+    code, output = run(["tidewire", "migrate"], {"DATABASE_URL": "postgres://u:hunter2@127.0.0.1:1/d"})
+    assert (code, output) == (2, "tidewire: Postgres cannot be used now (ConnectionRefusedError)\n")
+    code, output = run(["tidewire", "migrate"], {})
     assert code == 2
-    assert told.startswith("tidewire: DATABASE_URL: is not set")
+    assert output.startswith("tidewire: DATABASE_URL: is not set")
 
 
 @pytest.mark.parametrize(
@@ -150,8 +150,8 @@ def test_a_failed_command_prints_one_line_and_no_password() -> None:
 )
 def test_no_start_if_no_stream_could_be_served(postgres_database: str, query: str, problem: str) -> None:
     settings = {"REALTIME_TRANSPORT": "postgres", "REALTIME_AUTH": "none", "PORT": "0"}
-    code, told = run(["functions.local"], {**settings, "DATABASE_URL": postgres_database + query})
+    code, output = run(["functions.local"], {**settings, "DATABASE_URL": postgres_database + query})
     assert code == 2
-    assert told.startswith("tidewire: DATABASE_URL: ")
-    assert problem in told
-    assert len(told.splitlines()) == 1
+    assert output.startswith("tidewire: DATABASE_URL: ")
+    assert problem in output
+    assert len(output.splitlines()) == 1

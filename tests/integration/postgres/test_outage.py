@@ -19,12 +19,12 @@ from tests.support.postgres_server import MakePostgres, PostgresServer
 from tests.support.proxy import Proxy
 from tests.support.sinks import subscribed
 
-UNENCRYPTED = "?sslmode=disable"  # or a question about it would be the first round trip
-RECOVERS = 5.0  # seconds in which the tail is back, however it was lost: the longest pause between two tries
+UNENCRYPTED = "?sslmode=disable"  # otherwise the first round trip would negotiate TLS
+RECOVERS = 5.0  # seconds until the tail is back: the longest pause between two attempts
 
 
 async def persist(transport: Transport, one: Event) -> Receipt:
-    """Publish as a careful publisher does: the same id again until it is acknowledged."""
+    """Publish the same event again until it is acknowledged."""
     while True:
         try:
             return (await transport.publish([one]))[0]
@@ -94,7 +94,7 @@ async def test_server_faults_lose_and_reorder_nothing_acknowledged(make_postgres
         elif fault == "crash":
             server.kill()
             server.start()
-        elif fault == "kill a session":  # the postmaster ends all others too, and recovers
+        elif fault == "kill a session":  # the postmaster ends all other sessions too, and recovers
             os.kill(server.backends("application_name = 'tidewire'")[0], signal.SIGKILL)
         else:
             server.pause()

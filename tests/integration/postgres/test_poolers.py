@@ -1,4 +1,4 @@
-"""Behind a real PgBouncer that no mark in the URL names: events flow, and the log says what to do."""
+"""A real PgBouncer, with and without its mark in the URL: events flow, and the log says what to set."""
 
 import asyncio
 from collections.abc import Sequence
@@ -32,13 +32,13 @@ __all__ = ["make_pooler"]
 async def pooler(
     request: pytest.FixtureRequest, make_pooler: MakePooler, postgres_server: PostgresServer, postgres_url: str
 ) -> tuple[str, PgBouncer]:
-    """A pooler in each mode, that takes the settings of a session or not."""
+    """A pooler in each mode, which accepts session settings or not."""
     mode, lenient = request.param
     return mode, await start(make_pooler, postgres_server.port, mode, lenient=lenient)
 
 
 async def test_functions_publish_through_a_marked_pooler(pooler: tuple[str, PgBouncer], postgres_url: str) -> None:
-    """A URL with ?pgbouncer=true: nothing of the session is used, and what listens takes the direct host."""
+    """With ?pgbouncer=true nothing depends on the session, and the tail uses the direct host."""
     _, bouncer = pooler
     log = PostgresLog(f"{bouncer.url}?pgbouncer=true", listen_url=postgres_url)
     async with tailing(log, await log.head(("all",))) as (received, _):
@@ -47,10 +47,10 @@ async def test_functions_publish_through_a_marked_pooler(pooler: tuple[str, PgBo
     await log.aclose()
 
 
-async def test_events_flow_and_the_log_says_what_to_do(
+async def test_events_flow_and_the_log_says_what_to_set(
     pooler: tuple[str, PgBouncer], make_instance: MakeInstance, postgres_url: str
 ) -> None:
-    """Events came up to 30 s late without a word, or every publish failed for the names of prepared statements."""
+    """Events came up to 30 s late without a warning, or each publish failed because of prepared statements."""
     mode, bouncer = pooler
     here = await start_instance(make_instance, bouncer.url)
     elsewhere = await start_instance(make_instance, postgres_url)

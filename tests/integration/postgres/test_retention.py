@@ -1,4 +1,4 @@
-"""What leaves the log, and how much of it in one go."""
+"""Retention: which records are removed, and how many at a time."""
 
 import asyncio
 
@@ -21,7 +21,7 @@ AGED = """
 async def test_one_append_trims_a_bounded_number_of_records(
     postgres_store: PostgresStore, application: Connect
 ) -> None:
-    """The next ones continue."""
+    """Later appends continue."""
     connection = await application()
     await connection.fetch(
         "select count(*) from rt.append('{all}', '{12000}', array(select n::text from generate_series(1, 12000) n),"
@@ -39,9 +39,7 @@ async def test_one_append_trims_a_bounded_number_of_records(
     assert contents(items) == ["<trimmed>", "new", "new", "new"]
 
 
-async def test_an_idle_log_forgets_too_while_somebody_follows_it(
-    postgres_store: PostgresStore, application: Connect
-) -> None:
+async def test_an_idle_log_that_is_followed_is_trimmed_too(postgres_store: PostgresStore, application: Connect) -> None:
     connection = await application()
     scheme = Partitions(frozenset({"a", "b"}))
     reader = PostgresLog(postgres_store.url, partitions=scheme, retention=Retention(age=5.0), check=0.05)
@@ -61,7 +59,7 @@ async def test_an_idle_log_forgets_too_while_somebody_follows_it(
     await reader.aclose()
 
 
-async def test_a_sweep_waits_for_nobody(postgres_store: PostgresStore, application: Connect) -> None:
+async def test_a_sweep_does_not_wait_for_locks(postgres_store: PostgresStore, application: Connect) -> None:
     log = postgres_store.open()
     await publish(log, 1)
     one, other = await application(), await application()
@@ -72,7 +70,9 @@ async def test_a_sweep_waits_for_nobody(postgres_store: PostgresStore, applicati
     assert await one.fetchval("select count(*) from rt.records") == 2
 
 
-async def test_sql_events_have_the_processes_retention(postgres_store: PostgresStore, application: Connect) -> None:
+async def test_sql_events_have_the_retention_of_the_processes(
+    postgres_store: PostgresStore, application: Connect
+) -> None:
     log, connection = postgres_store.open(retention=Retention(events=3)), await application()
     await publish(log, 0)
     for number in range(1, 10):
@@ -80,7 +80,7 @@ async def test_sql_events_have_the_processes_retention(postgres_store: PostgresS
     assert contents(await read(log, await log.seek(("all",), None))) == [7, 8, 9]
 
 
-async def test_a_position_by_time_is_the_previous_records(postgres_store: PostgresStore) -> None:
+async def test_a_position_by_time_is_that_of_the_previous_record(postgres_store: PostgresStore) -> None:
     log = postgres_store.open()
     receipts = []
     for number in range(4):
@@ -99,7 +99,7 @@ async def test_no_plan_made_for_a_small_log_scans_a_large_one(
     connection = await application()
     await connection.execute("analyze rt.ids, rt.records, rt.partitions")
     async with connection.transaction():
-        for number in range(10):  # the plans are kept from the sixth call on
+        for number in range(10):  # Postgres keeps a plan from the sixth call on
             await connection.fetch("select realtime_publish('t', $1)", str(number))
             await connection.fetch("select rt.places('{all}'), rt.places('{all}', 1)")
         scans = await connection.fetch("select relname, seq_scan from pg_stat_xact_user_tables where schemaname = 'rt'")
@@ -110,9 +110,7 @@ async def test_no_plan_made_for_a_small_log_scans_a_large_one(
     }
 
 
-async def test_no_statement_of_microseconds_waits_until_it_is_compiled(
-    postgres_store: PostgresStore, application: Connect
-) -> None:
+async def test_short_statements_are_not_compiled(postgres_store: PostgresStore, application: Connect) -> None:
     connection = await application()
     forbid_scans = await connection.fetch(
         "select proname, proconfig from pg_proc where 'enable_seqscan=off' = any (proconfig)"
@@ -124,7 +122,9 @@ async def test_no_statement_of_microseconds_waits_until_it_is_compiled(
     await log.aclose()
 
 
-async def test_numbers_go_on_after_everything_was_trimmed(postgres_store: PostgresStore, application: Connect) -> None:
+async def test_offsets_continue_after_everything_was_trimmed(
+    postgres_store: PostgresStore, application: Connect
+) -> None:
     log, connection = postgres_store.open(retention=Retention(age=5.0)), await application()
     await publish(log, *range(5))
     await connection.execute(AGED)

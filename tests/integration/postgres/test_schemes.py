@@ -1,4 +1,4 @@
-"""realtime_publish and partition schemes: what another process has set or announced."""
+"""realtime_publish uses the partition scheme that another process has set or announced."""
 
 import pytest
 from tidewire.delivery.hub import Hub
@@ -15,7 +15,7 @@ NONE, EIGHT, SIXTEEN = Partitions(), Partitions(user_shards=8), Partitions(froze
 
 
 async def seen_by(postgres_store: PostgresStore, scheme: Partitions, user: str | None) -> list[object]:
-    """All that the log holds for a user, as a process with this scheme reads it."""
+    """Return the events for a user, as a process with this scheme reads them."""
     async with Hub(postgres_store.open(scheme), scheme) as hub, subscribed(hub, user, since="earliest") as sink:
         await sink.ready()
     return list(sink.data)
@@ -40,10 +40,8 @@ async def test_a_retry_from_sql_across_a_change_is_a_duplicate(
     assert await seen_by(postgres_store, new, "u3") == ["first", "new"]
 
 
-async def test_sql_alone_announces_the_scheme_that_it_goes_by(
-    postgres_store: PostgresStore, application: Connect
-) -> None:
-    """A process that only serves streams sets the scheme of SQL publishers; streams elsewhere must learn of it."""
+async def test_sql_alone_announces_the_scheme_that_it_uses(postgres_store: PostgresStore, application: Connect) -> None:
+    """A process that only serves streams sets the scheme of SQL publishers; other processes must detect it."""
     connection = await application()
     async with Hub(postgres_store.open(NONE)) as hub, subscribed(hub, "u1") as sink:
         await sink.ready()
@@ -55,8 +53,8 @@ async def test_sql_alone_announces_the_scheme_that_it_goes_by(
     assert again.data == ["there"]
 
 
-async def test_sql_never_goes_by_a_scheme_that_was_refused(postgres_store: PostgresStore, application: Connect) -> None:
-    """It was set before it was refused: SQL got receipts for events in partitions that no process reads."""
+async def test_sql_never_uses_a_refused_scheme(postgres_store: PostgresStore, application: Connect) -> None:
+    """It was set before it was refused: SQL appended to partitions that no process reads."""
     connection = await application()
     old, new = (Partitions(frozenset(f"{n}-{letter * 45}" for letter in "abcdefghijklmnop"), 8) for n in range(2))
     await postgres_store.open(old).publish([event("first", users=["u1"])])

@@ -1,4 +1,4 @@
-"""Which database is meant, by which of its hosts, and that no text tells more than it should."""
+"""The address of the database: which host is used, and no text shows a secret."""
 
 import asyncio
 import contextlib
@@ -75,8 +75,8 @@ def test_a_wrong_value_is_one_line_without_the_value(variables: Mapping[str, str
     assert "hunter2" not in str(caught.value)
 
 
-def test_a_setting_that_is_not_known_is_named() -> None:
-    """A misspelt sslmode, or a driver's own setting, would not be heeded: the start says which it is."""
+def test_an_error_names_an_unknown_setting() -> None:
+    """A misspelt sslmode or a setting of another driver would be ignored: the error names it."""
     with pytest.raises(SettingsError, match="has unknown parameters: pool_size, sslmod;"):
         database_urls({"DATABASE_URL": "postgres://h/d?sslmod=require&application_name=a&pool_size=3"})
 
@@ -101,7 +101,7 @@ def test_hosts_of_a_url(url: str, hosts: list[tuple[str | None, int | None]]) ->
 
 @pytest.mark.parametrize("kind", ["ipv6", "socket", "second host"])
 async def test_events_over_each_kind_of_address(postgres_url: str, tmp_path: Path, kind: str) -> None:
-    """IPv6 in brackets, a Unix socket's folder, and a host that stands behind one that is silent."""
+    """IPv6 in brackets, the folder of a Unix socket, and a second host after a silent one."""
     port = urlsplit(postgres_url).port
     async with AsyncExitStack() as stack:
 
@@ -164,8 +164,8 @@ def test_a_pooler_is_recognized_by_its_host_alone(url: str, pooled: bool) -> Non
     assert is_pooled(url) is pooled
 
 
-async def test_functions_take_the_pooler_and_streams_never() -> None:
-    """Functions that come and go in crowds publish through the pooler; what listens behind it hears nothing."""
+async def test_functions_use_the_pooler_and_streams_never() -> None:
+    """Functions publish through the pooler; a LISTEN through it would receive nothing."""
     async with Refusing.start() as direct, Refusing.start() as pooler:
         urls = [f"postgres://u@{HOST}:{server.port}/d?sslmode=disable" for server in (pooler, direct)]
         names = ("NETLIFY_DATABASE_URL", "NETLIFY_DATABASE_URL_UNPOOLED")

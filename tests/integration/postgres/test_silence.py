@@ -1,4 +1,4 @@
-"""Connections that have gone silent without a word, as behind a NAT that forgot them: what a caller waits for."""
+"""Connections are silent, as behind a NAT that dropped them: how long a caller waits."""
 
 import asyncio
 
@@ -14,7 +14,7 @@ from tests.support.postgres_server import PostgresServer
 from tests.support.proxy import Proxy
 
 UNENCRYPTED = "?sslmode=disable"
-NEVER = 10_000.0  # seconds until the tail would look by itself
+NEVER = 10_000.0  # seconds until the tail would check by itself
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +25,7 @@ def short_time_out(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_all_silent_connections_cost_one_time_out(postgres_store: PostgresStore) -> None:
-    """Each idle connection of the pool cost a publisher a time-out of its own; the tail waited for its next look."""
+    """Each idle connection of the pool cost a time-out of its own, and the tail waited for its next check."""
     async with Proxy(f"{postgres_store.url}{UNENCRYPTED}") as wire:
         log = PostgresLog(wire.url, check=NEVER)
         async with tailing(log, await log.head((ALL,))) as (received, tail):
@@ -48,10 +48,10 @@ async def test_all_silent_connections_cost_one_time_out(postgres_store: Postgres
         await log.aclose()
 
 
-async def test_what_this_process_published_needs_no_doorbell(
+async def test_an_own_event_needs_no_notification(
     postgres_store: PostgresStore, postgres_server: PostgresServer
 ) -> None:
-    """A place that the pool knows of is looked for, also where its doorbell is lost."""
+    """The tail reads up to a position that this process knows, also if the notification is lost."""
     log = PostgresLog(postgres_store.url, check=NEVER)
     ring = postgres_server.ask("select pg_get_functiondef('rt.append_to'::regproc)")[0][0]
     async with tailing(log, await log.head((ALL,))) as (received, _):
@@ -67,8 +67,10 @@ async def test_what_this_process_published_needs_no_doorbell(
     await log.aclose()
 
 
-async def test_a_crowd_in_line_is_no_silence(postgres_store: PostgresStore, postgres_server: PostgresServer) -> None:
-    """Who has waited in line for too long says nothing about the connections, which keep working."""
+async def test_a_long_queue_of_calls_is_no_silence(
+    postgres_store: PostgresStore, postgres_server: PostgresServer
+) -> None:
+    """A call that waited too long for a connection does not condemn the connections: they work."""
     log = PostgresLog(postgres_store.url, check=NEVER)
     async with tailing(log, await log.head((ALL,))) as (received, _):
         await publish(log, 1)

@@ -1,4 +1,4 @@
-"""The listening connection: what it costs, what is believed of what it hears, and how it is lost and found again."""
+"""The tail: notifications wake it, and what it delivers is read from the log."""
 
 from collections.abc import Sequence
 
@@ -15,13 +15,13 @@ from tests.integration.postgres.conftest import Connect
 from tests.support.postgres_server import PostgresServer
 
 
-async def test_doorbells_of_strangers_deliver_nothing_and_hide_nothing(
+async def test_forged_notifications_deliver_and_hide_nothing(
     postgres_store: PostgresStore, application: Connect
 ) -> None:
     log, stranger = postgres_store.open(), await application()
     async with tailing(log, await log.head((ALL,))) as (received, _):
         (first,) = await publish(log, 1)
-        await received.has(1)  # from here on it listens
+        await received.has(1)  # it listens from here on
         epoch = place(first).epoch
         for payload in (
             "",
@@ -59,9 +59,7 @@ async def test_a_lost_notification_is_found_by_the_next_check(
 
 
 @pytest.mark.parametrize("counted_again", [0, 1, 2, 4])
-async def test_a_fallen_back_store_is_a_gap_at_the_next_check(
-    postgres_store: PostgresStore, counted_again: int
-) -> None:
+async def test_an_older_state_is_a_gap_at_the_next_check(postgres_store: PostgresStore, counted_again: int) -> None:
     log = PostgresLog(postgres_store.url, check=0.1)
     await publish(log, "a", "b", "c")
     fall_back = await postgres_store.back_up()
@@ -73,12 +71,12 @@ async def test_a_fallen_back_store_is_a_gap_at_the_next_check(
         await received.has("<epoch>")
         await publish(log, "end")
         await received.has("end")
-    # The look may come at any moment: what was counted again by then is part of the gap, the rest comes after it.
+    # The check may come at any moment: offsets used again before it are part of the gap, later ones follow it.
     others = [f"other {number}" for number in range(4, 4 + counted_again)]
-    told = received.data[3:]
+    after = received.data[3:]
     assert received.data[:3] == ["lost 4", "lost 5", "<epoch>"]
-    assert told == [*others, "end"][-len(told) :]
-    assert len(told) >= len(others[2:]) + 1
+    assert after == [*others, "end"][-len(after) :]
+    assert len(after) >= len(others[2:]) + 1
     await log.aclose()
 
 
@@ -105,7 +103,7 @@ async def test_a_backlog_of_mixed_sizes_is_read_in_pieces(
     assert max(rows) <= PAGE_BYTES
 
 
-async def test_an_unreadable_record_is_a_gap_and_those_after_it_arrive(
+async def test_an_unreadable_record_is_a_gap_and_later_ones_arrive(
     postgres_store: PostgresStore, application: Connect
 ) -> None:
     log, connection = postgres_store.open(), await application()

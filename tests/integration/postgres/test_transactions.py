@@ -1,4 +1,4 @@
-"""realtime_publish: an application publishes inside its own transactions."""
+"""realtime_publish: an application publishes in its own transactions."""
 
 import asyncio
 import json
@@ -68,7 +68,7 @@ async def test_a_rollback_publishes_nothing_and_leaves_no_hole(
     assert [item.position.offset for item in received.items if item.position] == [1, 2, 3]
 
 
-async def test_a_rollback_to_a_savepoint_undoes_its_events_alone(
+async def test_a_rollback_to_a_savepoint_removes_its_events_only(
     postgres_store: PostgresStore, application: Connect
 ) -> None:
     log, connection = postgres_store.open(), await application()
@@ -113,7 +113,7 @@ async def test_eight_slow_writers_lose_and_reorder_nothing(postgres_store: Postg
             if rng.random() < 0.2:
                 await transaction.rollback()
             else:
-                committed.extend(names)  # before the commit: nobody else can have a number meanwhile
+                committed.extend(names)  # before the commit: no other transaction gets an offset meanwhile
                 await transaction.commit()
 
     async with tailing(log, await log.head((ALL,))) as (received, _):
@@ -130,7 +130,7 @@ async def test_opposite_partition_orders_do_not_deadlock(
     postgres_store: PostgresStore, application: Connect, postgres_server: PostgresServer
 ) -> None:
     log = postgres_store.open(Partitions(frozenset({"a", "b"})))
-    await publish(log, "tells realtime_publish of the partitions")
+    await publish(log, "sets the scheme of realtime_publish")
     start = await log.head(("a", "b"))
     one, other = await application(), await application()
     first, second = one.transaction(), other.transaction()
@@ -155,7 +155,7 @@ async def test_opposite_partition_orders_do_not_deadlock(
 async def test_an_endless_transaction_fails_other_publishers(
     postgres_store: PostgresStore, application: Connect, postgres_server: PostgresServer
 ) -> None:
-    """The error says so, and nothing was accepted."""
+    """The error names the reason, and nothing was accepted."""
     log, connection = postgres_store.open(), await application()
     limit = "alter function rt.append_scoped set lock_timeout = '{}'; select 1"
     postgres_server.ask(limit.format("50ms"))
@@ -312,9 +312,7 @@ async def test_a_sql_event_above_the_http_limit_is_refused(
         (("t", "1", ["a\x85b"], None), "each of user_ids"),
     ],
 )
-async def test_what_http_would_refuse_is_refused_from_sql_too(
-    application: Connect, arguments: tuple[object, ...], problem: str
-) -> None:
+async def test_sql_refuses_what_http_refuses(application: Connect, arguments: tuple[object, ...], problem: str) -> None:
     connection = await application()
     with pytest.raises(asyncpg.InvalidParameterValueError, match=re.escape(problem)):
         await connection.fetch(PUBLISH, *arguments)
@@ -325,7 +323,7 @@ async def test_sql_routes_to_the_partitions_that_subscribers_read(
     postgres_store: PostgresStore, application: Connect
 ) -> None:
     scheme = Partitions(frozenset({"a", "task-updated"}), 5)
-    await publish(postgres_store.open(scheme), "tells realtime_publish of the partitions")
+    await publish(postgres_store.open(scheme), "sets the scheme of realtime_publish")
     connection, rng = await application(), random.Random(3)
     for number in range(120):
         users = [
@@ -352,7 +350,7 @@ async def test_generated_ids_sort_by_time_and_are_unique(application: Connect) -
     assert all(re.fullmatch(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", id) for id in ids)
 
 
-async def test_usage_of_the_schema_allows_publishing_alone(
+async def test_usage_of_the_schema_allows_publishing_only(
     application: Connect, postgres_url: str, postgres_store: PostgresStore
 ) -> None:
     connection = await application()
@@ -366,7 +364,7 @@ async def test_usage_of_the_schema_allows_publishing_alone(
         await stranger.fetch(PUBLISH, "t", "1", None, None)
     await stranger.close()
     publisher = await asyncpg.connect(postgres_url, user="publisher")
-    # What its own path puts in front of ours must not be taken for ours.
+    # A function of the same name that comes first in its search path must not be called.
     await publisher.execute("create temporary table settings (age text); set search_path = pg_temp, rt")
     assert (await publisher.fetchrow("select * from rt.realtime_publish('t', '1')"))["offset"] == 1
     for statement in (

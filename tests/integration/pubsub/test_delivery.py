@@ -1,4 +1,4 @@
-"""Each event once to whoever listens: echoes, retries, other processes, what is no event."""
+"""Each subscriber gets each event once: echoes, retries, other processes, foreign messages."""
 
 import asyncio
 import logging
@@ -25,7 +25,7 @@ AB = Partitions(frozenset({"a", "b"}))
 async def test_an_own_event_is_not_delivered_twice(
     pubsub_store: PubSubStore,
 ) -> None:
-    """Redis sends it back to its publisher, too."""
+    """Redis sends it back to its publisher too."""
     async with Hub(pubsub_store.open(AB), AB) as hub, Hub(pubsub_store.open(AB), AB) as other:
         async with subscribed(hub, "u1") as here, subscribed(other, "u1") as there:
             await here.ready()
@@ -40,7 +40,7 @@ async def test_an_own_event_is_not_delivered_twice(
         assert sorted(there.data[:-3]) == list(range(20))
 
 
-async def test_a_process_knows_its_own_events_by_more_than_its_memory(pubsub_store: PubSubStore) -> None:
+async def test_own_events_are_known_after_their_ids_are_forgotten(pubsub_store: PubSubStore) -> None:
     forgetful = pubsub_store.open()
     assert isinstance(forgetful, RedisPubSub)
     forgetful.recent = RecentKeys(60.0, maximum=1)
@@ -80,7 +80,7 @@ async def test_a_publish_may_be_retried_at_another_process(pubsub_store: PubSubS
             await break_answer(lost, again)
             await third.has("once")
             await second.has("once")
-            assert first.data == [], "the publisher was told that it failed"
+            assert first.data == [], "its publisher got an error"
             assert (await two.dispatch([again]))[0].duplicate
             await one.dispatch([again])
             await two.dispatch([event("end")])
@@ -90,7 +90,7 @@ async def test_a_publish_may_be_retried_at_another_process(pubsub_store: PubSubS
 
 
 async def break_answer(transport: Transport, published: Event) -> None:
-    """Publish an event that Redis carries, without an answer."""
+    """Publish an event whose response is lost."""
     execute: Any = redis.Redis.execute_command
     commands: list[str] = []
 
@@ -103,7 +103,7 @@ async def break_answer(transport: Transport, published: Event) -> None:
         patch.setattr(redis.Redis, "execute_command", lose)
         with pytest.raises(TransportUnavailable) as caught:
             await transport.publish([published])
-    assert commands == ["EVALSHA"], "after a time-out nothing is sent again"
+    assert commands == ["EVALSHA"], "the command was sent again after a time-out"
     assert "hunter2" not in caught.value.detail
 
 
@@ -124,10 +124,10 @@ async def test_a_retry_repeats_nothing_for_part_of_the_audience(
             await early.has("end")
             await late.has("end")
     assert early.data == ["once", "end"]
-    assert late.data == ["end"], "it came too late for this one, and nothing is kept"
+    assert late.data == ["end"], "a later subscriber got an event that is not stored"
 
 
-async def test_an_id_twice_in_a_batch_is_carried_once(pubsub_store: PubSubStore) -> None:
+async def test_an_id_twice_in_a_batch_is_delivered_once(pubsub_store: PubSubStore) -> None:
     async with Hub(pubsub_store.open()) as hub, Hub(pubsub_store.open()) as other:
         async with subscribed(hub) as here, subscribed(other) as there:
             await here.ready()
@@ -148,7 +148,7 @@ async def test_after_its_window_an_id_is_a_new_event(pubsub_store: PubSubStore) 
             for number in (1, 2):
                 assert not (await hub.dispatch([event(number, id="x")]))[0].duplicate
                 await there.has(number)
-                await asyncio.sleep(0.06)
+                await asyncio.sleep(0.06)  # the window passes
         assert here.data == there.data == [1, 2]
 
 

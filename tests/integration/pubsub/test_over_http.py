@@ -12,7 +12,7 @@ from tests.support.processes import Instance, MakeInstance, MakeRedis, RedisServ
 
 @pytest.fixture
 async def instances(redis_server: RedisServer, redis_url: str, make_instance: MakeInstance) -> list[Instance]:
-    """Two of them on one Redis."""
+    """Two instances on one Redis."""
     starts = (asyncio.to_thread(make_instance, **on_pubsub(redis_server)) for _ in range(2))
     return await asyncio.gather(*starts)
 
@@ -40,7 +40,7 @@ async def test_a_resuming_client_gets_the_gap_first(
     async with follow(first) as here:
         receipts(await publish(first, event("seen")))
         await here.has("seen")
-        assert here.cursor != "", "without an id the client would not say that it comes back"
+        assert here.cursor != "", "without an id, the client could not resume"
     receipts(await publish(first, event("missed")))
     async with follow(second, last_event_id=here.cursor) as again:
         receipts(await publish(first, event("live")))

@@ -1,4 +1,4 @@
-"""The one connection of a process: what is subscribed when, and what a loss of it is told as."""
+"""The one connection of a process: which channels it subscribes to, and when it is confirmed."""
 
 import asyncio
 
@@ -49,25 +49,25 @@ async def test_channels_are_named_as_partitions_are(pubsub_store: PubSubStore, r
 
 
 async def named(client: redis.Redis) -> set[bytes]:
-    """The channels that somebody listens to, without those of the processes themselves."""
+    """Return the subscribed channels, without those of the processes themselves."""
     channels = await client.pubsub_channels()
     return {name for name in channels if isinstance(name, bytes) and b"=" not in name}
 
 
 async def connections(client: redis.Redis) -> set[str]:
-    """The ids of all connections to this Redis, which other tests use too."""
+    """Return the ids of all connections to this Redis, which other tests use too."""
     return {each["id"] for each in await client.client_list()}
 
 
 async def eventually_empty(client: redis.Redis, others: set[str]) -> None:
-    """Return once nobody is subscribed, and no connection is left but those of `others`."""
+    """Return once no channel is subscribed, and only connections of `others` are left."""
     async with asyncio.timeout(10):
         while await client.pubsub_channels() or await connections(client) - others:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
 
 
 async def test_one_connection_serves_all_subscribers(pubsub_store: PubSubStore, redis_client: redis.Redis) -> None:
-    """None is open without subscribers."""
+    """Without subscribers there is none."""
     others = await connections(redis_client)
     async with Hub(pubsub_store.open(AB), AB) as hub:
         assert await redis_client.client_list(_type="pubsub") == []
@@ -77,7 +77,7 @@ async def test_one_connection_serves_all_subscribers(pubsub_store: PubSubStore, 
                     await sink.ready()
                 assert len(await redis_client.client_list(_type="pubsub")) == 1
             await eventually_empty(redis_client, others)
-    assert hub.stats.gaps == {}, "leaving and coming back is no gap"
+    assert hub.stats.gaps == {}, "a resubscription is no gap"
 
 
 async def test_following_again_at_once_is_no_gap(

@@ -1,4 +1,4 @@
-"""Upstash refuses, breaks off, is silent, forgets: what publishers and readers are told, and what is kept."""
+"""Upstash refuses, breaks off, is silent or loses data: what publishers and readers get, and what is stored."""
 
 import asyncio
 import json
@@ -26,7 +26,7 @@ ERROR = b'{"error":"ERR no"}'
 LOST_ANSWER = Fault(run=True, keep=0)
 
 REFUSALS: dict[str, tuple[Fault, int]] = {
-    # what comes back, and after how many seconds the publisher should come back
+    # the response, and the seconds of the publisher's Retry-After
     "429-with-seconds": (Fault(429, {"retry-after": "7"}), 7),
     "429-with-zero-seconds": (Fault(429, {"retry-after": "0"}), 1),
     "429-with-more-than-a-day": (Fault(429, {"retry-after": "999999999999"}), 3_600),
@@ -59,7 +59,7 @@ async def test_refused_publish_has_a_retry_after_and_no_secret(
     retry_after: int,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The publisher gets the seconds until the next try; nothing was appended."""
+    """The publisher gets the seconds until the next attempt; nothing was appended."""
     caplog.set_level(logging.INFO)
     before = await head(log)
     upstash.faults.append(fault)
@@ -88,7 +88,7 @@ async def test_a_wrong_token_is_unavailable_with_its_status(upstash_store: Upsta
             await call
 
 
-async def test_whoever_is_told_to_wait_asks_nobody_until_then(
+async def test_no_request_is_sent_before_the_retry_after(
     log: UpstashRest, upstash: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock()
@@ -171,7 +171,7 @@ async def test_a_server_that_is_away_is_unavailable(log: UpstashRest, upstash: S
 
 
 async def test_scripts_are_sent_in_full_once_after_a_restart(upstash_store: UpstashStore, upstash: StandIn) -> None:
-    """The retry of the calls marks no event as a duplicate."""
+    """The retried calls mark no event as a duplicate."""
     log = upstash_store.open(Partitions(frozenset({"a", "b"})))
     await log.publish([event("announces the scheme")])
     await upstash_store.client.script_flush()
@@ -183,12 +183,12 @@ async def test_scripts_are_sent_in_full_once_after_a_restart(upstash_store: Upst
 
 
 async def test_the_tail_resumes_after_every_kind_of_refusal(upstash_store: UpstashStore, upstash: StandIn) -> None:
-    """Nothing is missed or repeated."""
+    """It misses and repeats nothing."""
     publisher = upstash_store.open()
     async with Hub(upstash_store.open()) as hub, subscribed(hub) as sink:
         await sink.ready()
         for number, (fault, _) in enumerate(REFUSALS.values()):
-            if fault.status != 429 and "retry-after" not in fault.headers:  # those are kept to, and take their time
+            if fault.status != 429 and "retry-after" not in fault.headers:  # the tail waits as long as these say
                 upstash.faults.extend([fault, LOST_ANSWER, Fault(run=True, keep=100)])
             await eventually(lambda: not upstash.faults)
             await publish(publisher, number)
@@ -198,7 +198,7 @@ async def test_the_tail_resumes_after_every_kind_of_refusal(upstash_store: Upsta
 
 
 async def test_the_tail_is_not_running_during_an_outage(upstash_store: UpstashStore, upstash: StandIn) -> None:
-    """Afterwards it has missed nothing."""
+    """Later it has missed nothing."""
     log = upstash_store.open()
     async with tailing(log, await log.head(("all",))) as (received, tail):
         await publish(log, 1)
@@ -213,7 +213,7 @@ async def test_the_tail_is_not_running_during_an_outage(upstash_store: UpstashSt
     assert received.data == [1, 2]
 
 
-async def test_while_a_refusal_lasts_the_tail_does_not_ask_either(log: UpstashRest, upstash: StandIn) -> None:
+async def test_during_a_refusal_the_tail_sends_nothing(log: UpstashRest, upstash: StandIn) -> None:
     async with tailing(log, await log.head(("all",))) as (received, tail):
         await publish(log, 1)
         await received.has(1)
@@ -222,17 +222,17 @@ async def test_while_a_refusal_lasts_the_tail_does_not_ask_either(log: UpstashRe
         asked = len(upstash.requests)
         await eventually(lambda: log.session.seconds_held == 0)
         assert len(upstash.requests) == asked
-        await eventually(lambda: tail.running)  # whoever asks while it finds out is refused at once
+        await eventually(lambda: tail.running)  # calls during its own attempt are refused at once
         await publish(log, 2)
         await received.has(2)
     assert received.data == [1, 2]
 
 
 @pytest.mark.parametrize("counted_again", [0, 1, 2, 3])
-async def test_a_fallen_back_store_is_a_gap_without_a_lost_connection(
+async def test_an_older_state_is_a_gap_without_a_lost_connection(
     upstash_store: UpstashStore, monkeypatch: pytest.MonkeyPatch, counted_again: int
 ) -> None:
-    monkeypatch.setattr("tidewire.transports.upstash.rest_log._VERIFY", 0.05)
+    monkeypatch.setattr("tidewire.transports.upstash.rest_log.VERIFY", 0.05)
     log = upstash_store.open()
     await publish(log, "a", "b")
     backup = await upstash_store.back_up()
@@ -248,16 +248,16 @@ async def test_a_fallen_back_store_is_a_gap_without_a_lost_connection(
     assert received.data.count("<epoch>") == 1
 
 
-async def test_replica_behind_the_head_is_no_loss(
+async def test_a_replica_behind_the_head_loses_nothing(
     log: UpstashRest, upstash_store: UpstashStore, upstash: StandIn
 ) -> None:
     receipts = await publish(log, *range(1, 7))
     start = at(start_of(place(receipts[0])))
     for upstash.replica_offset in range(7):
-        assert contents(await read(upstash_store.open(), start)) == [1, 2, 3, 4, 5, 6]  # a new log keeps no pages
+        assert contents(await read(upstash_store.open(), start)) == [1, 2, 3, 4, 5, 6]  # a new log has no cached pages
 
 
-async def test_a_replica_that_is_behind_delays_the_tail_and_no_more(log: UpstashRest, upstash: StandIn) -> None:
+async def test_a_replica_that_is_behind_only_delays_the_tail(log: UpstashRest, upstash: StandIn) -> None:
     upstash.replica_offset = 0
     async with tailing(log, await log.head(("all",))) as (received, _):
         await publish(log, 1, 2, 3)
@@ -275,13 +275,13 @@ async def test_each_request_carries_the_last_sync_token(log: UpstashRest, upstas
     assert [request.headers["upstash-sync-token"] for request in upstash.requests] == ["", "token-1", "token-2"]
 
 
-async def test_no_telemetry_is_sent_and_no_base64_asked_for(log: UpstashRest, upstash: StandIn) -> None:
+async def test_no_telemetry_is_sent_and_no_base64_requested(log: UpstashRest, upstash: StandIn) -> None:
     await log.ping()
     (request,) = upstash.requests
     assert [name for name in request.headers if name.startswith("upstash-")] == ["upstash-sync-token"]
 
 
-async def test_a_page_too_large_for_one_answer_is_read_in_smaller_ones(log: UpstashRest, upstash: StandIn) -> None:
+async def test_a_page_too_large_for_a_response_is_read_in_parts(log: UpstashRest, upstash: StandIn) -> None:
     upstash.most_bytes = 20_000
     before = await log.head(("all",))
     texts = [f"{number} " + "x" * 5_000 for number in range(30)]
@@ -293,7 +293,7 @@ async def test_a_page_too_large_for_one_answer_is_read_in_smaller_ones(log: Upst
 
 
 async def test_an_entry_too_large_for_a_response_is_an_error(log: UpstashRest, upstash: StandIn) -> None:
-    """It is not requested again without end."""
+    """It is not requested again and again."""
     before = await log.head(("all",))
     await publish(log, "x" * 5_000)
     upstash.most_bytes = 1_000

@@ -1,4 +1,4 @@
-"""The HTTP of a cold start, against a server that answers byte for byte what a test says."""
+"""The HTTP client of a cold start, against a server that sends the bytes of the test."""
 
 import asyncio
 import ssl
@@ -30,7 +30,7 @@ OLD = b"HTTP/1.0 200 OK\r\nx-one: 1\r\ncontent-length: 5\r\n\r\nhello"
 
 
 class Server:
-    """Answers every request with the pieces that the test has set, one write each."""
+    """Answers each request with the pieces of the test, one write each."""
 
     def __init__(self) -> None:
         self.pieces: list[bytes] = [PLAIN]
@@ -106,7 +106,7 @@ async def test_connections_are_reused_unless_the_server_closes(answer: bytes, co
 
 @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from([PLAIN, CHUNKED, INTERIM]), st.sets(st.integers(1, 120), max_size=6))
-async def test_where_an_answer_is_cut_into_packets_changes_nothing(whole: bytes, cuts: set[int]) -> None:
+async def test_any_packets_of_a_response_are_read_alike(whole: bytes, cuts: set[int]) -> None:
     ends = [0, *sorted(cut for cut in cuts if cut < len(whole)), len(whole)]
     async with serving() as server, asking(server) as http:
         server.pieces = [whole[start:end] for start, end in pairwise(ends)]
@@ -139,7 +139,7 @@ async def test_a_response_that_is_not_http_is_not_quoted(garbage: bytes) -> None
         assert "SSH" not in str(caught.value)
 
 
-async def test_an_answer_without_end_does_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_endless_response_does_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lean_http, "MAX_BYTES", 10_000)
     async with serving() as server, asking(server) as http:
         server.pieces = [b"HTTP/1.1 200 OK\r\ncontent-length: 100000000\r\n\r\n", *([b"x" * 4_000] * 10)]
@@ -170,7 +170,7 @@ async def test_a_cancelled_request_leaves_no_response_behind() -> None:
         assert server.connections == 2
 
 
-async def test_a_connection_that_rested_too_long_is_not_used() -> None:
+async def test_a_connection_that_was_idle_too_long_is_not_used() -> None:
     async with serving() as server, asking(server, keepalive=0.0) as http:
         await http.post("/", {}, b"")
         await http.post("/", {}, b"")
@@ -198,8 +198,8 @@ async def test_closing_at_any_step_leaves_no_connection() -> None:
             for _ in range(step):
                 await asyncio.sleep(0)
             await http.aclose()
-            (told,) = await asyncio.gather(request, return_exceptions=True)
-            assert isinstance(told, Response | ConnectionClosed), told
+            (result,) = await asyncio.gather(request, return_exceptions=True)
+            assert isinstance(result, Response | ConnectionClosed), result
             assert http.connections == 0
 
 
@@ -213,7 +213,7 @@ async def test_a_request_after_close_opens_nothing() -> None:
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> tuple[Path, ssl.SSLContext]:
-    """A certificate that nobody trusts yet, and a server's context with it."""
+    """A certificate that is not trusted yet, and a server context with it."""
     path = tmp_path / "certificate.pem"
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(path, certify(path))
@@ -235,7 +235,7 @@ async def test_the_token_goes_to_trusted_servers_only(
 
 
 def roads(monkeypatch: pytest.MonkeyPatch) -> Callable[[], bool]:
-    """Tell whether the lean one was taken since."""
+    """Return whether the lean client was used."""
     taken: list[bool] = []
     post = LeanHttp.post
 
@@ -274,7 +274,7 @@ def test_a_publish_function_starts_without_the_vendors_client(upstash: StandIn) 
         "UPSTASH_REDIS_REST_URL": upstash.url,
         "UPSTASH_REDIS_REST_TOKEN": upstash.token,
     }
-    told = subprocess.run(
+    names = subprocess.run(
         [sys.executable, "-c", publishing],
         cwd=ROOT,
         env={**inherited(), **environment},
@@ -282,6 +282,6 @@ def test_a_publish_function_starts_without_the_vendors_client(upstash: StandIn) 
         text=True,
         check=True,
     ).stdout
-    loaded = {name.split(".")[0] for name in told.split()}
+    loaded = {name.split(".")[0] for name in names.split()}
     assert "httptools" in loaded
     assert loaded.isdisjoint({"httpx", "upstash_redis", "redis", "certifi"})

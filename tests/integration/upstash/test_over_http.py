@@ -1,4 +1,4 @@
-"""Whole instances on Upstash's REST API, and beside instances that read the same log over TCP."""
+"""Instances on Upstash's REST API, also together with instances on the same log over TCP."""
 
 import asyncio
 import json
@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from tests.support.clients import event, follow, get, metrics, publish, read_page, receipts
-from tests.support.instance_settings import FAST_POLLS, on_rest
+from tests.support.instance_settings import FAST_POLLS, on_redis, on_rest
 from tests.support.processes import ROOT, MakeInstance, RedisServer, inherited
 from tests.support.upstash_stand_in import Fault, StandIn
 
@@ -24,7 +24,7 @@ for body in sys.argv[1:]:
 
 
 def over_both(upstash: StandIn, redis: RedisServer) -> dict[str, str]:
-    """The settings where Redis can be reached over REST and over TCP."""
+    """Settings with both REST and TCP."""
     rest = {"UPSTASH_REDIS_REST_URL": upstash.url, "UPSTASH_REDIS_REST_TOKEN": upstash.token}
     return {"REALTIME_TRANSPORT": "redis", "REALTIME_AUTH": "none", "REDIS_URL": redis.url, **rest}
 
@@ -72,7 +72,7 @@ async def test_a_plain_poll_over_rest_starts_no_tail(upstash: StandIn, make_inst
 async def test_functions_use_rest_and_instances_use_tcp(
     redis_server: RedisServer, upstash: StandIn, make_instance: MakeInstance
 ) -> None:
-    """Both are configured."""
+    """REST and TCP are both configured."""
     settings = over_both(upstash, redis_server)
     instance = await asyncio.to_thread(make_instance, **settings)
     async with follow(instance) as here:
@@ -90,7 +90,7 @@ async def test_functions_use_rest_and_instances_use_tcp(
 async def test_tcp_and_rest_share_one_log(
     redis_server: RedisServer, upstash: StandIn, make_instance: MakeInstance
 ) -> None:
-    tcp = {"REALTIME_TRANSPORT": "redis", "REALTIME_AUTH": "none", "REDIS_URL": redis_server.url}
+    tcp = on_redis(redis_server)
     one, other = (
         await asyncio.to_thread(make_instance, **tcp),
         await asyncio.to_thread(make_instance, **on_rest(upstash, **FAST_POLLS)),
@@ -125,7 +125,7 @@ async def test_streams_stay_open_while_rest_is_away(upstash: StandIn, make_insta
 
 def call_function(settings: dict[str, str], *events: dict[str, object]) -> list[dict[str, Any]]:
     """Invoke functions.publish as Lambda does, one event after the other in one process."""
-    told = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", CALL, *map(json.dumps, events)],
         cwd=ROOT,
         env={**inherited(), **settings, "AWS_LAMBDA_FUNCTION_NAME": "publish"},
@@ -133,5 +133,5 @@ def call_function(settings: dict[str, str], *events: dict[str, object]) -> list[
         text=True,
         check=True,
     )
-    assert told.stderr == ""
-    return [json.loads(line) for line in told.stdout.splitlines()]
+    assert done.stderr == ""
+    return [json.loads(line) for line in done.stdout.splitlines()]

@@ -41,7 +41,7 @@ PING = 20.0
 """Seconds between two messages to this process's own channel: the connection may be half open for hours, or lead to a
 node that was demoted and receives nothing of what is published."""
 
-_CONFIRM_TIMEOUT = 5.0  # seconds for Redis to confirm a subscription; a subscriber gets its 503 after it
+CONFIRM_TIMEOUT = 5.0  # seconds for Redis to confirm a subscription; a subscriber gets its 503 after it
 _NAME_DIGITS = 16  # of a process's name
 _TRIES = 3  # after a refusal by a node that is not the primary
 
@@ -210,7 +210,7 @@ class _PubSubTail:
     async def confirmed(self, partitions: frozenset[str]) -> None:
         """Return once Redis has confirmed these subscriptions; raises TransportUnavailable."""
         try:
-            async with asyncio.timeout(_CONFIRM_TIMEOUT):
+            async with asyncio.timeout(CONFIRM_TIMEOUT):
                 while not partitions <= self.subscriptions.confirmed:
                     await self._confirmation.wait()
         except TimeoutError:

@@ -52,8 +52,8 @@ warnings = ThrottledLog(log)
 POLL_MIN = 0.25  # seconds: a delay that nobody notices, and at most 14,400 commands per hour
 POLL_MAX = 5.0  # seconds: the first event after a silence is 2.5 s late on average, for 720 commands per hour
 
-_SLOWING = 1.5  # each poll that finds nothing waits this many times longer: 12 s from the fastest to the slowest
-_VERIFY = 60.0  # seconds: polls do not notice a store that fell back to an older state, and no connection breaks
+SLOWING = 1.5  # factor of the wait after a poll without records: 12 s from the fastest to the slowest poll
+VERIFY = 60.0  # seconds: polls do not notice a store that fell back to an older state, and no connection breaks
 
 _LARGE = (
     "The request is larger than Upstash takes: it refuses this again, but perhaps not its events one by one, or each to"
@@ -242,7 +242,7 @@ class _PollingTail(FollowingTail):
                 warnings.exception("tail failed, trying again")
                 await self._pause(backoff)
                 continue
-            wait = self._min if found else min(wait * _SLOWING, self._max)
+            wait = self._min if found else min(wait * SLOWING, self._max)
             if await self._is_woken(wait):
                 wait = self._min
                 if not self._unread:  # a new subscriber does not wait for the shortest pause
@@ -255,7 +255,7 @@ class _PollingTail(FollowingTail):
         if clock() >= self._verify_at:  # instead of a poll: the heads also say whether there are new records
             partitions, self._unread = tuple(self.follower.positions), False
             found_any = await self.follower.verify(self._rest.read_heads)
-            self._verify_at = clock() + _VERIFY
+            self._verify_at = clock() + VERIFY
             if not found_any and not self._unread:
                 self.follower.mark_read(partitions)
                 return False
