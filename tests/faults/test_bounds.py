@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.faults.test_slow_consumers import Reader, opened
+from tests.faults.readers import Reader, opened
 from tests.support.clients import Requests, event, metrics, open_stream, read_page, receipts
 from tests.support.instance_settings import on_redis
 from tests.support.processes import Instance, MakeInstance, MakeRedis

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from tests.faults.test_two_instances import (
+from tests.faults.traffic import (
     USERS,
     Progress,
     Subscriber,
-    _assert_has_its_own,
-    _make_events,
-    _make_marks,
+    assert_has_its_own,
+    make_events,
+    make_marks,
 )
 from tests.support.clients import Requests, receipts
 from tests.support.instance_settings import on_redis
@@ -70,7 +70,7 @@ async def test_a_rolling_change_of_scheme_loses_and_repeats_nothing(
     redis = await asyncio.to_thread(make_redis)
     old = [await asyncio.to_thread(make_instance, **on_redis(redis, **OLD)) for _ in range(2)]
     instances = list(old)
-    events, marks = _make_events(EVENTS, rng), _make_marks()
+    events, marks = make_events(EVENTS, rng), make_marks()
     subscribers = [
         Subscriber(
             name=f"subscriber {number}",
@@ -115,6 +115,6 @@ async def test_a_rolling_change_of_scheme_loses_and_repeats_nothing(
     for subscriber in subscribers:
         assert set(subscriber.control) <= {"realtime.ready", "realtime.closing"}, subscriber.control
         assert set(subscriber.closings) <= {"draining"}
-        _assert_has_its_own(subscriber, log)
+        assert_has_its_own(subscriber, log)
     for instance in (*old, *instances):
         assert not re.search("Traceback|never awaited", instance.log_file.read_text())

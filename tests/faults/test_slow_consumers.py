@@ -1,18 +1,16 @@
 """Clients that do not read cost no memory, do not delay other clients, and lose nothing."""
 
 import asyncio
-import re
 import subprocess
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
 
-from tests.support.clients import Requests, Stream, event, metrics, open_stream, read_page, receipts
+from tests.faults.readers import Reader, opened
+from tests.support.clients import Requests, event, metrics, open_stream, read_page, receipts
 from tests.support.instance_settings import on_redis
 from tests.support.processes import Instance, MakeInstance, MakeRedis
-from tests.support.waiting import Growing
 
 STUCK = 2
 EVENT_BYTES = 100_000
@@ -20,45 +18,7 @@ BATCH = 10
 EVENTS = 520  # 52 MB; the filters of the stuck clients differ, so that they share nothing
 REPLAYING = 20
 GROWTH = 64 * 1024  # KiB; 2 queues, or 20 pages of 200 events, would be far more
-READ_SECONDS = 40.0  # a second or two on an idle machine
 RECEIVE_BUFFER = 512 * 1024  # bytes that the kernel takes for a client that does not read
-
-
-class Reader(Growing):
-    """Reads a stream until a condition holds, and keeps the names of its events.
-
-    It decodes nothing else of the many bytes.
-    """
-
-    def __init__(self, stream: Stream) -> None:
-        super().__init__()
-        self.names: list[str] = []
-        self.control: list[str] = []
-        self._stream = stream
-        self._begun = b""  # an incomplete frame
-
-    async def read_until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(READ_SECONDS):
-            while not condition():
-                await self._read()
-
-    async def read_on(self) -> None:
-        while True:
-            await self._read()
-
-    async def _read(self) -> None:
-        chunk = await self._stream.read()
-        assert chunk is not None, f"ended after {self}"
-        *frames, self._begun = (self._begun + chunk).split(b"\n\n")
-        for frame in frames:
-            if control := re.search(rb"^event: (realtime\..*)$", frame, re.MULTILINE):
-                self.control.append(control[1].decode())
-            elif name := re.search(rb'^data: {"name": ?"([^"]*)"', frame, re.MULTILINE):
-                self.names.append(name[1].decode())
-        self.grow()
-
-    def __str__(self) -> str:
-        return f"{len(self.names)} events, {self.control}"
 
 
 @pytest.mark.xdist_group("heavy")
@@ -126,15 +86,6 @@ async def test_clients_that_stop_in_their_replay_hold_no_pages(
         await stuck[0].read_until(lambda: bool(stuck[0].control))
         assert stuck[0].names == names
         assert stuck[0].control == ["realtime.ready"]
-
-
-@asynccontextmanager
-async def opened(instance: Instance, receive_buffer: int | None = None, **query: str) -> AsyncIterator[Reader]:
-    """Open a stream, and read it up to `realtime.ready`."""
-    async with open_stream(instance.port, query, receive_buffer=receive_buffer) as stream:
-        reader = Reader(stream)
-        await reader.read_until(lambda: bool(reader.control))
-        yield reader
 
 
 def large(name: str, type: str = "note") -> dict[str, Any]:

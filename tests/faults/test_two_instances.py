@@ -9,158 +9,24 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 from tidewire.model.cursor import Cursor
 
-from tests.support.clients import Requests, follow, open_stream, publish_all, receipts
+from tests.faults.traffic import AWAY, TYPES, USERS, Progress, Subscriber, assert_has_its_own, make_events, make_marks
+from tests.support.clients import Requests, follow, publish_all, receipts
 from tests.support.instance_settings import on_redis
 from tests.support.processes import Instance, MakeInstance, MakeRedis, RedisServer, ServerProcess
 from tests.support.redis_records import StoredEvent, read_log
-from tests.support.sse_decoder import SseEvent
-from tests.support.waiting import Growing
 
 PUBLISHERS = 4
 SUBSCRIBERS = 50
 STEADY = 5  # of them are cut only by faults of the instances
-USERS = [f"user-{n}" for n in range(20)]
-TYPES = ["order", "chat", "metric", "note"]
-MEAN_CUT = 20_000  # bytes per connection: each subscriber resumes about fifteen times
 LARGEST_BATCH = 40
-FOR_SOME = 0.85  # of the events are for some users, the others for everyone
 LEEWAY = 0.1  # of the events may be published during one fault
 ALL = 2.0  # above any share
-FAULT_SECONDS = 60.0  # for one fault; they take a few
 STOP = 3.0  # seconds from the signal until the last stream is closed
-AWAY = 0.05  # seconds before a refused client tries the other instance
-
-
-class Progress(Growing):
-    """The acknowledged events, and the share of all events that may be published."""
-
-    def __init__(self, events: int) -> None:
-        super().__init__()
-        self.receipts: dict[str, Mapping[str, Any]] = {}
-        self.refused = 0
-        self._events = events
-        self._allowed = 0.0
-
-    def allow(self, share: float) -> None:
-        self._allowed = share
-        self.grow()
-
-    def keep(self, accepted: Iterable[Mapping[str, Any]]) -> None:
-        self.receipts.update((receipt["id"], receipt) for receipt in accepted)
-        self.grow()
-
-    async def reaches(self, share: float) -> None:
-        await self.until(lambda: len(self.receipts) >= share * self._events, FAULT_SECONDS)
-
-    async def may_go_on(self) -> None:
-        await self.until(lambda: len(self.receipts) < self._allowed * self._events, FAULT_SECONDS)
-
-    def __str__(self) -> str:
-        return f"{len(self.receipts)} receipts of {self._events}, allowed: {self._allowed}"
-
-
-@dataclass
-class Subscriber:
-    """A client that changes between the instances and resumes from its last id."""
-
-    name: str
-    user: str | None
-    types: frozenset[str] | None
-    steady: bool
-    since: str
-    rng: random.Random
-    instances: Sequence[Instance]
-    turn: int
-    owed: set[str] = field(default_factory=set)  # ids that it has yet to receive
-    marks: int = 0  # the last events that it has yet to receive
-    received: list[Mapping[str, Any]] = field(default_factory=list)
-    control: Counter[str] = field(default_factory=Counter)
-    closings: list[str] = field(default_factory=list)
-    connections: int = 0
-    primed: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def matches(self, event: Mapping[str, Any]) -> bool:
-        """Whether it should get this event, decided without the product's code."""
-        if self.types is not None and event["type"] not in self.types:
-            return False
-        return "userIds" not in event or self.user in event["userIds"]
-
-    async def run(self) -> None:
-        """Follow until each mark has arrived, over any number of connections."""
-        cursor = ""
-        while self.marks:
-            self.turn += 1
-            try:
-                cursor = await self._follow_once(self.instances[self.turn % len(self.instances)], cursor)
-            except OSError:
-                await asyncio.sleep(AWAY)
-
-    async def _follow_once(self, instance: Instance, cursor: str) -> str:
-        query = {"format": "data", "from": self.since}
-        if self.user is not None:
-            query["userId"] = self.user
-        if self.types is not None:
-            query["types"] = ",".join(sorted(self.types))
-        cut_after = None if self.steady else 1 + int(self.rng.expovariate(1 / MEAN_CUT))
-        async with open_stream(instance.port, query, last_event_id=cursor, cut_after=cut_after) as stream:
-            self.connections += 1
-            try:
-                async for events in stream.events():
-                    for dispatched in events:
-                        self._take(dispatched)
-                    if not self.marks:
-                        break
-            except ConnectionError:
-                pass  # the next connection resumes after what has arrived
-            if stream.status == 503:
-                await asyncio.sleep(AWAY)
-            else:
-                assert stream.status in (None, 200), f"{self.name}: {stream.status}"
-            return stream.decoder.last_event_id
-
-    def _take(self, dispatched: SseEvent) -> None:
-        if dispatched.type.startswith("realtime."):
-            self.control[dispatched.type] += 1
-            if dispatched.type == "realtime.ready":
-                self.primed.set()
-            elif dispatched.type == "realtime.closing":
-                self.closings.append(json.loads(dispatched.data)["reason"])
-            return
-        data = json.loads(dispatched.data)
-        assert dispatched.type == data["type"]
-        assert data["id"] in self.owed, f"{self.name} saw {data['id']} twice, or it is not for {self.user}"
-        self.owed.remove(data["id"])
-        self.received.append(data)
-        self.marks -= data["id"].startswith("mark-")
-
-
-def _make_events(count: int, rng: random.Random) -> list[dict[str, Any]]:
-    events = []
-    for number in range(count):
-        draft: dict[str, Any] = {"id": f"event-{number}", "type": rng.choice(TYPES)}
-        if rng.random() < FOR_SOME:
-            draft["userIds"] = rng.sample(USERS, rng.choice([1, 1, 1, 2, 5]))
-        events.append(_with_data(draft, rng.choice(["", "", "x" * 200, "é\n\r\u2028"])))
-    return events
-
-
-def _make_marks() -> list[dict[str, Any]]:
-    """Return the last events: one per type for everyone, and one per type and user."""
-    drafts: list[dict[str, Any]] = []
-    for type in TYPES:
-        drafts.append({"id": f"mark-{type}", "type": type})
-        drafts += [{"id": f"mark-{type}-{user}", "type": type, "userIds": [user]} for user in USERS]
-    return [_with_data(draft, "") for draft in drafts]
-
-
-def _with_data(draft: dict[str, Any], text: str) -> dict[str, Any]:
-    return {**draft, "data": {"id": draft["id"], "type": draft["type"], "text": text}}
 
 
 def _make_batches(events: Sequence[dict[str, Any]], rng: random.Random) -> list[list[dict[str, Any]]]:
@@ -254,19 +120,6 @@ def _assert_receipts_fit(log: Mapping[str, Sequence[StoredEvent]], accepted: Map
         assert {name: at[:2] for name, at in cursor.positions.items()} == places[id], id
 
 
-def _assert_has_its_own(subscriber: Subscriber, log: Mapping[str, Sequence[StoredEvent]]) -> None:
-    """It got exactly its events, unchanged, each once, and in the order of each partition."""
-    expected = {
-        partition: [record.event["data"] for record in records if subscriber.matches(record.event)]
-        for partition, records in log.items()
-    }
-    assert not subscriber.owed, f"{subscriber.name} lost {subscriber.owed}"
-    assert len(subscriber.received) == sum(map(len, expected.values()))
-    for partition, events in expected.items():
-        ids = {data["id"] for data in events}
-        assert [data for data in subscriber.received if data["id"] in ids] == events, (subscriber.name, partition)
-
-
 ONE_PARTITION: dict[str, str] = {}
 SEVERAL = {"REALTIME_PARTITIONS": "metric", "REALTIME_USER_SHARDS": "3"}
 
@@ -289,7 +142,7 @@ async def test_faults_lose_repeat_and_misdeliver_nothing(
     redis = await asyncio.to_thread(make_redis)
     settings = on_redis(redis, **scheme)
     instances = [await asyncio.to_thread(make_instance, **settings) for _ in range(2)]
-    events, marks = _make_events(count, rng), _make_marks()
+    events, marks = make_events(count, rng), make_marks()
     subscribers = [_make_subscriber(number, rng, instances) for number in range(SUBSCRIBERS)]
     for subscriber in subscribers:
         subscriber.owed = {sent["id"] for sent in [*events, *marks] if subscriber.matches(sent)}
@@ -314,7 +167,7 @@ async def test_faults_lose_repeat_and_misdeliver_nothing(
     for subscriber in subscribers:
         assert set(subscriber.control) <= {"realtime.ready", "realtime.closing"}, subscriber.control
         assert set(subscriber.closings) <= {"draining"}
-        _assert_has_its_own(subscriber, log)
+        assert_has_its_own(subscriber, log)
     for instance in instances:
         assert not re.search("Traceback|never awaited", instance.log_file.read_text())
     # Otherwise there were no faults.

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from typing import Any, Self
 from urllib.parse import urlsplit
 
@@ -134,6 +134,27 @@ class Proxy:
             writer.transport.abort()
         else:
             writer.close()  # what was kept arrives first
+
+
+class Refusing:
+    """Accepts connections and closes them at once, as a proxy in front of a store that is away."""
+
+    def __init__(self) -> None:
+        self.connections = 0
+        self.port = 0
+
+    async def take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        writer.transport.abort()
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def start(cls) -> AsyncIterator[Self]:
+        """Listen until the context ends."""
+        server = cls()
+        async with await asyncio.start_server(server.take, HOST, 0) as listening:
+            server.port = listening.sockets[0].getsockname()[1]
+            yield server
 
 
 async def _discard(reader: asyncio.StreamReader) -> None:

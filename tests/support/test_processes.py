@@ -100,7 +100,9 @@ def test_the_port_of_a_stopped_server_stays_reserved(monkeypatch: pytest.MonkeyP
     program = (
         "from tests import processes as p; p.PORTS = range(20_000, 20_200); print(*(p.free_port() for _ in range(50)))"
     )
-    output = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    output = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     assert mine.isdisjoint(map(int, output.split()))
 
 

@@ -1,10 +1,7 @@
 """In an outage, many calls attempt few connections, and no call waits long."""
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from typing import Self
 
 import pytest
 from tidewire.errors import TransportUnavailable
@@ -16,6 +13,7 @@ from tidewire.transports.upstash.rest_log import UpstashRest
 
 from tests.contract.acts import publish
 from tests.support.processes import HOST
+from tests.support.proxy import Refusing
 
 CALLS = 500
 ATTEMPTS = 3  # connections per call
@@ -25,27 +23,6 @@ MAKE: dict[str, Callable[[int], Transport]] = {
     "upstash": lambda port: UpstashRest(f"http://{HOST}:{port}", "token"),
     "postgres": lambda port: PostgresLog(f"postgres://u@{HOST}:{port}/d?sslmode=disable"),
 }
-
-
-class Refusing:
-    """Accepts connections and closes them at once, as a proxy in front of a store that is away."""
-
-    def __init__(self) -> None:
-        self.connections = 0
-        self.port = 0
-
-    async def take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
-        writer.transport.abort()
-
-    @classmethod
-    @asynccontextmanager
-    async def start(cls) -> AsyncIterator[Self]:
-        """Listen until the context ends."""
-        server = cls()
-        async with await asyncio.start_server(server.take, HOST, 0) as listening:
-            server.port = listening.sockets[0].getsockname()[1]
-            yield server
 
 
 @pytest.fixture

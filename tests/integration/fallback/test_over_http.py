@@ -1,8 +1,6 @@
 """The fallback over HTTP, with a real Redis or Postgres that goes away and comes back."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import httpx
 import pytest
@@ -12,50 +10,15 @@ from tidewire.transports.upstash.rest_log import UpstashRest
 from tidewire.wiring import make_transport
 
 from tests.contract.acts import publish as publish_to
-from tests.support.api import check
-from tests.support.clients import Follower, event, follow, get, metrics, open_stream, publish
-from tests.support.instance_settings import FALLBACK, on_redis
+from tests.integration.fallback.over_http import back, early
+from tests.support.clients import Follower, event, follow, follow_unready, get, metrics, open_stream, publish
+from tests.support.instance_settings import FALLBACK, on_postgres, on_redis
 from tests.support.postgres_server import MakePostgres
 from tests.support.processes import Instance, MakeInstance, MakeRedis
 from tests.support.redis_records import read_log
 from tests.support.tokens import PUBLISH_KEY, SECRET
 from tests.support.upstash_stand_in import StandIn
 from tests.support.waiting import eventually
-
-
-async def early(instance: Instance, name: str) -> None:
-    """Publish an event that the log cannot store now."""
-    answer = await publish(instance, event(name))
-    assert answer.status == 202, answer
-    assert answer.json() == {"events": [{"id": name, "cursor": None, "duplicate": False, "durable": False}]}
-    check(answer.json(), "Receipts")
-
-
-async def is_ready(instance: Instance) -> bool:
-    """Whether the instance says that all is well."""
-    answer = await get(instance, "/api/health/ready")
-    return answer.status == 200 and answer.json()["status"] == "ready"
-
-
-async def back(instance: Instance) -> None:
-    """Return once the instance is ready and its outbox is empty."""
-    await eventually(lambda: is_ready(instance))
-    await eventually(lambda: is_empty(instance))
-
-
-async def is_empty(instance: Instance) -> bool:
-    return (await metrics(instance))["realtime_outbox_events"] == 0
-
-
-@asynccontextmanager
-async def waiting(instance: Instance) -> AsyncIterator[Follower]:
-    """Open a stream and read it, ready or not."""
-    async with open_stream(instance.port) as stream:
-        follower = Follower(stream, "")
-        try:
-            yield follower
-        finally:
-            await follower.stop()
 
 
 def test_a_function_accepts_only_durable_events() -> None:
@@ -104,7 +67,7 @@ async def test_an_instance_starts_while_redis_is_away_and_serves(
     instance = make_instance(**on_redis(redis, **FALLBACK))
     assert "started while the transport is unavailable" in instance.log()
     assert (await get(instance, "/api/health/ready")).json()["status"] == "degraded"
-    async with waiting(instance) as follower:
+    async with follow_unready(instance) as follower:
         await eventually_subscribed(instance)
         await early(instance, "early")
         await follower.has("early")
@@ -150,10 +113,9 @@ async def test_an_instance_starts_while_postgres_is_away_and_serves(
 ) -> None:
     postgres = await asyncio.to_thread(make_postgres)
     await asyncio.to_thread(postgres.kill)
-    settings = {"REALTIME_TRANSPORT": "postgres", "DATABASE_URL": postgres.url, "REALTIME_AUTH": "none", **FALLBACK}
-    instance = make_instance(**settings)
+    instance = make_instance(**on_postgres(postgres.url, **FALLBACK))
     assert (await get(instance, "/api/health/ready")).json()["status"] == "degraded"
-    async with waiting(instance) as follower:
+    async with follow_unready(instance) as follower:
         await eventually_subscribed(instance)
         await early(instance, "early")
         await follower.has("early")

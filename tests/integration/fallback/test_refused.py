@@ -13,7 +13,7 @@ from tests.contract.acts import event as draft
 from tests.contract.acts import publish as publish_to
 from tests.contract.stores import MemoryStore
 from tests.integration.fallback.away import Instance, ids_in_log
-from tests.integration.fallback.test_over_http import back, early
+from tests.integration.fallback.over_http import back, early
 from tests.support.clients import event, follow, get, metrics, publish, receipts
 from tests.support.clocks import virtual_time
 from tests.support.instance_settings import FALLBACK, on_postgres, on_redis

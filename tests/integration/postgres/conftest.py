@@ -1,5 +1,6 @@
 """An application with its own connections to the database of Tidewire."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any
@@ -7,7 +8,9 @@ from typing import Any
 import asyncpg
 import pytest
 
+from tests.support.instance_settings import on_postgres
 from tests.support.postgres_server import PostgresServer
+from tests.support.processes import Instance, MakeInstance
 
 Connect = Callable[[], Awaitable[Any]]
 
@@ -24,3 +27,8 @@ async def application(postgres_url: str, postgres_server: PostgresServer) -> Asy
             return connection
 
         yield connect
+
+
+async def start(make_instance: MakeInstance, url: str, **more: str) -> Instance:
+    """Start an instance without blocking the event loop."""
+    return await asyncio.to_thread(make_instance, **on_postgres(url, **more))

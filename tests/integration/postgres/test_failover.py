@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from tests.integration.fallback.test_over_http import is_ready
-from tests.integration.postgres.test_instances import start
+from tests.integration.postgres.conftest import start
 from tests.support.clients import (
     Requests,
     event,
     eventually_subscribed,
     follow,
     get,
+    is_ready,
     publish,
     publish_all,
     read_page,

@@ -5,18 +5,13 @@ import asyncio
 import asyncpg
 from tidewire.transports.postgres.migrations import apply
 
+from tests.integration.postgres.conftest import start
 from tests.support.clients import Requests, event, follow, get, publish, read_page, receipts
-from tests.support.instance_settings import on_postgres
 from tests.support.postgres_server import MakePostgres, PostgresServer
-from tests.support.processes import Instance, MakeInstance
+from tests.support.processes import MakeInstance
 from tests.support.waiting import eventually
 
 PUBLISH = "select * from realtime_publish('note', $1, $2)"
-
-
-async def start(make_instance: MakeInstance, url: str, **more: str) -> Instance:
-    """Start an instance without blocking the event loop."""
-    return await asyncio.to_thread(make_instance, **on_postgres(url, **more))
 
 
 async def test_instances_deliver_each_others_and_sql_events(make_instance: MakeInstance, postgres_url: str) -> None:

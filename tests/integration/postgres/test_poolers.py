@@ -8,8 +8,8 @@ from tidewire.transports.postgres.log import PostgresLog
 
 from tests.contract.acts import publish as publish_to
 from tests.contract.acts import tailing
+from tests.integration.postgres.conftest import start as start_instance
 from tests.integration.postgres.pooler import MakePooler, PgBouncer, make_pooler, start
-from tests.integration.postgres.test_instances import start as start_instance
 from tests.support.clients import Requests, event, follow, get, publish, receipts
 from tests.support.postgres_server import PostgresServer
 from tests.support.processes import MakeInstance

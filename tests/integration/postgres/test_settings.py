@@ -16,8 +16,8 @@ from tidewire.transports.postgres.log import PostgresLog
 from tidewire.wiring import make_transport
 
 from tests.contract.acts import publish, tailing
-from tests.integration.fallback.test_hammering import Refusing
 from tests.support.processes import HOST
+from tests.support.proxy import Refusing
 
 BASE = {"REALTIME_TRANSPORT": "postgres", "REALTIME_AUTH": "none"}
 DIRECT = "postgresql://u:hunter2@ep-a-1.neon.tech/d?sslmode=require"
