@@ -17,6 +17,7 @@ from tests.contract.acts import (
     tailing,
 )
 from tests.contract.stores import LogStore, RedisStore
+from tests.support.waiting import eventually
 
 AB = Partitions(frozenset({"a", "b"}))
 
@@ -86,11 +87,14 @@ async def test_a_follow_during_another_interruption_is_read(
     unblock = log.unblock
     slow = asyncio.Event()
 
+    async def is_blocked() -> bool:
+        return any("b" in client["flags"] for client in await redis_store.client.client_list())
+
     async def answer_late(client_id: int) -> bool:
         done = await unblock(client_id)
         if done and not slow.is_set():
             slow.set()
-            await asyncio.sleep(0.1)  # the next read is blocked by now
+            await eventually(is_blocked)  # in the next read
             tail.follow({"c": heads.positions["c"]})
         return done
 

@@ -19,6 +19,7 @@ from tidewire.transports.redis.streams import RedisStreams
 from tests.contract.acts import at, event, publish, read, seek, start_of
 from tests.support.processes import HOST, ROOT, RedisServer
 from tests.support.sinks import subscribed
+from tests.support.waiting import eventually
 
 SCHEME = Partitions(frozenset({"a"}))
 SHORT = Retention(age=0.05, events=3, idempotency_window=60.0)
@@ -68,7 +69,7 @@ async def publishes(url: str, owner: str) -> None:
         once = event("once", id="once")
         for _ in range(2):
             await log.publish([once, event("a", type="a")])
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(2 * SHORT.age)  # so that the first events expire
         await publish(log, *range(5))
         assert isinstance(log, RedisStreams)
         await log.take("key", 1, 10, 1.0)
@@ -91,8 +92,17 @@ async def streams(url: str, owner: str) -> None:
             await read(hub.transport, at(start_of(head)), at(head._replace(offset=head.offset + 100)))
 
 
+async def has_checked(owner: str) -> bool:
+    """Whether the process has published three messages to itself, which check its connection."""
+    async with redis.Redis.from_url(owner, protocol=2) as client:
+        stats = await client.info("commandstats")
+    return bool(stats.get("cmdstat_publish", {}).get("calls", 0) >= 3)
+
+
 async def carries(url: str, owner: str) -> None:
     """Do what a process does over Pub/Sub."""
+    async with redis.Redis.from_url(owner, protocol=2) as client:
+        await client.config_resetstat()
     async with (
         Hub(RedisPubSub(url, ping=0.1), SCHEME) as hub,
         Hub(RedisPubSub(owner), SCHEME) as other,
@@ -108,7 +118,7 @@ async def carries(url: str, owner: str) -> None:
         await hub.transport.ping()
         assert isinstance(hub.transport, RedisPubSub)
         await hub.transport.take("key", 1, 10, 1.0)
-        await asyncio.sleep(0.3)  # a few messages to itself
+        await eventually(lambda: has_checked(owner), 2)
 
 
 async def does_both(url: str, owner: str) -> None:

@@ -126,7 +126,7 @@ async def test_an_outage_and_its_end_are_logged_once_each(caplog: pytest.LogCapt
         here.log.leave()
         for number in range(20):
             await publish(here.fallback, number)
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(0.5)  # virtual
         here.log.come_back()
         await eventually(lambda: here.fallback.backlog.events == 0)
     messages = [record.message for record in caplog.records if record.name == "tidewire.transports.fallback.fallback"]

@@ -55,7 +55,7 @@ async def served(instance: Instance, name: str) -> bool:
     try:
         (receipt,) = await instance.fallback.publish([draft(id=name)])
     except TransportUnavailable:
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.1)  # virtual, before the next attempt
         return False
     return receipt.durable
 

@@ -29,7 +29,7 @@ async def persist(transport: Transport, one: Event) -> Receipt:
         try:
             return (await transport.publish([one]))[0]
         except TransportUnavailable:
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.02)  # before the retry
 
 
 async def test_a_retry_after_a_lost_commit_answer_is_a_duplicate(
@@ -98,7 +98,7 @@ async def test_server_faults_lose_and_reorder_nothing_acknowledged(make_postgres
             os.kill(server.backends("application_name = 'tidewire'")[0], signal.SIGKILL)
         else:
             server.pause()
-            time.sleep(1.0)
+            time.sleep(1.0)  # the length of the fault
             server.resume()
 
     async with Hub(log) as hub, subscribed(hub) as sink:

@@ -85,7 +85,7 @@ async def test_a_position_by_time_is_that_of_the_previous_record(postgres_store:
     receipts = []
     for number in range(4):
         receipts += await publish(log, number)
-        await asyncio.sleep(0.003)
+        await asyncio.sleep(0.003)  # so that each record has its own millisecond
     assert await seek(log, place(receipts[2]).time) == place(receipts[1])
     first = await seek(log, None)
     assert first[:3] == (place(receipts[0]).epoch, 0, "")

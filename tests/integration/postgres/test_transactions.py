@@ -345,7 +345,7 @@ async def test_generated_ids_sort_by_time_and_are_unique(application: Connect) -
     ids = []
     for _ in range(20):
         ids.append((await connection.fetchrow(PUBLISH, "t", "1", None, None))["id"])
-        await asyncio.sleep(0.002)
+        await asyncio.sleep(0.002)  # so that each id has its own millisecond
     assert ids == sorted(set(ids))
     assert all(re.fullmatch(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", id) for id in ids)
 

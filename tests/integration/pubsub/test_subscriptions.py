@@ -91,7 +91,7 @@ async def test_following_again_at_once_is_no_gap(
                 assert following is not None
                 await following
             if number % 2:
-                await asyncio.sleep(0.001)
+                await asyncio.sleep(0.001)  # any moment of the subscription
             tail.unfollow(("all",))
         following = tail.follow({"all": None})
         assert following is not None
