@@ -29,7 +29,7 @@ def test_an_event_within_the_rules_has_no_problem(type: str, id: str | None, use
 
 
 @given(st.text(), st.none() | st.text(), st.none() | st.lists(st.text(), max_size=5).map(tuple))
-def test_no_event_raises_and_each_problem_points_to_its_cause(
+def test_no_event_raises_and_each_problem_points_to_what_is_wrong(
     type: str, id: str | None, user_ids: tuple[str, ...] | None
 ) -> None:
     allowed = set(string.ascii_letters + string.digits + "._-")
@@ -87,7 +87,7 @@ def test_made_ids_are_unique_and_sort_by_time() -> None:
     st.integers(0, 2**32),
     st.lists(st.booleans(), min_size=1, max_size=200),
 )
-def test_a_wait_never_exceeds_its_limit_and_starts_small_again(
+def test_a_wait_is_never_longer_than_its_limit_and_starts_small_again(
     base: float, cap: float, seed: int, resets: list[bool]
 ) -> None:
     backoff = Backoff(base, cap, random.Random(seed))
@@ -148,7 +148,7 @@ def refusal(environ: dict[str, str]) -> SettingsError | None:
 
 
 @given(st.dictionaries(st.sampled_from(VARIABLES), values | harmless))
-def test_no_environment_makes_settings_or_errors_show_a_secret(environ: dict[str, str]) -> None:
+def test_no_environment_makes_settings_or_their_errors_tell_a_secret(environ: dict[str, str]) -> None:
     harmful = {"REALTIME_PREFIX", "REALTIME_ALLOWED_ORIGINS", "REALTIME_PARTITIONS", "REALTIME_JWKS_URL"}
     refused = refusal(environ)
     if refused is None:  # these are no secrets, and are told where they were taken

@@ -1,4 +1,4 @@
-"""A certificate for this machine, for clients that are configured to trust it."""
+"""A certificate for this machine, which only those trust who are told to."""
 
 import datetime as dt
 from ipaddress import ip_address

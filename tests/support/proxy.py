@@ -1,4 +1,4 @@
-"""A TCP proxy between Tidewire and its store, which delays, cuts, freezes and counts."""
+"""A TCP proxy between Tidewire and its store: the network, counted, and broken at will."""
 
 import asyncio
 import contextlib
@@ -14,7 +14,7 @@ Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class Proxy:
-    """Forwards every connection to the server of a URL, as a test sets it; its own `url` stays the same.
+    """Forwards every connection to the server of a URL, until it is told otherwise; its own `url` stays the same.
 
     What is set applies to the bytes that come from then on: `delay` to both directions, `keep` to the next answers,
     `twice` to connections that are opened from then on.
@@ -27,7 +27,9 @@ class Proxy:
         self._port = free_port()
         self.url = server_url.replace(f":{port}", f":{self._port}")
         self.delay = 0.0  # seconds that bytes are on their way
-        self.keep: int | None = None  # bytes of a response before the cut; 0: the acknowledgement is lost
+        self.keep: int | None = (
+            None  # bytes of an answer that pass before its connection is cut; 0: it was done, unheard
+        )
         self.twice = False  # each request reaches the server a second time, as a proxy that retries too early sends it
         self.turns = 0  # how often a client wrote after the server had spoken: its round trips
         self.cuts = 0  # answers that `keep` has cut

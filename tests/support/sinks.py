@@ -85,12 +85,12 @@ class RecordingSink(Growing):
 
     @property
     def events(self) -> list[SseEvent]:
-        """The published events, without control events."""
+        """The published events, without those that the stream itself tells."""
         return [event for event in self.all if event.type not in CONTROL]
 
     @property
     def gaps(self) -> list[str]:
-        """The reasons of the gaps so far."""
+        """The reasons of the gaps told so far."""
         return [json.loads(event.data)["reason"] for event in self.all if event.type == GAP]
 
     @property
@@ -100,17 +100,17 @@ class RecordingSink(Growing):
         return str(reasons[-1]) if reasons else None
 
     async def ready(self) -> dict[str, Any]:
-        """Return the data of `realtime.ready` once it has arrived."""
+        """Return the data of `realtime.ready` once it has come."""
         await self.until(lambda: any(event.type == READY for event in self.all))
-        ready: dict[str, Any] = next(json.loads(e.data) for e in self.all if e.type == READY)
-        return ready
+        told: dict[str, Any] = next(json.loads(e.data) for e in self.all if e.type == READY)
+        return told
 
     async def has(self, data: object, seconds: float = DEADLINE) -> None:
-        """Return once an event with this data has arrived; a sentinel proves that nothing came before it."""
+        """Return once an event with this data has come: a sentinel shows that nothing else was before it."""
         await self.until(lambda: data in self.data, seconds)
 
     async def received(self, count: int, or_data: object = None) -> None:
-        """Return once this number of events has arrived, or one with this data."""
+        """Return once so many events have come, or one with this data."""
         await self.until(lambda: len(self.data) >= count or or_data in self.data)
 
     def _take(self, chunk: bytes) -> None:

@@ -22,7 +22,7 @@ http.server.HTTPServer((os.environ["HOST"], int(os.environ["PORT"])), Handler).s
 """
 
 
-def test_a_redis_killed_after_its_reply_has_the_write(
+def test_a_redis_killed_after_its_reply_still_has_the_write_when_it_is_back(
     make_redis: MakeRedis,
 ) -> None:
     redis = make_redis(aof=True)
@@ -44,7 +44,7 @@ def test_a_redis_without_aof_comes_back_empty(make_redis: MakeRedis) -> None:
     assert redis.ask("EXISTS key") == ":0"
 
 
-def test_a_paused_redis_keeps_its_connections(
+def test_a_paused_redis_keeps_its_connections_and_answers_when_resumed(
     make_redis: MakeRedis,
 ) -> None:
     redis = make_redis()
@@ -83,7 +83,7 @@ def test_an_instance_sees_its_own_settings_and_none_of_the_shell(
     instance.stop()
 
 
-def test_a_failed_start_raises_at_once_with_the_log(
+def test_an_instance_that_ends_at_its_start_is_reported_at_once_with_its_own_words(
     tmp_path: Path,
 ) -> None:
     instance = Instance(tmp_path, {}, command=[sys.executable, "-c", "exit('REDIS_URL: missing')"])
@@ -93,20 +93,20 @@ def test_a_failed_start_raises_at_once_with_the_log(
     assert time.monotonic() - began < 10
 
 
-def test_the_port_of_a_stopped_server_stays_reserved(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_port_of_a_server_that_is_down_is_given_to_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "PORTS", range(20_000, 20_200))
     mine = {free_port() for _ in range(50)}
     assert len(mine) == 50
     program = (
         "from tests import processes as p; p.PORTS = range(20_000, 20_200); print(*(p.free_port() for _ in range(50)))"
     )
-    output = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout
-    assert mine.isdisjoint(map(int, output.split()))
+    told = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert mine.isdisjoint(map(int, told.split()))
 
 
-def test_a_program_named_by_its_variable_is_never_replaced(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_program_named_by_its_variable_is_taken_or_refused_but_never_replaced(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("TIDEWIRE_REDIS_SERVER", str(servers.find("redis")))
     assert servers.find("redis") == servers.find("redis")
     old = tmp_path / "redis-server"
