@@ -14,7 +14,7 @@ from tests.contract.acts import place, publish
 from tests.contract.staged import StagedLog
 from tests.contract.stores import LogStore
 from tests.support.sinks import RecordingSink, subscribed
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, spin
 
 
 async def test_a_subscription_during_publishing_misses_nothing(
@@ -180,8 +180,7 @@ async def test_a_new_subscriber_keeps_the_tail_as_the_last_one_leaves(
             async with subscribed(hub) as first:
                 await first.ready()
                 other = asyncio.create_task(_follow_until(hub, f"end {number}"))
-                for _ in range(number % 4):
-                    await asyncio.sleep(0)
+                await spin(number % 4)
             await eventually(lambda: bool(hub.subscribers))
             await publish(hub.transport, f"end {number}")
             assert await other == [f"end {number}"]

@@ -29,6 +29,12 @@ class Growing:
             raise AssertionError(f"not within {seconds:g} s; there is {self}") from None
 
 
+async def spin(turns: int = 1) -> None:
+    """Give the other tasks this many turns of the event loop."""
+    for _ in range(turns):
+        await asyncio.sleep(0)
+
+
 async def eventually(condition: Callable[[], object], seconds: float = DEADLINE) -> None:
     """Poll a condition, or a coroutine function, until it holds; raises AssertionError after the deadline."""
     try:

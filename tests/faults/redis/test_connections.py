@@ -27,7 +27,7 @@ from tests.contract.stores import RedisStore
 from tests.support.certificates import certify
 from tests.support.processes import HOST, MakeRedis
 from tests.support.sinks import subscribed
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, spin
 
 STEPS = 40  # iterations of the event loop: more than a call takes
 BLOCKED: list[Command] = [["ECHO", "read"], ["BLPOP", "never", "0"], ["ECHO", "not read"]]
@@ -71,8 +71,7 @@ async def test_after_a_cancelled_call_the_next_reads_its_own_replies(connections
     ended = 0
     for step in range(STEPS):
         call = asyncio.create_task(connections.send([["ECHO", f"{step}-{n}"] for n in range(3)]))
-        for _ in range(step):
-            await asyncio.sleep(0)
+        await spin(step)
         ended += not call.cancel()
         await asyncio.gather(call, return_exceptions=True)
         assert await connections.send([["ECHO", f"after-{step}"]]) == [b"after-%d" % step]
@@ -97,8 +96,7 @@ async def test_closing_at_any_step_of_a_call_leaves_no_connection(redis_url: str
     for step in range(STEPS):
         connections = ConnectionPool(Address.parse(redis_url))
         call = asyncio.create_task(connections.send([["ECHO", "a"], ["ECHO", "b"]]))
-        for _ in range(step):
-            await asyncio.sleep(0)
+        await spin(step)
         await connections.aclose()
         answer = (await asyncio.gather(call, return_exceptions=True))[0]
         assert answer == [b"a", b"b"] or isinstance(answer, ConnectionClosed), answer

@@ -21,6 +21,7 @@ from tests.contract.acts import publish
 from tests.support.certificates import certify
 from tests.support.processes import HOST, ROOT, inherited
 from tests.support.upstash_stand_in import StandIn
+from tests.support.waiting import spin
 
 PLAIN = b"HTTP/1.1 200 OK\r\nX-One: 1\r\ncontent-length: 5\r\n\r\nhello"
 CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\nx-one: 1\r\n\r\n2\r\nhe\r\n3;a=b\r\nllo\r\n0\r\n\r\n"
@@ -195,8 +196,7 @@ async def test_closing_at_any_step_leaves_no_connection() -> None:
         for step in range(30):
             http = LeanHttp(server.url, read_timeout=5.0, keepalive=60.0)
             request = asyncio.create_task(http.post("/", {}, b""))
-            for _ in range(step):
-                await asyncio.sleep(0)
+            await spin(step)
             await http.aclose()
             (result,) = await asyncio.gather(request, return_exceptions=True)
             assert isinstance(result, Response | ConnectionClosed), result
