@@ -21,7 +21,7 @@ from tests.support.clients import (
     receipts,
     until_ready,
 )
-from tests.support.instance_settings import on_redis
+from tests.support.instance_settings import on_pubsub, on_redis
 from tests.support.processes import Instance, MakeInstance, MakeRedis
 from tests.support.redis_records import names_in_log, read_log
 from tests.support.sinks import RecordingSink
@@ -205,3 +205,17 @@ async def test_many_streams_that_wait_for_redis_are_one_warning(
             (await publish(instance, event("refused"))).assert_unavailable()
     assert instance.log().count("replay interrupted") <= 3  # the reason may change: reset, then refused
     assert instance.log().count("answered 503") <= 3
+
+
+async def test_over_pubsub_an_outage_is_a_503_and_a_gap(make_redis: MakeRedis, make_instance: MakeInstance) -> None:
+    server = await asyncio.to_thread(make_redis, aof=False)
+    instance = await asyncio.to_thread(make_instance, **on_pubsub(server))
+    async with follow(instance) as here:
+        await asyncio.to_thread(server.kill)
+        (await publish(instance, event("refused"))).assert_unavailable()
+        ready = await get(instance, "/api/health/ready")
+        assert ready.status == 503
+        await asyncio.to_thread(server.start)
+        await here.seen.until(lambda: here.seen.gaps == ["no-log"])
+        receipts(await publish(instance, event("back")))
+        await here.has("back")

@@ -5,9 +5,9 @@ import asyncio
 import pytest
 import redis.asyncio as redis
 
-from tests.support.clients import event, follow, get, metrics, publish, read_page, receipts
+from tests.support.clients import event, follow, metrics, publish, read_page, receipts
 from tests.support.instance_settings import on_pubsub
-from tests.support.processes import Instance, MakeInstance, MakeRedis, RedisServer
+from tests.support.processes import Instance, MakeInstance, RedisServer
 
 
 @pytest.fixture
@@ -82,19 +82,3 @@ async def test_a_lost_connection_is_a_counted_gap_on_each_stream(
         await one.has("after")
         await two.has("after")
         assert (await metrics(first))["realtime_tail_running"] == 1
-
-
-async def test_streams_and_publishes_get_503_while_redis_is_away(
-    make_redis: MakeRedis, make_instance: MakeInstance
-) -> None:
-    server = await asyncio.to_thread(make_redis, aof=False)
-    instance = await asyncio.to_thread(make_instance, **on_pubsub(server))
-    async with follow(instance) as here:
-        await asyncio.to_thread(server.kill)
-        (await publish(instance, event("refused"))).assert_unavailable()
-        ready = await get(instance, "/api/health/ready")
-        assert ready.status == 503
-        await asyncio.to_thread(server.start)
-        await here.seen.until(lambda: here.seen.gaps == ["no-log"])
-        receipts(await publish(instance, event("back")))
-        await here.has("back")
