@@ -166,16 +166,21 @@ class Replay:
         assert self._log is not None
         backoff = Backoff()
         while True:
+            writable: Awaitable[None] | None
             try:
                 if until is None:
                     until = await self._read_heads(self.partitions)
                 await self._read(self._log, until)
                 return
             except NotWritableError as full:
-                await self._outlet.wait_until_writable(full.writable)
+                writable = full.writable
             except TransportUnavailable as error:
-                until = None
+                until = writable = None
                 warnings.warn(f"replay interrupted, trying again: {error.detail}")
+            # Not in an `except` clause: the traceback holds the frames of the read, and with them its page.
+            if writable is not None:
+                await self._outlet.wait_until_writable(writable)
+            else:
                 await self._outlet.pause(backoff.next())
                 await self._outlet.write(self._format.heartbeat(self.cursor))
 
