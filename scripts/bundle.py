@@ -42,7 +42,7 @@ def fetch(target: str, python: str, traced: bool = False) -> Path:
         return folder
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    _pip("download", "--dest", folder, "--require-hashes", "--requirement", requirements, *_tags(target, python))
+    pip("download", "--dest", folder, "--require-hashes", "--requirement", requirements, *_tags(target, python))
     stamp.write_text(wanted)
     return folder
 
@@ -52,7 +52,7 @@ def fill(folder: Path, target: str, python: str, traced: bool = False) -> None:
     wheels = fetch(target, python, traced)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    _pip("install", "--no-index", "--find-links", wheels, "--target", folder, "--no-compile", "--require-hashes",
+    pip("install", "--no-index", "--find-links", wheels, "--target", folder, "--no-compile", "--require-hashes",
          "--requirement", TRACED if traced else REQUIREMENTS, *_tags(target, python))  # fmt: skip
     shutil.rmtree(folder / "bin", ignore_errors=True)  # scripts with the path of this machine's Python
     for path in folder.rglob("*"):
@@ -105,7 +105,7 @@ def _tags(target: str, python: str) -> list[str]:
     return ["--only-binary", ":all:", "--no-deps", "--implementation", "cp", "--python-version", python, *platforms]
 
 
-def _pip(*arguments: str | Path) -> None:
+def pip(*arguments: str | Path) -> None:
     quiet = ("--quiet", "--disable-pip-version-check", "--no-input")
     subprocess.run([sys.executable, "-m", "pip", *map(str, arguments), *quiet], check=True)
 

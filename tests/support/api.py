@@ -31,13 +31,13 @@ class Api:
     def __init__(self, instance: Instance) -> None:
         self.instance = instance
         self.http = httpx.Client(base_url=instance.url, timeout=TIMEOUT)
-        self._key: str | None = None
-        self._token: str | None = None
+        self.key: str | None = None
+        self.token: str | None = None
 
     def acting(self, *, key: str | None = None, token: str | None = None) -> Self:
         """A client of the same instance with these credentials."""
         other = copy.copy(self)
-        other._key, other._token = key, token
+        other.key, other.token = key, token
         return other
 
     def close(self) -> None:
@@ -51,7 +51,7 @@ class Api:
     ) -> httpx.Response:
         """The answer to POST /api/publish with these bytes."""
         typed = {} if content_type is None else {"content-type": content_type}
-        raw = _raw({**_bearer(self._key), **typed, **(headers or {})})
+        raw = _raw({**_bearer(self.key), **typed, **(headers or {})})
         return self.http.post("/api/publish", content=content, headers=raw)
 
     def publish(self, *events: Mapping[str, Json], **headers: str) -> list[dict[str, Json]]:
@@ -63,7 +63,7 @@ class Api:
 
     def get(self, headers: Headers | None = None, params: Mapping[str, str] | None = None) -> httpx.Response:
         """The answer to GET /api/events as a JSON page."""
-        raw = _raw({"accept": "application/json", **_bearer(self._token), **(headers or {})})
+        raw = _raw({"accept": "application/json", **_bearer(self.token), **(headers or {})})
         return self.http.get("/api/events", params=dict(params or {}), headers=raw)
 
     def page(self, **params: str) -> dict[str, Json]:
@@ -87,7 +87,7 @@ class Api:
             "GET",
             "/api/events",
             params=_renamed(params),
-            headers=_raw({"accept": "text/event-stream", **_bearer(self._token), **(headers or {})}),
+            headers=_raw({"accept": "text/event-stream", **_bearer(self.token), **(headers or {})}),
         ) as response:
             if response.status_code != 200:
                 response.read()

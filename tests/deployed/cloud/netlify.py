@@ -46,14 +46,14 @@ class Site:
         self.url = url
         self._folder = folder
         self._rules = list(rules(folder / "_redirects"))
-        self._headers = tomllib.loads(configuration.read_text()).get("headers", [])
+        self.headers = tomllib.loads(configuration.read_text()).get("headers", [])
         self._variables = variables
         self._hosts = hosts
 
     def with_headers(self, headers: Mapping[str, str]) -> "Site":
         """The same deploy, with other headers for every file."""
         other = copy.copy(self)
-        other._headers = [{"for": "/*", "values": dict(headers)}]
+        other.headers = [{"for": "/*", "values": dict(headers)}]
         return other
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -83,7 +83,7 @@ class Site:
         kind = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
         headers = [("content-type", kind), ("cache-control", "public,max-age=0,must-revalidate")]
         path = "/" + file.relative_to(self._folder.resolve()).as_posix()
-        for rule in self._headers:
+        for rule in self.headers:
             if rule["for"] == "/*" or rule["for"] == path:
                 headers += [(name.lower(), " ".join(value.split())) for name, value in rule["values"].items()]
         return Whole(status, headers, file.read_bytes())

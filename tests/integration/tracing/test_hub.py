@@ -1,5 +1,6 @@
 """What becomes a span of a publish and of a delivery, and what it is below of."""
 
+import queue
 import threading
 from collections.abc import Sequence
 
@@ -100,13 +101,18 @@ async def test_names_of_spans_do_not_grow_with_the_users() -> None:
 
 def test_a_slow_flush_is_neither_awaited_nor_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(opentelemetry, "FLUSH_SECONDS", 0.05)
-    provider, free, flushes = TracerProvider(shutdown_on_exit=False), threading.Event(), list[bool]()
-    monkeypatch.setattr(provider, "force_flush", lambda: flushes.append(free.wait(DEADLINE)))
+    provider, free, flushed = TracerProvider(shutdown_on_exit=False), threading.Event(), queue.Queue[bool]()
+    started: list[threading.Thread] = []
+
+    def force_flush() -> None:
+        started.append(threading.current_thread())
+        flushed.put(free.wait(DEADLINE))
+
+    monkeypatch.setattr(provider, "force_flush", force_flush)
     tracer = Tracing(provider, Partitions(), "memory")
     tracer.flush()
     tracer.flush()
-    assert flushes == [], "both have returned before it has ended"
+    assert flushed.empty(), "both calls returned before the flush ended"
     free.set()
-    assert tracer._flushing is not None
-    tracer._flushing.join()
-    assert flushes == [True]
+    assert flushed.get(timeout=DEADLINE)
+    assert len(started) == 1, "the second call waited for the first flush"

@@ -113,7 +113,7 @@ def test_builds_are_reproducible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_bundle_with_traces_has_its_own_wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str | Path, ...]] = []
     monkeypatch.setattr(builder, "WHEELS", tmp_path)
-    monkeypatch.setattr(builder, "_pip", lambda *arguments: asked.append(arguments))
+    monkeypatch.setattr(builder, "pip", lambda *arguments: asked.append(arguments))
     folders = [builder.fetch("arm64", "3.13", traced=traced) for traced in (False, True, False, True)]
     assert len(set(folders)) == 2
     assert [arguments[arguments.index("--requirement") + 1] for arguments in asked] == [
