@@ -25,7 +25,8 @@ def without_times(cursor: Cursor) -> dict[str, Position]:
 
 
 @given(cursors)
-def test_what_was_encoded_is_read_again_with_the_oldest_time_for_all(cursor: Cursor) -> None:
+def test_an_encoded_cursor_is_read_again(cursor: Cursor) -> None:
+    """Positions share one time: the oldest."""
     read = Cursor.parse(cursor.encode())
     assert read is not None
     assert without_times(read) == without_times(cursor)
@@ -45,7 +46,8 @@ def test_the_short_way_for_one_partition_writes_the_same(name: str, position: Po
 
 
 @given(cursors)
-def test_it_passes_unescaped_through_a_query_a_header_and_an_sse_field(cursor: Cursor) -> None:
+def test_a_cursor_needs_no_escaping(cursor: Cursor) -> None:
+    """In a query, a header or an SSE field."""
     assert set(cursor.encode()) <= set(string.ascii_letters + string.digits + "-._~")
 
 

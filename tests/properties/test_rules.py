@@ -29,9 +29,10 @@ def test_an_event_within_the_rules_has_no_problem(type: str, id: str | None, use
 
 
 @given(st.text(), st.none() | st.text(), st.none() | st.lists(st.text(), max_size=5).map(tuple))
-def test_no_event_raises_and_each_problem_points_to_what_is_wrong(
+def test_each_problem_of_an_event_names_the_wrong_field(
     type: str, id: str | None, user_ids: tuple[str, ...] | None
 ) -> None:
+    """The check of an event raises nothing, whatever the values."""
     allowed = set(string.ascii_letters + string.digits + "._-")
     good_type = 0 < len(type) <= 128 and set(type) <= allowed and not type.startswith("realtime.")
     good_id = id is None or (0 < len(id) <= 256 and all("!" <= c <= "~" for c in id))
@@ -87,7 +88,7 @@ def test_made_ids_are_unique_and_sort_by_time() -> None:
     st.integers(0, 2**32),
     st.lists(st.booleans(), min_size=1, max_size=200),
 )
-def test_a_wait_is_never_longer_than_its_limit_and_starts_small_again(
+def test_a_wait_stays_below_its_cap_and_a_reset_shortens_it(
     base: float, cap: float, seed: int, resets: list[bool]
 ) -> None:
     backoff = Backoff(base, cap, random.Random(seed))
@@ -148,7 +149,8 @@ def refusal(environ: dict[str, str]) -> SettingsError | None:
 
 
 @given(st.dictionaries(st.sampled_from(VARIABLES), values | harmless))
-def test_no_environment_makes_settings_or_their_errors_tell_a_secret(environ: dict[str, str]) -> None:
+def test_settings_and_their_errors_contain_no_secret(environ: dict[str, str]) -> None:
+    """Whatever the environment has in the wrong variable."""
     harmful = {"REALTIME_PREFIX", "REALTIME_ALLOWED_ORIGINS", "REALTIME_PARTITIONS", "REALTIME_JWKS_URL"}
     refused = refusal(environ)
     if refused is None:  # these are no secrets, and are told where they were taken

@@ -54,7 +54,8 @@ def test_a_frame_is_exactly_one_event_with_exactly_its_data(cursor: str, event: 
 
 
 @given(texts)
-def test_a_frame_with_only_an_id_dispatches_nothing_and_moves_the_cursor(cursor: str) -> None:
+def test_a_frame_with_only_an_id_moves_the_cursor(cursor: str) -> None:
+    """It dispatches no event."""
     events, last_id = decode(frame(cursor) + frame(None, "end", b"end"))
     assert [event.type for event in events] == ["end"]
     assert not set(last_id) & {"\r", "\n", "\0"}

@@ -19,7 +19,8 @@ def test_production_leads_to_the_deployed_functions() -> None:
     assert redirects({"CONTEXT": "production", "TIDEWIRE_API_URL": f"{API}/"}) == f"/api/* {API}/api/:splat 200!\n"
 
 
-def test_with_a_secret_the_rewrites_are_signed_by_the_name_of_the_variable_and_never_hold_it() -> None:
+def test_signed_rewrites_name_the_variable_not_its_value() -> None:
+    """The rules name the variable that has the secret; the secret is in no file of the site."""
     rules = redirects({"TIDEWIRE_API_URL": API, "REALTIME_NETLIFY_SECRET": "hunter2"})
     assert rules == f"/api/* {API}/api/:splat 200! signed=REALTIME_NETLIFY_SECRET\n"
 
@@ -29,7 +30,8 @@ def test_a_preview_leads_to_functions_of_its_own() -> None:
     assert rules == "/api/* https://previews.example.com/pr-7/api/:splat 200!\n"
 
 
-def test_a_preview_without_functions_never_falls_back_to_productions() -> None:
+def test_a_preview_without_functions_does_not_use_productions() -> None:
+    """Its API answers 404 instead."""
     rules = redirects(REVIEW)
     assert API not in rules
     assert rules.splitlines()[-1] == f"/api/* /{NO_FUNCTIONS} 404!"
@@ -44,7 +46,8 @@ def test_a_preview_of_productions_address_stops_the_build() -> None:
     ("branch", "name"),
     [("staging", "staging"), ("Fix/Ring_2", "fix-ring-2"), ("-" * 9 + "a" * 90, "a" * 32), ("über", "ber")],
 )
-def test_a_branch_deploys_stage_can_stand_in_a_key_and_in_a_name_on_aws(branch: str, name: str) -> None:
+def test_a_branch_becomes_a_stage_that_aws_accepts(branch: str, name: str) -> None:
+    """Stages are part of keys in Redis and of names on AWS."""
     assert stage({"CONTEXT": "branch-deploy", "BRANCH": branch}) == name
     assert re.fullmatch(r"[a-z0-9-]{1,32}", name)
 
@@ -66,7 +69,7 @@ def test_what_leads_nowhere_stops_the_build(environ: dict[str, str]) -> None:
         redirects(environ)
 
 
-def test_the_build_publishes_the_whole_site_and_leaves_the_source_alone(tmp_path: Path) -> None:
+def test_the_build_publishes_the_site_and_keeps_the_source(tmp_path: Path) -> None:
     folder = tmp_path / "site"
     main({"TIDEWIRE_API_URL": API}, folder)
     (folder / "left-over.html").touch()

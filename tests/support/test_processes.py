@@ -22,9 +22,8 @@ http.server.HTTPServer((os.environ["HOST"], int(os.environ["PORT"])), Handler).s
 """
 
 
-def test_a_redis_killed_after_its_reply_still_has_the_write_when_it_is_back(
-    make_redis: MakeRedis,
-) -> None:
+def test_a_killed_redis_keeps_what_it_has_acknowledged(make_redis: MakeRedis) -> None:
+    """A kill after the reply loses no write."""
     redis = make_redis(aof=True)
     assert redis.ask("SET key value") == "+OK"
     port = redis.port
@@ -44,9 +43,8 @@ def test_a_redis_without_aof_comes_back_empty(make_redis: MakeRedis) -> None:
     assert redis.ask("EXISTS key") == ":0"
 
 
-def test_a_paused_redis_keeps_its_connections_and_answers_when_resumed(
-    make_redis: MakeRedis,
-) -> None:
+def test_a_paused_redis_answers_when_it_is_resumed(make_redis: MakeRedis) -> None:
+    """Its connections stay open in between."""
     redis = make_redis()
     with socket.create_connection((HOST, redis.port), timeout=0.2) as connection:
         redis.pause()
@@ -83,9 +81,8 @@ def test_an_instance_sees_its_own_settings_and_none_of_the_shell(
     instance.stop()
 
 
-def test_an_instance_that_ends_at_its_start_is_reported_at_once_with_its_own_words(
-    tmp_path: Path,
-) -> None:
+def test_an_instance_that_ends_at_its_start_is_reported_at_once(tmp_path: Path) -> None:
+    """The error has the exit code and the output."""
     instance = Instance(tmp_path, {}, command=[sys.executable, "-c", "exit('REDIS_URL: missing')"])
     began = time.monotonic()
     with pytest.raises(ServerError, match="ended with 1 at its start\nREDIS_URL: missing"):
@@ -93,20 +90,21 @@ def test_an_instance_that_ends_at_its_start_is_reported_at_once_with_its_own_wor
     assert time.monotonic() - began < 10
 
 
-def test_the_port_of_a_server_that_is_down_is_given_to_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_port_of_a_stopped_server_stays_reserved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No other process that calls free_port() gets it."""
     monkeypatch.setattr(processes, "PORTS", range(20_000, 20_200))
     mine = {free_port() for _ in range(50)}
     assert len(mine) == 50
     program = (
-        "from tests import processes as p; p.PORTS = range(20_000, 20_200); print(*(p.free_port() for _ in range(50)))"
+        "from tests.support import processes as p; p.PORTS = range(20_000, 20_200)\n"
+        "print(*(p.free_port() for _ in range(50)))"
     )
-    told = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert mine.isdisjoint(map(int, told.split()))
+    output = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert mine.isdisjoint(map(int, output.stdout.split()))
 
 
-def test_a_program_named_by_its_variable_is_taken_or_refused_but_never_replaced(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_program_named_by_its_variable_is_used_or_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """If it is too old or missing, no other one replaces it."""
     monkeypatch.setenv("TIDEWIRE_REDIS_SERVER", str(servers.find("redis")))
     assert servers.find("redis") == servers.find("redis")
     old = tmp_path / "redis-server"

@@ -19,14 +19,15 @@ def test_an_event_is_dispatched_by_its_blank_line_and_not_before() -> None:
     assert decoder.last_event_id == "7"
 
 
-def test_a_frame_with_only_an_id_moves_the_cursor_and_dispatches_nothing() -> None:
+def test_a_frame_with_only_an_id_moves_the_cursor() -> None:
+    """It dispatches no event."""
     decoder = SseDecoder()
     assert decoder.feed(b"id: 8\n\n") == []
     assert decoder.last_event_id == "8"
     assert decoder.feed(b"data: x\n\n") == [SseEvent("message", "x", "8")]
 
 
-def test_an_id_stays_for_the_events_after_it_until_an_empty_one_resets_it() -> None:
+def test_an_id_holds_until_the_next_one_also_an_empty_one() -> None:
     stream = b"id: 1\ndata: a\n\ndata: b\n\nid\ndata: c\n\n"
     assert [event.last_event_id for event in decode(stream)] == ["1", "1", ""]
 
@@ -35,13 +36,14 @@ def test_an_id_with_nul_is_ignored() -> None:
     assert decode(b"id: 1\ndata: a\n\nid: 2\x00\ndata: b\n\n")[-1].last_event_id == "1"
 
 
-def test_a_connection_cut_inside_a_frame_leaves_the_cursor_before_it() -> None:
+def test_a_cut_inside_a_frame_leaves_the_cursor_before_it() -> None:
     decoder = SseDecoder("1")
     assert decoder.feed(b"id: 2\ndata: half") == []
     assert decoder.last_event_id == "1"
 
 
-def test_data_lines_are_joined_and_an_event_name_without_data_is_forgotten() -> None:
+def test_data_lines_are_joined() -> None:
+    """An event name without data is dropped."""
     assert decode(b"event: lost\n\ndata: a\ndata:\ndata: b\n\n") == [SseEvent("message", "a\n\nb", "")]
 
 
@@ -60,14 +62,15 @@ def test_a_cr_ends_its_line_before_the_next_byte_is_seen() -> None:
     assert decoder.feed(b"\n") == []
 
 
-def test_an_empty_chunk_between_cr_and_lf_does_not_make_two_lines_of_one() -> None:
+def test_an_empty_chunk_between_cr_and_lf_ends_one_line() -> None:
     decoder = SseDecoder()
     pieces = [b"data: a\r", b"", b"\ndata: b\r\n\r\n"]
     events = [event for piece in pieces for event in decoder.feed(piece)]
     assert [event.data for event in events] == ["a\nb"]
 
 
-def test_one_byte_order_mark_is_dropped_also_when_cut_and_only_at_the_start() -> None:
+def test_one_byte_order_mark_is_dropped_at_the_start() -> None:
+    """Also if chunks cut it; one in the middle of the stream belongs to a line."""
     decoder = SseDecoder()
     pieces = [b"\xef", b"\xbb", b"\xbfdata: a\n\n", b"\xef\xbb\xbfdata: b\n\n"]
     events = [event for piece in pieces for event in decoder.feed(piece)]

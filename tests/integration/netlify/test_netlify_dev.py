@@ -162,7 +162,7 @@ def subscribers(client: httpx.Client) -> float:
     return sum(map(float, counts))
 
 
-def test_the_page_and_all_that_it_loads_come_with_the_headers_of_netlify_toml(client: httpx.Client) -> None:
+def test_page_and_assets_have_the_headers_of_netlify_toml(client: httpx.Client) -> None:
     [rule] = tomllib.loads(CONFIG.read_text())["headers"]
     page = client.get("/")
     assets = re.findall(r'<(?:link|script)[^>]* (?:href|src)="([^"]+)"', page.text)

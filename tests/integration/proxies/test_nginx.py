@@ -49,7 +49,7 @@ def test_each_event_comes_before_the_next_one_is_published(client: httpx.Client)
             assert json.loads(next(events).data) == number
 
 
-def test_a_stream_that_drops_resumes_exactly_after_its_last_event(client: httpx.Client) -> None:
+def test_a_dropped_stream_resumes_after_its_last_event(client: httpx.Client) -> None:
     with follow(client) as events:
         cursor = next(events).last_event_id
     for number in range(5):
@@ -71,7 +71,8 @@ def test_a_browser_that_leaves_is_noticed_by_the_process_at_once(
     wait_until(lambda: streams(instance) == 0, DEADLINE)
 
 
-def test_a_body_beyond_the_limit_is_refused_in_json_and_not_by_the_proxys_page(client: httpx.Client) -> None:
+def test_an_oversized_body_is_refused_by_us_in_json(client: httpx.Client) -> None:
+    """The proxy forwards it, so that the answer is a problem document and not the proxy's HTML page."""
     response = client.post("/api/publish", content=b" " * 1_100_000, headers={"content-type": "application/json"})
     assert response.status_code == 413
     assert response.headers["content-type"] == "application/problem+json"
