@@ -48,7 +48,7 @@ async def take(browser: Browser, api: Api, scheme: Literal["dark", "light"], siz
     await console.is_in_state("live")
     for number in range(6):
         api.publish({"type": "task-updated", "data": {"id": number, "status": "running", "progress": number / 10}})
-        await asyncio.sleep(0.7)
+        await asyncio.sleep(0.7)  # in the picture, the events have different times
     await expect(console.events).to_have_count(6)
     await console.drop("10 s")
     api.publish({"type": "build.finished", "data": {"id": 7, "branch": "main", "passed": True}})

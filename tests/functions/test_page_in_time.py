@@ -1,6 +1,5 @@
 """A page of a log that answers slowly: it ends in time with what it has read, and the next one goes on from there."""
 
-import asyncio
 import json
 from typing import Any
 from unittest.mock import patch
@@ -14,7 +13,7 @@ from tidewire.transports.memory import MemoryLog
 
 from tests.contract.acts import event
 from tests.support.asgi_client import Request
-from tests.support.clocks import virtual_time
+from tests.support.clocks import pass_time, virtual_time
 
 PAGE = 5  # records of one read
 TOTAL = 40
@@ -29,7 +28,7 @@ class SlowLog(MemoryLog):
         super().__init__(pause=self._wait)
 
     async def _wait(self) -> None:
-        await asyncio.sleep(self.seconds)
+        await pass_time(self.seconds)
 
 
 async def ask(app: StreamApp, query: str) -> tuple[int, dict[str, Any]]:
@@ -104,7 +103,7 @@ async def test_a_page_is_withheld_where_revocations_are_unknown() -> None:
     class SilentAboutRevocations(SlowLog):
         async def head(self, partitions: Any) -> Any:
             if "realtime.revocations" in partitions:
-                await asyncio.sleep(100.0)
+                await pass_time(100.0)
             return await super().head(partitions)
 
     log = SilentAboutRevocations()

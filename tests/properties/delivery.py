@@ -33,8 +33,9 @@ from tests.contract.stores import MemoryStore
 from tests.integration.fallback.away import AwayLog, Instance
 from tests.properties.judge import Judge, Received, Verdict
 from tests.properties.random_sink import RandomSink
-from tests.support.clocks import VirtualTimeLoop
+from tests.support.clocks import VirtualTimeLoop, pass_time
 from tests.support.sse_decoder import SseDecoder
+from tests.support.waiting import spin
 
 TYPES = ("a", "b", "c")
 USERS = ("u1", "u2", "u3")
@@ -126,8 +127,7 @@ class Story:
 
     async def pause(self) -> None:
         """Take any number of turns, as an answer from afar does."""
-        for _ in range(self.dice.choice((0, 0, 0, 1, 2, 5))):
-            await asyncio.sleep(0)
+        await spin(self.dice.choice((0, 0, 0, 1, 2, 5)))
 
     async def tell(self) -> Verdict:
         acts: list[Callable[[], Awaitable[None]]] = [
@@ -204,13 +204,12 @@ class Story:
             client.now.sink.release()
 
     async def spin(self) -> None:
-        for _ in range(self.dice.randint(0, 6)):
-            await asyncio.sleep(0)
+        await spin(self.dice.randint(0, 6))
 
     async def pass_time(self) -> None:
         seconds = self.dice.choice((0.0005, 0.002, 0.02, 0.3, HEARTBEAT / 16, HEARTBEAT, 70.0))
         self.store.clock.advance(seconds)
-        await asyncio.sleep(seconds)
+        await pass_time(seconds)
 
     async def hold_tail(self) -> None:
         log = self.dice.choice(self.instances).log
@@ -282,7 +281,7 @@ class Story:
         for client in self.clients:
             own = [event for event in last if client.interest.matches(event)]
             await self._eventually(partial(self._has, client, own), "the last events")
-        await asyncio.sleep(HEARTBEAT + 1)
+        await pass_time(HEARTBEAT + 1)
         for client in self.clients:
             await client.disconnect(1.0)
         await self._judge()
@@ -294,7 +293,7 @@ class Story:
         for _ in range(600):
             if condition():
                 return
-            await asyncio.sleep(0.5)
+            await pass_time(0.5)
         self.verdict.blame("stuck", what)
 
     def _is_ready(self, client: Client) -> bool:

@@ -24,11 +24,13 @@ from tidewire.transports.base import Retention
 from tests.contract.stores import LogStore
 from tests.properties.model import Begin, Journal, Reader, sentinels
 from tests.support.sinks import RecordingSink
+from tests.support.waiting import spin
 
 TYPES = ("a", "b", "c")
 USERS = ("u1", "u2", "u3")
 CLIENTS = 4
 HUBS = 2
+RETRY_SECONDS = 0.01  # after a refusal
 SCHEMES = (
     Partitions(),
     Partitions(frozenset({"a"})),
@@ -133,8 +135,7 @@ class StreamMachine(RuleBasedStateMachine):
 
     async def pause(self) -> None:
         """Take any number of turns, as an answer from afar does."""
-        for _ in range(self.dice.choice((0, 0, 0, 1, 2, 5))):
-            await asyncio.sleep(0)
+        await spin(self.dice.choice((0, 0, 0, 1, 2, 5)))
 
     # What may happen ------------------------------------------------------------------------------
 
@@ -226,7 +227,7 @@ class StreamMachine(RuleBasedStateMachine):
                 for event, receipt in zip(batch, await hub.dispatch(batch), strict=True):
                     self.journal.note(event, receipt)
                 return
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(RETRY_SECONDS)
 
     async def _connect(self, who: Client, hub: Hub, cursor: str | None, since: str, turns: int) -> None:
         who.sink, who.hub, who.taken = RecordingSink(cursor or ""), hub, 0
@@ -238,7 +239,7 @@ class StreamMachine(RuleBasedStateMachine):
                 with suppress(TransportUnavailable):
                     subscriber = await hub.add(who.interest, start, DATA)
                     break
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(RETRY_SECONDS)
             waiting = sum(self.publishing.values())
             after = {slot: count + waiting for slot, count in self.journal.counts().items()}
             who.subscriber = subscriber
@@ -274,8 +275,7 @@ class StreamMachine(RuleBasedStateMachine):
         self.hubs[number] = self._make_hub()
 
     async def _spin(self, turns: int) -> None:
-        for _ in range(turns):
-            await asyncio.sleep(0)
+        await spin(turns)
         self._collect()
 
     def _collect(self) -> None:

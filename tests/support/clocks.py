@@ -59,6 +59,15 @@ class _JumpingSelector(selectors.SelectSelector):
         return ready
 
 
+async def pass_time(seconds: float) -> None:
+    """Let virtual time pass: everything that is due until then runs, so that absence is proven and not hoped for.
+
+    Raises AssertionError in a loop of real time, where it would be a fixed sleep.
+    """
+    assert isinstance(asyncio.get_running_loop(), VirtualTimeLoop), "the test has no @virtual_time"
+    await asyncio.sleep(seconds)
+
+
 def virtual_time(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
     """Run an async test in virtual time: heartbeats, backoffs and deadlines of minutes pass at once."""
 

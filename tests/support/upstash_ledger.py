@@ -12,6 +12,8 @@ from tidewire.transports.log_base import chain
 from tidewire.transports.redis.layout import APPEND, SEEK, Arguments
 from tidewire.transports.upstash.rest_log import UpstashRest
 
+from tests.support.clocks import pass_time
+
 
 class Ledger:
     """A session that counts, over a log of one partition that grows by an event every so often, and at moments."""
@@ -28,7 +30,7 @@ class Ledger:
     async def send(self, commands: Sequence[Arguments], *, in_turn: bool = True, cold: bool = False) -> list[Any]:
         self.commands.update(str(command[0]) for command in commands)
         self.times.append(asyncio.get_running_loop().time())
-        await asyncio.sleep(0.02)
+        await pass_time(0.02)
         return [self._reply(command) for command in commands]
 
     async def aclose(self) -> None: ...

@@ -8,6 +8,8 @@ from typing import Any
 import httpx
 from tidewire.client import Item, State, Subscription, subscribe
 
+from tests.support.clocks import pass_time
+
 URL = "http://tidewire.test/api/events"
 SILENCE = 3_600.0  # seconds; longer than any patience
 
@@ -27,7 +29,7 @@ class Body(httpx.AsyncByteStream):
             if isinstance(step, bytes):
                 yield step
             else:
-                await asyncio.sleep(step)
+                await pass_time(step)
 
     async def aclose(self) -> None:
         self.closed = True

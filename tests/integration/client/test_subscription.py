@@ -25,7 +25,7 @@ from tests.integration.client.scripted import (
     take,
 )
 from tests.integration.client.test_retry import jwt
-from tests.support.clocks import virtual_time
+from tests.support.clocks import pass_time, virtual_time
 
 
 def names(items: list[Event | Gap]) -> list[str]:
@@ -199,7 +199,7 @@ async def test_renews_its_token_while_the_old_stream_delivers() -> None:
     async def token() -> str:
         called.append(asyncio.get_running_loop().time())
         if len(called) > 1:
-            await asyncio.sleep(3)
+            await pass_time(3)
         return next(tokens)
 
     def beats() -> Iterator[bytes | float]:

@@ -1,6 +1,5 @@
 """The stream process reports to CloudWatch once a minute: the lag of its tail, and its metrics."""
 
-import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -37,10 +36,14 @@ def reports(capsys: pytest.CaptureFixture[str]) -> Lines:
     """Takes the lines for CloudWatch since the last call, so many at least."""
 
     async def take(count: int) -> list[dict[str, Any]]:
-        text = capsys.readouterr().out
-        while text.count("\n") < count:
-            await asyncio.sleep(0.005)
+        text = ""
+
+        def printed() -> bool:
+            nonlocal text
             text += capsys.readouterr().out
+            return text.count("\n") >= count
+
+        await eventually(printed)
         return [json.loads(line) for line in text.splitlines()]
 
     return take

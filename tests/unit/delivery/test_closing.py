@@ -16,8 +16,9 @@ from tidewire.transports.memory import MemoryLog
 from tests.contract.acts import publish
 from tests.contract.staged import StagedLog
 from tests.contract.stores import yield_once
-from tests.support.clocks import virtual_time
+from tests.support.clocks import pass_time, virtual_time
 from tests.support.sinks import RecordingSink, subscribed
+from tests.support.waiting import spin
 from tests.unit.delivery.members import record
 
 REASONS: tuple[ClosingReason, ...] = ("max-age", "token-expired", "draining", "slow-consumer")
@@ -58,7 +59,7 @@ async def test_what_is_pending_is_written_before_the_end() -> None:
         hub.fanout.broadcast(record(1))
         subscriber.close("max-age")
         hub.fanout.broadcast(record(2))
-        await asyncio.sleep(1)
+        await pass_time(1)
     assert sink.order == ["realtime.ready", 1, "realtime.closing"]
 
 
@@ -74,7 +75,7 @@ async def test_what_was_not_written_comes_after_the_resume() -> None:
             (subscriber,) = hub.subscribers
             subscriber.close("max-age")
             sink.release()
-            await asyncio.sleep(1)
+            await pass_time(1)
             seen = list(sink.data)
         async with subscribed(hub, cursor=sink.cursor) as again:
             await again.ready()
@@ -153,13 +154,12 @@ async def test_a_client_that_goes_at_any_moment_leaves_nothing(turns: int) -> No
     async with make_hub() as hub:
         await publish(hub.transport, *range(500))
         async with subscribed(hub, "u1", {"t"}, since="earliest") as sink:
-            for _ in range(turns):
-                await asyncio.sleep(0)
+            await spin(turns)
             if turns == 11:
                 await sink.ready()
         written = len(sink.chunks)
         await publish(hub.transport, "late")
-        await asyncio.sleep(100)
+        await pass_time(100)
         assert len(sink.chunks) == written
         assert_forgotten(hub)
         gc.collect()  # a coroutine that was never awaited would be told of now
@@ -172,8 +172,7 @@ async def test_a_request_cancelled_on_its_way_in_leaves_nothing(
 ) -> None:
     async with make_hub() as hub:
         coming = asyncio.create_task(hub.add(Interest("u1"), Start(since="earliest"), DATA))
-        for _ in range(turns):
-            await asyncio.sleep(0)
+        await spin(turns)
         if coming.done():
             hub.remove(coming.result())
         coming.cancel()
@@ -228,7 +227,7 @@ async def test_a_swallowed_cancellation_does_not_revive_a_client() -> None:
             log.release_heads()
             await publish(log, "end")
             await witness.has("end")
-            await asyncio.sleep(100)
+            await pass_time(100)
             assert len(sink.chunks) == written
             assert not subscriber.live
         assert_forgotten(hub)

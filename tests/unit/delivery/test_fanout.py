@@ -13,6 +13,7 @@ from tidewire.model.partitions import ALL
 from tidewire.model.record import Gap, Record
 from tidewire.protocol.sse import CLOUDEVENTS, Format
 
+from tests.support.waiting import spin
 from tests.unit.delivery.members import CountingFormat, Listener, executed_lines, record
 
 
@@ -58,7 +59,7 @@ async def test_what_meets_in_one_turn_is_one_write_for_each_member(fanout: Fanou
     for offset in range(1, 21):
         fanout.broadcast(record(offset))
         assert members[0].seen.chunks == []
-    await asyncio.sleep(0)
+    await spin()
     await members[0].seen.until(lambda: len(members[0].seen.data) == 20)
     for member in members:
         assert len(member.seen.chunks) == 1
@@ -69,7 +70,7 @@ async def test_a_record_after_a_pause_is_written_in_the_same_turn(fanout: Fanout
     member = Listener()
     joined(fanout, member)
     fanout.broadcast(record(1))
-    await asyncio.sleep(0)
+    await spin()
     assert member.seen.data == [1]
 
 
@@ -245,7 +246,7 @@ async def test_waiting_for_the_tail_ends_when_it_arrives(fanout: Fanout) -> None
     waiting = asyncio.create_task(fanout.waiters.reached({ALL: Position(7, 3)}))
     for offset in (1, 2):
         fanout.broadcast(record(offset))
-        await asyncio.sleep(0)
+        await spin()
     assert not waiting.done()
     fanout.broadcast(record(3))
     async with asyncio.timeout(1):
@@ -259,7 +260,7 @@ async def test_waiting_for_the_tail_ends_when_the_log_went_back(
     fanout.broadcast(record(1))
     fanout.broadcast(record(2))
     waiting = asyncio.create_task(fanout.waiters.reached({ALL: Position(7, 9)}))
-    await asyncio.sleep(0)
+    await spin()
     fanout.broadcast(Gap("epoch", ALL, Position(7, 1)))
     async with asyncio.timeout(1):
         await waiting
@@ -267,7 +268,7 @@ async def test_waiting_for_the_tail_ends_when_the_log_went_back(
 
 async def test_a_cancelled_wait_leaves_nothing_behind(fanout: Fanout) -> None:
     waiting = asyncio.create_task(fanout.waiters.reached({ALL: Position(7, 9)}))
-    await asyncio.sleep(0)
+    await spin()
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
     assert fanout.snapshot().waiting == 0
@@ -284,11 +285,11 @@ async def test_a_record_wakes_only_the_waiters_for_its_place(fanout: Fanout) -> 
 
     fanout.waiters.has_reached = counted  # type: ignore[method-assign]
     crowd = [asyncio.create_task(fanout.waiters.reached({ALL: Position(7, offset)})) for offset in range(1, 501)]
-    await asyncio.sleep(0)
+    await spin()
     looks.clear()
     for offset in range(1, 501):
         fanout.broadcast(record(offset))
-        await asyncio.sleep(0)
+        await spin()
     await asyncio.gather(*crowd)
     assert sorted(looks) == list(range(1, 501)), "the cost of a record grew with the crowd"
 
@@ -300,7 +301,7 @@ async def test_cancelled_waiters_are_forgotten_and_others_stay(
     staying = [asyncio.create_task(fanout.waiters.reached({ALL: Position(7, 5)})) for _ in range(3)]
     for _ in range(100):
         leaving = asyncio.create_task(fanout.waiters.reached({ALL: Position(7, 9)}))
-        await asyncio.sleep(0)
+        await spin()
         leaving.cancel()
         await asyncio.gather(leaving, return_exceptions=True)
     assert fanout.snapshot().waiting < 10

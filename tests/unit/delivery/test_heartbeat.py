@@ -16,7 +16,7 @@ from tidewire.transports.memory import MemoryLog
 from tests.contract.acts import event, publish
 from tests.contract.staged import StagedLog
 from tests.contract.stores import MemoryStore, yield_once
-from tests.support.clocks import virtual_time
+from tests.support.clocks import pass_time, virtual_time
 from tests.support.sinks import RecordingSink, subscribed
 from tests.support.sse_decoder import SseDecoder
 from tests.unit.delivery.members import record
@@ -41,7 +41,7 @@ async def test_it_moves_the_cursor_past_events_for_others() -> None:
             before = len(sink.all)
             for _ in range(5):
                 await hub.dispatch([event(1, users=["u2"]), event(2, type="b")])
-            await asyncio.sleep(hub.heartbeat)
+            await pass_time(hub.heartbeat)
             assert len(sink.all) == before
             assert offset_of(sink.cursor) == 10
             assert sink.chunks[-1] == b"id: " + sink.cursor.encode() + b"\n\n"
@@ -59,8 +59,8 @@ async def test_each_interval_has_one_but_not_all_in_one_turn() -> None:
             await sink.ready()
             times[sink] = []
             sink.write = _noting(times[sink], loop)  # type: ignore[method-assign]
-            await asyncio.sleep(hub.heartbeat / HEARTBEAT_SLOTS)
-        await asyncio.sleep(10 * hub.heartbeat)
+            await pass_time(hub.heartbeat / HEARTBEAT_SLOTS)
+        await pass_time(10 * hub.heartbeat)
     for beats in times.values():
         assert len(beats) >= 10
         pauses = [b - a for a, b in itertools.pairwise(beats)]
@@ -111,7 +111,7 @@ async def test_it_goes_on_while_the_tail_is_behind_the_replay() -> None:
         async with subscribed(hub, since="earliest") as late:
             await late.ready()
             written = len(late.chunks)
-            await asyncio.sleep(10 * hub.heartbeat)
+            await pass_time(10 * hub.heartbeat)
             assert len(late.chunks) - written >= 9
             assert {offset_of(late.cursor)} == {2}
             log.release_tail()
@@ -129,7 +129,7 @@ async def test_a_subscriber_that_left_gets_none() -> None:
         written = len(sink.chunks)
         async with subscribed(hub) as other:
             await other.ready()
-            await asyncio.sleep(5 * hub.heartbeat)
+            await pass_time(5 * hub.heartbeat)
             assert len(other.chunks) > 4
     assert len(sink.chunks) == written
 
@@ -141,7 +141,7 @@ async def test_a_subscriber_without_room_for_it_misses_nothing() -> None:
         sink.full = True
         await sink.until(lambda: sink.is_waited_for, seconds=2 * hub.heartbeat)
         await publish(hub.transport, 1, 2)
-        await asyncio.sleep(1)
+        await pass_time(1)
         assert sink.data == []
         sink.release()
         await sink.has(2)
@@ -156,7 +156,7 @@ async def test_its_interval_is_the_one_that_was_set(heartbeat: float) -> None:
         sink = RecordingSink()
         subscriber.start(sink)
         await sink.ready()
-        await asyncio.sleep(heartbeat * 20.5)
+        await pass_time(heartbeat * 20.5)
         assert 20 <= len(sink.chunks) - 1 <= 21
         hub.remove(subscriber)
 

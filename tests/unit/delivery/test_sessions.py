@@ -22,7 +22,7 @@ from tidewire.transports.memory import MemoryLog
 
 from tests.contract.acts import event, publish
 from tests.contract.staged import StagedLog
-from tests.support.clocks import virtual_time
+from tests.support.clocks import pass_time, virtual_time
 from tests.support.sinks import RecordingSink
 
 QUERY = parse_subscribe_request(b"", {})
@@ -113,10 +113,10 @@ async def test_a_session_ends_with_its_token_and_warns_before() -> None:
 async def test_a_stream_without_room_is_warned_later() -> None:
     async with Hub(MemoryLog()) as hub:
         session, sink = await opened(make_sessions(hub), Identity("u1", expires_at=time.time() + 50))
-        await asyncio.sleep(10)
+        await pass_time(10)
         sink.full = True
         await publish(hub.transport, 1)
-        await asyncio.sleep(15)
+        await pass_time(15)
         assert all(each.type != "realtime.expiring" for each in sink.all)
         sink.release()
         await sink.until(lambda: any(each.type == "realtime.expiring" for each in sink.all), seconds=5.0)
@@ -149,7 +149,7 @@ async def test_a_closed_session_has_no_timer() -> None:
     async with Hub(MemoryLog()) as hub:
         session, sink = await opened(make_sessions(hub), seconds=10.0)
         session.close()
-        await asyncio.sleep(20)
+        await pass_time(20)
         assert sink.order == ["realtime.ready"]
 
 
@@ -157,7 +157,7 @@ async def test_a_closed_session_has_no_timer() -> None:
 async def test_a_long_poll_ends_with_the_first_event() -> None:
     async with Hub(MemoryLog()) as hub:
         polling = asyncio.create_task(make_sessions(hub).read_page(Identity("u1"), POLL))
-        await asyncio.sleep(5)
+        await pass_time(5)
         await hub.dispatch([event("first")])
         page = json.loads((await polling).body())
         assert [each["data"] for each in page["events"]] == ["first"]
@@ -178,7 +178,7 @@ class SilentReplay(StagedLog):
     """A log whose heads are known, and which answers no read of its records."""
 
     async def replay(self, after: Cursor, until: Cursor) -> AsyncIterator[Record | Gap]:
-        await asyncio.sleep(1_000)
+        await pass_time(1_000)
         yield Gap("trimmed", ALL, None)
 
 
@@ -191,7 +191,7 @@ async def test_a_poll_that_ends_before_it_read_is_an_error(is_revoked: bool) -> 
     async with Hub(log, revocations=Revocations(log, 1e9)) as hub:
         query = parse_subscribe_request(b"wait=20&from=earliest", {})
         polling = asyncio.create_task(make_sessions(hub).read_page(Identity("u1", issued_at=1.0), query))
-        await asyncio.sleep(1)
+        await pass_time(1)
         if is_revoked:
             await hub.dispatch([Revocation("u1", 2.0).event()])
         else:

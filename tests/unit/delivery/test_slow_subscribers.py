@@ -13,8 +13,9 @@ from tidewire.transports.memory import MemoryLog
 
 from tests.contract.acts import event, publish
 from tests.contract.stores import CarrierStore, yield_once
-from tests.support.clocks import virtual_time
+from tests.support.clocks import pass_time, virtual_time
 from tests.support.sinks import RecordingSink, subscribed
+from tests.support.waiting import spin
 
 RING = 16
 
@@ -103,8 +104,7 @@ async def test_catching_up_in_small_steps_loses_nothing() -> None:
                     sink.release()
                 else:
                     sink.full = dice.random() < 0.5
-                for _ in range(dice.randint(0, 4)):
-                    await asyncio.sleep(0)
+                await spin(dice.randint(0, 4))
             await publish(hub.transport, "end")
             for sink in sinks:
                 sink.release()
@@ -166,7 +166,7 @@ async def stall_live(sink: RecordingSink, hub: Hub) -> None:
 
 
 async def stall_in_replay(sink: RecordingSink, hub: Hub) -> None:
-    await asyncio.sleep(0)
+    await spin()
 
 
 async def stall_on_heartbeat(sink: RecordingSink, hub: Hub) -> None:
@@ -201,7 +201,7 @@ async def test_a_client_that_takes_a_little_now_and_then_is_kept() -> None:
             sink.full = True
             await publish(hub.transport, number)
             await sink.until(lambda: sink.is_waited_for, seconds=20)
-            await asyncio.sleep(50)
+            await pass_time(50)
             sink.release()
         await sink.has(9)
         assert not sink.ended

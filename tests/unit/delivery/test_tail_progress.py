@@ -11,7 +11,7 @@ from tidewire.transports.memory import MemoryLog
 
 from tests.contract.acts import publish
 from tests.contract.staged import StagedLog
-from tests.support.clocks import virtual_time
+from tests.support.clocks import pass_time, virtual_time
 from tests.support.sinks import subscribed
 
 
@@ -63,7 +63,7 @@ async def test_ready_waits_for_the_first_answered_read() -> None:
     async with Hub(log) as hub, subscribed(hub, since="earliest") as sink:
         await sink.has("before")
         assert is_ready(hub), "an answer needs a moment"
-        await asyncio.sleep(60.0)
+        await pass_time(60.0)
         assert sink.order == ["before"]
         assert not is_ready(hub)
         assert len(sink.chunks) > 3, "the connection is not silent meanwhile"
@@ -79,6 +79,6 @@ async def test_an_unfollowed_partition_is_no_failure() -> None:
     log = RefusingLog(MemoryLog())
     async with Hub(log) as hub:
         async with subscribed(hub):
-            await asyncio.sleep(60.0)
+            await pass_time(60.0)
             assert not is_ready(hub)
         assert is_ready(hub)

@@ -1,7 +1,5 @@
 """Metrics: pairs, gaps, latencies and lag are counted once each."""
 
-import asyncio
-
 import pytest
 from tidewire.delivery.fanout import Fanout
 from tidewire.delivery.hub import Hub
@@ -16,6 +14,7 @@ from tests.contract.stores import MemoryStore
 from tests.integration.fallback.away import AwayLog
 from tests.support.clocks import Clock
 from tests.support.sinks import subscribed
+from tests.support.waiting import spin
 from tests.unit.delivery.members import Listener, record
 
 
@@ -130,4 +129,4 @@ async def test_a_log_that_is_away_has_no_lag_and_counts_refusals() -> None:
         assert found["realtime_publish_refused"] == 2
         assert found["realtime_transport_away"] == 1
         log.come_back()
-        await asyncio.sleep(0)
+        await spin()

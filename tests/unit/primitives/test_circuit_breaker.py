@@ -10,6 +10,7 @@ from tidewire.primitives.circuit_breaker import CAP, LOSSES, CircuitBreaker
 from tidewire.primitives.counters import CIRCUIT_OPENED, CIRCUIT_REFUSED
 
 from tests.support.clocks import Clock
+from tests.support.waiting import spin
 
 
 class Lost(Exception):
@@ -86,7 +87,7 @@ async def test_half_open_lets_one_call_through(clock: Clock) -> None:
     clock.advance(CAP)
     store.answers.clear()
     probe = asyncio.create_task(fails(breaker, store))
-    await asyncio.sleep(0)
+    await spin()
     for _ in range(10):
         await fails(breaker, store)
     assert store.calls == 1
@@ -100,7 +101,7 @@ async def test_cancelled_probe_leaves_the_next_one(clock: Clock) -> None:
     clock.advance(CAP)
     store.answers.clear()
     probe = asyncio.create_task(breaker.run(store))
-    await asyncio.sleep(0)
+    await spin()
     probe.cancel()
     await asyncio.gather(probe, return_exceptions=True)
     store.answers.set()
@@ -114,7 +115,7 @@ async def test_pause_grows_once_per_outage_step(clock: Clock) -> None:
     store.error = Lost()
     store.answers.clear()
     together = [asyncio.create_task(fails(breaker, store)) for _ in range(50)]
-    await asyncio.sleep(0)
+    await spin()
     store.answers.set()
     await asyncio.gather(*together)
     assert breaker.seconds_left <= circuit_breaker.BASE  # one loss, not fifty

@@ -1,4 +1,4 @@
-"""Shared reads: what is the same for all is read once, and nobody is given what is too old for him."""
+"""Shared reads: what is the same for all is read once, and no caller gets a result that is too old for it."""
 
 import asyncio
 from collections.abc import Sequence
@@ -11,8 +11,10 @@ from tidewire.model.record import Record
 from tidewire.transports.single_flight import KEPT, MAX_BYTES, SharedHead, SharedPages
 
 from tests.support.clocks import Clock
+from tests.support.waiting import spin
 
 EPOCH = 1_764_000_000_000
+TURNS = 5  # of the event loop: more than a call needs to begin its read or to join one
 
 
 def record(offset: int, data: bytes = b"1") -> Record:
@@ -34,20 +36,15 @@ class Gate:
         return Cursor({name: Position(EPOCH, head) for name in partitions})
 
 
-async def turns(count: int = 5) -> None:
-    for _ in range(count):
-        await asyncio.sleep(0)
-
-
 async def test_callers_during_a_read_share_the_next_one() -> None:
     """The read under way may have begun before an append that they know of."""
     gate = Gate(head=1)
     shared = SharedHead(gate)
     first = asyncio.create_task(shared(("all",)))
-    await turns()
+    await spin(TURNS)
     gate.head = 2  # appended, and acknowledged, after the first read began
     crowd = [asyncio.create_task(shared(("all",) if n % 2 else ("task",))) for n in range(50)]
-    await turns()
+    await spin(TURNS)
     gate.open.set()
     assert (await first).positions["all"].offset == 1
     heads = await asyncio.gather(*crowd)
@@ -60,9 +57,9 @@ async def test_a_cancelled_caller_does_not_cancel_the_read() -> None:
     gate = Gate(head=7)
     shared = SharedHead(gate)
     leaving, staying = asyncio.create_task(shared(("all",))), asyncio.create_task(shared(("all",)))
-    await turns()
+    await spin(TURNS)
     leaving.cancel()
-    await turns()
+    await spin(TURNS)
     gate.open.set()
     assert (await staying).positions["all"].offset == 7
 
@@ -122,10 +119,10 @@ async def test_an_empty_page_is_not_shared_with_a_later_end() -> None:
     pages.open.clear()
     shared = SharedPages(pages, 8)
     early = asyncio.create_task(shared("all", Position(EPOCH, 5), 6))
-    await turns()
+    await spin(TURNS)
     pages.records = [record(7)]
     late = asyncio.create_task(shared("all", Position(EPOCH, 5), 7))
-    await turns()
+    await spin(TURNS)
     pages.open.set()
     assert offsets(await early) == []
     assert offsets(await late) == [7]
@@ -174,7 +171,7 @@ async def test_readers_leave_connections_to_publishers() -> None:
     pages.open.clear()
     shared = SharedPages(pages, 3)
     crowd = [asyncio.create_task(shared("all", Position(EPOCH, after), 30)) for after in range(20)]
-    await turns()
+    await spin(TURNS)
     assert pages.reads == 3
     pages.open.set()
     assert [offsets(await each)[0] for each in crowd] == list(range(1, 21))
