@@ -11,7 +11,7 @@ import redis.asyncio
 from hypothesis import Phase, settings
 
 from tests.contract.stores import PostgresStore, PubSubStore, RedisStore, UpstashStore
-from tests.support.postgres_server import make_postgres, postgres_database, postgres_server, postgres_url  # noqa: F401
+from tests.support.postgres_server import make_postgres, postgres_database, postgres_server, postgres_url  # noqa: F401 — fixtures
 from tests.support.processes import Instance, MakeInstance, MakeRedis, RedisServer, ServerProcess, StartInstance
 from tests.support.upstash_stand_in import StandIn
 

@@ -22,7 +22,7 @@ def main() -> None:
     after, seen = b"-", 0
     while seen < events:
         command = (b"XRANGE", stream, after, b"+", b"COUNT", PAGE)
-        peer.sendall(hiredis.pack_command(command))  # type: ignore[arg-type]
+        peer.sendall(hiredis.pack_command(command))  # type: ignore[arg-type]  # the stub allows one argument only
         while (entries := reader.gets()) is False:
             reader.feed(peer.recv(RECEIVE))
         seen += len(entries)

@@ -29,7 +29,7 @@ def as_json(reply: Any, encoded: bool) -> Any:
 
 async def run(command: list[Any], encoded: bool) -> dict[str, Any]:
     try:
-        reply = await redis.execute_command(*map(str, command))  # type: ignore[no-untyped-call]
+        reply = await redis.execute_command(*map(str, command))  # type: ignore[no-untyped-call]  # redis-py leaves it so
         return {"result": as_json(reply, encoded)}
     except ResponseError as error:
         code = f"{error.status_code} " if error.status_code else ""  # redis-py takes it from the text that Redis sent

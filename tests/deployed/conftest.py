@@ -32,7 +32,7 @@ Template = dict[str, Any]
 
 
 @pytest.fixture(scope="session")
-def bundle(here: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
+def bundle(here: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that Lambda unpacks, for this machine: compiled, and with the realtime.toml of docs/webhooks.md."""
 
     def fill(folder: Path) -> None:
@@ -82,7 +82,7 @@ class Deploy:
         """An empty account, with nobody's site."""
         return self._stack.enter_context(Cloud(self._bundle))
 
-    def __call__(self, template: Template, **site: str) -> Deployment:  # noqa: F811
+    def __call__(self, template: Template, **site: str) -> Deployment:
         """All of it; `site` holds more variables of the site, and its secret is the functions' too."""
         cloud = self.cloud()
         self.put_parameters(cloud, STAGE)
@@ -105,7 +105,7 @@ class Deploy:
         return cloud.publish_site(folder, variables, url)
 
 
-def with_webhooks(template: Template) -> Template:  # noqa: F811
+def with_webhooks(template: Template) -> Template:
     """The template with the secrets of realtime.toml named in it, as docs/lambda.md says."""
     named = copy.deepcopy(template)
     variables = named["Resources"]["WebhooksLambdaFunction"]["Properties"]["Environment"]["Variables"]
@@ -122,7 +122,7 @@ def deploy(bundle: Path, redis_server: RedisServer, tmp_path_factory: pytest.Tem
 
 
 @pytest.fixture(scope="session")
-def deployed(deploy: Deploy, template: Template) -> Deployment:  # noqa: F811
+def deployed(deploy: Deploy, template: Template) -> Deployment:
     """The deployment that the tests share; none may change it."""
     return deploy(template)
 
@@ -131,7 +131,7 @@ OpenBrowser = Callable[[Deployment], Awaitable[Pages]]
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def browse(chromium: Browser) -> AsyncIterator[OpenBrowser]:  # noqa: F811
+async def browse(chromium: Browser) -> AsyncIterator[OpenBrowser]:
     """Opens a profile that reaches the cloud of a deployment, and nothing else."""
     opened: list[tuple[BrowserContext, Pages]] = []
 

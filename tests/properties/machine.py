@@ -122,7 +122,7 @@ class StreamMachine(RuleBasedStateMachine):
     def _make_hub(self) -> Hub:
         log = self.store.open(self.scheme, self.retention)
         hub = Hub(log, self.scheme, heartbeat=self.heartbeat_seconds, ring=Ring(self.ring))
-        hub.fanout.schedule_flush = lambda: self._schedule(hub)  # type: ignore[method-assign]
+        hub.fanout.schedule_flush = lambda: self._schedule(hub)  # type: ignore[method-assign]  # chance decides when
         return hub
 
     def _schedule(self, hub: Hub) -> None:

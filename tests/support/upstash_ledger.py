@@ -74,5 +74,5 @@ def make_log(every: float | None = None, moments: Sequence[float] = ()) -> tuple
     """A log with the default settings, and what it asks for."""
     log = UpstashRest("http://127.0.0.1:1", "token")
     ledger = Ledger(every, moments)
-    log.session = ledger  # type: ignore[assignment]
+    log.session = ledger  # type: ignore[assignment]  # stands in for the session
     return log, ledger

@@ -117,8 +117,7 @@ class Subscription:
 
     async def _run(self) -> AsyncGenerator[Item, None]:
         own = self._http is None
-        # This module has its own time-outs: a stream is silent for longer than a client library expects.
-        http = self._http or httpx.AsyncClient(timeout=None)  # noqa: S113
+        http = self._http or httpx.AsyncClient(timeout=None)  # noqa: S113 — this module has time-outs made for streams
         reason = "start"
         try:
             while True:

@@ -23,7 +23,7 @@ Owed = Literal["request", "head", "body", "rest", "closing"]
 class Connection(HttpConnection):
     """One connection, with limits on the bytes kept before a request is complete, and on the time a peer may take."""
 
-    server_state: State  # type: ignore[mutable-override]
+    server_state: State  # type: ignore[mutable-override]  # `Server` makes it
 
     # Defaults on the class: an idle stream stores only the values that differ.
     stalled = False  # the connection was aborted because the peer read nothing for too long
@@ -31,7 +31,7 @@ class Connection(HttpConnection):
     _deaf = False  # further bytes are dropped, and the connection ends after the responses that it owes
     _owed: Owed | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn
         """Wait for a request."""
         super().connection_made(transport)
         self._watch()

@@ -53,9 +53,9 @@ class HttpConnection(HttpToolsProtocol):
     closed, and the stream would stay open.
     """
 
-    server_state: ServerState  # type: ignore[mutable-override]
+    server_state: ServerState  # type: ignore[mutable-override]  # `HttpServer` makes it
     cycle: RequestResponseCycle | None  # type: ignore[assignment]  # of the latest request head
-    pipeline: "_Pipeline"  # type: ignore[assignment]
+    pipeline: "_Pipeline"  # type: ignore[assignment]  # smaller than uvicorn's deque
 
     # Defaults on the class: an idle stream stores only the values that differ.
     framing = 0  # bytes of the current message that are not content: head, chunk sizes and extensions, trailers
@@ -282,7 +282,7 @@ class HttpServer(uvicorn.Server):
         on_stop: Callable[[], None],
     ) -> None:
         super().__init__(config)
-        self.server_state: ServerState = state  # type: ignore[mutable-override]
+        self.server_state: ServerState = state  # type: ignore[mutable-override]  # a subclass
         self.servers = []  # none of the event loop's servers is used
         self._accept = accept
         self._on_start = on_start

@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -67,8 +68,8 @@ class _InvalidJsonError(Exception):
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> None:
     if len(pairs) > 1 and len({key for key, _ in pairs}) != len(pairs):
-        keys: set[str] = set()
-        duplicate = next(key for key, _ in pairs if key in keys or keys.add(key))  # type: ignore[func-returns-value]
+        counts = Counter(key for key, _ in pairs)
+        duplicate = next(key for key, count in counts.items() if count > 1)
         raise _InvalidJsonError(f"an object has the key {json.dumps(duplicate[:64])} twice")
 
 
@@ -76,7 +77,10 @@ def _refuse(constant: str) -> None:
     raise _InvalidJsonError(f"{constant} is not a JSON value")
 
 
-_nothing: Callable[[str], None] = lambda _: None  # noqa: E731
+def _nothing(number: str) -> None:
+    """Build no value: only the syntax is checked."""
+
+
 _checker = json.JSONDecoder(
     object_pairs_hook=_no_duplicates, parse_int=_nothing, parse_float=_nothing, parse_constant=_refuse
 )

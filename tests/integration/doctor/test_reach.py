@@ -6,7 +6,7 @@ import socket
 import ssl
 import time
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 from tidewire.tools.doctor import CHECKS, Limits
@@ -60,11 +60,11 @@ LIVE = json.dumps({"status": "live", "info": {"title": "Tidewire", "version": "9
     ],
 )
 async def test_settings_are_checked_before_any_request(
-    given: dict[str, object], verdict: str, said: str, advised: str
+    given: dict[str, Any], verdict: str, said: str, advised: str
 ) -> None:
     """And never repeated in a finding."""
-    given_options = {"url": "https://app.example.com", "key": KEY, **given}
-    found = (await findings(str(given_options.pop("url")), "settings", **given_options))["settings"]  # type: ignore[arg-type]
+    options = {"url": "https://app.example.com", "key": KEY, **given}
+    found = (await findings(options.pop("url"), "settings", **options))["settings"]
     assert found.verdict == verdict, found
     assert said in found.reason
     assert advised in found.advice

@@ -1,5 +1,6 @@
 """The stream process reports to CloudWatch once a minute: the lag of its tail, and its metrics."""
 
+import inspect
 import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -124,12 +125,12 @@ async def test_no_report_without_streams_or_outside_lambda(
     await elsewhere.aclose()
     capsys.readouterr()
     looks = 0
-    real = type(server.hub).tail_running
+    real = inspect.getattr_static(server.hub, "tail_running")
 
     def count(hub: Any) -> bool:
         nonlocal looks
         looks += 1
-        return bool(real.fget(hub))  # type: ignore[attr-defined]
+        return bool(real.fget(hub))
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(type(server.hub), "tail_running", property(count))

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 
 import pytest
 from tidewire.errors import SettingsError
@@ -32,6 +33,10 @@ print(*sys.modules)
 """
 EXPORTING = "OtelBatchSpanRecordProcessor"
 TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
+def has_requests(collector: Collector, count: int) -> bool:
+    return len(collector.headers) >= count
 
 
 def python(program: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -98,7 +103,7 @@ def test_an_unreachable_collector_costs_one_log_line(
             for number in range(3):
                 api.publish({"type": kind, "data": number})
                 assert stream.next().data == str(number)
-                collector.until(lambda number=number: len(collector.headers) > number)  # type: ignore[misc]
+                collector.until(partial(has_requests, collector, number + 1))
             collector.status = 200
             api.publish({"type": kind, "data": 3})
             assert stream.next().data == "3"

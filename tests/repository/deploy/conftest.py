@@ -40,7 +40,10 @@ def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None
 @pytest.fixture(scope="session")
 def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The contents of a bundle for this machine."""
-    fill = lambda folder: builder.fill(folder / "bundle", "local", builder.LOCAL_PYTHON)  # noqa: E731
+
+    def fill(folder: Path) -> None:
+        builder.fill(folder / "bundle", "local", builder.LOCAL_PYTHON)
+
     return once(tmp_path_factory, "here", fill) / "bundle"
 
 

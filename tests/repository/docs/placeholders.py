@@ -39,7 +39,8 @@ def filled(block: Block, addresses: Mapping[str, str]) -> str:
     """Return the block's text with placeholders replaced; raises NoValueError if one has no value."""
     text = block.text
     for pattern, value in PLACEHOLDERS:
-        text = re.sub(pattern, lambda _, value=value: value.format_map(addresses), text, flags=re.MULTILINE)  # type: ignore[misc]
+        if re.search(pattern, text, re.MULTILINE):  # the address of a server starts it
+            text = re.sub(pattern, value.format_map(addresses).replace("\\", r"\\"), text, flags=re.MULTILINE)
     if left := LEFT_OVER.search(text):
         raise NoValueError(f"{block}: {left[0]} has no value: add one to tests/repository/docs/placeholders.py")
     return text

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+from collections.abc import Awaitable
 from contextlib import AsyncExitStack
 
 import pytest
@@ -20,6 +21,18 @@ from tests.support.clocks import pass_time, virtual_time
 from tests.support.sinks import RecordingSink, subscribed
 from tests.support.sse_decoder import SseDecoder
 from tests.unit.delivery.members import record
+
+
+class TimingSink(RecordingSink):
+    """Records when each chunk was written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.times: list[float] = []
+
+    def write(self, chunk: bytes) -> Awaitable[None] | None:
+        self.times.append(asyncio.get_running_loop().time())
+        return super().write(chunk)
 
 
 def make_hub() -> Hub:
@@ -51,21 +64,19 @@ async def test_it_moves_the_cursor_past_events_for_others() -> None:
 
 @virtual_time
 async def test_each_interval_has_one_but_not_all_in_one_turn() -> None:
-    loop = asyncio.get_running_loop()
     async with make_hub() as hub, AsyncExitStack() as stack:
-        times: dict[RecordingSink, list[float]] = {}
-        for _ in range(64):
-            sink = await stack.enter_async_context(subscribed(hub))
+        sinks = [TimingSink() for _ in range(64)]
+        for sink in sinks:
+            await stack.enter_async_context(subscribed(hub, sink=sink))
             await sink.ready()
-            times[sink] = []
-            sink.write = _noting(times[sink], loop)  # type: ignore[method-assign]
+            sink.times.clear()
             await pass_time(hub.heartbeat / HEARTBEAT_SLOTS)
         await pass_time(10 * hub.heartbeat)
-    for beats in times.values():
+    for beats in (sink.times for sink in sinks):
         assert len(beats) >= 10
         pauses = [b - a for a, b in itertools.pairwise(beats)]
         assert all(abs(pause - hub.heartbeat) < 0.01 for pause in pauses)
-    assert len({round(beats[-1], 3) for beats in times.values()}) >= HEARTBEAT_SLOTS // 2
+    assert len({round(sink.times[-1], 3) for sink in sinks}) >= HEARTBEAT_SLOTS // 2
 
 
 @virtual_time
@@ -159,13 +170,6 @@ async def test_its_interval_is_the_one_that_was_set(heartbeat: float) -> None:
         await pass_time(heartbeat * 20.5)
         assert 20 <= len(sink.chunks) - 1 <= 21
         hub.remove(subscriber)
-
-
-def _noting(times: list[float], loop: asyncio.AbstractEventLoop):  # type: ignore[no-untyped-def]
-    def write(chunk: bytes) -> None:
-        times.append(loop.time())
-
-    return write
 
 
 @virtual_time

@@ -305,7 +305,7 @@ def test_a_key_that_is_set_closes_memory_mode_too() -> None:
 
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(AttributeError):
-        Settings().port = 1  # type: ignore[misc]
+        Settings().port = 1  # type: ignore[misc]  # frozen: the type checker knows it too
 
 
 def test_no_secret_is_in_the_text_of_settings() -> None:

@@ -4,7 +4,7 @@ import ssl
 
 import pytest
 from tidewire.errors import SettingsError
-from tidewire.settings.config import Settings
+from tidewire.settings.config import Settings, TransportName
 from tidewire.transports.redis.connection import Address
 from tidewire.wiring import make_transport
 
@@ -66,9 +66,9 @@ def test_certificates_are_checked_by_default() -> None:
     ],
 )
 @pytest.mark.parametrize("transport", ["redis", "redis-pubsub"])
-def test_wrong_urls_are_refused_and_not_quoted(url: str, rule: str, transport: str) -> None:
+def test_wrong_urls_are_refused_and_not_quoted(url: str, rule: str, transport: TransportName) -> None:
     """Over Pub/Sub an unknown option reached redis-py, whose connections then failed, each of them."""
     with pytest.raises(SettingsError, match="REDIS_URL") as caught:
-        make_transport(Settings(transport=transport, redis_url=url))  # type: ignore[arg-type]
+        make_transport(Settings(transport=transport, redis_url=url))
     assert rule in str(caught.value)
     assert "hunter2" not in str(caught.value)

@@ -251,6 +251,5 @@ def parse_rows(rows: Sequence[Row]) -> list[Record]:
         try:
             records.append(Record(unpack(event), partition, Position(epoch, offset, check, time)))
         except (ValueError, RecursionError):
-            # The error's text may hold event data: it stays out of the log.
-            log.error("partition %s: offset %d of epoch %d is not a record", partition, offset, epoch)  # noqa: TRY400
+            log.error("partition %s: offset %d of epoch %d is not a record", partition, offset, epoch)  # noqa: TRY400 — the exception may quote event data
     return records

@@ -199,8 +199,7 @@ def parse_entries(partition: str, entries: Sequence[tuple[bytes, Sequence[bytes]
             position = Position(int(epoch), int(offset), value[:8].decode(), int(value[8:21]))
             records.append(Record(unpack(value[21:]), partition, position))
         except ValueError:
-            # The error's text may hold event data: it stays out of the log.
-            logger.error("partition %s: the entry %s is not a record", partition, entry_id.decode())  # noqa: TRY400
+            logger.error("partition %s: the entry %s is not a record", partition, entry_id.decode())  # noqa: TRY400 — the exception may quote event data
     return records
 
 

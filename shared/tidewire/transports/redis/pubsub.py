@@ -332,8 +332,7 @@ class _PubSubTail:
         try:
             event = unpack(content[_NAME_DIGITS:])
         except msgspec.DecodeError:
-            # The error's text may hold event data: it stays out of the log.
-            log.error("channel of partition %s: a message is not an event", partition)  # noqa: TRY400
+            log.error("channel of partition %s: a message is not an event", partition)  # noqa: TRY400 — the exception may quote event data
             return
         if self._transport.recent.add((partition, event.key)):
             self._handler(Record(event, partition, None))
