@@ -25,7 +25,7 @@ START = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """How events are published and whom they reach."""
+    """How events are published, and how many connections they reach."""
 
     case: str
     connections: int

@@ -22,8 +22,8 @@ BEFORE, MISSED = 50, 500  # events that all have seen, and that all missed
 
 
 def measure(session: Session) -> None:
-    """With the wait that the server told each client (jittered), and with none at all."""
-    for case, retry in {"retry as told": -1, "all at once": 0}.items():
+    """With the wait that the server sent to each client (jittered), and with none at all."""
+    for case, retry in {"retry as sent": -1, "all at once": 0}.items():
         for run, who in session.rounds(["tidewire"]):
             one(session, run, who, case, retry)
 

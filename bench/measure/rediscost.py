@@ -59,7 +59,7 @@ def published(session: Session, run: int, batch: int) -> None:
 
 
 def delivered(session: Session, run: int) -> None:
-    """What the streaming process adds to that, for any number of connections: one at a time is the dearest."""
+    """What the streaming process adds to that, for any number of connections: one event at a time costs most."""
     case = "delivered to 100 connections"
     events = session.pick(500, 100)
     with session.attempt(case, "tidewire", run) as stack:

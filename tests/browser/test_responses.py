@@ -95,8 +95,8 @@ async def test_a_token_that_is_not_valid_yet_is_waited_for(make_api: MakeApi, pa
         }""",
         early,
     )
-    told = await change(page, "waiting")
-    assert told["problem"]["detail"] == "The token is not valid yet"
+    details = await change(page, "waiting")
+    assert details["problem"]["detail"] == "The token is not valid yet"
     await change(page, "live")
     assert not await page.evaluate("changes.some(({ state }) => state === 'denied')")
 

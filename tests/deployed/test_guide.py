@@ -34,8 +34,8 @@ async def test_the_guide_leads_to_a_live_event(
     reader = Reader(cloud, package, tmp_path, known)
     steps = iter([block for block in blocks() if block.document == GUIDE])
 
-    told = await asyncio.to_thread(reader.run, next(steps))  # 2: secrets, and the stack
-    [api] = re.findall(r"https://\w+\.execute-api\.eu-central-1\.amazonaws\.com", told)
+    printed = await asyncio.to_thread(reader.run, next(steps))  # 2: secrets, and the stack
+    [api] = re.findall(r"https://\w+\.execute-api\.eu-central-1\.amazonaws\.com", printed)
     reader.know("https://….execute-api.eu-central-1.amazonaws.com", api)
     reader.stack.function("stream").variables["REALTIME_HEARTBEAT"] = "2s"  # the doctor waits for one: 15 s by default
     await asyncio.to_thread(reader.run, next(steps))  # more concurrency

@@ -1,4 +1,4 @@
-"""`scripts/cloud`: it says where a deployment is, which answers there, and is gone when it is told to stop."""
+"""`scripts/cloud`: it says where a deployment is, which answers there, and is gone when it is output to stop."""
 
 import os
 import re
@@ -36,8 +36,8 @@ def free_ports() -> int:
 
 
 def test_a_person_starts_a_cloud_and_stops_it(tmp_path: Path) -> None:
-    told, port = tmp_path / "told", free_ports()
-    with told.open("wb") as log:
+    output, port = tmp_path / "output", free_ports()
+    with output.open("wb") as log:
         process = subprocess.Popen(
             [str(ROOT / "scripts" / "cloud"), "--port", str(port)],
             env={**inherited(), "TMPDIR": str(tmp_path)},
@@ -46,9 +46,9 @@ def test_a_person_starts_a_cloud_and_stops_it(tmp_path: Path) -> None:
             start_new_session=True,
         )
     try:
-        wait_until(lambda: "Ctrl-C" in told.read_text() or process.poll() is not None, SECONDS)
-        assert process.poll() is None, told.read_text()
-        said = told.read_text()
+        wait_until(lambda: "Ctrl-C" in output.read_text() or process.poll() is not None, SECONDS)
+        assert process.poll() is None, output.read_text()
+        said = output.read_text()
         [key] = re.findall(r"the publish key +(\w+)", said)
         [certificate] = re.findall(r"^  the certificate +(\S+)", said, re.MULTILINE)
         [site] = re.findall(r"the site +(\S+)/", said)
@@ -66,11 +66,11 @@ def test_a_person_starts_a_cloud_and_stops_it(tmp_path: Path) -> None:
                 assert http.post(f"{site}/api/publish", json=event, headers=bearer).status_code == 202
                 assert "event: note" in [next(lines) for _ in range(4)]
         process.send_signal(signal.SIGTERM)
-        assert process.wait(SECONDS) == 0, told.read_text()
+        assert process.wait(SECONDS) == 0, output.read_text()
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-    left = {path.name for path in tmp_path.iterdir()} - {"told", f"tidewire-ports-{os.getuid()}"}
+    left = {path.name for path in tmp_path.iterdir()} - {"output", f"tidewire-ports-{os.getuid()}"}
     assert left == set(), "folders that it has made"
-    assert "Traceback" not in told.read_text()
+    assert "Traceback" not in output.read_text()

@@ -16,20 +16,20 @@ SECONDS = 60.0
 
 def test_a_shell_follows_the_stream_by_the_sites_address(deployed: Deployment, tmp_path: Path) -> None:
     """Before, each attempt was refused, for ever: the site gives pages alone."""
-    told, errors = tmp_path / "told", tmp_path / "errors"
+    output, errors = tmp_path / "output", tmp_path / "errors"
     settings = {
         "TIDEWIRE_URL": deployed.site,
         "TIDEWIRE_TOKEN": deployed.token("tail"),
         "HTTPS_PROXY": deployed.cloud.proxy,
         "SSL_CERT_FILE": str(deployed.cloud.certificate),
     }
-    with told.open("wb") as out, errors.open("wb") as err:
+    with output.open("wb") as out, errors.open("wb") as err:
         command = [str(ROOT / "scripts" / "tidewire"), "tail", "--json", "--count", "2"]
         process = subprocess.Popen(command, env={**inherited(), **settings}, stdout=out, stderr=err)
     try:
         wait_until(lambda: "live" in errors.read_text() or process.poll() is not None, SECONDS)
         deployed.publish("note", 1, "tail")
-        wait_until(lambda: told.read_text().count("\n") == 1, SECONDS)
+        wait_until(lambda: output.read_text().count("\n") == 1, SECONDS)
         for environment in deployed.stack.function("stream").busy():
             environment.kill()
         deployed.publish("note", 2, "tail")
@@ -37,5 +37,5 @@ def test_a_shell_follows_the_stream_by_the_sites_address(deployed: Deployment, t
     finally:
         process.kill()
         process.wait()
-    assert [json.loads(line)["data"] for line in told.read_text().splitlines()] == [1, 2]
+    assert [json.loads(line)["data"] for line in output.read_text().splitlines()] == [1, 2]
     assert "by pages" not in errors.read_text()

@@ -45,7 +45,7 @@ def test_no_wrong_key_publishes_and_all_refusals_are_the_same(guarded: Api) -> N
         problem_of(response, 401)
         assert key[:8] not in response.text
         refusals.add((response.headers["www-authenticate"], response.text))
-    assert len(refusals) == 1, "what differs tells how near the key was"
+    assert len(refusals) == 1, "a difference would show how close the key was"
     assert refusals.pop()[0] == INVALID
 
 

@@ -35,8 +35,8 @@ def test_each_request_is_one_line_with_its_route_status_and_id(make_instance: Ma
     assert receipts.headers["x-request-id"] == "from-the-proxy-1"
     wait_until(lambda: {line["request_id"] for line in lines(instance, "request")} >= asked.keys(), 5)
     seen = {line["request_id"]: line for line in lines(instance, "request")}
-    told = [(line["method"], line["route"], line["status"]) for line in map(seen.__getitem__, asked)]
-    assert told == [
+    logged = [(line["method"], line["route"], line["status"]) for line in map(seen.__getitem__, asked)]
+    assert logged == [
         ("POST", "/api/publish", 202),
         ("GET", "/api/events", 200),
         ("GET", "-", 404),
@@ -113,9 +113,9 @@ def test_the_level_is_a_variable_and_a_terminal_s_form_too(make_instance: MakeIn
     assert api.get().status_code == 401
     api.close()
     instance.stop()
-    told = instance.log_file.read_text().splitlines()
-    assert [line for line in told if "request" in line] == []
-    [warning] = [line for line in told if "nobody can subscribe" in line]
+    lines = instance.log_file.read_text().splitlines()
+    assert [line for line in lines if "request" in line] == []
+    [warning] = [line for line in lines if "nobody can subscribe" in line]
     assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z WARNING tidewire: .*", warning)
 
 

@@ -59,9 +59,9 @@ def test_pipelined_requests_are_answered_in_order(api: Api) -> None:
             )
         )
         with connection.makefile("rb") as answers:
-            told = answers.read().decode()
-    assert re.findall(r"HTTP/1\.1 (\d+)", told) == ["202"] * 4
-    assert re.findall(rf'"id":"({kind}-\d)"', told) == [f"{kind}-{n}" for n in range(4)]
+            received = answers.read().decode()
+    assert re.findall(r"HTTP/1\.1 (\d+)", received) == ["202"] * 4
+    assert re.findall(rf'"id":"({kind}-\d)"', received) == [f"{kind}-{n}" for n in range(4)]
     page = api.page(types=kind, last_event_id=before)
     assert [event["data"] for event in page["events"]] == [0, 1, 2, 3]
 

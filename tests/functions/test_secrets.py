@@ -56,7 +56,7 @@ def test_no_secret_token_user_or_data_is_ever_logged(instance: Instance) -> None
     api.close()
     instance.stop()
     log = instance.log_file.read_text()
-    assert statuses == {400, 401, 415, 503}, "all of this was meant to go wrong, and to be told"
+    assert statuses == {400, 401, 415, 503}, "every request was meant to fail"
     assert "cannot fetch the key set" in log, "what goes wrong is logged"
     secrets = {PUBLISH_KEY, SECRET, REDIS_PASSWORD, ISSUER_PASSWORD, USER, DATA, KID}
     for text in (GOOD, EXPIRED, FORGED, ELSEWHERE):

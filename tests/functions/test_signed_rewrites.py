@@ -18,7 +18,7 @@ SECRET = "the secret of the site's signed rewrites, and long enough for every HM
 
 def signature(secret: str = SECRET, algorithm: str = "HS256", **claims: Any) -> str:
     """Netlify's signature, with some claims replaced; None omits a claim."""
-    told = {
+    payload = {
         "iss": "netlify",
         "exp": time.time() + 300,
         "deploy_context": "production",
@@ -26,7 +26,7 @@ def signature(secret: str = SECRET, algorithm: str = "HS256", **claims: Any) -> 
         "site_url": "https://app.example.com",
         **claims,
     }
-    return jwt.encode({name: value for name, value in told.items() if value is not None}, secret, algorithm)
+    return jwt.encode({name: value for name, value in payload.items() if value is not None}, secret, algorithm)
 
 
 @pytest.fixture

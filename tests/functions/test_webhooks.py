@@ -269,19 +269,19 @@ def test_the_log_holds_no_signature_secret_or_payload(make_instance: MakeInstanc
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "reason"),
     [
         ({"STRIPE_WEBHOOK_SECRET": ""}, "tidewire: STRIPE_WEBHOOK_SECRET: is not set: realtime.toml names it"),
         ({"REALTIME_CONFIG": "missing.toml"}, "tidewire: REALTIME_CONFIG: names a file that cannot be read"),
     ],
 )
 def test_a_start_without_what_the_sources_need_is_refused(
-    make_instance: MakeInstance, changes: dict[str, str], told: str
+    make_instance: MakeInstance, changes: dict[str, str], reason: str
 ) -> None:
     with pytest.raises(ServerError) as caught:
         make_instance(**{**SETTINGS, **changes})
     assert "ended with 2 at its start" in str(caught.value)
-    assert told in str(caught.value)
+    assert reason in str(caught.value)
     assert "Traceback" not in str(caught.value)
 
 

@@ -1,4 +1,4 @@
-"""One story about the delivery core, told by a seed: what may happen to an instance's streams, in a random order.
+"""One story about the delivery core, made from a seed: what may happen to an instance's streams, in a random order.
 
 Events, heartbeats, `expiring`, `closing`, clients that read slowly, stall, vanish and resume with the last id that they
 received; a log whose tail is held up or that is away; and, with early delivery, a fallback that delivers before the log

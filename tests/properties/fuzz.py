@@ -1,4 +1,4 @@
-"""Plays stories about the delivery core, seed after seed, for as long as it is told: `scripts/fuzz`."""
+"""Plays stories about the delivery core, seed after seed, for a given time: `scripts/fuzz`."""
 
 import argparse
 import logging

@@ -1,4 +1,4 @@
-"""What must be true of every stream, told from the receipts alone: the judge of the state machine."""
+"""What must be true of every stream, by the receipts alone: the judge of the state machine."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,11 +25,11 @@ class Journal:
     def __init__(self, scheme: Partitions, maximum: int) -> None:
         self.scheme = scheme
         self.maximum = maximum  # records that a partition keeps, 0 for all
-        self.reasons: set[str] = {"trimmed"} if maximum else set()  # of gaps that may be told
+        self.reasons: set[str] = {"trimmed"} if maximum else set()  # of gaps that may come
         self._records: dict[Slot, dict[int, Event]] = defaultdict(dict)
 
     def wiped(self) -> None:
-        """Gaps may be told from now on: of the new epoch, and, by who was just reading, of what was there no more."""
+        """Gaps may come from now on: of the new epoch, and, to a reader in a replay, of trimmed records."""
         self.reasons |= {"epoch", "trimmed"}
 
     def note(self, event: Event, receipt: Receipt) -> None:
@@ -155,8 +155,8 @@ class Reader:
             if event is None or event.type == READY:
                 assert expected == [], f"the cursor went past {expected}"
             else:
-                told = [(e.type, e.data.decode()) for e in expected]
-                assert told == [(event.type, event.data)], f"sent {event}, due were {expected}"
+                due = [(e.type, e.data.decode()) for e in expected]
+                assert due == [(event.type, event.data)], f"sent {event}, due were {expected}"
                 self.received += expected
         self.place = after
 

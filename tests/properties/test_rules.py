@@ -153,7 +153,7 @@ def test_settings_and_their_errors_contain_no_secret(environ: dict[str, str]) ->
     """Whatever the environment has in the wrong variable."""
     harmful = {"REALTIME_PREFIX", "REALTIME_ALLOWED_ORIGINS", "REALTIME_PARTITIONS", "REALTIME_JWKS_URL"}
     refused = refusal(environ)
-    if refused is None:  # these are no secrets, and are told where they were taken
+    if refused is None:  # these are no secrets, and are shown if they were accepted
         assume(not any(SECRET in environ.get(name, "") for name in harmful))
         assert SECRET not in repr(Settings.from_env(environ))
     else:

@@ -82,12 +82,12 @@ def test_any_event_arrives_as_it_was_published(
     record = Record(event, "all", Position(1, 2, "0badc0de", 1_790_000_000_000))
     events, last_id = decode(format.record("1.0", record))
     assert last_id == "1.0"
-    (told,) = events
+    (sent,) = events
     if format is DATA:
-        assert (told.type, told.data) == ("a.b", data.decode())
+        assert (sent.type, sent.data) == ("a.b", data.decode())
     else:
-        assert told.type == "message"
-        envelope = msgspec.json.decode(told.data)
+        assert sent.type == "message"
+        envelope = msgspec.json.decode(sent.data)
         assert envelope["data"] == msgspec.json.decode(data)
         assert (envelope["id"], envelope["type"], envelope["specversion"]) == ("id-1", "a.b", "1.0")
         assert envelope["source"] == event.attributes.get("source", "tidewire")
@@ -122,8 +122,8 @@ def test_control_events_have_their_names_in_every_format(format: Format, reason:
         ("realtime.ready", "1.b"),
         ("realtime.closing", "1.c"),
     ]
-    told = [msgspec.json.decode(event.data) for event in events]
-    assert told == [
+    envelopes = [msgspec.json.decode(event.data) for event in events]
+    assert envelopes == [
         {"reason": reason, "recovered": False},
         {"recovered": False, "replayed": 3},
         {"reason": "draining"},

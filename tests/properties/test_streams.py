@@ -1,4 +1,4 @@
-"""Per partition nothing is lost, repeated or reordered across reconnections, and every jump is told: in any order of
+"""Per partition nothing is lost, repeated or reordered across reconnections, and every jump is a gap: in any order of
 publishing, subscribing, dropping, stalling, trimming, wiping and replacing instances.
 """
 

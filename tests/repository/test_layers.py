@@ -145,14 +145,14 @@ def test_no_function_imports_a_tool() -> None:
     ids=["core", "memory"],
 )
 def test_no_store_is_imported_before_it_is_used(start: str) -> None:
-    told = subprocess.run(
+    printed = subprocess.run(
         [sys.executable, "-c", f"{start}\nimport sys; print(*sys.modules)"],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=True,
     ).stdout
-    loaded = {name.split(".")[0] for name in told.split()}
+    loaded = {name.split(".")[0] for name in printed.split()}
     assert "tidewire" in loaded
     assert loaded.isdisjoint(STORES)
 
@@ -170,7 +170,7 @@ def test_boto3_is_imported_only_for_secrets(function: str, transport: str) -> No
         "import sys; print(*sys.modules)"
     )
     environment = {"REALTIME_TRANSPORT": transport, "REDIS_URL": "redis://127.0.0.1:9", "REALTIME_AUTH": "none"}
-    told = subprocess.run(
+    printed = subprocess.run(
         [sys.executable, "-W", "error:There is no current event loop", "-c", invoke],
         cwd=ROOT,
         env={**inherited(), **environment},
@@ -178,6 +178,6 @@ def test_boto3_is_imported_only_for_secrets(function: str, transport: str) -> No
         text=True,
         check=True,
     ).stdout
-    loaded = {name.split(".")[0] for name in told.split()}
+    loaded = {name.split(".")[0] for name in printed.split()}
     assert "mangum" in loaded
     assert loaded.isdisjoint({"boto3", "botocore"})

@@ -62,5 +62,5 @@ class Request(Growing):
             self.events += self._decoder.feed(message["body"])
             self.ended = not message["more_body"]
             if self.ended:
-                self._gone.set()  # as a server tells an app whose answer is whole
+                self._gone.set()  # as a server does once the response is complete
         self.grow()

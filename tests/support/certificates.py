@@ -1,4 +1,4 @@
-"""A certificate for this machine, which only those trust who are told to."""
+"""A certificate for this machine; only clients that are given it trust it."""
 
 import datetime as dt
 from ipaddress import ip_address

@@ -147,8 +147,8 @@ class PostgresServer(ServerProcess):
         return self.backends(LISTENS)
 
     def _signal_children(self, number: signal.Signals) -> None:
-        told = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
-        for pid, parent in (line.split() for line in told.splitlines()):
+        listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+        for pid, parent in (line.split() for line in listed.splitlines()):
             if int(parent) == self.pid:
                 with contextlib.suppress(ProcessLookupError):  # it has just ended
                     os.kill(int(pid), number)
@@ -204,7 +204,7 @@ def _cluster() -> Path:
     """A cluster that no server has run on, made once a process: to copy it takes a tenth of the time."""
     data = _make_folder()
     atexit.register(shutil.rmtree, data, ignore_errors=True)
-    told = subprocess.run(
+    done = subprocess.run(
         [
             *_program("initdb"),
             *("-D", str(data), "-U", SUPERUSER, "-A", "trust"),
@@ -215,7 +215,7 @@ def _cluster() -> Path:
         text=True,
         check=False,
     )
-    assert told.returncode == 0, told.stdout + told.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     return data
 
 

@@ -14,7 +14,7 @@ Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class Proxy:
-    """Forwards every connection to the server of a URL, until it is told otherwise; its own `url` stays the same.
+    """Forwards every connection to the server of a URL, until a method changes that; its own `url` stays the same.
 
     What is set applies to the bytes that come from then on: `delay` to both directions, `keep` to the next answers,
     `twice` to connections that are opened from then on.

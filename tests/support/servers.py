@@ -89,7 +89,7 @@ def _candidates(server: Server) -> Iterator[Path]:
 
 
 def _version(program: Path, option: str = "--version") -> tuple[int, int]:
-    """The version that a program tells of itself; (0, 0) where it does not run."""
+    """The version that a program prints; (0, 0) if it does not run."""
     match = re.search(r"(\d+)\.(\d+)", _output([str(program), option]))
     return (int(match[1]), int(match[2])) if match else (0, 0)
 

@@ -85,12 +85,12 @@ class RecordingSink(Growing):
 
     @property
     def events(self) -> list[SseEvent]:
-        """The published events, without those that the stream itself tells."""
+        """The published events, without control events."""
         return [event for event in self.all if event.type not in CONTROL]
 
     @property
     def gaps(self) -> list[str]:
-        """The reasons of the gaps told so far."""
+        """The reasons of the gaps so far."""
         return [json.loads(event.data)["reason"] for event in self.all if event.type == GAP]
 
     @property
@@ -102,8 +102,8 @@ class RecordingSink(Growing):
     async def ready(self) -> dict[str, Any]:
         """Return the data of `realtime.ready` once it has come."""
         await self.until(lambda: any(event.type == READY for event in self.all))
-        told: dict[str, Any] = next(json.loads(e.data) for e in self.all if e.type == READY)
-        return told
+        content: dict[str, Any] = next(json.loads(e.data) for e in self.all if e.type == READY)
+        return content
 
     async def has(self, data: object, seconds: float = DEADLINE) -> None:
         """Return once an event with this data has come: a sentinel shows that nothing else was before it."""

@@ -48,13 +48,13 @@ class FunctionUrl:
         answer = chunks(invocation)
         head, rest = await prelude(answer)
         try:
-            told = json.loads(head)
-            status = int(told["statusCode"])
-            headers = [(name, value) for name, value in told["headers"].items() if name.lower() != "date"]  # is its own
+            meta = json.loads(head)
+            status = int(meta["statusCode"])
+            headers = [(name, value) for name, value in meta["headers"].items() if name.lower() != "date"]  # is its own
         except (ValueError, KeyError, TypeError):
             await plain(502, "Internal Server Error").send(send)
             return
-        headers += [("set-cookie", cookie) for cookie in told.get("cookies", ())]
+        headers += [("set-cookie", cookie) for cookie in meta.get("cookies", ())]
         if not self._streams:  # the whole answer is collected first
             body = rest + b"".join([chunk async for chunk in answer])
             await Whole(status, headers, body).send(send)

@@ -64,17 +64,17 @@ def test_each_bus_event_is_one_line_with_its_result(
     monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:9")
     with pytest.raises(Exception, match="Redis cannot be used"):
         receive.handler(own, None)
-    told = lines(log, "received")
-    assert [(line["via"], line["result"], line["events"], line["duplicates"]) for line in told] == [
+    received = lines(log, "received")
+    assert [(line["via"], line["result"], line["events"], line["duplicates"]) for line in received] == [
         ("bus", "appended", 1, 0),
         ("bus", "appended", 1, 1),
         ("bus", "dead-letter", 0, 0),
         ("queue", "appended", 1, 1),
         ("bus", "again", 0, 0),
     ]
-    assert {line["request_id"] for line in told[:4]} == {CONTEXT.aws_request_id}
-    assert len(told[4]["request_id"]) == 32, "an invocation without an id gets one"
-    assert all(line["ms"] >= 0 for line in told)
+    assert {line["request_id"] for line in received[:4]} == {CONTEXT.aws_request_id}
+    assert len(received[4]["request_id"]) == 32, "an invocation without an id gets one"
+    assert all(line["ms"] >= 0 for line in received)
 
 
 def test_nothing_that_was_sent_to_a_handler_is_in_its_log(
@@ -130,7 +130,7 @@ def test_nothing_that_was_sent_to_a_handler_is_in_its_log(
     assert len(lines(log, "request")) == asked
     assert {line["result"] for line in lines(log, "received")} == {"appended", "dead-letter"}
     printed = capsys.readouterr()
-    told = log.getvalue() + printed.out + printed.err
+    written = log.getvalue() + printed.out + printed.err
     assert "realtime_published" in printed.out
     secrets = {CANARY, PUBLISH_KEY, SECRET, *token.split(".")[1:], *example.SECRETS.values()}
-    assert [secret for secret in secrets if secret in told] == []
+    assert [secret for secret in secrets if secret in written] == []

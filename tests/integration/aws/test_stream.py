@@ -86,8 +86,8 @@ async def test_open_streams_survive_a_rotated_signing_secret(
         await publish(log, 2)
         await after.until(lambda: after.events[-1].data == "2")
     await log.aclose()
-    told = [event.data for event in (*before.events, *after.events) if not event.type.startswith("realtime.")]
-    assert told == ["0", "1", "2"]
+    received = [event.data for event in (*before.events, *after.events) if not event.type.startswith("realtime.")]
+    assert received == ["0", "1", "2"]
 
 
 async def test_a_rotation_needs_no_request_to_take_effect(

@@ -71,12 +71,12 @@ def _serve(address: str, port: int, streams: bool) -> None:
                     send(runtime, got.headers["Lambda-Runtime-Aws-Request-Id"], answer)
 
 
-def _ask(app: http.client.HTTPConnection, event: dict[str, Any], told: Any) -> http.client.HTTPResponse:
+def _ask(app: http.client.HTTPConnection, event: dict[str, Any], given: Any) -> http.client.HTTPResponse:
     path = event["rawPath"] + ("?" + event["rawQueryString"] if event["rawQueryString"] else "")
     context = {
-        "request_id": told["Lambda-Runtime-Aws-Request-Id"],
-        "deadline": int(told["Lambda-Runtime-Deadline-Ms"]),
-        "invoked_function_arn": told["Lambda-Runtime-Invoked-Function-Arn"],
+        "request_id": given["Lambda-Runtime-Aws-Request-Id"],
+        "deadline": int(given["Lambda-Runtime-Deadline-Ms"]),
+        "invoked_function_arn": given["Lambda-Runtime-Invoked-Function-Arn"],
     }
     headers = {**event["headers"], "x-amzn-lambda-context": json.dumps(context)}
     if event.get("cookies"):

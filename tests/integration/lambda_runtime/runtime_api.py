@@ -42,8 +42,8 @@ class Invocation:
             chunk = self.chunks.get(timeout=WAIT_SECONDS)
             assert chunk is not None, f"ended in its prelude: {text!r}"
             text += chunk
-        told, _, self._left = text.partition(PRELUDE_END)
-        answer: dict[str, Any] = json.loads(told)
+        head, _, self._left = text.partition(PRELUDE_END)
+        answer: dict[str, Any] = json.loads(head)
         return answer
 
     def events(self) -> Iterator[SseEvent]:

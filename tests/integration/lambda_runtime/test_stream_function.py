@@ -142,9 +142,9 @@ def test_one_environment_serves_many_invocations(
         assert json.loads(invocation.body())
         ids.append(answer["headers"]["x-request-id"])
     logged = map(json.loads, function.process.log().splitlines()[1:])
-    told = {line["request_id"]: (line["route"], line["status"]) for line in logged if line["message"] == "request"}
+    served = {line["request_id"]: (line["route"], line["status"]) for line in logged if line["message"] == "request"}
     wanted = [("/api/events", 401), ("-", 404), ("/api/health/live", 200)]
-    assert {id: told[id] for id in ids} == dict(zip(ids, wanted, strict=True))
+    assert {id: served[id] for id in ids} == dict(zip(ids, wanted, strict=True))
 
 
 def test_a_wrong_setting_ends_the_process_with_one_line(tmp_path: Path) -> None:

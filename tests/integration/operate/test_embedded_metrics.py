@@ -21,10 +21,10 @@ Line = dict[str, Any]
 
 def lines(output: io.StringIO) -> list[Line]:
     """What was printed since the last look."""
-    told = [json.loads(line) for line in output.getvalue().splitlines()]
+    written = [json.loads(line) for line in output.getvalue().splitlines()]
     output.seek(0)
     output.truncate()
-    return told
+    return written
 
 
 def metrics_of(line: Line) -> dict[str, str]:
@@ -64,8 +64,8 @@ async def test_labels_are_dimensions_of_a_line_of_their_own() -> None:
         WEBHOOKS.add("github", "accepted")
         WEBHOOKS.add("github", "bad-signature", by=2)
         metrics.report()
-    told = {line["verdict"]: line["realtime_webhooks"] for line in lines(output) if metrics_of(line)}
-    assert told == {"accepted": [1.0], "bad-signature": [2.0]}
+    counts = {line["verdict"]: line["realtime_webhooks"] for line in lines(output) if metrics_of(line)}
+    assert counts == {"accepted": [1.0], "bad-signature": [2.0]}
 
 
 async def test_without_a_namespace_nothing_is_reported() -> None:
@@ -94,5 +94,5 @@ def test_a_handler_imports_the_format_only_if_configured(namespace: str) -> None
         check=True,
     )
     assert done.stderr.split() == ["202", str(bool(namespace))]
-    told = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [metrics_of(line)["realtime_published"] for line in told] == (["Count"] if namespace else [])
+    printed = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [metrics_of(line)["realtime_published"] for line in printed] == (["Count"] if namespace else [])

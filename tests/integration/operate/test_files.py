@@ -47,7 +47,7 @@ def expressions() -> Iterator[str]:
 
 
 @pytest.fixture
-async def told() -> dict[str, str]:
+async def exported() -> dict[str, str]:
     """The type of each sample of /api/metrics, by name."""
     async with Hub(MemoryLog()) as hub:
         families = list(text_string_to_metric_families((await exposition(hub)).decode()))
@@ -55,24 +55,24 @@ async def told() -> dict[str, str]:
     return {family.name + suffix: family.type for family in families for suffix in suffixes[family.type]}
 
 
-async def test_every_metric_that_an_alert_or_a_panel_asks_for_exists(told: dict[str, str]) -> None:
+async def test_every_metric_that_an_alert_or_a_panel_asks_for_exists(exported: dict[str, str]) -> None:
     asked = {name for text in (*expressions(), *(rule["expr"] for rule in rules())) for name in METRIC.findall(text)}
     assert len(asked) > 20
-    assert asked - told.keys() == set()
+    assert asked - exported.keys() == set()
 
 
-async def test_every_metric_is_shown_on_the_dashboard(told: dict[str, str]) -> None:
+async def test_every_metric_is_shown_on_the_dashboard(exported: dict[str, str]) -> None:
     shown = {name for text in expressions() for name in METRIC.findall(text)}
-    wanted = {name for name, kind in told.items() if kind != "histogram" or name.endswith("_bucket")}
+    wanted = {name for name, kind in exported.items() if kind != "histogram" or name.endswith("_bucket")}
     assert wanted - shown == set()
 
 
-async def test_every_metric_is_explained_and_nothing_else_is(told: dict[str, str]) -> None:
+async def test_every_metric_is_explained_and_nothing_else_is(exported: dict[str, str]) -> None:
     text = (FOLDER / "README.md").read_text()
     explained = set(re.findall(r"^\| (.*?) \|", text, re.MULTILINE))
     names = {name for cell in explained for name in re.findall(r"`(realtime_[a-z_]+)", cell)}
     assert names == {
-        re.sub("_(bucket|sum|count)$", "", name) if kind == "histogram" else name for name, kind in told.items()
+        re.sub("_(bucket|sum|count)$", "", name) if kind == "histogram" else name for name, kind in exported.items()
     }
 
 

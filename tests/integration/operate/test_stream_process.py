@@ -71,10 +71,10 @@ async def test_the_tail_lag_is_reported_and_then_its_recovery(server: StreamServ
         await stream.until(lambda: stream.events[-1].data == "2")
         server.hub.fanout.clock = clock
         await publish(server.hub.transport, 3)
-        told = [0.0]
-        while not (max(told) and told[-1] < 5):
-            told += [lag(line) for line in await reports(1)]
-        assert [12 <= seconds < 20 for seconds in told if seconds > 5] == [True]
+        lags = [0.0]
+        while not (max(lags) and lags[-1] < 5):
+            lags += [lag(line) for line in await reports(1)]
+        assert [12 <= seconds < 20 for seconds in lags if seconds > 5] == [True]
 
 
 async def test_what_was_appended_while_nobody_listened_is_no_lag(server: StreamServer, reports: Lines) -> None:
@@ -93,12 +93,12 @@ async def test_metrics_are_reported_under_the_namespace(server: StreamServer, re
     async with Request(server) as stream:
         await stream.until_event("realtime.ready")
         await publish(server.hub.transport, 1, 2)
-        told: dict[str, float] = {}
-        while told.get("realtime_deliveries", 0) < 2:
+        sums: dict[str, float] = {}
+        while sums.get("realtime_deliveries", 0) < 2:
             for line in await reports(1):
                 if line["_aws"]["CloudWatchMetrics"][0]["Namespace"] == "Ours" and "realtime_deliveries" in line:
-                    told["realtime_deliveries"] = told.get("realtime_deliveries", 0) + line["realtime_deliveries"][0]
-    assert told == {"realtime_deliveries": 2.0}
+                    sums["realtime_deliveries"] = sums.get("realtime_deliveries", 0) + line["realtime_deliveries"][0]
+    assert sums == {"realtime_deliveries": 2.0}
 
 
 async def test_a_tail_that_is_away_is_a_lag_that_grows(make_redis: MakeRedis, reports: Lines) -> None:
@@ -109,8 +109,8 @@ async def test_a_tail_that_is_away_is_a_lag_that_grows(make_redis: MakeRedis, re
         await stream.until_event("realtime.ready")
         redis.kill()
         await reports(1)
-        told = [lag(line) for line in await reports(3)]
-        assert 0 < told[0] < told[1] < told[2]
+        lags = [lag(line) for line in await reports(3)]
+        assert 0 < lags[0] < lags[1] < lags[2]
     await server.aclose()
 
 

@@ -1,4 +1,4 @@
-"""Misbehaving peers: raw sockets that send and read only what a test tells them to."""
+"""Misbehaving peers: raw sockets that send and read only what a test calls for."""
 
 import socket
 import struct

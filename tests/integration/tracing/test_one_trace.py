@@ -98,8 +98,8 @@ def test_a_delivery_is_one_span_per_process(
         for stream in (*many, one):
             assert stream.next().type == kind
     spans = spans_of(pair, 2, 4)
-    told = {service: spans[service, "deliver all"].attributes for service in ("streams", "publisher")}
-    assert [told[service]["realtime.written"] for service in ("streams", "publisher")] == [20, 1]
+    attributes_of = {service: spans[service, "deliver all"].attributes for service in ("streams", "publisher")}
+    assert [attributes_of[service]["realtime.written"] for service in ("streams", "publisher")] == [20, 1]
     # A process without a matching subscriber makes no span: the sentinel was for one process only.
     assert ("streams", "deliver all") not in spans_of(pair, 3, 3)
 

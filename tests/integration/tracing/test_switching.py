@@ -109,9 +109,9 @@ def test_an_unreachable_collector_costs_one_log_line(
             assert stream.next().data == "3"
             collector.until(lambda: collector.named("deliver all"))
         wait_until(lambda: "accepts traces again" in instance.log(), 5)
-        told = [json.loads(line) for line in instance.log().splitlines() if not line.startswith("Tidewire ")]
+        logged = [json.loads(line) for line in instance.log().splitlines() if not line.startswith("Tidewire ")]
         api.close()
-    about = [(line["level"], line["message"]) for line in told if "trace" in line["message"]]
+    about = [(line["level"], line["message"]) for line in logged if "trace" in line["message"]]
     assert [level for level, _ in about] == ["warning", "info"]
     assert about[0][1].endswith("of OTEL_EXPORTER_OTLP_ENDPOINT: status 503")
 

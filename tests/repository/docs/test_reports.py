@@ -95,9 +95,11 @@ def test_a_committed_result_is_of_a_clean_commit(path: Path) -> None:
 
 
 def test_results_name_commits_of_this_history() -> None:
-    """A copy without the history cannot tell."""
-    told = subprocess.run(["git", "rev-parse", "--is-shallow-repository"], cwd=ROOT, capture_output=True, check=False)
-    if told.stdout.strip() != b"false":
+    """A copy without the history has no commits to compare with."""
+    shallow = subprocess.run(
+        ["git", "rev-parse", "--is-shallow-repository"], cwd=ROOT, capture_output=True, check=False
+    )
+    if shallow.stdout.strip() != b"false":
         return
     for commit in sorted({commit_of(path) for path in RESULTS}):
         subprocess.run(["git", "merge-base", "--is-ancestor", commit, "HEAD"], cwd=ROOT, check=True)

@@ -1,4 +1,4 @@
-"""The end of a stream: why it ends is told, what was not written is not covered, and nothing stays behind."""
+"""The end of a stream: it names its reason, its cursor covers only written events, and nothing stays behind."""
 
 import asyncio
 import gc
@@ -162,7 +162,7 @@ async def test_a_client_that_goes_at_any_moment_leaves_nothing(turns: int) -> No
         await pass_time(100)
         assert len(sink.chunks) == written
         assert_forgotten(hub)
-        gc.collect()  # a coroutine that was never awaited would be told of now
+        gc.collect()  # a coroutine that was never awaited would cause a warning here
 
 
 @pytest.mark.parametrize("turns", range(8))

@@ -1,4 +1,4 @@
-"""What was told early is known when the log brings it; what the log has brought is not told early."""
+"""An event delivered early is not delivered again by the log, and an event from the log is not delivered early."""
 
 import pytest
 from tidewire.delivery import early_delivery as module

@@ -322,8 +322,8 @@ async def test_a_record_without_a_place_moves_no_cursor(fanout: Fanout) -> None:
     assert format.heartbeat(before) == b"id: " + before.encode() + b"\n\n"
 
 
-class Told:
-    """What a fan-out tells a tracer: (id, matched, written)."""
+class RecordingTracer:
+    """Records the calls of a fan-out: (id, matched, written)."""
 
     def __init__(self) -> None:
         self.deliveries: list[tuple[str, int, int]] = []
@@ -333,27 +333,27 @@ class Told:
         self.deliveries.append((record.event.id, matched, written))
 
 
-def tracing(told: Told) -> Fanout:
-    fanout = Fanout(Ring(), tracer=cast("Tracer", told))
+def tracing(recorder: RecordingTracer) -> Fanout:
+    fanout = Fanout(Ring(), tracer=cast("Tracer", recorder))
     fanout.positions[ALL] = Position(7, 0)
     return fanout
 
 
 async def test_a_record_is_traced_once_for_all_its_members() -> None:
-    told = Told()
-    fanout = tracing(told)
+    recorder = RecordingTracer()
+    fanout = tracing(recorder)
     joined(fanout, *(Listener(f"u{number}") for number in range(5_000)), Listener(types={"other"}))
     fanout.broadcast(record(1))
-    assert told.deliveries == [], "not before it is written"
+    assert recorder.deliveries == [], "not before it is written"
     fanout.flush()
     fanout.flush()
-    assert told.deliveries == [(record(1).event.id, 5_000, 5_000)]
+    assert recorder.deliveries == [(record(1).event.id, 5_000, 5_000)]
 
 
 async def test_a_trace_counts_matched_and_written_members() -> None:
     """A record that is for nobody has none."""
-    told = Told()
-    fanout = tracing(told)
+    recorder = RecordingTracer()
+    fanout = tracing(recorder)
     stays, goes, slow = Listener(), Listener(), Listener()
     slow.seen.full = True
     joined(fanout, stays, goes, slow)
@@ -364,4 +364,4 @@ async def test_a_trace_counts_matched_and_written_members() -> None:
     fanout.broadcast(record(2, users=("nobody",)))
     fanout.broadcast(record(3))
     fanout.flush()
-    assert told.deliveries == [(record(1).event.id, 3, 2), (record(3).event.id, 1, 1)]
+    assert recorder.deliveries == [(record(1).event.id, 3, 2), (record(3).event.id, 1, 1)]
