@@ -1,4 +1,4 @@
-"""Fixtures for every test: real servers, started for the first test that asks for one."""
+"""Fixtures for every test: real servers, started for the first test that uses one."""
 
 import os
 from collections.abc import AsyncIterator, Generator, Iterator, Mapping, Sequence

@@ -11,7 +11,7 @@ from tests.repository.docs.aws_call import call
 
 
 def main() -> int:
-    """Make the call that the arguments ask for, and print its answer."""
+    """Make the call that the arguments name, and print the response."""
     service, operation, parameters = call(sys.argv[1:])
     client = boto3.client(service, region_name=os.environ["AWS_REGION"], endpoint_url=os.environ["AWS_ENDPOINT_URL"])
     try:

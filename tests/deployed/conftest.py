@@ -68,7 +68,7 @@ class Deployment:
         return self.http.post(self.site + path, json=body, headers={"authorization": f"Bearer {key}"})
 
     def hosts(self) -> set[str]:
-        """The names that its pages ask."""
+        """The host names that its pages use."""
         return {str(urlsplit(url).hostname) for url in (self.site, self.stack.stream_url, self.stack.api_url, STRANGER)}
 
 

@@ -18,7 +18,7 @@ pytestmark = [
     pytest.mark.timeout(180),
 ]
 
-# Keeps all that the client calls, and asks for a token where a backend of the page would be asked.
+# Records the calls of the client, and gets tokens as a page gets them from its backend.
 CONNECT = """async ({user, ttl, key}) => {
     const {connect} = await import("/realtime.js");
     window.seen = {events: [], gaps: 0, readies: 0, tokens: 0, states: []};

@@ -1,4 +1,4 @@
-"""Who may ask from another site's page, and that a preview reaches its own stage and no other."""
+"""CORS on the deployment: which origins may read, and that a preview reaches its own stage only."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from tests.support.tokens import PUBLISH_KEY
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("deployed"), pytest.mark.timeout(180)]
 
-# Whether a page could ask, and read what came. A stream is left as soon as its head is there.
+# Whether a page could send a request and read the response. A stream is closed after its head.
 ASK = """async ({url, method, headers, body}) => {
     const leaving = new AbortController();
     try {
@@ -42,7 +42,7 @@ def asked_by_pages(deployed: Deployment) -> list[dict[str, Any]]:
 
 
 async def test_the_sites_page_asks_every_host_of_it(deployed: Deployment, pages: Pages) -> None:
-    """With the headers of clients, so that each is asked for by a preflight first."""
+    """With the headers of clients, so that a preflight request comes first."""
     page = await pages.blank(deployed.site)
     answers = [await page.evaluate(ASK, asked) for asked in asked_by_pages(deployed)]
     assert answers == [200, 200, 200, 202, 200]

@@ -1,4 +1,4 @@
-"""Instances that tests share: each is started once, for the first test that asks for it.
+"""Instances that tests share: each starts once, for the first test that uses it.
 
 Tests on one log tell their events apart by type or user (`api.unique`), never by what else is in the log.
 """

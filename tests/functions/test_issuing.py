@@ -221,7 +221,7 @@ def test_where_nothing_can_be_signed_that_is_what_is_said(api: Api) -> None:
 
 
 def test_without_authentication_no_stranger_gets_a_token(make_instance: MakeInstance) -> None:
-    """Its token would open the streams of a sibling with the same secret, which does ask for one."""
+    """Its token would open the streams of another deployment with the same secret, which requires tokens."""
     without_keys = Api(make_instance(REALTIME_AUTH="none", REALTIME_JWT_SECRET=SECRET))
     assert "REALTIME_PUBLISH_KEYS" in problem_of(ask(without_keys, "/api/tokens", {"userId": "u1"}), 501)["detail"]
     assert "Authentication is off" in problem_of(ask(without_keys, "/api/tickets"), 501)["detail"]

@@ -227,7 +227,7 @@ def test_an_unreadable_cursor_is_a_gap_before_all_events(api: Api, cursor: str, 
     assert event.data == "1"
     assert json.loads(ready.data) == {"recovered": False, "replayed": 1}
     with api.stream({"last-event-id": gap.last_event_id}, types=kind) as stream:
-        assert data_of(stream.ready()) == [1], "who has heard of the gap does not hear of it again"
+        assert data_of(stream.ready()) == [1], "a subscriber that got the gap does not get it again"
 
 
 def test_a_cursor_of_another_log_is_a_gap_and_then_all_there_is(api: Api, redis_api: Api) -> None:

@@ -115,7 +115,7 @@ class Story:
         self.scheme = self.dice.choice(SCHEMES)
         self.store = MemoryStore(self.pause)
         self.published: list[Event] = []
-        self.repeated: set[str] = set()  # an instance that cannot ask the log delivers these as if they were new
+        self.repeated: set[str] = set()  # an instance that cannot reach the log delivers these as if they were new
         self.taken: set[str] = set()
         self.publishing: dict[asyncio.Task[None], None] = {}
         self.clients = [Client(self.dice) for _ in range(self.dice.randint(2, 4))]

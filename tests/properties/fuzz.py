@@ -36,7 +36,7 @@ class Total:
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Return what the command line asks for."""
+    """Return the options of the command line."""
     parser = argparse.ArgumentParser(prog="scripts/fuzz", description=__doc__)
     parser.add_argument("--seconds", type=float, default=60.0, help="how long (default 60); 0: one seed")
     parser.add_argument("--seed", type=int, default=0, help="the first seed (default 0)")

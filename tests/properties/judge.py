@@ -58,7 +58,7 @@ class Judge:
         records: Mapping[str, Sequence[Record]],
         repeated: AbstractSet[str] | None,
     ) -> None:
-        """`repeated`: with early delivery, the ids that were published again; an instance that cannot ask the log
+        """`repeated`: with early delivery, the ids that were published again; an instance that cannot reach the log
         delivers these as if they were new. None: no event comes before the log holds it.
         """
         self._early = repeated is not None

@@ -76,7 +76,7 @@ class Journal:
         return record is not None and record.data.decode() == event.data
 
     def missing(self, interest: Interest, place: Place) -> list[Event]:
-        """What a subscriber who is at this place has still to be sent."""
+        """The events that a subscriber at this place has still to get."""
         heads: Place = {}
         for partition, (epoch, offset) in place.items():
             now = self.epoch(partition) or epoch

@@ -33,7 +33,7 @@ def redis_machine(url: str) -> type[StreamMachine]:
     """The machine on a real Redis, whose connections may be cut too."""
 
     class RedisMachine(StreamMachine):
-        # After a wipe in place, who reads the log may be ahead of the tail until that hears of it, and looks again
+        # After a wipe in place, a reader may be ahead of the tail until the tail notices, and reads again
         # each heartbeat.
         heartbeat_seconds = 1.0
 

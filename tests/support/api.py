@@ -67,7 +67,7 @@ class Api:
         return self.http.get("/api/events", params=dict(params or {}), headers=raw)
 
     def page(self, **params: str) -> dict[str, Json]:
-        """One page of what these parameters ask for; `from_` stands for `from`."""
+        """One page for these parameters; `from_` stands for `from`."""
         response = self.get(params=_renamed(params))
         assert response.status_code == 200, response.text
         page: dict[str, Json] = response.json()
@@ -82,7 +82,7 @@ class Api:
 
     @contextmanager
     def stream(self, headers: Headers | None = None, /, **params: str) -> Iterator["EventStream"]:
-        """A stream of what these parameters ask for; `from_` stands for `from`."""
+        """A stream for these parameters; `from_` stands for `from`."""
         with self.http.stream(
             "GET",
             "/api/events",

@@ -55,7 +55,7 @@ SERVERS = {
     ),
 }
 
-# Where `playwright install` put its browser, only its own driver knows: half a second, so it is asked last.
+# Only the driver of Playwright knows where `playwright install` put the browser. It takes 0.5 s, so it comes last.
 ASK_PLAYWRIGHT = """
 from playwright.sync_api import sync_playwright
 with sync_playwright() as playwright:

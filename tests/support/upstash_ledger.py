@@ -1,4 +1,4 @@
-"""A session that counts what a log over REST asks for, while time is virtual and the log grows as a test wants."""
+"""A session that counts the commands of a log over REST, in virtual time, while the log grows as a test wants."""
 
 import asyncio
 from bisect import bisect
@@ -71,7 +71,7 @@ def entry(number: int) -> list[Any]:
 
 
 def make_log(every: float | None = None, moments: Sequence[float] = ()) -> tuple[UpstashRest, Ledger]:
-    """A log with the default settings, and what it asks for."""
+    """A log with the default settings, and the session that counts its commands."""
     log = UpstashRest("http://127.0.0.1:1", "token")
     ledger = Ledger(every, moments)
     log.session = ledger  # type: ignore[assignment]  # stands in for the session

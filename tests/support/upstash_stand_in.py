@@ -1,7 +1,7 @@
 """A stand-in for Upstash's REST API over a real Redis, to be broken at will.
 
 It follows https://upstash.com/docs/redis/features/restapi: a JSON command to `/`, a list of them to `/pipeline` and
-`/multi-exec`; `{"result": …}` or `{"error": …}` for each; base64 where `Upstash-Encoding` asks for it; 400, 401 and
+`/multi-exec`; `{"result": …}` or `{"error": …}` for each; base64 if `Upstash-Encoding` is base64; 400, 401 and
 405. Commands that block are refused.
 """
 

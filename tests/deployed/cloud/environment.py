@@ -233,5 +233,5 @@ class Environment:
 
 
 def lwa_port(variables: Mapping[str, str]) -> str:
-    """The port on which the adapter asks the process."""
+    """The port on which the adapter reaches the process."""
     return variables.get("AWS_LWA_PORT", ADAPTER_PORT)

@@ -1,4 +1,4 @@
-"""A function URL: every path and method to one function, whose answer is streamed where the URL's mode says so."""
+"""A function URL: every path and method to one function; its response is streamed if the URL's mode is so."""
 
 import asyncio
 import json

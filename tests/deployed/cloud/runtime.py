@@ -15,7 +15,7 @@ API = "/2018-06-01/runtime"
 
 
 class Context:
-    """What a handler may ask of its invocation."""
+    """The context that a handler gets with its invocation."""
 
     def __init__(self, headers: http.client.HTTPMessage) -> None:
         self.aws_request_id = headers["Lambda-Runtime-Aws-Request-Id"]

@@ -196,7 +196,7 @@ def test_a_new_rewrite_secret_closes_a_warm_function(
     clock = Clock()
     monkeypatch.setenv("REALTIME_NETLIFY_SECRET", "ssm:/tidewire/prod/netlify-secret?")
     function = HttpFunction(publish.routes, clock)
-    assert _publish(function, "") == 202, "nothing is asked for while there is no secret"
+    assert _publish(function, "") == 202, "no signature is required while there is no secret"
     put("/tidewire/prod/netlify-secret", SECRET)
     clock.now += MAX_AGE
     assert _publish(function, "") == 403

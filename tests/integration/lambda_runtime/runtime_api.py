@@ -1,7 +1,7 @@
 """Lambda's Runtime API on 127.0.0.1, which hands on each byte of a streamed answer when it comes.
 
 AWS's own emulator speaks the same protocol but keeps an answer until it is whole. The protocol: Lambda developer guide,
-"Using the Lambda runtime API", "response streaming with custom runtimes"; Extensions API, as far as an adapter asks.
+"Using the Lambda runtime API", "response streaming with custom runtimes"; Extensions API, as far as an adapter uses it.
 """
 
 import contextlib

@@ -64,7 +64,7 @@ class NetlifyDev:
             self._wait(lambda: process.poll() is not None or self._is_live(), START_SECONDS, "not ready")
             assert process.poll() is None, f"it ended at its start\n{self._log()}"
             yield
-            process.terminate()  # it alone: the functions must hear of it from there
+            process.terminate()  # this process only: it must stop the functions
             self._wait(lambda: process.poll() is not None and not self._listens(), STOP_SECONDS, "still running")
         finally:
             with contextlib.suppress(ProcessLookupError):

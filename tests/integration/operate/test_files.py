@@ -1,4 +1,4 @@
-"""The alert rules and the dashboard: what they ask exists, is well formed, and fires when it should."""
+"""The alert rules and the dashboard: they use existing metrics, are well formed, and fire when they should."""
 
 import json
 import re

@@ -48,7 +48,10 @@ def python(program: str, *arguments: str, **environment: str) -> subprocess.Comp
 
 @pytest.mark.parametrize("transport", ["memory", "redis"])
 def test_without_tracing_a_publish_imports_none_of_it(transport: str, redis_url: str) -> None:
-    off = {"OTEL_SERVICE_NAME": "tidewire", "OTEL_EXPORTER_OTLP_HEADERS": "key=hunter2"}  # ask for none by themselves
+    off = {
+        "OTEL_SERVICE_NAME": "tidewire",
+        "OTEL_EXPORTER_OTLP_HEADERS": "key=hunter2",
+    }  # enables nothing
     store = {"REALTIME_TRANSPORT": transport, "REDIS_URL": redis_url, "REALTIME_AUTH": "none"}
     ran = python(PUBLISH, TRACEPARENT, **store, **off)
     assert ran.returncode == 0, ran.stderr

@@ -218,7 +218,7 @@ async def test_a_swallowed_cancellation_does_not_revive_a_client() -> None:
                 await sink.ready()
                 (subscriber,) = [s for s in hub.subscribers if s.sink is sink]
                 sink.full = True
-                await publish(log, *range(5_000))  # far out of the ring: it will ask for the head again
+                await publish(log, *range(5_000))  # more than the ring holds: the subscriber reads the head again
                 await witness.has(4_999)
                 log.hold_heads()
                 sink.release()
