@@ -1,4 +1,4 @@
-"""`connect()` of site/realtime.js in a page, and what the tests read of it and of the instance."""
+"""`connect()` of site/realtime.js in a page, and helpers that read its state and the instance's."""
 
 import re
 from typing import Any

@@ -1,4 +1,4 @@
-"""The client's reaction to responses, and to none: delays, final states, and what the page gets to know."""
+"""The client's reaction to responses, and to none: delays, final states, and the callbacks of the page."""
 
 import time
 from typing import Any

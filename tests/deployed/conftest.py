@@ -79,7 +79,7 @@ class Deploy:
         self._bundle, self._redis, self._factory, self._stack = bundle, redis, factory, stack
 
     def cloud(self) -> Cloud:
-        """An empty account, with nobody's site."""
+        """An empty account, without a site."""
         return self._stack.enter_context(Cloud(self._bundle))
 
     def __call__(self, template: Template, **site: str) -> Deployment:
@@ -93,7 +93,7 @@ class Deploy:
         return Deployment(cloud, deployed, url, self._stack.enter_context(cloud.client()))
 
     def put_parameters(self, cloud: Cloud, stage: str) -> None:
-        """What is put before the first deployment of a stage."""
+        """Write the parameters that a stage needs before its first deployment."""
         names = {"redis-url": self._redis.url, "publish-keys": PUBLISH_KEY, "jwt-secret": SECRET}
         for name, value in {**names, **{f"webhooks/{name}": value for name, value in SECRETS.items()}}.items():
             cloud.put_parameter(f"/tidewire/{stage}/{name}", value)

@@ -1,4 +1,4 @@
-"""Somebody who types what docs/deploy.md says, from the first command to the last, in a cloud that was empty."""
+"""A reader who types the commands of docs/deploy.md, from the first to the last, in an empty cloud."""
 
 import re
 import subprocess

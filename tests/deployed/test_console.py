@@ -25,7 +25,7 @@ async def test_a_pasted_token_shows_an_event_live(deployed: Deployment, pages: P
 
 
 async def test_a_stream_that_breaks_off_resumes_elsewhere(deployed: Deployment, pages: Pages) -> None:
-    """Its environment crashes, and what was published meanwhile comes from the next one, once."""
+    """Its environment crashes; events published in the meantime come from the next one, once."""
     pages.expect(r"net::ERR_")
     console = await pages.unconnected_console(deployed.site)
     await console.fill(token=deployed.token("console-2"))

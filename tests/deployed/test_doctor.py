@@ -1,4 +1,4 @@
-"""`tidewire doctor` against deployments: well, and as they were when no browser could stream from them."""
+"""`tidewire doctor` against deployments: a healthy one, and earlier ones from which no browser could stream."""
 
 import copy
 

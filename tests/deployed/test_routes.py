@@ -1,4 +1,4 @@
-"""The routes of the template and of the site, as whoever is on the internet meets them."""
+"""The routes of the template and of the site, as seen from the internet."""
 
 import json
 import time
@@ -72,7 +72,7 @@ OWN = {
 
 @pytest.mark.parametrize("name", OWN)
 def test_a_function_has_its_variables_and_no_others(deployed: Deployment, name: str) -> None:
-    """Also those whose default would do, so that nobody takes one away by mistake; the others here notice the rest."""
+    """Also those whose default would do, so that removing one fails here; the other tests cover the rest."""
     assert deployed.stack.function(name).variables.keys() == OF_ALL | OWN[name]
 
 
@@ -89,7 +89,7 @@ def test_health_and_the_description_are_open(deployed: Deployment) -> None:
 
 
 def test_clients_are_told_where_streams_are(deployed: Deployment) -> None:
-    """By CloudFormation's own reference: nobody deploys a second time with the address."""
+    """By CloudFormation's own reference, so that no second deployment with the address is needed."""
     where = f"{deployed.stack.stream_url}api/events"
     config = deployed.http.get(f"{deployed.site}/api/config").json()
     assert config == {"auth": "required", "streamUrl": where}
@@ -98,7 +98,7 @@ def test_clients_are_told_where_streams_are(deployed: Deployment) -> None:
 
 
 def test_the_site_has_its_files_and_its_headers(deployed: Deployment) -> None:
-    """The page may open streams at any https:// host, runs nothing of others, and is framed by nobody."""
+    """The page may open streams at any https:// host, runs nothing of others, and cannot be framed."""
     page = deployed.http.get(f"{deployed.site}/")
     assert page.status_code == 200
     assert "<title>" in page.text
@@ -130,7 +130,7 @@ def test_a_delivery_through_the_rewrite_is_an_event(deployed: Deployment) -> Non
 
 
 def test_with_a_secret_only_the_site_gets_in(signed: Deployment) -> None:
-    """Rewrites carry Netlify's signature, and what comes past the site is refused, also with a signature of its own."""
+    """Rewrites carry Netlify's signature; requests past the site are refused, also with a signature of their own."""
     assert "signed=REALTIME_NETLIFY_SECRET" in signed.cloud.redirects(signed.site)
     event = {"type": "note", "data": 1}
     api, key = signed.stack.api_url, {"authorization": f"Bearer {PUBLISH_KEY}"}
@@ -152,7 +152,7 @@ def test_with_a_secret_only_the_site_gets_in(signed: Deployment) -> None:
 
 
 def test_streams_and_pages_need_no_signature(signed: Deployment) -> None:
-    """They are asked for directly, with a token of their own."""
+    """Requests go there directly, with a token of their own."""
     bearer = {"authorization": f"Bearer {signed.token('u1')}", "accept": "application/json"}
     for front in (signed.stack.api_url, signed.site, signed.stack.stream_url.rstrip("/")):
         assert signed.http.get(f"{front}/api/events", headers=bearer).status_code == 200, front

@@ -1,4 +1,4 @@
-"""`scripts/cloud`: it says where a deployment is, which answers there, and is gone when it is output to stop."""
+"""`scripts/cloud` prints the addresses of a deployment, which answers there until it is stopped."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""GET /api/config: what a client must know before it subscribes, said by the server and not guessed from a status."""
+"""GET /api/config: what a client must know before it subscribes; it infers nothing from a status."""
 
 from tests.functions.conftest import ORIGIN
 from tests.support.api import Api, check

@@ -26,7 +26,7 @@ def headers_of(values: Mapping[str, str]) -> dict[str, str]:
 
 
 def delivered(api: Api, kind: str, **params: str) -> list[dict[str, Any]]:
-    """The events of a type as CloudEvents, each a valid one that says nothing of its audience."""
+    """The events of a type as CloudEvents, each valid and without its audience."""
     events: list[dict[str, Any]] = api.page(types=kind, from_="earliest", format="cloudevents", **params)["events"]
     for event in events:
         check(event, "CloudEventOut")

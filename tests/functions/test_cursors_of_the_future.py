@@ -1,4 +1,4 @@
-"""A cursor from the future, made up or of a log that fell back: a gap at most, and nothing is hidden behind it."""
+"""A cursor beyond the head, forged or from a log that fell back: it yields a gap at most, and hides nothing."""
 
 import json
 

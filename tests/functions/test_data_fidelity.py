@@ -1,4 +1,4 @@
-"""What is published as data arrives character by character, and no data can pass for anything but data."""
+"""Data arrives character by character as published, and stays data whatever it contains."""
 
 import json
 import re

@@ -1,6 +1,6 @@
-"""Requests made from the OpenAPI document, good ones and bad ones: each answer is one that the document names.
+"""Requests made from the OpenAPI document, valid and invalid: each response is one that the document lists.
 
-The requests are the same in every run. What they reach is what no list of ours thought of: the document is the list.
+The requests are the same in every run. They reach cases that no list of ours has, because the document is the list.
 """
 
 import itertools

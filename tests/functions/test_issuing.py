@@ -1,4 +1,4 @@
-"""POST /api/tokens and /api/tickets: what is signed holds for what and as long as it says, and for nothing else."""
+"""POST /api/tokens and /api/tickets: a signed token is valid for its user, types and lifetime only."""
 
 import json
 import time

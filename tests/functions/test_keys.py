@@ -1,4 +1,4 @@
-"""Publish keys: who may publish, and what a refusal gives away."""
+"""Publish keys: permissions, and refusals that reveal nothing."""
 
 import hmac
 import json

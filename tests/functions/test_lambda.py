@@ -1,4 +1,4 @@
-"""The handlers that AWS Lambda calls, with what API Gateway (payload 2.0) and function URLs send."""
+"""The Lambda handlers, with events of API Gateway (payload 2.0) and of function URLs."""
 
 import asyncio
 import base64

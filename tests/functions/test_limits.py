@@ -1,4 +1,4 @@
-"""Limits of a deployment: 429, the limit's name, and when to come again."""
+"""Limits of a deployment: 429, the limit's name, and Retry-After."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What is wrong with a request around its body: paths, methods, queries, headers, and HTTP itself."""
+"""Malformed requests: paths, methods, queries, headers, and HTTP itself."""
 
 import http.client
 import json

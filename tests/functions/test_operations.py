@@ -147,7 +147,7 @@ async def test_a_refusal_without_a_second_append_expires(monkeypatch: pytest.Mon
 
 
 async def test_one_event_that_was_refused_is_no_reason() -> None:
-    """Whoever may publish could take an instance out of rotation with one event that is too large for its store."""
+    """A publisher could take an instance out of rotation with one event that is too large for its store."""
     log = RefusingLog()
     log.why = TransportUnavailable("too large")
     async with asking(log) as client:

@@ -1,4 +1,4 @@
-"""GET /api/events as JSON pages: the same road as a stream, for those who cannot stream."""
+"""GET /api/events as JSON pages: the guarantees of a stream, for clients that cannot stream."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""A page of a log that answers slowly: it ends in time with what it has read, and the next one goes on from there."""
+"""A page of a slow log: it ends in time with the records read so far, and the next page continues after them."""
 
 import json
 from typing import Any
@@ -20,7 +20,7 @@ TOTAL = 40
 
 
 class SlowLog(MemoryLog):
-    """A log each of whose answers takes `seconds`."""
+    """A log that takes `seconds` for each read."""
 
     seconds = 0.0
 

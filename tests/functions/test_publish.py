@@ -1,4 +1,4 @@
-"""POST /api/publish: what a receipt promises."""
+"""POST /api/publish: the promises of a receipt."""
 
 import asyncio
 import json

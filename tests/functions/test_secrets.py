@@ -1,4 +1,4 @@
-"""What must stay secret stays out of the server's log, whatever goes wrong."""
+"""Secrets stay out of the server's log, also with failing requests."""
 
 import json
 import socket

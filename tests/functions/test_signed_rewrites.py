@@ -1,4 +1,4 @@
-"""`x-nf-sign`: what a request that went past the site can do."""
+"""`x-nf-sign`: requests that did not come through the site are refused."""
 
 import itertools
 import time

@@ -1,4 +1,4 @@
-"""GET /api/events as a stream: how it begins, what it replays, what moves its cursor."""
+"""GET /api/events as a stream: its start, its replay, and its cursor."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""How a stream ends: it says why, its id stays good, and nothing is lost on the way to the next one."""
+"""The end of a stream: it names its reason, its last id stays valid, and the next stream loses nothing."""
 
 import http.client
 import json

@@ -1,4 +1,4 @@
-"""Keys and tokens that are limited to event types, or to beginnings of some: the same for every way in and out."""
+"""Keys and tokens limited to event types or prefixes: the same rules on every way in and out."""
 
 import json
 from typing import Any

@@ -168,7 +168,7 @@ def test_a_form_of_github_becomes_the_event_of_its_json(sources: Api) -> None:
 
 
 def test_a_slash_command_of_slack_is_an_event(sources: Api) -> None:
-    """Slack shows what is answered as a message, and takes no other status than 200."""
+    """Slack shows the response as a message, and accepts no status but 200."""
     body = (PAYLOADS / "slack" / "slash_command.txt").read_bytes()
     with sources.stream(types="weather-asked") as stream:
         stream.ready()

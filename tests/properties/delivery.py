@@ -82,7 +82,7 @@ class Client:
         self.now = connection
 
     async def disconnect(self, share: float) -> None:
-        """Go away after so much of what is on its way has arrived."""
+        """Disconnect after this share of the bytes on the way has arrived."""
         connection, self.now = self.now, None
         if connection is None:
             return
@@ -126,7 +126,7 @@ class Story:
         return Instance(self.store, self.scheme, max_events=12, ring=ring) if self.early else Plain(self, ring)
 
     async def pause(self) -> None:
-        """Take any number of turns, as an answer from afar does."""
+        """Take any number of turns, as a remote reply does."""
         await spin(self.dice.choice((0, 0, 0, 1, 2, 5)))
 
     async def tell(self) -> Verdict:
@@ -183,7 +183,7 @@ class Story:
         await self.dice.choice(self.clients).disconnect(self.dice.choice((1.0, 1.0, self.dice.random())))
 
     async def vanish(self) -> None:
-        """The connection is dead, and nobody knows yet."""
+        """The connection is dead, and neither side has noticed."""
         client = self.dice.choice(self.clients)
         if client.now is not None:
             client.now.sink.gone = True
@@ -225,7 +225,7 @@ class Story:
         self.dice.choice(self.instances).log.come_back()
 
     async def replace(self) -> None:
-        """A deployment replaces an instance; its clients come back wherever they like."""
+        """A deployment replaces an instance; its clients reconnect to any other."""
         number = self.dice.randrange(len(self.instances))
         old = self.instances[number]
         old.log.come_back()
@@ -260,7 +260,7 @@ class Story:
         self.publishing.clear()
 
     async def settle(self) -> None:
-        """Everything works again: each client gets what is still to come, and then all is judged."""
+        """Everything works again: each client gets its remaining events, and then everything is judged."""
         for instance in self.instances:
             instance.log.come_back()
         await self._published()
@@ -342,7 +342,7 @@ def _release(log: AwayLog) -> None:
 
 
 def play(seed: int, *, early: bool) -> Verdict:
-    """Tell the story of a seed, and return what came of it."""
+    """Play the story of a seed, and return the verdict."""
     dice = random.Random(f"limits {seed}")
     with ExitStack() as stack:
         runner = stack.enter_context(asyncio.Runner(loop_factory=VirtualTimeLoop))

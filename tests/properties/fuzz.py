@@ -44,7 +44,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main() -> int:
-    """Return 1 where a promise was broken."""
+    """Return 1 if a promise was broken."""
     options = parse()
     logging.disable(logging.CRITICAL)  # outages are part of the stories
     totals = {False: Total("without early delivery"), True: Total("with early delivery")}

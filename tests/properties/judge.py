@@ -1,4 +1,4 @@
-"""The judge of a story about the delivery core: what clients received, against what the log holds."""
+"""The judge of a story about the delivery core: compares received events with the log."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +27,7 @@ class Received(NamedTuple):
 
 @dataclass
 class Verdict:
-    """What came of one story; all but the first three and the digest are 0 where the promises hold."""
+    """The result of one story; all but the first three and the digest are 0 if the promises hold."""
 
     connections: int = 0
     frames: int = 0
@@ -48,7 +48,7 @@ class Verdict:
 
 
 class Judge:
-    """Compares what one client received with what the log holds."""
+    """Compares the events that one client received with those of the log."""
 
     def __init__(
         self,
@@ -89,7 +89,7 @@ class Judge:
                 self._verdict.blame("lost", f"{id} ({name} {offset}) of {self._interest}")
 
     def _judge_connection(self, connection: Received, all_seen: set[str]) -> dict[str, int] | None:
-        """Judge each frame; return where the connection began, None where it brought no id."""
+        """Judge each frame; return the position at which the connection began, or None if it brought no id."""
         self._verdict.connections += 1
         resumed = _offsets(connection.cursor)
         start = place = resumed

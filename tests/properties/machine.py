@@ -1,4 +1,4 @@
-"""Publishers, subscribers and accidents in any order: the rules of the state machine, for any log."""
+"""Publishers, subscribers and failures in any order: the rules of the state machine, for any log."""
 
 import asyncio
 import random
@@ -43,7 +43,7 @@ hubs = st.integers(0, HUBS - 1)
 
 
 class Client:
-    """One client: at most one connection, and what it remembers between them."""
+    """One client: at most one connection at a time, and the state that it keeps between connections."""
 
     def __init__(self, interest: Interest, journal: Journal) -> None:
         self.interest = interest
@@ -56,7 +56,7 @@ class Client:
         self.taken = 0  # bytes of this connection that have certainly arrived
 
     def arrive(self, up_to: int) -> None:
-        """So many bytes of what was written have arrived."""
+        """The client has received the stream up to this byte."""
         assert self.sink is not None
         chunk = self.sink.stream[self.taken : up_to]
         self.taken = max(self.taken, up_to)
@@ -134,7 +134,7 @@ class StreamMachine(RuleBasedStateMachine):
             loop.call_soon(hub.fanout.flush)
 
     async def pause(self) -> None:
-        """Take any number of turns, as an answer from afar does."""
+        """Take any number of turns, as a remote reply does."""
         await spin(self.dice.choice((0, 0, 0, 1, 2, 5)))
 
     # What may happen ------------------------------------------------------------------------------
@@ -284,7 +284,7 @@ class StreamMachine(RuleBasedStateMachine):
             task.result()
 
     async def _settle(self) -> None:
-        """Everyone reads on, and then has all that is theirs; nothing but what is theirs has come before it."""
+        """Every client reads to the end: it has all events of its audience, and no others."""
         for who in self.clients:
             if who.sink is not None:
                 assert who.connecting is not None

@@ -87,7 +87,7 @@ class Journal:
 
 
 class Begin(NamedTuple):
-    """How a connection was asked for, and what was acknowledged around that moment."""
+    """The request of a connection, and the events acknowledged around that moment."""
 
     cursor: str | None
     since: str
@@ -110,15 +110,15 @@ class Reader:
     _script: list[Begin | bytes] = field(default_factory=list)
 
     def connect(self, begin: Begin) -> None:
-        """A new connection: what is judged next is the first of its frames."""
+        """A new connection: the next frame is its first one."""
         self._script.append(begin)
 
     def take(self, chunk: bytes) -> None:
-        """Bytes that have arrived; they are judged when all that they may hold is acknowledged."""
+        """Bytes that have arrived; they are judged after all events that they may hold are acknowledged."""
         self._script.append(chunk)
 
     def judge(self) -> None:
-        """Raise AssertionError where a promise was broken."""
+        """Raise AssertionError if a promise was broken."""
         script, self._script = self._script, []
         for step in script:
             if isinstance(step, Begin):
@@ -173,7 +173,7 @@ class Reader:
                 assert offset == 0, "what is left of the new epoch must follow the gap"
 
     def _first_place(self, first: Place, event: SseEvent | None) -> Place:
-        """Where the first id of a connection without a cursor may have led from."""
+        """The possible starts of a connection without a cursor, by its first id."""
         assert self.begin is not None
         place: Place = {}
         for partition, (epoch, offset) in first.items():

@@ -1,4 +1,4 @@
-"""A client's connection that has room at random."""
+"""A client's connection that is writable at random."""
 
 import asyncio
 import random

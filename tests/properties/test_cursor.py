@@ -1,4 +1,4 @@
-"""The cursor: what was encoded is read again, and nothing that a client can send raises."""
+"""The cursor: encoding and parsing agree, and no input of a client raises."""
 
 import base64
 import string

@@ -1,4 +1,4 @@
-"""Whatever meets at one moment on a stream, nothing is lost, repeated or reordered: random stories, one a seed."""
+"""Nothing is lost, repeated or reordered, whatever happens at the same moment: random stories, one per seed."""
 
 import subprocess
 from pathlib import Path
@@ -24,7 +24,7 @@ def test_no_seed_breaks_a_promise(early: bool) -> None:
 
 
 def test_a_seed_tells_one_story() -> None:
-    """The fuzz is of use only where a failing seed fails again."""
+    """A failing seed fails again; otherwise the fuzz would be useless."""
     for seed in (1, 94, 159):
         first, second = play(seed, early=True), play(seed, early=True)
         assert first.events > 10

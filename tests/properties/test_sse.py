@@ -1,4 +1,4 @@
-"""Frames: whatever is put into a field, it stays in that field of that one event."""
+"""Frames: the content of a field stays in that field of that event."""
 
 import re
 from typing import get_args

@@ -1,4 +1,4 @@
-"""Imports point down: what is below works, and can be read, without what is above."""
+"""Imports point down: a lower room works, and can be read, without the higher ones."""
 
 import ast
 import functools

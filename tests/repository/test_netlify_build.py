@@ -1,4 +1,4 @@
-"""What is deployed to Netlify: where its rewrites lead, and where they must not."""
+"""The build for Netlify: the targets of its rewrites."""
 
 import re
 import subprocess

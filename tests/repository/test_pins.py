@@ -1,4 +1,4 @@
-"""Pins: every install is the same install, checked by hash, and what is installed here is what is pinned."""
+"""Pins: every install has the same versions, checked by hash, and this environment has them too."""
 
 import ast
 import re

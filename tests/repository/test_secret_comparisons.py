@@ -1,4 +1,4 @@
-"""What is secret is compared in constant time: not because nobody forgot it today, but because nobody can."""
+"""Secrets are compared in constant time: a new comparison of another kind fails here."""
 
 import ast
 import re
@@ -20,7 +20,7 @@ COMPARING = (ast.Eq, ast.NotEq, ast.In, ast.NotIn, ast.Lt, ast.Gt)
 
 
 def name_of(node: ast.expr) -> str:
-    """The last word of what an expression is called, "" where it has no name."""
+    """The last name in an expression, or "" if it has none."""
     match node:
         case ast.Name(id=name) | ast.Attribute(attr=name):
             return name
@@ -44,7 +44,7 @@ def is_plain(node: ast.expr) -> bool:
 
 
 def suspicious(source: str) -> Iterator[str]:
-    """Comparisons in which a secret may be, as they stand in the source."""
+    """The source of comparisons that may involve a secret."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Compare) and isinstance(node.ops[0], COMPARING):
             sides = [node.left, *node.comparators]

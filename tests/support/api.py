@@ -1,4 +1,4 @@
-"""A client of one Tidewire, for tests: what it reads is checked against openapi.json on the way."""
+"""A client of one Tidewire, for tests; it checks responses against openapi.json."""
 
 import copy
 import functools
@@ -129,7 +129,7 @@ class EventStream:
         return events
 
     def ready(self) -> list[SseEvent]:
-        """What comes before `realtime.ready`; from here on, all that is appended arrives."""
+        """The frames up to `realtime.ready`; every event appended after it arrives."""
         return self.until("realtime.ready")[:-1]
 
     def until_cursor_moves(self) -> str:
@@ -141,7 +141,7 @@ class EventStream:
         return self.cursor
 
     def until_frames(self, count: int) -> None:
-        """Read on until so many more frames have come, none of which holds an event."""
+        """Read `count` more frames; none of them may hold an event."""
         wanted = self.raw.count(b"\n\n") + count
         while self.raw.count(b"\n\n") < wanted:
             events = self._feed(next(self._chunks))
@@ -185,12 +185,12 @@ def problem_of(response: httpx.Response, status: int) -> dict[str, Json]:
 
 
 def pointers_of(problem: Mapping[str, Json]) -> list[str]:
-    """Where a problem says that the body is wrong."""
+    """The JSON pointers of a problem's errors."""
     return [error["pointer"] for error in problem.get("errors", [])]
 
 
 def check(value: Json, schema: str) -> None:
-    """Fails unless the value is what the OpenAPI document says of this schema."""
+    """Fails unless the value matches this schema of the OpenAPI document."""
     _validator(schema).validate(value)
 
 

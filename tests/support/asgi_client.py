@@ -1,4 +1,4 @@
-"""Requests to an ASGI app in this process whose answers are read while they come, which httpx's transport cannot."""
+"""Requests to an ASGI app in this process, with responses that are read as they come; httpx's transport cannot."""
 
 import asyncio
 from typing import Any, Self
@@ -40,7 +40,7 @@ class Request(Growing):
         return self._decoder.last_event_id
 
     async def answered(self) -> int:
-        """The status, once it has come; a refusal's once it is whole."""
+        """The status, as soon as it is known; that of a refusal after the complete response."""
         await self.until(lambda: self.status == 200 or self.ended)
         return self.status
 

@@ -1,4 +1,4 @@
-"""Time that a test decides about."""
+"""Clocks that a test controls."""
 
 import asyncio
 import functools
@@ -60,7 +60,7 @@ class _JumpingSelector(selectors.SelectSelector):
 
 
 async def pass_time(seconds: float) -> None:
-    """Let virtual time pass: everything that is due until then runs, so that absence is proven and not hoped for.
+    """Let virtual time pass: everything that is due in the meantime runs, so an absent event is proven absent.
 
     Raises AssertionError in a loop of real time, where it would be a fixed sleep.
     """

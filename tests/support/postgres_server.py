@@ -1,4 +1,4 @@
-"""A private Postgres, and the fixtures that hand it out: `postgres_url`, `make_postgres`."""
+"""A private Postgres, and its fixtures: `postgres_url`, `make_postgres`."""
 
 import asyncio
 import atexit
@@ -43,7 +43,7 @@ os.execv(sys.argv[3], sys.argv[3:])
 
 
 class PostgresServer(ServerProcess):
-    """A Postgres of its own, empty at first: what it has answered outlives the process."""
+    """A Postgres of its own, empty at first; an acknowledged commit survives the process."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -109,12 +109,12 @@ class PostgresServer(ServerProcess):
         super().resume()
 
     def stop(self) -> None:
-        """Ends the server in order, and forgets what it held."""
+        """Ends the server in order, and deletes its data."""
         super().stop()
         shutil.rmtree(self.data, ignore_errors=True)
 
     def restart(self) -> None:
-        """Ends in order and starts again on the same port, with all that it held."""
+        """Ends in order and starts again on the same port, with its data."""
         super().stop()
         self.start()
 
@@ -220,7 +220,7 @@ def _cluster() -> Path:
 
 
 def _make_folder() -> Path:
-    """A folder of whoever runs Postgres; not below pytest's, into which somebody else may not look."""
+    """A folder of the user that runs Postgres; not below pytest's, which other users may not read."""
     folder = Path(tempfile.mkdtemp(prefix="tidewire-postgres-"))
     if (user := _somebody_else()) is not None:
         os.chown(folder, user.pw_uid, user.pw_gid)
@@ -228,7 +228,7 @@ def _make_folder() -> Path:
 
 
 def in_a_thread(make: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Run a coroutine to its end where a loop may be running already."""
+    """Run a coroutine to its end, also if a loop is running in this thread."""
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(lambda: asyncio.run(make())).result()
 

@@ -1,6 +1,6 @@
 """Servers that tests start, break and stop: a private Redis, and Tidewire itself, on 127.0.0.1.
 
-Methods block until what they promise has happened; a coroutine calls them with `asyncio.to_thread`.
+Methods block until their effect has happened; a coroutine calls them with `asyncio.to_thread`.
 """
 
 import fcntl
@@ -38,10 +38,10 @@ class ServerError(Exception):
 
 
 def free_port() -> int:
-    """A port on which nothing listens now, and which nobody else gets while this process lives.
+    """A port on which nothing listens, reserved while this process lives.
 
-    No outgoing connection, and no other process that calls this: while a killed server is away, another worker's
-    could start on its port, and the clients of the one would be served by the other.
+    No outgoing connection and no other caller gets it: otherwise another worker's server could start on the port of a
+    killed one, and serve its clients.
     """
     locks = Path(tempfile.gettempdir(), f"tidewire-ports-{os.getuid()}")
     locks.mkdir(exist_ok=True)
@@ -49,7 +49,7 @@ def free_port() -> int:
         port = random.choice(PORTS)
         lock = os.open(locks / str(port), os.O_CREAT | os.O_WRONLY, 0o600)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the end of this process lets go of it
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released when this process ends
             with socket.socket() as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind((HOST, port))
@@ -60,7 +60,7 @@ def free_port() -> int:
 
 
 class ServerProcess(ABC):
-    """One server process at a time, on one port for good; what it prints goes to a log file."""
+    """One server process at a time, always on the same port; its output goes to a log file."""
 
     def __init__(self, folder: Path) -> None:
         self.port = free_port()
@@ -76,10 +76,10 @@ class ServerProcess(ABC):
 
     @abstractmethod
     def is_ready(self) -> bool:
-        """Whether the server does its work; raises nothing where it does not, or not yet."""
+        """Whether the server accepts requests; raises nothing if it does not."""
 
     def start(self) -> Self:
-        """Returns when the server is ready; raises ServerError where it ends or takes too long."""
+        """Returns when the server is ready; raises ServerError if it ends or takes too long."""
         assert not self.is_running(), "it runs already"
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
@@ -108,18 +108,18 @@ class ServerProcess(ABC):
         return self._process.pid
 
     def kill(self) -> None:
-        """Ends the process at once, as a crash does; what it did not write by then is lost."""
+        """Ends the process at once, as a crash does; unwritten data is lost."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
 
     def terminate(self) -> None:
-        """Asks the process to end, and does not wait; `wait` does."""
+        """Sends SIGTERM and does not wait; `wait` does."""
         if self._process is not None:
             self._process.terminate()
 
     def wait(self, seconds: float = STOP_SECONDS) -> int:
-        """The exit code, once the process has ended; raises ServerError where it does not."""
+        """The exit code, after the process has ended; raises ServerError if it does not end in time."""
         assert self._process is not None, "it was not started"
         try:
             return self._process.wait(seconds)
@@ -154,9 +154,9 @@ class ServerProcess(ABC):
 
 
 class RedisServer(ServerProcess):
-    """A Redis of its own, empty at first. With `aof`, what it has answered is on disk.
+    """A Redis of its own, empty at first. With `aof`, every acknowledged write is on disk.
 
-    Then a restart brings everything back; without, it is a Redis that lost everything.
+    Then a restart keeps everything; without it, a restart loses everything.
     """
 
     def __init__(self, folder: Path, *, aof: bool = False, options: Sequence[str] = ()) -> None:
@@ -192,7 +192,7 @@ class RedisServer(ServerProcess):
             return False
 
     def ask(self, command: str) -> str:
-        """The first line of the reply to a command like `EXISTS key`, with no spaces in a word."""
+        """The first line of the reply to a command like `EXISTS key`, whose words have no spaces."""
         with socket.create_connection((HOST, self.port), timeout=START_SECONDS) as connection:
             connection.sendall(command.encode() + b"\r\n")
             with connection.makefile("rb") as reply:
@@ -205,7 +205,7 @@ class RedisServer(ServerProcess):
 
 
 class Instance(ServerProcess):
-    """`python -m functions.local` with these settings, and none of those that this shell has set.
+    """`python -m functions.local` with these settings, and none from this shell.
 
     `command` runs something else that answers GET /api/health/live on $PORT.
     """
@@ -256,13 +256,13 @@ class MakeInstance(Protocol):
 
 
 def inherited() -> dict[str, str]:
-    """What every child needs of this process's environment."""
+    """The variables that every child inherits."""
     names = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "SYSTEMROOT")
     return {name: os.environ[name] for name in names if name in os.environ}
 
 
 def wait_until(condition: Callable[[], bool], seconds: float) -> None:
-    """Returns as soon as the condition holds; raises TimeoutError where it does not in time."""
+    """Returns as soon as the condition holds; raises TimeoutError if it does not in time."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:

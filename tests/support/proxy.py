@@ -1,4 +1,4 @@
-"""A TCP proxy between Tidewire and its store: the network, counted, and broken at will."""
+"""A TCP proxy between Tidewire and its store, which counts round trips and breaks connections."""
 
 import asyncio
 import contextlib
@@ -16,8 +16,8 @@ Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 class Proxy:
     """Forwards every connection to the server of a URL, until a method changes that; its own `url` stays the same.
 
-    What is set applies to the bytes that come from then on: `delay` to both directions, `keep` to the next answers,
-    `twice` to connections that are opened from then on.
+    A setting applies to bytes that come after it: `delay` to both directions, `keep` to the next replies, `twice` to
+    new connections.
     """
 
     def __init__(self, server_url: str) -> None:
@@ -26,13 +26,12 @@ class Proxy:
         self._target = port
         self._port = free_port()
         self.url = server_url.replace(f":{port}", f":{self._port}")
-        self.delay = 0.0  # seconds that bytes are on their way
-        self.keep: int | None = (
-            None  # bytes of an answer that pass before its connection is cut; 0: it was done, unheard
-        )
-        self.twice = False  # each request reaches the server a second time, as a proxy that retries too early sends it
-        self.turns = 0  # how often a client wrote after the server had spoken: its round trips
-        self.cuts = 0  # answers that `keep` has cut
+        self.delay = 0.0  # seconds that bytes take
+        # Bytes of a reply that pass before its connection is cut; 0: the command ran, and its reply is lost.
+        self.keep: int | None = None
+        self.twice = False  # each request reaches the server twice, as from a proxy that retries too early
+        self.turns = 0  # round trips: how often a client wrote after a reply
+        self.cuts = 0  # replies cut by `keep`
         self._speaker = ""
         self._server: asyncio.Server | None = None
         self._pumps: set[asyncio.Task[None]] = set()
@@ -64,7 +63,7 @@ class Proxy:
         self._writers.clear()
 
     async def freeze(self) -> None:
-        """Leave every open connection open and silent for good, as a lost route does; new ones work."""
+        """Leave every open connection open and silent, as a lost route does; new ones work."""
         pumps = list(self._pumps)
         for pump in pumps:
             pump.cancel()
@@ -73,7 +72,7 @@ class Proxy:
     def lead_to(self, port: int, *, cut: bool = True) -> None:
         """Let new connections lead to another server, as after a failover, and cut the open ones.
 
-        Without `cut` they stay with the server that they lead to, as where it lives on (a planned failover).
+        Without `cut` they stay with the old server, as in a planned failover.
         """
         self._target = port
         if cut:

@@ -13,12 +13,12 @@ from pathlib import Path
 
 
 class ServerNotFoundError(Exception):
-    """No program on this machine can do the job; the message says what to install."""
+    """No program on this machine fits; the message names what to install."""
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A kind of program: where it is looked for, and from which version on it will do."""
+    """A kind of program: the places to look for it, and the minimum version."""
 
     variable: str  # names the program, and then no other is considered
     names: tuple[str, ...]
@@ -64,7 +64,7 @@ with sync_playwright() as playwright:
 
 
 def find(name: str) -> Path:
-    """The program to start for a key of SERVERS; raises ServerNotFoundError where there is none."""
+    """The program to start for a key of SERVERS; raises ServerNotFoundError if there is none."""
     server = SERVERS[name]
     chosen = os.environ.get(server.variable)
     for path in [Path(chosen)] if chosen else _candidates(server):
@@ -95,7 +95,7 @@ def _version(program: Path, option: str = "--version") -> tuple[int, int]:
 
 
 def _output(command: list[str]) -> str:
-    """What a command prints, be it as an error; nothing where it fails, as with a shared library missing."""
+    """The output of a command, stderr included; empty if it fails, e.g. without a shared library."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
         return done.stdout or done.stderr

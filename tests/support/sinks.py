@@ -1,4 +1,4 @@
-"""Where a test's subscriber writes to: reads the bytes as a browser would, and can be slow."""
+"""A subscriber's sink for tests: decodes the bytes as a browser does, and can be slow."""
 
 import asyncio
 import json
@@ -29,13 +29,13 @@ class RecordingSink(Growing):
         self.order: list[Any] = []  # data, or the name of a control event, as it came
         self.full = False
         self.ended = False
-        self.last_words = b""  # what was given to `end`, also where there was no room for it
-        self.faults: list[str] = []  # what the writer did although a sink must not be used so
+        self.last_words = b""  # the argument of `end`, also if there was no room for it
+        self.faults: list[str] = []  # wrong uses of the sink
         self._decoder = SseDecoder(last_event_id)
         self._room: asyncio.Future[None] | None = None
 
     def write(self, chunk: bytes) -> Awaitable[None] | None:
-        """Take the bytes; where it is full, the answer is done once `release` is called."""
+        """Take the bytes; if it is full, return a future that is done after `release`."""
         if self.ended:
             self.faults.append(f"written to after its end: {chunk!r}")
         if self._room is not None:
@@ -95,12 +95,12 @@ class RecordingSink(Growing):
 
     @property
     def closing(self) -> str | None:
-        """The reason given at the end, None where there was none."""
+        """The reason given at the end, or None."""
         reasons = [json.loads(e.data)["reason"] for e in SseDecoder().feed(self.last_words) if e.type == CLOSING]
         return str(reasons[-1]) if reasons else None
 
     async def ready(self) -> dict[str, Any]:
-        """Return the data of `realtime.ready` once it has come."""
+        """Wait for `realtime.ready`, and return its data."""
         await self.until(lambda: any(event.type == READY for event in self.all))
         content: dict[str, Any] = next(json.loads(e.data) for e in self.all if e.type == READY)
         return content
@@ -110,7 +110,7 @@ class RecordingSink(Growing):
         await self.until(lambda: data in self.data, seconds)
 
     async def received(self, count: int, or_data: object = None) -> None:
-        """Return once so many events have come, or one with this data."""
+        """Wait until this many events have come, or one with this data."""
         await self.until(lambda: len(self.data) >= count or or_data in self.data)
 
     def _take(self, chunk: bytes) -> None:

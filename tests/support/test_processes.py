@@ -1,4 +1,4 @@
-"""The fault tests mean something only if their servers break, and come back, as they say."""
+"""The servers of the fault tests break and come back as documented."""
 
 import socket
 import subprocess

@@ -1,4 +1,4 @@
-"""What is tested against the stand-in is worth as much as the stand-in is like Upstash."""
+"""The stand-in behaves like Upstash: tests against it prove no more than that."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""A stand-in for Upstash's REST API over a real Redis, to be broken at will.
+"""A stand-in for Upstash's REST API over a real Redis, which fails on demand.
 
 It follows https://upstash.com/docs/redis/features/restapi: a JSON command to `/`, a list of them to `/pipeline` and
 `/multi-exec`; `{"result": …}` or `{"error": …}` for each; base64 if `Upstash-Encoding` is base64; 400, 401 and
@@ -38,7 +38,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Request:
-    """What came, and what it carried."""
+    """One request, with its headers and body."""
 
     path: str
     headers: Mapping[str, str]
@@ -46,7 +46,7 @@ class Request:
 
 
 class StandIn:
-    """Serves in a thread of its own, so that a test may block, or count what comes while it does nothing."""
+    """Serves in a thread of its own, so that a test may block, or count requests while it is idle."""
 
     def __init__(self, redis_port: int) -> None:
         self.port = free_port()
@@ -140,7 +140,7 @@ class StandIn:
         return keep is None
 
     def _commands(self, path: str, body: bytes) -> list[list[Any]] | None:
-        """Return the commands, None where the body does not hold any."""
+        """Return the commands, or None if the body has none."""
         try:
             content = json.loads(body)
         except ValueError:
@@ -168,7 +168,7 @@ class StandIn:
         return (400 if "error" in replies[0] else 200), sync, json.dumps(replies[0], ensure_ascii=False).encode()
 
     async def _run(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
-        """Return what Redis replies; what it would not take over REST does not get to it."""
+        """Return the reply of Redis; a command that REST does not allow is not sent."""
         replies = []
         redis, writer = await asyncio.open_connection(HOST, self.redis_port, limit=2**26)
         try:

@@ -21,7 +21,7 @@ PORT = 8443
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Build, deploy, say where it is, and serve until SIGINT or SIGTERM."""
+    """Build, deploy, print the addresses, and serve until SIGINT or SIGTERM."""
     parser = argparse.ArgumentParser(prog="scripts/cloud", description=__doc__)
     parser.add_argument("--port", type=int, default=PORT, help="of the site; streams are on the next one")
     port = parser.parse_args(arguments).port
@@ -62,7 +62,7 @@ def build(folder: Path, port: int, stack: ExitStack) -> tuple[Cloud, str]:
 
 
 def tell(cloud: Cloud, site: str, stream: str, key: str) -> None:
-    """Say where it is, and what to do there."""
+    """Print the addresses, and the commands to try."""
     print(
         f"""
 Your deployment, on this machine. Everything passes through the template's own routes.

@@ -84,7 +84,7 @@ class Bus:
         self._sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
 
     def _invoke(self, function: Function, event: dict[str, Any]) -> None:
-        """An asynchronous invocation, tried again as often as the template says, and at once."""
+        """An asynchronous invocation, retried at once as often as the template says."""
         retries, dead_letters = self._retries.get(function.name, (2, None))
         for _ in range(1 + retries):
             if _answer(function, event) is not None:
@@ -108,7 +108,7 @@ class Bus:
 
 
 def _answer(function: Function, event: dict[str, Any]) -> Any:
-    """What a function returns, None where it fails."""
+    """The function's result, or None if it fails."""
     with contextlib.suppress(InvocationError):
         invocation = function.invoke(event)
         text = b"".join(iter(lambda: invocation.chunks.get() or b"", b""))

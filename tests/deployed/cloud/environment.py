@@ -38,7 +38,7 @@ class InvocationError(Exception):
 
 @dataclass(frozen=True)
 class Platform:
-    """What Lambda adds to a function: the folder for what is made here, the bundle, and where AWS's APIs answer."""
+    """What Lambda adds to a function: a folder for temporary files, the bundle, and the address of AWS's APIs."""
 
     folder: Path
     bundle: Path
@@ -83,7 +83,7 @@ class Platform:
 
 
 class Function:
-    """One function of the template, with its environments; what is idle is frozen."""
+    """One function of the template, with its environments; idle ones are frozen."""
 
     def __init__(self, platform: Platform, properties: Mapping[str, Any]) -> None:
         self.name = str(properties["FunctionName"])
@@ -164,7 +164,7 @@ class Environment:
             self._stack.enter_context(adapter(ADAPTERS[-1], api, ports[lwa_port(variables)], variables))
 
     def take(self) -> bool:
-        """Make it busy, where it is idle and alive; then it is thawed."""
+        """Thaw it for an invocation, if it is idle and alive."""
         with self._changing:
             if self.is_busy or self.process.poll() is not None:
                 return False
@@ -185,7 +185,7 @@ class Environment:
         return invocation
 
     def kill(self) -> None:
-        """End it as a crash does: what it answers breaks off."""
+        """End it as a crash does: its response breaks off."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
@@ -196,7 +196,7 @@ class Environment:
         self._stack.close()
 
     def log(self) -> str:
-        """What it printed."""
+        """Its output."""
         return self.log_file.read_text(errors="replace")
 
     def _freeze(self, invocation: Invocation) -> None:

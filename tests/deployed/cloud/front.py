@@ -1,4 +1,4 @@
-"""The cloud's way in: TLS for every host on one machine, and a proxy by which clients reach them by their names."""
+"""The cloud's entry: TLS for every host on one machine, and a proxy through which clients reach them by name."""
 
 import asyncio
 import logging

@@ -26,14 +26,14 @@ TOO_LATE = plain(503, '{"message":"Service Unavailable"}')
 
 
 class Route(NamedTuple):
-    """A route with what it leads to; `function` is None where the API may not invoke it."""
+    """A route and its function; `function` is None if the API may not invoke it."""
 
     key: str
     function: Function | None
     seconds: float
 
     def match(self, method: str, path: str) -> dict[str, str] | None:
-        """The parameters of the path, where the route is this request's."""
+        """The parameters of the path, if the route matches this request."""
         wanted, _, pattern = self.key.partition(" ")
         if wanted not in (method, "ANY"):
             return None

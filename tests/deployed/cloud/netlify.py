@@ -32,7 +32,7 @@ class Rule(NamedTuple):
     signed: str | None
 
     def target_of(self, path: str) -> str | None:
-        """Where the rule leads this path, None where it is not this rule's."""
+        """The rule's target for this path, or None if the rule does not match."""
         start = self.path.removesuffix("*")
         if self.path.endswith("*"):
             return self.target.replace(":splat", path.removeprefix(start)) if path.startswith(start) else None

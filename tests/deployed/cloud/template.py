@@ -37,7 +37,7 @@ class Template:
         return {name: str(self.resolve(item["Value"])) for name, item in self._text["Outputs"].items()}
 
     def resolve(self, value: Any) -> Any:
-        """Return the value with every intrinsic function replaced; raises KeyError where one is not known here."""
+        """Return the value with every intrinsic function replaced; raises KeyError for an unknown one."""
         if isinstance(value, list):
             return [found for item in value if (found := self.resolve(item)) is not None]
         if not isinstance(value, Mapping):

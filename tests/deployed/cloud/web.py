@@ -1,4 +1,4 @@
-"""What the fronts share: requests as Lambda's events, whole answers, and one ASGI app for each host."""
+"""Shared by the fronts: requests as Lambda's events, complete responses, and one ASGI app per host."""
 
 import asyncio
 import base64
@@ -108,7 +108,7 @@ def event_of(scope: Scope, body: bytes, domain: str, route: str, parameters: Map
 
 
 async def chunks(invocation: Invocation) -> AsyncIterator[bytes]:
-    """What an invocation answers, as it comes; read to its end by a thread, also where nobody listens any more."""
+    """The chunks of a response, as they come; a thread reads them to the end, also after the client has left."""
     loop, found = asyncio.get_running_loop(), asyncio.Queue[bytes | None]()
 
     def pump() -> None:
@@ -124,7 +124,7 @@ async def chunks(invocation: Invocation) -> AsyncIterator[bytes]:
 
 
 async def prelude(stream: AsyncIterator[bytes]) -> tuple[bytes, bytes]:
-    """The prelude of a streamed answer, and what has come of the body with it."""
+    """The prelude of a streamed response, and the part of the body that came with it."""
     text = b""
     async for chunk in stream:
         text += chunk
@@ -153,7 +153,7 @@ async def call(app: App, scope: Scope, body: bytes) -> Whole:
 
 
 class Hosts:
-    """Leads each request to the app of its host, as DNS does; a name that nobody has is not found."""
+    """Routes each request to the app of its host, as DNS does; an unknown name is not found."""
 
     def __init__(self) -> None:
         self.apps: dict[str, App] = {}

@@ -1,4 +1,4 @@
-"""REALTIME_TRANSPORT=eventbridge: what is published is on the bus, all of it, or the answer says what is not."""
+"""REALTIME_TRANSPORT=eventbridge: published events are on the bus; the response names those that are not."""
 
 import itertools
 import json

@@ -1,4 +1,4 @@
-"""The log of the Lambda handlers: a line for each invocation, and nothing in it that a client or a source sent."""
+"""The log of the Lambda handlers: one line per invocation, without any data of a client or a source."""
 
 import io
 import itertools

@@ -1,4 +1,4 @@
-"""Secrets named in the environment: read while running, kept, and followed when they are rotated."""
+"""Secrets named in the environment: read at run time, cached, and read again after a rotation."""
 
 import json
 import logging

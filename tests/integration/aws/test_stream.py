@@ -1,4 +1,4 @@
-"""The stream's process lives long: it follows rotated secrets by itself, and its clients lose nothing by that."""
+"""The stream process lives long: it follows rotated secrets, and its clients lose nothing."""
 
 import logging
 import threading

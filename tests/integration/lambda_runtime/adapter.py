@@ -1,6 +1,6 @@
-"""What the Lambda Web Adapter does, in a thread: invocations in, requests to the app, the answers out as they come.
+"""The Lambda Web Adapter, in a thread: turns invocations into requests to the app, and streams the responses.
 
-Held to the real one: where TIDEWIRE_LAMBDA_ADAPTER names its program, every test runs with both. docs/lambda.md says
+Compared with the real one: if TIDEWIRE_LAMBDA_ADAPTER names its program, every test runs with both. docs/lambda.md says
 how to build it.
 """
 

@@ -1,7 +1,8 @@
-"""Lambda's Runtime API on 127.0.0.1, which hands on each byte of a streamed answer when it comes.
+"""Lambda's Runtime API on 127.0.0.1, which passes on each byte of a streamed response as it comes.
 
-AWS's own emulator speaks the same protocol but keeps an answer until it is whole. The protocol: Lambda developer guide,
-"Using the Lambda runtime API", "response streaming with custom runtimes"; Extensions API, as far as an adapter uses it.
+AWS's own emulator speaks the same protocol but keeps a response until it is complete. The protocol: Lambda developer
+guide, "Using the Lambda runtime API", "response streaming with custom runtimes"; Extensions API, as far as an adapter
+uses it.
 """
 
 import contextlib
@@ -47,7 +48,7 @@ class Invocation:
         return answer
 
     def events(self) -> Iterator[SseEvent]:
-        """The events of the stream, each as soon as it is there."""
+        """The events of the stream, each as soon as it arrives."""
         chunk: bytes | None = self._left
         while chunk is not None:
             yield from self._decoder.feed(chunk)
@@ -94,7 +95,7 @@ class RuntimeApi:
         self._server.server_close()
 
     def invoke(self, event: dict[str, Any], seconds: float = 900.0) -> Invocation:
-        """Hand the event to the runtime; its time is up after so many seconds."""
+        """Pass the event to the runtime, with a deadline in seconds."""
         invocation = Invocation(event, seconds)
         self._running[invocation.id] = invocation
         self._waiting.put(invocation)

@@ -1,4 +1,4 @@
-"""The stream function as Lambda runs it: a process, an adapter, and a Runtime API that passes on what comes."""
+"""The stream function as Lambda runs it: a process, an adapter, and a Runtime API that streams."""
 
 import asyncio
 import copy

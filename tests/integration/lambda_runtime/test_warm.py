@@ -1,4 +1,4 @@
-"""Warm environments: one connection and one loop from call to call, and a new connection after the freezer."""
+"""Warm environments: invocations share one connection and one loop; after a freeze, the connection is new."""
 
 import asyncio
 import copy

@@ -1,4 +1,4 @@
-"""Collects these tests only where `scripts/netlify` has installed what they need: 350 MB, for them alone."""
+"""Collects these tests only if `scripts/netlify` has installed their dependencies (350 MB)."""
 
 import re
 

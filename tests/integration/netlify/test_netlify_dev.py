@@ -1,4 +1,4 @@
-"""`scripts/netlify dev` between a browser and the functions: what a proxy could hold back, lose, or keep open."""
+"""`scripts/netlify dev` between a browser and the functions: it delays, loses and keeps open nothing."""
 
 import contextlib
 import json
@@ -31,7 +31,7 @@ LINKED = (".netlify-cli", ".venv", "functions", "requirements*.txt", "scripts", 
 
 
 class NetlifyDev:
-    """`scripts/netlify dev` on free ports, in a folder like the repository: what it writes stays out of ours."""
+    """`scripts/netlify dev` on free ports, in a copy of the repository, so that it writes nothing into ours."""
 
     def __init__(self, folder: Path, secret: str | None = None) -> None:
         self._folder = folder
@@ -50,7 +50,7 @@ class NetlifyDev:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Run it meanwhile; raises ServerError where it does not start, or leaves something running at its end."""
+        """Run it within the block; raises ServerError if it does not start, or leaves a process at its end."""
         with self._log_file.open("wb") as log:
             process = subprocess.Popen(
                 [self._folder / "scripts" / "netlify", "dev"],
@@ -95,7 +95,7 @@ class NetlifyDev:
 
 
 def link_repository(folder: Path) -> None:
-    """Make `folder` a place where the command line finds what it needs of the repository."""
+    """Link the files of the repository that the command line needs into `folder`."""
     for path in (path for pattern in LINKED for path in ROOT.glob(pattern)):
         (folder / path.name).symlink_to(path)
 
@@ -109,7 +109,7 @@ class Stream:
         self._events = (event for chunk in response.iter_bytes() for event in decoder.feed(chunk))
 
     def take(self) -> SseEvent:
-        """The next event, as soon as it is there."""
+        """The next event, as soon as it arrives."""
         event = next(self._events)
         self.cursor = event.last_event_id
         return event
@@ -119,7 +119,7 @@ class Stream:
         return _number(self.take())
 
     def take_replayed(self) -> list[int]:
-        """What was published between the cursor and now, without a gap; then the stream is live."""
+        """The events published after the cursor, without a gap; then the stream is live."""
         numbers = []
         while (event := self.take()).type != "realtime.ready":
             numbers.append(_number(event))

@@ -20,7 +20,7 @@ Line = dict[str, Any]
 
 
 def lines(output: io.StringIO) -> list[Line]:
-    """What was printed since the last look."""
+    """The lines printed since the last call."""
     written = [json.loads(line) for line in output.getvalue().splitlines()]
     output.seek(0)
     output.truncate()

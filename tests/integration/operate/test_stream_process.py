@@ -25,7 +25,7 @@ def short_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def server(request: pytest.FixtureRequest) -> AsyncIterator[StreamServer]:
-    """The stream's app on Lambda, with these settings more."""
+    """The stream's app on Lambda, with further settings."""
     settings = {"AWS_LAMBDA_FUNCTION_NAME": "tidewire-prod-stream", **getattr(request, "param", {})}
     server = StreamServer(settings)
     yield server
@@ -34,7 +34,7 @@ async def server(request: pytest.FixtureRequest) -> AsyncIterator[StreamServer]:
 
 @pytest.fixture
 def reports(capsys: pytest.CaptureFixture[str]) -> Lines:
-    """Takes the lines for CloudWatch since the last call, so many at least."""
+    """Returns the lines for CloudWatch since the last call, at least `count`."""
 
     async def take(count: int) -> list[dict[str, Any]]:
         text = ""

@@ -1,4 +1,4 @@
-"""What stands between a browser and the process must not hold events back, change them, or keep the dead alive."""
+"""A proxy between a browser and the process does not delay events, change them, or keep dead connections open."""
 
 import json
 import re

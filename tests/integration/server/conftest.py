@@ -1,4 +1,4 @@
-"""Peers do not outlive their test, whatever becomes of it."""
+"""Peers end with their test."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Misbehaving peers: raw sockets that send and read only what a test calls for."""
+"""Misbehaving peers: raw sockets under the control of a test."""
 
 import socket
 import struct
@@ -55,7 +55,7 @@ class Peer:
             return
 
     def is_refused(self, piece: bytes) -> bool:
-        """Whether the server has closed: a reset or a broken pipe, within so many times the piece."""
+        """Whether the server has closed: a reset or a broken pipe within 100 sends of the piece."""
         try:
             for _ in range(100):
                 self.socket.sendall(piece)
@@ -66,7 +66,7 @@ class Peer:
         return False
 
     def read_until(self, end: bytes, *, pause: float = 0.0) -> bytes:
-        """What came up to `end`, and `end` itself; what came after it is kept for the next call.
+        """The bytes up to `end`, with `end` itself; later bytes are kept for the next call.
 
         With a pause (s) after each piece it is a slow reader.
         """
@@ -90,7 +90,7 @@ class Peer:
         return Answer(status, headers, body)
 
     def rest(self) -> bytes:
-        """All that comes until the server closes."""
+        """All bytes until the server closes."""
         try:
             while piece := self.socket.recv(65_536):
                 self.received += piece
@@ -100,7 +100,7 @@ class Peer:
         return rest
 
     def drain(self) -> None:
-        """Read what is there, and what comes within the socket's time-out."""
+        """Read the bytes that come within the socket's time-out."""
         try:
             while self.socket.recv(65_536):
                 pass
@@ -108,7 +108,7 @@ class Peer:
             return
 
     def reset(self) -> None:
-        """Close with a RST: what is on its way is lost."""
+        """Close with a RST: bytes on the way are lost."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.socket.close()
 
@@ -127,7 +127,7 @@ def peer(instance: Instance, *, receive_buffer: int | None = None) -> Iterator[P
 
 
 def stream(instance: Instance, *, head: bytes = EVENTS, receive_buffer: int | None = None) -> Peer:
-    """A peer whose stream is live; it has read no further."""
+    """A peer with a live stream, which it has read up to `ready`."""
     opened = Peer(instance, receive_buffer=receive_buffer)
     opened.send(head)
     opened.read_until(READY)

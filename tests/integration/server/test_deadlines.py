@@ -56,7 +56,7 @@ def test_a_request_that_does_not_end_is_408(instance: Instance, case: str) -> No
 
 
 def test_a_pipelined_request_that_does_not_end_is_408(instance: Instance) -> None:
-    """Its deadline begins when the response before it is complete; without one it held the connection for good."""
+    """Its deadline begins when the response before it is complete; without one, it held the connection forever."""
     with peer(instance) as one:
         one.send(LIVE + POST + b"content-length: 27\r\n\r\n" + EVENT[:10])
         assert one.answer().body == ALIVE

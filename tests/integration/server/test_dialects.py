@@ -1,4 +1,4 @@
-"""What clients, proxies and libraries write that few people do by hand: older and odder HTTP."""
+"""HTTP dialects of clients, proxies and libraries: old and unusual syntax."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""What is kept of a peer before a credential was seen has a bound: the process is measured, not a counter."""
+"""Memory kept for a peer before its credential is checked is bounded; measured at the process."""
 
 import http.client
 
@@ -96,7 +96,7 @@ def test_pipelined_requests_are_answered_in_order(instance: Instance) -> None:
 
 
 def test_more_pipelined_requests_than_are_kept_are_not_answered(instance: Instance) -> None:
-    """Those that were kept are; the last answer says that the connection ends (RFC 9112 section 9.6)."""
+    """The kept ones are answered; the last response has `Connection: close` (RFC 9112 section 9.6)."""
     with peer(instance) as one:
         one.send(LIVE * 100)
         answers = [one.answer()]

@@ -1,4 +1,4 @@
-"""Near the limit of open files an instance stays reachable, and says what is wrong."""
+"""Near the limit of open files, an instance stays reachable and reports the limit."""
 
 import asyncio
 import resource
@@ -19,7 +19,7 @@ FILES = 100
 
 @pytest.fixture
 def instance(tmp_path: Path) -> Iterator[Instance]:
-    """An instance that may have so many files open."""
+    """An instance with this limit of open files."""
     limited = f"ulimit -n {FILES} && exec {sys.executable} -m functions.local"
     instance = Instance(tmp_path, {}, command=["sh", "-c", limited])
     with ExitStack() as stack:
@@ -87,13 +87,13 @@ WAITING = 5
 
 
 def files(instance: Instance) -> set[int]:
-    """The numbers of what the instance has open; it gets the lowest that is free for what it opens next."""
+    """The instance's file descriptors; the next one that it opens is the lowest free number."""
     return {int(entry.name) for entry in Path(f"/proc/{instance.pid}/fd").iterdir()}
 
 
 @contextmanager
 def no_file_left(instance: Instance) -> Iterator[None]:
-    """Within the block the instance can open nothing: its limit is what it has open now."""
+    """Within the block, the limit of the instance is its number of open files: it can open no other."""
     soft, hard = resource.prlimit(instance.pid, resource.RLIMIT_NOFILE)
     resource.prlimit(instance.pid, resource.RLIMIT_NOFILE, (max(files(instance)) + 1, hard))
     try:

@@ -1,4 +1,4 @@
-"""Requests cut anywhere, pipelined, broken and abandoned at random: the answers are right, and nothing stays behind."""
+"""Requests cut, pipelined, malformed and abandoned at random: the responses are right, and nothing leaks."""
 
 import itertools
 import random

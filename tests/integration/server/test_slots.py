@@ -1,4 +1,4 @@
-"""A stream's life is ours: whatever its peer sends, omits or leaves unread, its slot is free soon after its end."""
+"""The slot of a stream is free soon after its end, whatever its peer sends, omits or leaves unread."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -143,7 +143,7 @@ def test_a_peer_that_reads_nothing_is_cut_off(make_api: MakeApi) -> None:
 
 @pytest.mark.full
 def test_a_peer_that_reads_little_by_little_is_kept(make_api: MakeApi) -> None:
-    """It takes several times the bound for what is on its way."""
+    """It reads several times the bound of unsent bytes."""
     api = make_api(REALTIME_STALL_SECONDS="2s", REALTIME_HEARTBEAT="1s")
     opened = stream(api.instance, receive_buffer=RECEIVE_BUFFER)
     with ThreadPoolExecutor(1) as pool:

@@ -1,4 +1,4 @@
-"""Functions: what was traced is sent before the invocation returns, because the process may be frozen then."""
+"""Functions: spans are sent before the invocation returns, because the process may be frozen then."""
 
 import pytest
 from tidewire.settings.config import Settings

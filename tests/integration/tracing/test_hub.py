@@ -1,4 +1,4 @@
-"""What becomes a span of a publish and of a delivery, and what it is below of."""
+"""The spans of a publish and of a delivery, and their parents."""
 
 import queue
 import threading

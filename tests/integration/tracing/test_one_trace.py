@@ -21,7 +21,7 @@ def traceparent(number: int, flags: str = "01") -> str:
 
 
 def all_of(pair: Pair, number: int, count: int) -> list[Span]:
-    """The spans of a trace, as soon as there are so many."""
+    """The spans of a trace, as soon as there are this many."""
 
     def found() -> list[Span]:
         return [span for span in pair.collector.spans if span.trace_id == TRACE.format(number)]

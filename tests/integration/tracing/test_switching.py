@@ -1,4 +1,4 @@
-"""Off, on, wrong, and a collector that is away: nothing of it may cost an event, or a cold start."""
+"""Tracing off, on, misconfigured, or with a dead collector: it costs no event and no cold start."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""The reports of bench/ and chaos/: refused trees, the meaning of their counters, and what is committed of them."""
+"""The reports of bench/ and chaos/: refused trees, the meaning of their counters, and the committed files."""
 
 import json
 import re
@@ -90,7 +90,7 @@ def commit_of(path: Path) -> str:
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: f"{path.parts[-3]}-{path.stem}")
 def test_a_committed_result_is_of_a_clean_commit(path: Path) -> None:
-    """A result of a changed tree is for whoever made it."""
+    """A result of a changed tree is not committed."""
     assert re.fullmatch(r"[0-9a-f]{7,40}", commit_of(path))
 
 

@@ -23,7 +23,7 @@ CORE = str(Path(tidewire.__file__).parent)
 
 
 class Listener:
-    """A member that is always up to date; `writable` is what it has to wait for once it fell behind."""
+    """A member that is always up to date; `writable` is the future that it waits for after it fell behind."""
 
     def __init__(self, user_id: str | None = None, types: set[str] | None = None, format: Format = DATA) -> None:
         self.interest = Interest(user_id, None if types is None else frozenset(types))
@@ -68,7 +68,7 @@ def record(
 
 
 def executed_lines(action: Callable[[], object]) -> int:
-    """Count the lines of the core that an action runs: what it costs, on any machine the same."""
+    """Count the lines of the core that an action runs: its cost, the same on every machine."""
     lines = 0
 
     def count(frame: FrameType, what: str, _: Any) -> Any:

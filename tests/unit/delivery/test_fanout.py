@@ -1,4 +1,4 @@
-"""One record to those it is for: matched, encoded and written no more often than needed."""
+"""The fan-out of one record: matched, encoded and written no more often than needed."""
 
 import asyncio
 from collections.abc import Mapping
@@ -351,7 +351,7 @@ async def test_a_record_is_traced_once_for_all_its_members() -> None:
 
 
 async def test_a_trace_counts_matched_and_written_members() -> None:
-    """A record that is for nobody has none."""
+    """A record without a subscriber has none."""
     recorder = RecordingTracer()
     fanout = tracing(recorder)
     stays, goes, slow = Listener(), Listener(), Listener()

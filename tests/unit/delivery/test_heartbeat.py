@@ -1,4 +1,4 @@
-"""The heartbeat: a frame with only an id, which moves the cursor past what was not for this subscriber."""
+"""The heartbeat: a frame with only an id, which moves the cursor past events for others."""
 
 import asyncio
 import itertools

@@ -1,4 +1,4 @@
-"""The ring: bounded by count and by bytes, and honest about what has left it."""
+"""The ring: bounded by count and by bytes; it reports items that have left it."""
 
 import pytest
 from tidewire.delivery.ring_buffer import Ring

@@ -1,4 +1,4 @@
-"""Sessions: counted in the limits, ended by their time or their token, and closed by one exit whatever ends them."""
+"""Sessions: counted in the limits, ended by their time or their token, and closed by one exit."""
 
 import asyncio
 import json
@@ -175,7 +175,7 @@ async def test_a_long_poll_ends_with_its_token() -> None:
 
 
 class SilentReplay(StagedLog):
-    """A log whose heads are known, and which answers no read of its records."""
+    """A log that answers reads of its heads, and no read of its records."""
 
     async def replay(self, after: Cursor, until: Cursor) -> AsyncIterator[Record | Gap]:
         await pass_time(1_000)

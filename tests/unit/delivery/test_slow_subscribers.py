@@ -1,4 +1,4 @@
-"""Subscribers who cannot keep up: they lose nothing, and cost the others nothing."""
+"""Slow subscribers lose nothing, and cost the others nothing."""
 
 import asyncio
 import random
@@ -21,7 +21,7 @@ RING = 16
 
 
 def make_hub(retention: Retention | None = None) -> Hub:
-    """A hub with a small ring over a log in memory that yields wherever another would wait."""
+    """A hub with a small ring over a log in memory, which yields at each point where another log does I/O."""
     return Hub(MemoryLog(retention=retention or Retention(), pause=yield_once), ring=Ring(RING))
 
 

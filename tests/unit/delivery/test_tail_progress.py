@@ -1,4 +1,4 @@
-"""Progress is claimed when it was seen: `ready` and health follow the tail's first answered read."""
+"""Progress is claimed after it was observed: `ready` and health follow the tail's first answered read."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
@@ -16,7 +16,7 @@ from tests.support.sinks import subscribed
 
 
 class RefusedTail:
-    """A tail whose reads are refused until `answer` is called, as those of a node in cluster mode are (CROSSSLOT)."""
+    """A tail whose reads are refused until `answer` is called, as by a node in cluster mode (CROSSSLOT)."""
 
     running = True
 
@@ -37,7 +37,7 @@ class RefusedTail:
 
 
 class RefusingLog(StagedLog):
-    """A log that is read at will, and followed only when its tail is answered."""
+    """A log that answers every read; its tail runs only after `answer` was called."""
 
     tail: RefusedTail
 

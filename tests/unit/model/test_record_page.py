@@ -1,4 +1,4 @@
-"""Pages say exactly what reading each of their entries as a record says."""
+"""A page has the same records as reading each of its entries on its own."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""A page of JSON: what counts as on it, what is left for the next one, and when it can be sent."""
+"""A JSON page: its items, the rest for the next page, and the moment at which it is complete."""
 
 import json
 from typing import Any

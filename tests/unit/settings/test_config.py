@@ -346,7 +346,7 @@ def test_the_known_variables_are_those_of_the_document() -> None:
 
 
 def test_keys_that_nobody_needs_are_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
-    """Each role says it, a function that only publishes too, and none says it again where a secret was rotated."""
+    """Each role logs it, also a function that only publishes; a rotated secret does not log it again."""
     for key in ("hunter2", "hunter3"):
         settings = {"REALTIME_AUTH": "none", "REALTIME_PUBLISH_KEYS": key}
         make_hub(Settings.from_env(settings), stateless=True)
@@ -358,7 +358,7 @@ def test_keys_that_nobody_needs_are_warned_of_once(caplog: pytest.LogCaptureFixt
     ("name", "hint"), [("REALTIME_HEARTBEATS", "REALTIME_HEARTBEAT?"), ("REALTIME_ZZZ", "docs/configuration.md")]
 )
 def test_an_unknown_setting_is_warned_of(name: str, hint: str, caplog: pytest.LogCaptureFixture) -> None:
-    """A typing error in a name would leave the default in force without a word."""
+    """A typing error in a name would keep the default without a warning."""
     make_hub(Settings.from_env({name: "hunter2", "REALTIME_RETRY": "1s"}))
     [record] = caplog.records
     assert (record.levelname, "hunter2" in record.message) == ("WARNING", False)

@@ -1,4 +1,4 @@
-"""What a REDIS_URL says."""
+"""The addresses and options of a REDIS_URL."""
 
 import ssl
 
@@ -67,7 +67,7 @@ def test_certificates_are_checked_by_default() -> None:
 )
 @pytest.mark.parametrize("transport", ["redis", "redis-pubsub"])
 def test_wrong_urls_are_refused_and_not_quoted(url: str, rule: str, transport: TransportName) -> None:
-    """Over Pub/Sub an unknown option reached redis-py, whose connections then failed, each of them."""
+    """Over Pub/Sub, an unknown option reached redis-py, and each of its connections failed."""
     with pytest.raises(SettingsError, match="REDIS_URL") as caught:
         make_transport(Settings(transport=transport, redis_url=url))
     assert rule in str(caught.value)

@@ -1,4 +1,4 @@
-"""Shared reads: what is the same for all is read once, and no caller gets a result that is too old for it."""
+"""Single flight: callers share one read, and no caller gets a result that is too old for it."""
 
 import asyncio
 from collections.abc import Sequence
