@@ -233,11 +233,10 @@ def _read(folder: Path, module: str, equivalent: set[tuple[str, str, str]]) -> R
     result = Result(module)
     for name, status in _statuses(folder, module):
         diff = _diff(folder, module, name) if status in SURVIVED else ""
-        if (module, *_changed(diff)) in equivalent:
-            status = "equivalent"  # noqa: PLW2901
-        elif diff:
+        is_equivalent = (module, *_changed(diff)) in equivalent
+        if diff and not is_equivalent:
             result.survivors.append(f"{name}: {status}\n{diff}")
-        result.statuses[status] += 1
+        result.statuses["equivalent" if is_equivalent else status] += 1
     return result
 
 
