@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Mapping
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -148,18 +149,18 @@ def test_a_warm_function_follows_rotated_secrets(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("REALTIME_TRANSPORT", "redis")
     monkeypatch.setenv("REALTIME_PUBLISH_KEYS", "ssm:/key")
     monkeypatch.setenv("REDIS_URL", "ssm:/redis")
-    function = HttpFunction(publish.routes, clock)
-    assert _publish(function, "old-key") == 202
-    assert _publish(function, "new-key") == 401
-    put("/key", "old-key,new-key")
-    clock.now += MAX_AGE
-    assert [_publish(function, "new-key"), _publish(function, "old-key")] == [202, 202]
-    put("/redis", new.url)
-    old.stop()
-    clock.now += EAGER_AGE
-    assert _publish(function, "new-key") == 503
-    assert _publish(function, "new-key") == 202, "what was refused is looked up again, and the caller's retry finds it"
-    assert new.ask("EXISTS rt:all {rt:all}:meta") != ":0"
+    with closing(HttpFunction(publish.routes, clock)) as function:
+        assert _publish(function, "old-key") == 202
+        assert _publish(function, "new-key") == 401
+        put("/key", "old-key,new-key")
+        clock.now += MAX_AGE
+        assert [_publish(function, "new-key"), _publish(function, "old-key")] == [202, 202]
+        put("/redis", new.url)
+        old.stop()
+        clock.now += EAGER_AGE
+        assert _publish(function, "new-key") == 503
+        assert _publish(function, "new-key") == 202, "a refusal refreshes the secrets for the next call"
+        assert new.ask("EXISTS rt:all {rt:all}:meta") != ":0"
 
 
 def test_an_optional_parameter_is_unset_while_missing() -> None:
@@ -195,12 +196,12 @@ def test_a_new_rewrite_secret_closes_a_warm_function(
     """To requests that do not come through the site."""
     clock = Clock()
     monkeypatch.setenv("REALTIME_NETLIFY_SECRET", "ssm:/tidewire/prod/netlify-secret?")
-    function = HttpFunction(publish.routes, clock)
-    assert _publish(function, "") == 202, "no signature is required while there is no secret"
-    put("/tidewire/prod/netlify-secret", SECRET)
-    clock.now += MAX_AGE
-    assert _publish(function, "") == 403
-    assert _publish(function, "", signature(SECRET)) == 202
+    with closing(HttpFunction(publish.routes, clock)) as function:
+        assert _publish(function, "") == 202, "no signature is required while there is no secret"
+        put("/tidewire/prod/netlify-secret", SECRET)
+        clock.now += MAX_AGE
+        assert _publish(function, "") == 403
+        assert _publish(function, "", signature(SECRET)) == 202
 
 
 def _publish(function: HttpFunction, key: str, signature: str = "") -> int:
