@@ -47,7 +47,7 @@ async def test_an_example_is_short(name: str) -> None:
     assert len((EXAMPLES / name).read_text().splitlines()) < MAX_LINES
 
 
-async def test_the_client_imports_only_what_users_copy() -> None:
+async def test_the_client_imports_only_copied_files() -> None:
     """realtime.js and client/, without a build step."""
     site = ROOT / "site"
     for file in (site / "realtime.js", *(site / "client").glob("*.js")):

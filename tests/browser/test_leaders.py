@@ -125,9 +125,7 @@ async def test_short_lived_tokens_cause_no_renewal_loop(guarded: Api, pages: Pag
 
 
 @pytest.mark.parametrize("options", [{}, {"share": "my-app"}], ids=["default", "same-share"])
-async def test_tabs_that_say_the_same_of_two_users_share_nothing(
-    guarded: Api, pages: Pages, options: dict[str, str]
-) -> None:
+async def test_tabs_of_two_users_share_nothing(guarded: Api, pages: Pages, options: dict[str, str]) -> None:
     """Whatever `share` says: otherwise one user's tab would receive another user's private events."""
     first, second = [await pages.blank(guarded.instance.url) for _ in range(2)]
     for page, user in ((first, "u-one"), (second, "u-two")):
@@ -141,7 +139,7 @@ async def test_tabs_that_say_the_same_of_two_users_share_nothing(
 
 
 @pytest.mark.parametrize("share", [True, False])
-async def test_a_page_of_the_next_user_hears_nothing_of_the_last(guarded: Api, pages: Pages, share: bool) -> None:
+async def test_the_next_user_gets_no_event_of_the_last_one(guarded: Api, pages: Pages, share: bool) -> None:
     """A user signs out and another one signs in, while another tab of the first user is still connected."""
     other, page = [await pages.blank(guarded.instance.url) for _ in range(2)]
     for tab in (other, page):

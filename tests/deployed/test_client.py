@@ -86,7 +86,7 @@ async def test_a_broken_stream_resumes_in_another_environment(deployed: Deployme
     assert (seen["events"], seen["gaps"]) == ([1, 2, 3], 0)
 
 
-async def test_a_renewed_token_goes_on_where_the_last_one_was(deployed: Deployment, pages: Pages) -> None:
+async def test_a_renewed_token_resumes_after_the_last_event(deployed: Deployment, pages: Pages) -> None:
     """The client comes with the next token before the first one ends: nothing is lost or repeated at the switch."""
     page = await connected(deployed, pages, "client-2", ttl=5)
     deployed.publish("note", 1, "client-2")

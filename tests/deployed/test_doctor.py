@@ -27,7 +27,7 @@ def enter(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.full  # test_guide.py runs it as well, as a command
-async def test_all_is_well_where_all_was_deployed(deployed: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_complete_deployment_passes_every_check(deployed: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
     enter(deployed, monkeypatch)
     found = await findings(deployed.site, origin=deployed.site, limits=LIMITS)
     assert with_verdict(found, "fail") == [], found

@@ -41,7 +41,7 @@ def asked_by_pages(deployed: Deployment) -> list[dict[str, Any]]:
     ]
 
 
-async def test_the_sites_page_asks_every_host_of_it(deployed: Deployment, pages: Pages) -> None:
+async def test_the_sites_page_reaches_every_host(deployed: Deployment, pages: Pages) -> None:
     """With the headers of clients, so that a preflight request comes first."""
     page = await pages.blank(deployed.site)
     answers = [await page.evaluate(ASK, asked) for asked in asked_by_pages(deployed)]
@@ -83,7 +83,7 @@ async def test_a_preview_shows_events_of_its_own_stage(
     assert preview.http.get(f"{preview.site}/api/events", headers=pages_of_it).status_code == 200
 
 
-async def test_a_preview_without_functions_says_so(deploy: Deploy, deployed: Deployment) -> None:
+async def test_a_preview_without_functions_answers_404(deploy: Deploy, deployed: Deployment) -> None:
     """It never falls back to production's log."""
     variables = {"CONTEXT": "deploy-preview", "REVIEW_ID": "8", "TIDEWIRE_API_URL": deployed.stack.api_url}
     site = deploy.publish_site(deployed.cloud, variables, "https://deploy-preview-8--app.netlify.app")

@@ -35,7 +35,7 @@ def deliver(deployment: Deployment, front: str) -> httpx.Response:
     return deployment.http.post(f"{front}/api/webhooks/github", content=DELIVERY, headers={**headers, **JSON})
 
 
-def test_a_stream_asked_for_at_the_site_is_refused_at_once(deployed: Deployment) -> None:
+def test_a_stream_through_the_site_is_refused_at_once(deployed: Deployment) -> None:
     """It could only be held back for 26 s and then fail: the answer names the stream's address instead."""
     headers = {"authorization": f"Bearer {deployed.token('u1')}", "accept": "text/event-stream"}
     for front in (deployed.site, deployed.stack.api_url):
@@ -45,7 +45,7 @@ def test_a_stream_asked_for_at_the_site_is_refused_at_once(deployed: Deployment)
         assert answer.headers["access-control-allow-origin"] == deployed.site
 
 
-def test_what_has_no_route_is_not_found(deployed: Deployment) -> None:
+def test_a_path_without_a_route_is_not_found(deployed: Deployment) -> None:
     """An HTTP API knows its routes alone, so /api/metrics is not for the public."""
     for method, path in (("GET", "/api/metrics"), ("GET", "/api/publish"), ("POST", "/api/events"), ("GET", "/api/")):
         answer = deployed.http.request(method, deployed.site + path)
@@ -88,7 +88,7 @@ def test_health_and_the_description_are_open(deployed: Deployment) -> None:
         assert "/api/events" in deployed.http.get(f"{front}/api/openapi.json").json()["paths"]
 
 
-def test_clients_are_told_where_streams_are(deployed: Deployment) -> None:
+def test_the_config_names_the_host_of_the_streams(deployed: Deployment) -> None:
     """By CloudFormation's own reference, so that no second deployment with the address is needed."""
     where = f"{deployed.stack.stream_url}api/events"
     config = deployed.http.get(f"{deployed.site}/api/config").json()

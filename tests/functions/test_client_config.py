@@ -7,7 +7,7 @@ from tests.support.tokens import user_token
 CONFIG = "/api/config"
 
 
-def test_it_says_whether_tokens_are_needed_and_where(api: Api, guarded: Api, brief_memory: Api) -> None:
+def test_it_names_whether_tokens_are_needed_and_from_where(api: Api, guarded: Api, brief_memory: Api) -> None:
     for instance, auth, url in (
         (api, "none", "/api/events"),
         (guarded, "required", "/api/events"),

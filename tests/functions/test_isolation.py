@@ -83,7 +83,7 @@ def test_a_user_receives_only_events_for_that_user(locked: Api, lie: int) -> Non
     assert story.replayed({**headers, "last-event-id": start}, types=story.kind) == expected
 
 
-def test_with_authentication_the_user_in_the_query_is_nobody(locked: Api) -> None:
+def test_with_authentication_the_querys_user_is_ignored(locked: Api) -> None:
     story = Story(locked)
     start = story.me.head()
     story.tell("a")
@@ -93,7 +93,7 @@ def test_with_authentication_the_user_in_the_query_is_nobody(locked: Api) -> Non
 
 
 @pytest.mark.parametrize("types", [None, "own", "own and others"])
-def test_no_choice_of_types_opens_what_is_for_others(locked: Api, types: str | None) -> None:
+def test_no_types_open_events_for_others(locked: Api, types: str | None) -> None:
     story = Story(locked)
     start = story.me.head()
     story.tell("a")
@@ -110,7 +110,7 @@ def test_from_earliest_replays_nothing_of_others(locked: Api) -> None:
     assert story.replayed(None, types=story.kind, from_="2026-01-01T00:00:00Z") == story.for_me("a", "b")
 
 
-def test_a_cursor_of_somebody_else_is_a_place_and_not_a_right(locked: Api) -> None:
+def test_another_users_cursor_is_only_a_position(locked: Api) -> None:
     story = Story(locked)
     start = story.me.head()
     receipts = story.tell("a")
@@ -125,7 +125,7 @@ def test_a_cursor_of_somebody_else_is_a_place_and_not_a_right(locked: Api) -> No
         assert set(story.replayed(None, types=story.kind, last_event_id=receipt["cursor"])) <= allowed
 
 
-def test_no_change_to_a_cursor_opens_what_is_for_others(locked: Api) -> None:
+def test_no_modified_cursor_opens_events_for_others(locked: Api) -> None:
     story = Story(locked)
     story.tell("a")
     with story.me.stream(types=story.kind, from_="earliest") as stream:
@@ -167,7 +167,7 @@ LOOKALIKES = [
 ]
 
 
-def test_users_whose_names_look_alike_are_different_users(locked: Api) -> None:
+def test_users_with_similar_names_are_different_users(locked: Api) -> None:
     suffix = unique("-")
     users = [name + suffix if name.strip() == name else name + suffix + " " for name in LOOKALIKES]
     kind = unique()

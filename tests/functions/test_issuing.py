@@ -87,7 +87,7 @@ def test_a_token_is_valid_for_its_ttl_by_default_an_hour(guarded: Api) -> None:
         (5, ""),
     ],
 )
-def test_a_request_for_a_token_that_is_wrong_is_told_where(guarded: Api, body: object, pointer: str) -> None:
+def test_an_invalid_token_request_gets_a_pointer(guarded: Api, body: object, pointer: str) -> None:
     assert pointers_of(problem_of(ask_for_token(guarded, body), 400)) == [pointer]
 
 
@@ -116,7 +116,7 @@ def test_a_token_lives_no_longer_than_a_revocation_is_remembered(brief_memory: A
     assert response.json()["expiresIn"] == 55, "the retention, less the leeway"
 
 
-def test_what_an_instance_ahead_of_us_signs_is_taken(guarded: Api) -> None:
+def test_a_signature_from_a_clock_ahead_is_accepted(guarded: Api) -> None:
     """Tokens and tickets come from another instance, whose clock may be a little ahead or behind."""
     for off in (-3.0, 3.0):
         clock = Clock(time.time() + off)
@@ -207,7 +207,7 @@ def test_a_stream_opened_by_ticket_ends_with_the_token(guarded: Api) -> None:
         Signer(SECRET, leeway=5.0, clock=lambda: time.time() + 6).redeem(ticket)
 
 
-def test_the_answer_names_where_streams_are_opened(guarded: Api, brief_memory: Api) -> None:
+def test_the_response_names_the_address_of_streams(guarded: Api, brief_memory: Api) -> None:
     for api, url in ((guarded, "/api/events"), (brief_memory, "https://streams.example.com/api/events")):
         response = ask(api, "/api/tickets", authorization=f"Bearer {user_token('u1')}")
         assert response.json()["url"] == url
@@ -215,7 +215,7 @@ def test_the_answer_names_where_streams_are_opened(guarded: Api, brief_memory: A
     assert cookie.status_code == 200
 
 
-def test_where_nothing_can_be_signed_that_is_what_is_said(api: Api) -> None:
+def test_a_501_names_the_missing_setting(api: Api) -> None:
     assert "REALTIME_JWT_SECRET" in problem_of(ask(api, "/api/tokens", {}), 501)["detail"]
     assert "Authentication is off" in problem_of(ask(api, "/api/tickets"), 501)["detail"]
 

@@ -290,7 +290,7 @@ BROKEN_ANSWERS: dict[str, tuple[int, bytes]] = {
 
 
 @pytest.mark.parametrize(("status", "body"), BROKEN_ANSWERS.values(), ids=BROKEN_ANSWERS.keys())
-async def test_an_issuer_that_is_down_logs_nobody_out(
+async def test_with_the_issuer_down_cached_keys_stay_valid(
     verifier: Verifier, own_issuer: Issuer, clock: Clock, status: int, body: bytes
 ) -> None:
     good = token(claims(), own_issuer.ec, "ES256", kid="ec-1")

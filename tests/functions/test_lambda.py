@@ -162,7 +162,7 @@ def test_routes_match_whatever_the_stage_is_called(file: str) -> None:
         ("prod", "/prodapi/publish", 404),
     ],
 )
-def test_what_stands_before_the_api_is_the_gateways(stage: str, path: str, status: int) -> None:
+def test_a_stage_before_the_path_is_the_gateways(stage: str, path: str, status: int) -> None:
     event = recorded("http_api_named_stage.json")
     event["rawPath"] = event["requestContext"]["http"]["path"] = path
     event["requestContext"]["stage"] = stage
@@ -191,7 +191,7 @@ def test_a_function_without_keys_does_not_start_open(invoke: Invoke, monkeypatch
         invoke(publish.handler, "POST", "/api/publish", '{"type": "t", "data": 1}', **key())
 
 
-def test_the_tokens_function_answers_what_clients_need(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tokens_function_answers_clients(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
     """It alone has both the keys, which say that authentication is on, and the stream's address."""
     streams = "https://abc.lambda-url.eu-central-1.on.aws/api/events"
     monkeypatch.setenv("REALTIME_JWT_SECRET", SECRET)

@@ -137,6 +137,6 @@ def test_the_console_page_keeps_its_own_policy(api: Api) -> None:
     assert response.headers["x-content-type-options"] == "nosniff"
 
 
-def test_429_is_documented_where_it_can_be_answered() -> None:
+def test_429_is_documented_for_the_limited_routes() -> None:
     answering = {path for path, item in DOCUMENT["paths"].items() for op in item.values() if "429" in op["responses"]}
     assert answering == {"/api/publish", "/api/events"}

@@ -37,7 +37,7 @@ def test_live_and_ready_have_status_and_version(any_api: Api) -> None:
         assert response.headers["cache-control"] == "no-store"
 
 
-def test_metrics_count_what_was_published_and_delivered(any_api: Api) -> None:
+def test_metrics_count_published_and_delivered_events(any_api: Api) -> None:
     kind = unique()
     with any_api.stream(types=kind) as stream:
         stream.ready()

@@ -189,7 +189,7 @@ def test_an_unreadable_cursor_is_a_gap_on_the_page(any_api: Api, wait: str) -> N
         assert page["gap"] is None
 
 
-def test_what_was_trimmed_is_told_once_and_then_what_is_left(make_instance: MakeInstance) -> None:
+def test_trimmed_events_are_one_gap_before_the_rest(make_instance: MakeInstance) -> None:
     api = Api(make_instance(REALTIME_MAX_EVENTS="10"))
     kind = unique()
     [first] = api.publish({"type": kind, "data": 0})

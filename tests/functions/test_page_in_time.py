@@ -43,7 +43,7 @@ async def fill(log: MemoryLog, type: str = "t") -> None:
 
 
 @virtual_time
-async def test_a_slow_page_answers_what_it_has_read() -> None:
+async def test_a_slow_page_returns_the_records_read_so_far() -> None:
     """It was a 503, and the next try began at the same place: such a client came no further for ever."""
     log = SlowLog()
     await fill(log)
@@ -63,7 +63,7 @@ async def test_a_slow_page_answers_what_it_has_read() -> None:
 
 
 @virtual_time
-async def test_a_slow_page_moves_past_what_is_for_others() -> None:
+async def test_a_slow_page_moves_past_events_for_others() -> None:
     log = SlowLog()
     await fill(log, "other")
     await log.publish([event("mine", type="mine")])
@@ -97,7 +97,7 @@ async def test_a_page_that_read_nothing_is_503() -> None:
 
 
 @virtual_time
-async def test_a_page_is_withheld_where_revocations_are_unknown() -> None:
+async def test_a_page_is_withheld_while_revocations_are_unknown() -> None:
     """Only the page's own partition answers: it is unknown whether its reader's token was revoked."""
 
     class SilentAboutRevocations(SlowLog):

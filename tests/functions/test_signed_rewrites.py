@@ -50,7 +50,7 @@ async def publish(client: httpx.AsyncClient, signature: str | bytes | None) -> i
     return response.status_code
 
 
-async def test_what_came_through_the_site_is_taken(client: httpx.AsyncClient) -> None:
+async def test_requests_through_the_site_are_accepted(client: httpx.AsyncClient) -> None:
     assert await publish(client, signature()) == 202
 
 
@@ -81,12 +81,12 @@ async def test_whoever_goes_past_the_site_is_refused(client: httpx.AsyncClient, 
 
 
 @pytest.mark.parametrize("path", ["/api/metrics", "/api/openapi.json", "/api/no-such-path"])
-async def test_every_other_path_asks_for_the_signature_too(client: httpx.AsyncClient, path: str) -> None:
+async def test_every_other_path_requires_the_signature_too(client: httpx.AsyncClient, path: str) -> None:
     assert (await client.get(path)).status_code == 403
 
 
 @pytest.mark.parametrize("path", ["/api/health/live", "/api/health/ready"])
-async def test_health_is_asked_for_from_beside_the_process(client: httpx.AsyncClient, path: str) -> None:
+async def test_health_needs_no_signature(client: httpx.AsyncClient, path: str) -> None:
     assert (await client.get(path)).status_code == 200
 
 

@@ -71,7 +71,7 @@ def test_replay_is_ordered_and_counted_before_ready(any_api: Api) -> None:
         assert data_of([stream.next()]) == [51]
 
 
-def test_what_was_filtered_out_is_neither_sent_nor_counted(api: Api) -> None:
+def test_filtered_events_are_neither_sent_nor_counted(api: Api) -> None:
     kind, user = unique(), unique("u")
     [first] = api.publish({"type": kind, "data": 0})
     api.publish({"type": unique(), "data": 1}, {"type": kind, "data": 2, "userIds": [unique("u")]})

@@ -37,7 +37,7 @@ def test_a_subscriber_receives_public_and_own_events(guarded: Api) -> None:
         assert data_of([stream.next(), stream.next()]) == [1, 3]
 
 
-def test_a_token_without_a_user_hears_only_what_is_for_everyone(guarded: Api) -> None:
+def test_a_token_without_a_user_gets_only_public_events(guarded: Api) -> None:
     kind = unique()
     start = guarded.acting(token=user_token(None)).head()
     guarded.acting(key=PUBLISH_KEY).publish(
@@ -95,7 +95,7 @@ def test_a_clock_that_is_2_s_ahead_is_within_the_leeway(guarded: Api, claim: str
 
 
 @pytest.mark.parametrize("claim", ["nbf", "iat"])
-def test_not_valid_yet_says_when_to_come_back(guarded: Api, claim: str) -> None:
+def test_a_token_not_valid_yet_gets_a_retry_after(guarded: Api, claim: str) -> None:
     response = guarded.acting(token=token({"sub": "u1", "exp": SOON, claim: int(time.time()) + 65})).get()
     assert problem_of(response, 401)["detail"] == "The token is not valid yet"
     assert response.headers["www-authenticate"] == INVALID
@@ -107,7 +107,7 @@ def test_not_valid_yet_says_when_to_come_back(guarded: Api, claim: str) -> None:
     [{"exp": LONG_AGO}, {"nbf": "soon"}, {"sub": 7, "nbf": 0}, {"iat": float("inf")}, {"iat": [1]}],
     ids=["expired", "nbf is a text", "not ahead", "iat is infinite", "iat is a list"],
 )
-def test_what_waiting_will_not_mend_names_no_time(guarded: Api, wrong: dict[str, Any]) -> None:
+def test_an_error_that_waiting_cannot_fix_has_no_retry_after(guarded: Api, wrong: dict[str, Any]) -> None:
     claims = {"sub": "u1", "exp": SOON, "nbf": SOON, "iat": SOON, **wrong}
     if "sub" in wrong:
         del claims["iat"]
@@ -116,7 +116,7 @@ def test_what_waiting_will_not_mend_names_no_time(guarded: Api, wrong: dict[str,
     assert "retry-after" not in response.headers
 
 
-def test_a_token_of_the_year_9999_asks_for_a_day_at_most(guarded: Api) -> None:
+def test_the_retry_after_of_a_far_future_token_is_one_day(guarded: Api) -> None:
     response = guarded.acting(token=token({"sub": "u1", "nbf": 253_402_300_799})).get()
     problem_of(response, 401)
     assert response.headers["retry-after"] == "86400"

@@ -204,7 +204,7 @@ def test_a_form_that_is_wrong_is_a_400(sources: Api, body: bytes) -> None:
     problem_of(send(sources, "github", body, signer.sign(body, signer.secrets[0], "d", 0)), 400)
 
 
-def test_what_is_neither_json_nor_a_form_is_a_415(sources: Api) -> None:
+def test_a_body_that_is_neither_json_nor_a_form_is_a_415(sources: Api) -> None:
     for kind in ("text/plain", "multipart/form-data; boundary=x", "application/json; charset=latin1"):
         response = send(sources, "github", b"{}", signed("github", b"{}"), kind)
         problem_of(response, 415)
@@ -228,7 +228,7 @@ def test_half_a_character_of_a_webhook_is_replaced(sources: Api, body: bytes, da
         assert stream.next().data == data.decode()
 
 
-def test_half_a_character_of_a_publish_is_a_400_that_says_so(sources: Api) -> None:
+def test_half_a_character_in_a_publish_is_a_400_with_reason(sources: Api) -> None:
     for text in (rb"\ud83d", rb"\uDE00", rb"\ud83d\ud83d"):
         problem = problem_of(sources.post(b'{"type": "t", "data": "%b"}' % text), 400)
         assert problem["detail"].startswith(f"The body is not valid JSON: the escape {text[:6].decode()} at byte 23 is")

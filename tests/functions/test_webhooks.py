@@ -206,7 +206,7 @@ def test_another_type_is_refused_and_none_is_taken(hooked: Api) -> None:
     assert send(hooked, "github", body, "d", {"content-type": "application/vnd.github+json"}).status_code == 202
 
 
-def test_a_signature_is_looked_at_before_what_it_signs(hooked: Api) -> None:
+def test_the_signature_is_checked_before_the_body(hooked: Api) -> None:
     wrong = {"x-hub-signature-256": "sha256=00", "content-type": "text/plain"}
     problem_of(send(hooked, "github", b"{", "d", wrong), 401)
     problem_of(send(hooked, "github", b"{"), 400)
@@ -275,7 +275,7 @@ def test_the_log_holds_no_signature_secret_or_payload(make_instance: MakeInstanc
         ({"REALTIME_CONFIG": "missing.toml"}, "tidewire: REALTIME_CONFIG: names a file that cannot be read"),
     ],
 )
-def test_a_start_without_what_the_sources_need_is_refused(
+def test_a_start_without_the_sources_secrets_is_refused(
     make_instance: MakeInstance, changes: dict[str, str], reason: str
 ) -> None:
     with pytest.raises(ServerError) as caught:

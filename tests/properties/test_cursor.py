@@ -74,7 +74,7 @@ def test_no_text_raises(text: str) -> None:
     st.text("0123456789abcdefABCDEF-._", max_size=40).map(lambda text: "1" + text)
     | st.builds(lambda a, b, c: f"1{a}.{b}{c}", st.text("AB-_", max_size=8), st.text("0f"), st.text(".0f-"))
 )
-def test_nothing_that_looks_like_a_cursor_raises(text: str) -> None:
+def test_text_that_resembles_a_cursor_raises_nothing(text: str) -> None:
     cursor = Cursor.parse(text)
     assert cursor is None or Cursor.parse(cursor.encode()) == cursor
 

@@ -103,7 +103,7 @@ def test_rooms_are_described_in_one_line() -> None:
         assert "\n" not in text, name
 
 
-def test_the_core_does_not_know_how_it_is_deployed() -> None:
+def test_the_core_imports_nothing_of_a_deployment() -> None:
     wrong = [
         f"{name} imports {found}"
         for name, path in CORE.items()
@@ -114,7 +114,7 @@ def test_the_core_does_not_know_how_it_is_deployed() -> None:
     assert wrong == []
 
 
-def test_adapters_are_imported_only_where_one_is_chosen() -> None:
+def test_only_the_wiring_imports_adapters() -> None:
     wrong = [
         f"{name} imports {adapter}"
         for name, path in EVERYTHING.items()

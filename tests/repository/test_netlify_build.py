@@ -64,7 +64,7 @@ def test_a_branch_becomes_a_stage_that_aws_accepts(branch: str, name: str) -> No
         {"CONTEXT": "branch-deploy", "TIDEWIRE_PREVIEW_API_URL": PREVIEWS},
     ],
 )
-def test_what_leads_nowhere_stops_the_build(environ: dict[str, str]) -> None:
+def test_a_wrong_address_or_branch_stops_the_build(environ: dict[str, str]) -> None:
     with pytest.raises(BuildError, match=r"^(TIDEWIRE_API_URL|BRANCH): "):
         redirects(environ)
 

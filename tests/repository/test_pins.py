@@ -67,7 +67,7 @@ def test_every_pin_has_hashes(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_what_a_pinned_package_needs_is_pinned_too(path: Path) -> None:
+def test_dependencies_of_pinned_packages_are_pinned(path: Path) -> None:
     """A dependency without a pin would be whatever is newest on the day of the install."""
     pinned = [found for found in closure(path) if applies(found)]
     names = {canonicalize_name(found.name) for found in pinned}
@@ -80,7 +80,7 @@ def test_what_a_pinned_package_needs_is_pinned_too(path: Path) -> None:
     assert missing == set()
 
 
-def test_what_is_installed_is_what_is_pinned() -> None:
+def test_installed_versions_are_the_pinned_ones() -> None:
     wrong = [
         f"{found} but {metadata.version(found.name)} is installed"
         for path in FILES

@@ -132,7 +132,7 @@ def test_dependabot_updates_every_kind_of_pin() -> None:
     assert folders == {"/", "/bench", "/scripts/requirements"}
 
 
-def test_pre_commit_runs_what_the_checks_run() -> None:
+def test_pre_commit_runs_the_commands_of_the_checks() -> None:
     [repository] = load(ROOT / ".pre-commit-config.yaml")["repos"]
     assert repository["repo"] == "local", "a hook of another repository would have a pin of its own"
     checks = (ROOT / "scripts" / "check").read_text()

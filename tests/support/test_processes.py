@@ -22,7 +22,7 @@ http.server.HTTPServer((os.environ["HOST"], int(os.environ["PORT"])), Handler).s
 """
 
 
-def test_a_killed_redis_keeps_what_it_has_acknowledged(make_redis: MakeRedis) -> None:
+def test_a_killed_redis_keeps_acknowledged_writes(make_redis: MakeRedis) -> None:
     """A kill after the reply loses no write."""
     redis = make_redis(aof=True)
     assert redis.ask("SET key value") == "+OK"

@@ -128,7 +128,7 @@ PIECES += ["\ufeff".encode(), "é€😀".encode(), b"\xe2", b"\xff"]
 
 
 @given(stream=st.lists(st.sampled_from(PIECES)).map(b"".join), cuts=st.lists(st.integers(0, 60)))
-def test_where_a_stream_is_cut_into_chunks_changes_nothing(stream: bytes, cuts: list[int]) -> None:
+def test_chunk_borders_change_nothing(stream: bytes, cuts: list[int]) -> None:
     whole, cut = SseDecoder(), SseDecoder()
     events: list[SseEvent] = []
     start = 0

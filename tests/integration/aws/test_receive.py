@@ -227,7 +227,7 @@ def test_dead_letters_in_every_form_can_be_redriven(
 
 
 @pytest.mark.parametrize("transport", ["memory", "eventbridge"])
-def test_a_target_that_would_lose_what_comes_does_not_start(
+def test_a_target_that_would_lose_events_does_not_start(
     transport: str, handle: Handle, payload: LoadPayload, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REALTIME_TRANSPORT", transport)

@@ -37,7 +37,7 @@ def test_the_version_is_that_of_the_package() -> None:
     assert (ran.code, ran.out) == (0, f"tidewire {tidewire.__version__}\n")
 
 
-def test_wrong_usage_is_code_2_and_names_what_is_wrong() -> None:
+def test_wrong_usage_is_code_2_and_names_the_error() -> None:
     ran = run_process("pubish")
     assert (ran.code, ran.out) == (2, "")
     assert "No such command 'pubish'" in ran.err

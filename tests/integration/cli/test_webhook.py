@@ -43,7 +43,7 @@ def test_headers_can_be_given_and_a_file_can_be_piped_in() -> None:
     assert tried("github", "-", *headers, text=Path(STATUS).read_text())[1] == [{"id": "d-1", **STATUS_EVENT}]
 
 
-def test_it_says_where_no_rule_counts_the_delivery() -> None:
+def test_it_reports_a_delivery_without_a_rule() -> None:
     code, events, problem = tried("github", STATUS)
     assert (code, events) == (0, [])
     assert problem.startswith("No rule matches this delivery")
@@ -69,9 +69,7 @@ def test_it_says_where_no_rule_counts_the_delivery() -> None:
         ),
     ],
 )
-def test_what_is_wrong_is_one_line_and_an_exit_code(
-    arguments: tuple[str, ...], text: str, code: int, problem: str
-) -> None:
+def test_an_error_is_one_line_and_an_exit_code(arguments: tuple[str, ...], text: str, code: int, problem: str) -> None:
     ran, events, error = tried(*arguments, text=text)
     assert (ran, events) == (code, [])
     assert problem in error

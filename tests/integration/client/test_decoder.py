@@ -42,7 +42,7 @@ def cut(data: bytes, places: list[int]) -> list[bytes]:
 @given(streams, st.lists(st.integers(0, 10_000)), st.sampled_from(["", "before"]))
 @example(b"data\n\ndata:\ndata:\n\nid\n\nid: 1\n\n", [], "before")
 @example("data: é\r\n\r\n".encode(), list(range(20)), "")
-def test_bytes_cut_anywhere_become_what_the_standard_says(data: bytes, places: list[int], last: str) -> None:
+def test_bytes_cut_anywhere_decode_as_in_the_standard(data: bytes, places: list[int], last: str) -> None:
     ours, oracle = Decoder(last), SseDecoder(last)
     expected = oracle.feed(data)
     frames = [frame for chunk in cut(data, places) for frame in ours.feed(chunk)]

@@ -104,7 +104,7 @@ async def test_behind_a_proxy_that_buffers_it_gets_everything_by_pages(
     assert {state.mode for state in states if state.name == "live"} == {"poll"}
 
 
-async def test_another_instance_goes_on_where_a_killed_one_stopped(
+async def test_another_instance_continues_after_a_killed_one(
     make_instance: MakeInstance, redis_url: str, impatient: None
 ) -> None:
     settings = {"REALTIME_TRANSPORT": "redis", "REDIS_URL": redis_url, "REALTIME_AUTH": "none", "REALTIME_RETRY": "0s"}

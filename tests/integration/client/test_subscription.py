@@ -51,7 +51,7 @@ async def test_a_broken_stream_is_resumed_without_duplicates() -> None:
 
 
 @virtual_time
-async def test_an_event_carries_what_was_published_and_where_to_go_on() -> None:
+async def test_an_event_has_its_data_and_its_cursor() -> None:
     head = (
         b'{"specversion":"1.0","id":"7","source":"s","type":"a.b","time":"2026-01-01T00:00:00Z","traceparent":"00-1",'
     )

@@ -100,7 +100,7 @@ async def test_finds_a_proxy_that_delays_events(instance: Instance) -> None:
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
-async def test_finds_what_a_proxy_changes(
+async def test_finds_the_changes_of_a_proxy(
     instance: Instance, make_proxy: Callable[[Instance], Proxy], failed: list[str], said: str, advised: str
 ) -> None:
     async with make_proxy(instance).open() as proxy:

@@ -181,7 +181,7 @@ def test_the_page_may_open_a_stream_at_another_address(client: httpx.Client) -> 
         assert "connect-src 'self' https:" in [directive.strip() for directive in policy.split(";")]
 
 
-def test_an_error_of_the_functions_stays_what_it_is(client: httpx.Client) -> None:
+def test_an_error_of_the_functions_is_passed_on(client: httpx.Client) -> None:
     response = client.post("/api/publish", json={"type": "realtime.forged", "data": 1})
     assert response.status_code in (400, 422)
     assert response.headers["content-type"] == "application/problem+json"
@@ -214,7 +214,7 @@ def test_a_client_that_drops_and_resumes_gets_everything_once(client: httpx.Clie
     assert seen == list(range(30))
 
 
-def test_the_functions_hear_at_once_of_a_client_that_left(client: httpx.Client) -> None:
+def test_a_client_that_leaves_is_unsubscribed_at_once(client: httpx.Client) -> None:
     wait_until(lambda: subscribers(client) == 0, DEADLINE)
     with follow(client) as stream:
         assert stream.take_replayed() == []
@@ -222,7 +222,7 @@ def test_the_functions_hear_at_once_of_a_client_that_left(client: httpx.Client) 
     wait_until(lambda: subscribers(client) == 0, DEADLINE)
 
 
-def test_only_what_comes_through_a_signed_rewrite_is_taken(tmp_path: Path) -> None:
+def test_only_signed_rewrites_are_accepted(tmp_path: Path) -> None:
     netlify_dev = NetlifyDev(tmp_path, secret="the secret that netlify dev signs its rewrites with")
     with netlify_dev.running(), httpx.Client(timeout=DEADLINE) as client:
         event = {"type": "signed", "data": 1}

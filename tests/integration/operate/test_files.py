@@ -55,7 +55,7 @@ async def exported() -> dict[str, str]:
     return {family.name + suffix: family.type for family in families for suffix in suffixes[family.type]}
 
 
-async def test_every_metric_that_an_alert_or_a_panel_asks_for_exists(exported: dict[str, str]) -> None:
+async def test_every_metric_of_an_alert_or_a_panel_exists(exported: dict[str, str]) -> None:
     asked = {name for text in (*expressions(), *(rule["expr"] for rule in rules())) for name in METRIC.findall(text)}
     assert len(asked) > 20
     assert asked - exported.keys() == set()
@@ -76,14 +76,14 @@ async def test_every_metric_is_explained_and_nothing_else_is(exported: dict[str,
     }
 
 
-def test_a_counter_is_never_asked_without_its_growth() -> None:
+def test_a_counter_is_read_as_a_rate_or_an_increase() -> None:
     for text in (*expressions(), *(rule["expr"] for rule in rules())):
         for name in METRIC.findall(text):
             if name.endswith(("_total", "_bucket")):
                 assert re.search(rf"(rate|increase)\({name}\b", text), text
 
 
-def test_every_alert_says_what_happened_and_how_bad_it_is() -> None:
+def test_every_alert_has_a_summary_and_a_severity() -> None:
     names = [rule["alert"] for rule in rules()]
     assert len(names) == len(set(names)) > 10
     for rule in rules():

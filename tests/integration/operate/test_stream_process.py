@@ -77,7 +77,7 @@ async def test_the_tail_lag_is_reported_and_then_its_recovery(server: StreamServ
         assert [12 <= seconds < 20 for seconds in lags if seconds > 5] == [True]
 
 
-async def test_what_was_appended_while_nobody_listened_is_no_lag(server: StreamServer, reports: Lines) -> None:
+async def test_events_appended_without_subscribers_are_no_lag(server: StreamServer, reports: Lines) -> None:
     async with Request(server) as stream:
         await stream.until_event("realtime.ready")
     clock = server.hub.fanout.clock
@@ -138,7 +138,7 @@ async def test_no_report_without_streams_or_outside_lambda(
     assert capsys.readouterr().out == ""
 
 
-def test_the_alarm_looks_where_the_process_tells() -> None:
+def test_the_alarm_reads_the_metric_of_the_process() -> None:
     alarm = (ROOT / "deploy" / "alarms.yml").read_text().split("TailLagAlarm:")[1]
     assert f"Namespace: {stream_server.LAG_NAMESPACE}\n" in alarm
     assert "MetricName: TailLag\n" in alarm

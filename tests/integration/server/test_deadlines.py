@@ -89,7 +89,7 @@ def test_a_trickle_does_not_extend_a_deadline(instance: Instance, trickling: lis
         assert one.answer().status == 408
 
 
-def test_a_silent_connection_is_closed_without_a_word(instance: Instance) -> None:
+def test_a_silent_connection_is_closed_without_a_response(instance: Instance) -> None:
     with peer(instance) as one:
         assert one.rest() == b""
     with peer(instance) as one:
@@ -113,7 +113,7 @@ def test_a_stream_whose_request_does_not_end_is_closed(open_instance: Instance) 
         one.rest()
 
 
-def test_what_is_being_answered_has_no_such_deadline(open_instance: Instance) -> None:
+def test_a_request_being_answered_has_no_such_deadline(open_instance: Instance) -> None:
     with peer(open_instance) as poll, peer(open_instance) as stream:
         poll.send(LONG_POLL)
         stream.send(EVENTS)

@@ -199,7 +199,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("body", WRONG.values(), ids=WRONG)
-def test_what_is_not_gzip_is_400(api: Api, body: bytes) -> None:
+def test_a_body_that_is_not_gzip_is_400(api: Api, body: bytes) -> None:
     assert "gzip" in problem_of(api.post(body, headers=GZIP), 400)["detail"]
 
 

@@ -40,7 +40,7 @@ ENDLESS = {
 
 
 @pytest.mark.parametrize("case", ENDLESS, ids=list(ENDLESS))
-def test_what_has_no_end_is_not_kept(instance: Instance, case: str) -> None:
+def test_endless_requests_are_not_kept(instance: Instance, case: str) -> None:
     """With 401 answered at once, 64 MB of trailers took the process from 48 to 149 MB in 0.6 s, without end."""
     start, more = ENDLESS[case]
     before = memory(instance)

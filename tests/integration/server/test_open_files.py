@@ -103,7 +103,7 @@ def no_file_left(instance: Instance) -> Iterator[None]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nobody can change the limit of a process that runs")
-async def test_streams_go_on_where_accept_finds_no_file(redis_url: str, make_instance: MakeInstance) -> None:
+async def test_streams_continue_while_accept_has_no_file(redis_url: str, make_instance: MakeInstance) -> None:
     """accept() itself fails (EMFILE), although the instance reckons that it has files left.
 
     Whoever comes waits until a stream ends, and is answered then, with the limit as low as before. Each of them has

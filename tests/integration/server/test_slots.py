@@ -73,7 +73,7 @@ def flood(publisher: Api, events: int = EVENTS_SENT) -> None:
         for end in ("closed", "reset", "lifetime")
     ],
 )
-def test_what_comes_behind_a_stream_holds_no_slot(make_api: MakeApi, behind: bytes, end: str) -> None:
+def test_requests_behind_a_stream_hold_no_slot(make_api: MakeApi, behind: bytes, end: str) -> None:
     """A request pipelined behind a stream paused the reading of the connection, so that its end was never seen."""
     api = make_api(**{"REALTIME_STREAM_SECONDS": "500ms"} if end == "lifetime" else {})
     opened = stream(api.instance)

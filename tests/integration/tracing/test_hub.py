@@ -46,7 +46,7 @@ async def test_a_failed_append_is_a_span_with_the_error_s_name() -> None:
     assert "hunter2" not in span.to_json()
 
 
-async def test_a_retry_says_that_it_appended_nothing() -> None:
+async def test_the_span_of_a_retry_counts_no_append() -> None:
     recorded = Recorded()
     async with Hub(MemoryLog(), tracer=recorded.tracer) as hub:
         await hub.dispatch([event(1, id="a")])

@@ -72,7 +72,7 @@ def test_the_document_lists_commands_in_the_helps_order() -> None:
 
 
 @pytest.mark.parametrize("block", of_kind("transcript"), ids=str)
-def test_a_transcript_shows_what_each_command_prints(reading: Documents, block: Block) -> None:
+def test_a_transcript_shows_the_real_output(reading: Documents, block: Block) -> None:
     """Each line that begins with `$` is a command, followed by its output."""
     for part in re.split(r"^\$ ", block.text, flags=re.MULTILINE)[1:]:
         command, *_ = commands_of(part)

@@ -48,7 +48,7 @@ def test_a_new_file_is_a_change(checkout: Path) -> None:
         require_clean_tree(allow_dirty=False)
 
 
-def test_results_that_were_asked_for_are_marked(checkout: Path) -> None:
+def test_results_of_a_changed_tree_are_marked(checkout: Path) -> None:
     """`--dirty` measures anyway, and marks the results."""
     assert not machine()["commit"].endswith("-dirty")
     (checkout / "code.py").write_text("answer = 42\n")

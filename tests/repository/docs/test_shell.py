@@ -29,7 +29,7 @@ RUN = [block for block in of_kind("shell", "python") if not is_read_only(block)]
 
 
 @pytest.mark.parametrize("block", by_document(RUN))
-def test_a_block_of_commands_prints_what_is_shown(reading: Documents, block: Block) -> None:
+def test_a_block_of_commands_prints_the_shown_output(reading: Documents, block: Block) -> None:
     """Without shown output it succeeds; calls of stand-ins are valid, and listed as excuses."""
     outcome = reading.run(block)
     shown = shown_after(block)

@@ -52,7 +52,7 @@ async def test_the_reason_is_the_last_frame_and_has_no_id(
 
 
 @virtual_time
-async def test_what_is_pending_is_written_before_the_end() -> None:
+async def test_pending_frames_are_written_before_the_end() -> None:
     async with make_hub() as hub, subscribed(hub) as sink:
         await sink.ready()
         (subscriber,) = hub.subscribers
@@ -64,7 +64,7 @@ async def test_what_is_pending_is_written_before_the_end() -> None:
 
 
 @virtual_time
-async def test_what_was_not_written_comes_after_the_resume() -> None:
+async def test_unwritten_events_come_after_the_resume() -> None:
     async with make_hub() as hub:
         async with subscribed(hub) as sink:
             await sink.ready()

@@ -43,7 +43,7 @@ def test_after_the_window_the_same_id_is_another_event() -> None:
     assert delivery.add(early(2), 2)
 
 
-def test_what_is_remembered_is_bounded_and_holds_no_data(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_remembered_ids_are_bounded_and_hold_no_data(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_EARLY", 3)
     delivery = EarlyDelivery(60.0)
     for number in range(5):

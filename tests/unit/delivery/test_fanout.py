@@ -54,7 +54,7 @@ async def test_each_format_is_encoded_for_itself(fanout: Fanout) -> None:
     assert cloud.seen.all[0].type == "message"
 
 
-async def test_what_meets_in_one_turn_is_one_write_for_each_member(fanout: Fanout) -> None:
+async def test_records_of_one_turn_are_one_write_per_member(fanout: Fanout) -> None:
     members = [Listener(), Listener("u1"), Listener("u1", {"t"})]
     joined(fanout, *members)
     for offset in range(1, 21):

@@ -12,7 +12,7 @@ def kept(record: Record) -> int:
     return record.event.kept_bytes
 
 
-def test_it_keeps_the_newest_and_admits_what_has_left() -> None:
+def test_it_keeps_the_newest_and_reports_dropped_items() -> None:
     ring = Ring(max_records=3)
     for offset in range(1, 6):
         ring.append(record(offset))
@@ -31,7 +31,7 @@ def test_at_its_end_there_is_nothing_and_nothing_is_missing() -> None:
     assert ring.since(3, 10) == []
 
 
-def test_no_more_is_taken_at_once_than_was_asked_for() -> None:
+def test_a_read_returns_at_most_its_maximum() -> None:
     ring = Ring()
     for offset in range(1, 10):
         ring.append(record(offset))

@@ -133,7 +133,7 @@ async def test_records_trimmed_meanwhile_are_a_gap() -> None:
 
 
 @virtual_time
-async def test_without_a_log_what_left_the_ring_is_a_gap() -> None:
+async def test_without_a_log_records_beyond_the_ring_are_a_gap() -> None:
     async with Hub(CarrierStore().open(), ring=Ring(RING)) as hub, subscribed(hub) as slow:
         await slow.ready()
         slow.full = True

@@ -96,7 +96,7 @@ def test_an_audience_is_found_wherever_it_stands(entry: bytes) -> None:
         b'0badc0de1790000000000{"type":"\xff","id":"1","data":1}',
     ],
 )
-def test_what_is_not_one_whole_entry_makes_no_page(value: bytes) -> None:
+def test_an_incomplete_entry_makes_no_page(value: bytes) -> None:
     assert RecordPage.parse("all", 7, 1, [*stored(Event("1", "t", b"1")), value]) is None
 
 
@@ -143,7 +143,7 @@ def test_a_page_without_line_ends_needs_no_splitting(end: bytes, is_one_line: bo
 
 
 @given(events)
-def test_what_is_packed_is_unpacked(event: Event) -> None:
+def test_packing_and_unpacking_agree(event: Event) -> None:
     attributes: Mapping[str, str] = unpack(pack(event)).attributes
     assert attributes == event.attributes
     assert unpack(pack(event)) == event

@@ -345,7 +345,7 @@ def test_the_known_variables_are_those_of_the_document() -> None:
     assert NAMES == documented == read
 
 
-def test_keys_that_nobody_needs_are_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_unused_keys_are_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
     """Each role logs it, also a function that only publishes; a rotated secret does not log it again."""
     for key in ("hunter2", "hunter3"):
         settings = {"REALTIME_AUTH": "none", "REALTIME_PUBLISH_KEYS": key}

@@ -48,7 +48,7 @@ def test_every_field_can_come_from_the_payload() -> None:
         ("contains(task.owners, 'u1')", True),
     ],
 )
-def test_only_what_a_rule_counts_becomes_an_event(when: str, counts: bool) -> None:
+def test_only_a_matching_rule_makes_an_event(when: str, counts: bool) -> None:
     assert bool(events(f'type = "t"\nwhen = "{when}"', TASK, {"x-kind": "task"})) is counts
 
 
@@ -161,7 +161,7 @@ def test_two_events_with_one_id_are_refused() -> None:
         map_payload(rules(SEVERAL), Payload(b'{"n": "d"}'), "d", {})
 
 
-def test_no_event_is_made_where_one_rule_does_not_fit() -> None:
+def test_one_failing_rule_stops_all_events() -> None:
     with pytest.raises(MappingError, match=r"events\[2\]"):
         map_payload(rules(SEVERAL), Payload(b'{"n": "a b"}'), "d", {})
 

@@ -52,14 +52,14 @@ def test_the_vector_of_slacks_own_tests(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("secret", [0, 1], ids=["current", "next"])
-def test_accepts_what_the_providers_sdk_signs(signer: Signer, receiver: Receiver, secret: int) -> None:
+def test_accepts_signatures_of_the_providers_sdk(signer: Signer, receiver: Receiver, secret: int) -> None:
     """The provider's own SDK signs, with the current and with the next secret."""
     body = body_of("d-1")
     headers = signer.sign(body, signer.secrets[secret], "d-1", NOW)
     receiver.verify(Delivery(headers, body, NOW))
 
 
-def test_the_providers_sdk_accepts_what_we_accept() -> None:
+def test_the_providers_sdk_accepts_the_same_signatures() -> None:
     body = body_of("d-1")
     signed = {name: signer.sign(body, signer.secrets[0], "d-1", NOW) for name, signer in SIGNERS.items()}
     secrets = {name: signer.secrets for name, signer in SIGNERS.items()}
@@ -124,7 +124,7 @@ def test_a_clock_that_is_a_little_off_is_no_reason_to_refuse(away: int, tmp_path
 
 
 @pytest.mark.parametrize("away", [-301, 301])
-def test_what_was_recorded_cannot_be_sent_later_nor_signed_ahead(away: int, tmp_path: Path) -> None:
+def test_old_and_future_signatures_are_refused(away: int, tmp_path: Path) -> None:
     for name in ("standard-webhooks", "stripe", "slack"):
         body, signer = body_of("d-1"), SIGNERS[name]
         headers = signer.sign(body, signer.secrets[0], "d-1", NOW)
