@@ -158,7 +158,7 @@ def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    # An expected failure is reported as skipped too; it ran, unless it says that it did not.
+    # An expected failure is reported as skipped too; it ran, unless the reason begins with [NOTRUN].
     if IN_CI and report.skipped and getattr(report, "wasxfail", "[NOTRUN]").startswith("[NOTRUN]"):
         _fail_instead_of_skip(report)
     if report.failed:

@@ -20,7 +20,7 @@ from tests.support.tokens import PUBLISH_KEY, user_token
 
 EXAMPLES = 15  # of each kind and operation: about ten seconds in all
 DOCUMENT = json.loads(OPENAPI.read_text())
-# What headers a publish may have depends on its body, in ways that no schema says: test_cloudevents.py has them.
+# The valid headers of a publish depend on its body in ways that no schema expresses: see test_cloudevents.py.
 del DOCUMENT["paths"]["/api/publish"]["post"]["parameters"]
 SCHEMA = schemathesis.openapi.from_dict(DOCUMENT)
 CHECKED = [  # they are there once a schema is loaded

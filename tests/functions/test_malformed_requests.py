@@ -80,7 +80,7 @@ def test_a_head_without_an_end_is_not_kept_in_memory(api: Api) -> None:
         with socket.create_connection(("127.0.0.1", api.instance.port), timeout=TIMEOUT) as connection:
             connection.sendall(start)
             assert [api.head() for _ in range(3)], "the server has read the first piece"
-            # Not a byte more: what is left unread when a server closes can take the answer away from the client.
+            # Not a byte more: unread bytes at the close of a server reset the connection, and the response may be lost.
             connection.sendall(b"a" * (64 * 1024 + 1))
             with http.client.HTTPResponse(connection) as response:
                 response.begin()

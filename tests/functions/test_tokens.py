@@ -197,7 +197,7 @@ def test_the_header_precedes_the_cookie(guarded: Api) -> None:
     assert heard({"cookie": cookie, "authorization": f"Bearer {user_token(other)}"}) == ["theirs"]
     for bad in ("realtime_token=", "xrealtime_token=" + user_token(user), "realtime_tokens=" + user_token(user)):
         problem_of(guarded.get({"cookie": bad}, params), 401)
-    # A good cookie does not stand in for a header that is wrong.
+    # A valid cookie does not replace an invalid header.
     problem_of(guarded.get({"cookie": cookie, "authorization": "Bearer x"}, params), 401)
 
 

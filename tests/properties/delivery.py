@@ -315,7 +315,7 @@ class Story:
         digest = hashlib.sha256()
         repeated = self.repeated if self.early else None
         for client in self.clients:
-            # While nobody has announced a scheme, a subscriber reads what the default one needs as well.
+            # Until a scheme is announced, a subscriber also reads the partitions of the default one.
             needed = {*self.scheme.partitions_for(client.interest), *Partitions().partitions_for(client.interest)}
             judge = Judge(self.verdict, client.interest, sorted(needed), records, repeated)
             judge.judge([Received(each.cursor, each.received, each.sink.faults) for each in client.past])

@@ -91,8 +91,8 @@ class Begin(NamedTuple):
 
     cursor: str | None
     since: str
-    before: Mapping[Slot, int]  # acknowledged when it was asked for
-    after: Mapping[Slot, int]  # … and when it was granted, with all that was on its way then
+    before: Mapping[Slot, int]  # acknowledged at the time of the request
+    after: Mapping[Slot, int]  # … and at the time of the response, with the events on the way
 
 
 @dataclass
@@ -144,7 +144,7 @@ class Reader:
         cursor = Cursor.parse(self.decoder.last_event_id)
         assert cursor is not None, "every frame has a place"
         after = _place(cursor.positions)
-        schemes = (self.journal.scheme, Partitions())  # somebody may have used the default one before
+        schemes = (self.journal.scheme, Partitions())  # an earlier instance may have used the default one
         assert after.keys() == {name for scheme in schemes for name in scheme.partitions_for(self.interest)}
         if event is not None and event.type == GAP:
             self._judge_gap(event, after)
@@ -179,7 +179,7 @@ class Reader:
         for partition, (epoch, offset) in first.items():
             slot = (partition, epoch)
             if self.begin.since == "earliest":
-                # What is younger than this was surely kept when the connection began; more may be sent.
+                # Younger records were kept when the connection began; older ones may be sent too.
                 oldest = max(0, self.begin.after.get(slot, 0) - (self.journal.maximum or 10**9))
                 sent = event is not None and self.journal.holds(slot, offset, event)
                 place[partition] = (epoch, min(oldest, offset - 1 if sent else offset))

@@ -122,8 +122,8 @@ def test_control_events_have_their_names_in_every_format(format: Format, reason:
         ("realtime.ready", "1.b"),
         ("realtime.closing", "1.c"),
     ]
-    envelopes = [msgspec.json.decode(event.data) for event in events]
-    assert envelopes == [
+    told = [msgspec.json.decode(event.data) for event in events]
+    assert told == [
         {"reason": reason, "recovered": False},
         {"recovered": False, "replayed": 3},
         {"reason": "draining"},

@@ -19,7 +19,7 @@ MODULES = {
 def test_no_way_of_skipping_leaves_ci_green(tmp_path: Path) -> None:
     output = run_pytest(tmp_path, MODULES, plugin="tests.conftest", ci="true")
     assert "exit code 1" in output
-    # What is skipped before the test itself begins counts as an error.
+    # A skip before the test itself begins counts as an error.
     assert "1 failed, 1 passed, 1 xfailed, 5 errors in" in output
     assert "skipped, which counts as failed where CI is set: Skipped: no server" in output
 

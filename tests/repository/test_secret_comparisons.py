@@ -13,7 +13,7 @@ SECRET = re.compile(r"(^|_)(secrets?|signatures?|digests?|hmac|tokens?|keys?|tic
 """Names, and the last words of names, that hold what somebody could guess piece by piece from how long a look took."""
 
 PUBLIC = {
-    # The names of keys and not the keys: what is compared is sent in the clear, or published.
+    # The names of keys, not the keys: the compared values are public.
     ("shared/tidewire/settings/secrets.py", "secret not in read"): "the name under which a secret is stored",
 }
 COMPARING = (ast.Eq, ast.NotEq, ast.In, ast.NotIn, ast.Lt, ast.Gt)

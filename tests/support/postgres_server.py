@@ -31,7 +31,7 @@ SUPERUSER = "tidewire"
 _BACKENDS = "select pid from pg_stat_activity where pid <> pg_backend_pid() and {}"
 LISTENS = "application_name = 'tidewire-tail'"
 
-# Postgres refuses to run as root. The process that begins as root becomes somebody else before it is Postgres.
+# Postgres refuses to run as root: a process of root changes its user before it runs Postgres.
 AS_SOMEBODY_ELSE = """
 import os, sys
 os.chdir("/")

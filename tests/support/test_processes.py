@@ -113,7 +113,7 @@ def test_a_program_named_by_its_variable_is_used_or_refused(monkeypatch: pytest.
     monkeypatch.setenv("TIDEWIRE_REDIS_SERVER", str(old))
     with pytest.raises(servers.ServerNotFoundError, match=r"is no redis-server 6\.2 or newer"):
         servers.find("redis")
-    # Where it is only first on PATH, the next one is taken.
+    # If it is only the first one on PATH, the next one is used.
     monkeypatch.delenv("TIDEWIRE_REDIS_SERVER")
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     assert servers.find("redis") != old

@@ -14,7 +14,7 @@ from tests.support.upstash_stand_in import StandIn
 async def test_the_vendors_own_client_gets_along_with_the_stand_in(upstash: StandIn, encoding: str | None) -> None:
     client = Redis(upstash.url, upstash.token, rest_encoding="base64" if encoding else None, rest_retries=0)
     async with client:
-        redis: Any = client  # its annotations are not those of what it returns
+        redis: Any = client  # its annotations differ from its results
         assert await redis.set("text", 'é "\u2028"') is True
         assert await redis.get("text") == 'é "\u2028"'
         assert await redis.get("nothing") is None

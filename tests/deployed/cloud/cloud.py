@@ -70,7 +70,7 @@ class Cloud:
         if stage in self.stacks:
             self.stacks[stage].stop()
         self.stacks[stage] = stack
-        # Whoever publishes straight to the log sends nothing to the bus: nobody needs to look there.
+        # A stack that publishes to the log sends nothing to the bus: its queues need no poller.
         if any(function.variables.get("REALTIME_TRANSPORT") == "eventbridge" for function in stack.functions.values()):
             bus = Bus(stack, self.aws)
             bus.start()

@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.xdist_group("netlify"), pytest.mark.timeout(180)]
 
 START_SECONDS = 90.0
 STOP_SECONDS = 30.0  # it takes 2
-# Less than the 15 s between two heartbeats: these would push out what a proxy holds back, and find out who has left.
+# Less than the 15 s between two heartbeats: these would push out held-back bytes, and detect clients that have left.
 DEADLINE = 10.0
 
 CONFIG = ROOT / "netlify.toml"
@@ -41,7 +41,7 @@ class NetlifyDev:
         self.functions_url = f"http://{HOST}:{self._functions}"
         link_repository(folder)
         config = CONFIG.read_text().replace("8787", str(self._functions)).replace("8888", str(self._front))
-        static = f"[dev]\n  staticServerPort = {free_port()}"  # else one for all that run on this machine
+        static = f"[dev]\n  staticServerPort = {free_port()}"  # otherwise all instances on this machine share one
         config = config.replace("[dev]", static)
         if secret is not None:
             config = config.replace("[[redirects]]", '[[redirects]]\n  signed = "REALTIME_NETLIFY_SECRET"')
@@ -202,7 +202,7 @@ def test_a_client_that_drops_and_resumes_gets_everything_once(client: httpx.Clie
     seen: list[int] = []
     cursor = stream.cursor
     for number in range(0, 30, 3):
-        publish(client, number)  # nobody is there
+        publish(client, number)  # without a subscriber
         with follow(client, cursor) as stream:
             seen += stream.take_replayed()
             publish(client, number + 1)

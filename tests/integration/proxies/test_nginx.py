@@ -16,7 +16,7 @@ from tests.support.sse_decoder import SseDecoder, SseEvent
 
 DEADLINE = 10.0
 IDLE_CLIENTS = 24
-IDLE_SECONDS = 4.99  # just before, at and just after what it was
+IDLE_SECONDS = 4.99  # around the former time-out of 5 s
 
 
 @contextmanager
@@ -82,7 +82,7 @@ def status_of(client: httpx.Client) -> int:
     return client.post("/api/publish", json={"type": "idle", "data": 1}).status_code
 
 
-# What has become idle is nginx's connection to the process: HTTP/1.1, whatever the client speaks.
+# The idle connection is the one between nginx and the process: HTTP/1.1, whatever the client uses.
 @pytest.mark.parametrize("connect", ["HTTP/2", pytest.param("HTTP/1.1", marks=pytest.mark.full)], indirect=True)
 def test_a_post_after_some_idleness_is_not_lost(connect: Callable[[], httpx.Client]) -> None:
     """The process closed idle connections after 5 s, nginx keeps its own for 60 s: 3 of 10 such posts were 502."""
