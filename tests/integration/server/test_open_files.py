@@ -69,7 +69,7 @@ def test_streams_leave_files_for_short_requests(instance: Instance) -> None:
             break
     assert refused == b"HTTP/1.1 503 Service Unavailable\r\n"
     problem = problem_of(api.http.get("/api/events"), 503)
-    assert "files" in problem["detail"]
+    assert "file descriptor" in problem["detail"]
     api.publish({"type": "note", "data": 1})
     assert f"of {FILES} files are in use: streams are refused" in instance.log()
     for one in opened:
