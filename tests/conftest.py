@@ -82,7 +82,7 @@ async def pubsub_store(redis_url: str) -> AsyncIterator[PubSubStore]:
 
 
 @pytest.fixture
-async def postgres_store(postgres_url: str) -> AsyncIterator[PostgresStore]:  # noqa: F811
+async def postgres_store(postgres_url: str) -> AsyncIterator[PostgresStore]:  # noqa: F811 — the fixture imported above
     """A log in the shared Postgres."""
     store = PostgresStore(postgres_url)
     yield store

@@ -1,14 +1,16 @@
 """A store fell back to an older state: each reader gets a gap, and then everything that is stored."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from tidewire.delivery.hub import Hub
 from tidewire.delivery.ring_buffer import Ring
 from tidewire.errors import TransportUnavailable
 from tidewire.model.cursor import Cursor
-from tidewire.transports.base import Log, Tail
+from tidewire.transports.base import Handler, Log, Tail
 
 from tests.contract.acts import publish
 from tests.contract.staged import StagedLog
@@ -152,21 +154,14 @@ def verified_by(log: DemotedLog, verify: Callable[[], object]) -> None:
     """Give the log's tail this `verify`."""
     opened = log.on_message
 
-    def on_message(handler: object) -> object:
-        context = opened(handler)  # type: ignore[arg-type]
+    @asynccontextmanager
+    async def on_message(handler: Handler) -> AsyncIterator[Tail]:
+        tail: Any
+        async with opened(handler) as tail:
+            tail.verify = verify
+            yield tail
 
-        class Context:
-            async def __aenter__(self) -> Tail:
-                tail = await context.__aenter__()
-                tail.verify = verify  # type: ignore[attr-defined]
-                return tail
-
-            async def __aexit__(self, *error: object) -> None:
-                await context.__aexit__(*error)  # type: ignore[arg-type]
-
-        return Context()
-
-    log.on_message = on_message  # type: ignore[method-assign,assignment]
+    log.on_message = on_message  # type: ignore[method-assign]  # of this log alone
 
 
 @virtual_time

@@ -73,7 +73,7 @@ async def test_a_revocation_ends_the_streams_of_its_user(any_store: Store) -> No
         ]
         await here.dispatch([revoke("u1", 200)])
         for sink in old:
-            await sink.until(lambda sink=sink: sink.ended)  # type: ignore[misc]
+            await sink.until(lambda sink=sink: sink.ended)  # type: ignore[misc]  # binds the loop variable
             assert [event.data for event in sink.all][-1] == '{"reason":"revoked"}'
         await there.dispatch([event("on")])
         for sink in others:

@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from typing import Any
 
 import msgspec
 import pytest
@@ -15,7 +16,7 @@ from tidewire.model.event import Event
 from tidewire.model.partition_schemes import MAX_ANNOUNCEMENTS
 from tidewire.model.partitions import ALL, SCHEMES, Partitions
 from tidewire.protocol.sse import DATA
-from tidewire.transports.base import Log, Retention
+from tidewire.transports.base import Retention, Transport
 
 from tests.contract.acts import event, publish, tailing
 from tests.contract.stores import FallbackStore, LogStore, MemoryStore, RedisStore
@@ -328,13 +329,13 @@ class Follower:
 
     def __init__(self, user: str | None, types: set[str] | None) -> None:
         self.user, self.types = user, types
-        self.data: list[object] = []
+        self.data: list[Any] = []
         self.cursor: str | None = None
 
     def wants(self, one: Event) -> bool:
         return Interest(self.user, None if self.types is None else frozenset(self.types)).matches(one)
 
-    async def visit(self, hub: Hub, during: Sequence[tuple[Log, list[Event]]] = ()) -> None:
+    async def visit(self, hub: Hub, during: Sequence[tuple[Transport, list[Event]]] = ()) -> None:
         async with subscribed(hub, self.user, self.types, cursor=self.cursor) as sink:
             ready = await sink.ready()
             assert ready["recovered"] is True
@@ -384,11 +385,11 @@ async def test_any_sequence_of_changes_loses_and_repeats_nothing(seed: int) -> N
                 await asyncio.gather(*(rng.choice(hubs).dispatch(batch()) for _ in range(4)))
             else:
                 during = [(rng.choice(hubs).transport, batch()) for _ in range(rng.randint(0, 2))]
-                await rng.choice(followers).visit(rng.choice(hubs), during)  # type: ignore[arg-type]
+                await rng.choice(followers).visit(rng.choice(hubs), during)
         for follower in followers:
             await follower.visit(rng.choice(hubs))
             await follower.visit(rng.choice(hubs))
     for follower in followers:
         owed = [msgspec.json.decode(one.data) for one in published if follower.wants(one)]
-        assert sorted(follower.data) == owed, f"{follower.user} {follower.types}"  # type: ignore[type-var]
+        assert sorted(follower.data) == owed, f"{follower.user} {follower.types}"
     await store.aclose()

@@ -81,7 +81,7 @@ async def test_the_ring_counts_audiences(make_redis: MakeRedis, make_instance: M
             for start in range(0, count, 50):
                 batch = [{**event(f"e{n}"), "userIds": users} for n in range(start, start + 50)]
                 receipts(await requests.publish(*batch))
-                await reader.read_until(lambda last=f"e{start + 49}": last in reader.names[-1:])  # type: ignore[misc]
+                await reader.read_until(lambda last=f"e{start + 49}": last in reader.names[-1:])  # type: ignore[misc]  # binds the loop variable
             assert peak.kept < 56 * MIB, f"{peak.kept:,} KiB"
             assert peak.growth < 72 * MIB, f"{peak.growth:,} KiB"
 
@@ -157,7 +157,7 @@ async def test_replays_that_stop_hold_no_pages(make_redis: MakeRedis, make_insta
         for cursor in cursors[:streams]:  # different positions, so that no two read the same page
             stream = open_stream(instance.port, last_event_id=cursor, receive_buffer=RECEIVE_BUFFER)
             reader = Reader(await stack.enter_async_context(stream))
-            await reader.read_until(lambda reader=reader: bool(reader.names))  # type: ignore[misc]
+            await reader.read_until(lambda reader=reader: bool(reader.names))  # type: ignore[misc]  # binds the loop variable
 
         async def is_little() -> bool:
             return peak.kept < 96 * MIB

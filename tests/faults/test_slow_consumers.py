@@ -45,7 +45,7 @@ async def test_clients_that_stop_reading_cost_no_memory(make_redis: MakeRedis, m
             batch = names[start : start + BATCH]
             receipts(await requests.publish(*(large(name) for name in batch)))
             # Each batch reaches the client that reads.
-            await fast.until(lambda last=batch[-1]: fast.names[-1] == last)  # type: ignore[misc]
+            await fast.until(lambda last=batch[-1]: fast.names[-1] == last)  # type: ignore[misc]  # binds the loop variable
             maximum = max(maximum, memory(instance))
         assert fast.names[3 * BATCH :] == names
         assert maximum - before < GROWTH, f"grew from {before:,} to {maximum:,} KiB"
@@ -53,7 +53,7 @@ async def test_clients_that_stop_reading_cost_no_memory(make_redis: MakeRedis, m
         assert counted['realtime_subscribers{state="catching-up"}'] == STUCK, "they were not slow"
 
         for reader in stuck:
-            await reader.read_until(lambda reader=reader: names[-1] in reader.names[-1:])  # type: ignore[misc]
+            await reader.read_until(lambda reader=reader: names[-1] in reader.names[-1:])  # type: ignore[misc]  # binds the loop variable
             maximum = max(maximum, memory(instance))
             assert reader.names == names
             assert reader.control == ["realtime.ready"]
@@ -80,7 +80,7 @@ async def test_clients_that_stop_in_their_replay_hold_no_pages(
             query = {"from": "earliest", "types": f"note,other-{number}"}
             stream = await stack.enter_async_context(open_stream(instance.port, query, receive_buffer=RECEIVE_BUFFER))
             stuck.append(Reader(stream))
-            await stuck[-1].read_until(lambda: len(stuck[-1].names) >= number)  # noqa: B023
+            await stuck[-1].read_until(lambda: len(stuck[-1].names) >= number)  # noqa: B023 — awaited within this turn of the loop
         after = memory(instance)
         assert after - before < GROWTH, f"grew from {before:,} to {after:,} KiB"
         await stuck[0].read_until(lambda: bool(stuck[0].control))

@@ -36,7 +36,7 @@ def documented(process: str) -> list[str]:
 async def admin(redis_client: redis.Redis) -> AsyncIterator[Any]:
     """A client with all permissions; it deletes the test's user at the end."""
     yield redis_client
-    await redis_client.execute_command("ACL", "DELUSER", "ann")  # type: ignore[no-untyped-call]
+    await redis_client.execute_command("ACL", "DELUSER", "ann")  # type: ignore[no-untyped-call]  # redis-py leaves it so
 
 
 async def allow(admin: Any, rules: list[str]) -> None:

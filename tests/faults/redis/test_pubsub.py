@@ -49,7 +49,7 @@ async def test_a_lost_connection_is_one_gap_per_stream(pubsub_store: PubSubStore
             await two.ready()
             for cut in (1, 2, 3):
                 assert await kill_tails(redis_client) == 1
-                await one.until(lambda cut=cut: len(one.gaps) == cut)  # type: ignore[misc]
+                await one.until(lambda cut=cut: len(one.gaps) == cut)  # type: ignore[misc]  # binds the loop variable
                 await other.dispatch([event(f"after {cut}")])
                 await one.has(f"after {cut}")
                 await two.has(f"after {cut}")

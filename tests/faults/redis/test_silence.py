@@ -126,7 +126,7 @@ async def test_keepalive_is_set(redis_server: RedisServer, upstash: StandIn, kin
     if kind is UpstashRest:
         port, transport = upstash.port, UpstashRest(upstash.url, upstash.token)
     else:
-        port, transport = redis_server.port, kind(redis_server.url)  # type: ignore[call-arg]
+        port, transport = redis_server.port, kind(redis_server.url)  # type: ignore[call-arg]  # both take a URL
     async with Hub(transport) as hub, subscribed(hub) as sink:
         await sink.ready()
         await hub.transport.ping()  # over REST, this uses the second HTTP client

@@ -6,6 +6,7 @@ import logging
 import random
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from tidewire.delivery.hub import Hub
@@ -46,9 +47,9 @@ SCHEME_IDS = ["one-partition", "shards", "types-and-shards"]
 """Each further user has a shard of their own: u1, u2 and u3 are in three of the 64."""
 
 
-def load_of(scheme: Partitions, transport: Transport = "redis-tcp", **numbers: float) -> Workload:
+def load_of(scheme: Partitions, transport: Transport = "redis-tcp", **numbers: Any) -> Workload:
     """A workload with this partition scheme."""
-    return Workload(1, 1, partitions=len(scheme.types), shards=scheme.user_shards, transport=transport, **numbers)  # type: ignore[arg-type]
+    return Workload(1, 1, partitions=len(scheme.types), shards=scheme.user_shards, transport=transport, **numbers)
 
 
 async def received(redis_store: RedisStore, watch: Watch) -> Counter[str]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from typing import Any
 
 import pytest
 from tidewire.errors import TransportUnavailable
@@ -72,8 +73,9 @@ async def test_the_outbox_is_appended_in_order_and_growing_batches() -> None:
 @pytest.mark.parametrize("bound", ["events", "bytes"])
 @virtual_time
 async def test_a_full_outbox_refuses_the_whole_request(bound: str) -> None:
-    limits = {"max_events": 5} if bound == "events" else {"max_bytes": 5 * Entry(event(0), [("all", "0")]).size}
-    async with Instance(MemoryStore(), **limits) as here, subscribed(here.hub) as sink:  # type: ignore[arg-type]
+    size = Entry(event(0), [("all", "0")]).size
+    limits: dict[str, Any] = {"max_events": 5} if bound == "events" else {"max_bytes": 5 * size}
+    async with Instance(MemoryStore(), **limits) as here, subscribed(here.hub) as sink:
         await sink.ready()
         here.log.leave()
         await here.hub.dispatch([event(n) for n in range(4)])

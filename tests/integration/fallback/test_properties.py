@@ -213,7 +213,7 @@ class World:
         for client in self.clients:
             assert client.sink is not None
             sink = client.sink
-            await sink.until(lambda sink=sink: sink.data.count("end") == 2)  # type: ignore[misc]
+            await sink.until(lambda sink=sink: sink.data.count("end") == 2)  # type: ignore[misc]  # binds the loop variable
 
     async def take_one(self, number: int) -> None:
         """Return once an instance has accepted one more event."""

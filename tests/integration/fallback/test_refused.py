@@ -1,6 +1,7 @@
 """Events that the log refuses while it accepts others: set aside, counted, and not in the way of later ones."""
 
 import asyncio
+from typing import Any
 
 import pytest
 from tidewire.errors import EventRefused, TransportUnavailable
@@ -226,8 +227,8 @@ async def test_an_outbox_full_of_refused_events_serves_others(bound: str, caplog
     store = MemoryStore()
     names = [f"barred {number}" for number in range(4)]
     size = Entry(draft(id=names[0], type="a"), [("a", names[0])]).size
-    limits = {"max_events": len(names)} if bound == "events" else {"max_bytes": len(names) * size}
-    async with Instance(store, Partitions(frozenset({"a"})), **limits) as here:  # type: ignore[arg-type]
+    limits: dict[str, Any] = {"max_events": len(names)} if bound == "events" else {"max_bytes": len(names) * size}
+    async with Instance(store, Partitions(frozenset({"a"})), **limits) as here:
         here.log.barred |= set(names)
         for name in names:
             (kept,) = await here.fallback.publish([draft(id=name, type="a")])

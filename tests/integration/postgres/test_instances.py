@@ -47,7 +47,7 @@ async def test_streams_survive_a_restart_of_postgres(make_instance: MakeInstance
     async with follow(one) as at_one, follow(other) as at_other, asyncio.TaskGroup() as tasks:
         tasks.create_task(publish_all())
         for number in (10, 30):
-            await at_one.seen.until(lambda number=number: len(at_one.names) > number)  # type: ignore[misc]
+            await at_one.seen.until(lambda number=number: len(at_one.names) > number)  # type: ignore[misc]  # binds the loop variable
             await asyncio.to_thread(server.restart)
         await at_one.has(*names)
         await at_other.has(*names)

@@ -29,7 +29,7 @@ async def test_two_processes_deliver_each_others_events_once(instances: list[Ins
         receipts(await publish(first, event("end")))
         receipts(await publish(second, event("end-too")))
         for follower in (here, there):
-            await follower.seen.until(lambda follower=follower: len(follower.names) == 12)  # type: ignore[misc]
+            await follower.seen.until(lambda follower=follower: len(follower.names) == 12)  # type: ignore[misc]  # binds the loop variable
             assert sorted(follower.names) == sorted([*names, "end", "end-too"])
 
 
@@ -77,7 +77,7 @@ async def test_a_lost_connection_is_a_counted_gap_on_each_stream(
         for each in await redis_client.client_list(_type="pubsub"):
             await redis_client.client_kill_filter(_id=each["id"])
         for follower in (one, two):
-            await follower.seen.until(lambda follower=follower: follower.seen.gaps == ["no-log"])  # type: ignore[misc]
+            await follower.seen.until(lambda follower=follower: follower.seen.gaps == ["no-log"])  # type: ignore[misc]  # binds the loop variable
         receipts(await publish(second, event("after")))
         await one.has("after")
         await two.has("after")

@@ -11,6 +11,7 @@ from tidewire.transports.redis.subscriptions import Subscriptions
 from tests.contract.acts import Received, event, publish
 from tests.contract.stores import PubSubStore
 from tests.support.sinks import subscribed
+from tests.support.waiting import eventually
 
 AB = Partitions(frozenset({"a", "b"}))
 
@@ -61,9 +62,11 @@ async def connections(client: redis.Redis) -> set[str]:
 
 async def eventually_empty(client: redis.Redis, others: set[str]) -> None:
     """Return once no channel is subscribed, and only connections of `others` are left."""
-    async with asyncio.timeout(10):
-        while await client.pubsub_channels() or await connections(client) - others:  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
+
+    async def is_empty() -> bool:
+        return not await client.pubsub_channels() and await connections(client) <= others
+
+    await eventually(is_empty)
 
 
 async def test_one_connection_serves_all_subscribers(pubsub_store: PubSubStore, redis_client: redis.Redis) -> None:

@@ -11,6 +11,7 @@ import pytest
 from tidewire.delivery.hub import Hub
 from tidewire.errors import TransportUnavailable
 from tidewire.model.partitions import Partitions
+from tidewire.model.record import Record
 from tidewire.primitives import circuit_breaker
 from tidewire.transports.upstash import session
 from tidewire.transports.upstash.rest_log import UpstashRest
@@ -316,4 +317,5 @@ async def test_the_largest_event_comes_back_byte_for_byte(log: UpstashRest) -> N
         await received.until(lambda: bool(received.items))
     (replayed,) = await read(log, before)
     for item in (received.items[0], replayed):
-        assert item.event.data == data  # type: ignore[union-attr]
+        assert isinstance(item, Record)
+        assert item.event.data == data

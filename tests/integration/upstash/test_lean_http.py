@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -239,9 +240,9 @@ def roads(monkeypatch: pytest.MonkeyPatch) -> Callable[[], bool]:
     taken: list[bool] = []
     post = LeanHttp.post
 
-    async def noted(self: LeanHttp, *arguments: object) -> Response:
+    async def noted(self: LeanHttp, *arguments: Any) -> Response:
         taken.append(True)
-        return await post(self, *arguments)  # type: ignore[arg-type]
+        return await post(self, *arguments)
 
     monkeypatch.setattr(LeanHttp, "post", noted)
     return lambda: bool(taken)

@@ -121,7 +121,7 @@ async def test_an_unreadable_last_entry_is_skipped_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("head", "told"),
+    ("head", "expected"),
     [
         (LOG[3], []),
         (LOG[5], []),
@@ -132,12 +132,12 @@ async def test_an_unreadable_last_entry_is_skipped_once() -> None:
     ],
     ids=["same", "further", "behind", "other-history", "newer-epoch", "older-epoch"],
 )
-async def test_a_log_without_our_position_is_a_gap(head: Record, told: list[str]) -> None:
+async def test_a_log_without_our_position_is_a_gap(head: Record, expected: list[str]) -> None:
     one, received = following(place(LOG[3]))
     await one.verify(heads(head))
-    assert received.data == told
+    assert received.data == expected
     await one.verify(heads(head))
-    assert received.data == told, "the same loss was told twice"
+    assert received.data == expected, "the same loss was reported twice"
 
 
 async def test_a_new_epoch_is_read_from_its_first_record() -> None:
