@@ -1,6 +1,5 @@
 """A store fell back to an older state: each reader gets a gap, and then everything that is stored."""
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -18,6 +17,7 @@ from tests.contract.stores import MemoryStore
 from tests.integration.fallback.away import Instance
 from tests.support.clocks import virtual_time
 from tests.support.sinks import RecordingSink, subscribed
+from tests.support.waiting import spin
 
 AFTER = ["realtime.ready", *range(1, 6), "realtime.gap", 1, 2, "other"]
 
@@ -188,7 +188,7 @@ async def test_heads_that_stay_behind_the_tail_are_an_outage() -> None:
     log = DemotedLog(MemoryStore().open())
 
     async def verify() -> None:
-        await asyncio.sleep(0)
+        await spin()
 
     verified_by(log, verify)
     async with Hub(log) as hub, subscribed(hub) as live:

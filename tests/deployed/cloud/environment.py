@@ -227,7 +227,7 @@ class Environment:
                 connection.request("GET", "/")
                 connection.getresponse().read()
                 return
-            time.sleep(0.02)
+            time.sleep(0.02)  # before the next try
         self.kill()
         raise InvocationError(502, f"nothing listens on the adapter's port\n{self.log()}")
 

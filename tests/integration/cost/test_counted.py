@@ -34,7 +34,7 @@ from tidewire.transports.upstash import rest_log
 
 from tests.contract.acts import at, event, publish, tailing
 from tests.contract.stores import RedisStore, UpstashStore
-from tests.support.clocks import virtual_time
+from tests.support.clocks import pass_time, virtual_time
 from tests.support.processes import ROOT
 from tests.support.redis_monitor import Watch, watching
 from tests.support.sinks import RecordingSink, subscribed
@@ -251,7 +251,7 @@ def test_polls_over_rest_match_the_markov_chain(every: float, hours: float) -> N
     async def count() -> None:
         log, ledger = make_log(moments=moments)
         async with tailing(log, at(Position(1, 0))):
-            await asyncio.sleep(hours * HOUR)
+            await pass_time(hours * HOUR)
         counted.append(ledger.commands.total())
 
     counted: list[int] = []
@@ -289,13 +289,13 @@ async def test_over_rest_a_waiting_poll_polls_the_store() -> None:
     log, ledger = make_log()
     async with tailing(log) as (_, tail):
         tail.follow(at(Position(1, 0)).positions)
-        await asyncio.sleep(seconds)
+        await pass_time(seconds)
         tail.unfollow((ALL,))
         first = ledger.commands.total()
-        await asyncio.sleep(60)
+        await pass_time(60)
         ledger.commands.clear()
         tail.follow(at(Position(1, 0)).positions)
-        await asyncio.sleep(seconds)
+        await pass_time(seconds)
         again = ledger.commands.total()
     load = load_of(Partitions(), "upstash-rest", poll_wait=seconds)
     assert max(first, again) <= commands.polling(load) - 2 <= max(first, again) + 2

@@ -15,7 +15,7 @@ DOCUMENT = (ROOT / "docs" / "cost.md").read_text()
 
 def test_the_day_of_the_prices_is_the_table_s() -> None:
     text = " ".join(DOCUMENT.split())
-    assert f"put together on {SHIPPED.date}, in US dollars, for AWS's {SHIPPED.region}" in text
+    assert f"collected on {SHIPPED.date}, in US dollars, for AWS's {SHIPPED.region}" in text
 
 
 def test_the_table_of_commands_is_the_model_s() -> None:

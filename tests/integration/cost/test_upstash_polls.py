@@ -10,7 +10,7 @@ from tidewire.model.permissions import REVOCATIONS
 
 from tests.contract.acts import Received, at, publish, tailing
 from tests.contract.stores import UpstashStore
-from tests.support.clocks import virtual_time
+from tests.support.clocks import pass_time, virtual_time
 from tests.support.sinks import subscribed
 from tests.support.upstash_ledger import make_log
 from tests.support.upstash_stand_in import StandIn
@@ -23,9 +23,9 @@ HOUR = 3_600.0
 async def test_an_idle_hour_costs_720_commands() -> None:
     log, ledger = make_log()
     async with tailing(log, at(Position(1, 0))):
-        await asyncio.sleep(60)
+        await pass_time(60)
         ledger.commands.clear()
-        await asyncio.sleep(HOUR)
+        await pass_time(HOUR)
     assert 690 <= ledger.commands.total() <= 720
     assert 55 <= ledger.commands["EVALSHA"] <= 60, "the heads are read once per minute, instead of a poll"
 
@@ -35,9 +35,9 @@ async def test_further_partitions_cost_an_idle_hour_nothing_more() -> None:
     log, ledger = make_log()
     places = {name: Position(1, 0) for name in (ALL, f"{ALL}:u3", REVOCATIONS)}
     async with tailing(log, Cursor(places)):
-        await asyncio.sleep(60)
+        await pass_time(60)
         ledger.commands.clear()
-        await asyncio.sleep(HOUR)
+        await pass_time(HOUR)
     assert 690 <= ledger.commands.total() <= 720
 
 
@@ -45,15 +45,15 @@ async def test_further_partitions_cost_an_idle_hour_nothing_more() -> None:
 async def test_an_hour_without_subscribers_costs_nothing() -> None:
     log, ledger = make_log()
     async with tailing(log) as (_, tail):
-        await asyncio.sleep(HOUR)
+        await pass_time(HOUR)
         assert ledger.times == []
         tail.follow(at(Position(1, 0)).positions)
-        await asyncio.sleep(60)
+        await pass_time(60)
         tail.unfollow((ALL,))
-        await asyncio.sleep(1)  # until a running poll has ended
+        await pass_time(1)  # until a running poll has ended
         asked = len(ledger.times)
         assert asked > 0
-        await asyncio.sleep(HOUR)
+        await pass_time(HOUR)
         assert len(ledger.times) == asked
 
 
@@ -63,7 +63,7 @@ async def test_an_hour_of_traffic_costs_one_command_per_poll() -> None:
     received = Received()
     async with log.on_message(received) as tail:
         tail.follow(at(Position(1, 0)).positions)
-        await asyncio.sleep(60)
+        await pass_time(60)
         assert ledger.commands.total() <= 60 / 0.25
         assert len(received.items) >= 60 / 0.1 - 5
 
@@ -76,7 +76,7 @@ async def test_polls_slow_down_step_by_step_after_a_record() -> None:
         tail.follow(at(Position(1, 0)).positions)
         await received.until(lambda: bool(received.items), 120)
         ledger.times.clear()
-        await asyncio.sleep(30)
+        await pass_time(30)
     gaps = [round(later - sooner, 2) for sooner, later in zip(ledger.times, ledger.times[1:], strict=False)]
     assert gaps[0] < 0.5
     assert gaps[-1] == pytest.approx(5.0, abs=0.05)
@@ -90,7 +90,7 @@ async def test_constant_wake_calls_do_not_exceed_the_fastest_poll() -> None:
         tail.follow(at(Position(1, 0)).positions)
         for _ in range(1_000):
             tail.wake()
-            await asyncio.sleep(0.01)
+            await pass_time(0.01)
     assert ledger.commands.total() <= 10 / 0.25 + 2
 
 
@@ -98,12 +98,12 @@ async def test_constant_wake_calls_do_not_exceed_the_fastest_poll() -> None:
 async def test_an_own_event_does_not_wait_for_a_slow_poll() -> None:
     log, _ = make_log()
     async with tailing(log, at(Position(1, 0))) as (received, _):
-        await asyncio.sleep(63)
+        await pass_time(63)
         for number in (1, 2):
             await publish(log, "new")
-            await asyncio.sleep(0.3)
+            await pass_time(0.3)
             assert len(received.items) == number
-            await asyncio.sleep(60)
+            await pass_time(60)
 
 
 @virtual_time
@@ -112,7 +112,7 @@ async def test_a_head_after_the_tails_position_wakes_it() -> None:
     async with tailing(log, at(Position(1, 0))) as (received, _):
         await eventually(lambda: asyncio.get_running_loop().time() >= 102, 120)
         await log.head((ALL,))  # as a new subscriber does
-        await asyncio.sleep(0.1)
+        await pass_time(0.1)
         assert len(received.items) == 1
 
 

@@ -16,7 +16,7 @@ from tidewire.transports.redis.streams import RedisStreams
 from tests.contract.acts import event
 from tests.contract.stores import MemoryStore
 from tests.integration.fallback.away import AwayLog
-from tests.support.clocks import virtual_time
+from tests.support.clocks import pass_time, virtual_time
 from tests.support.sinks import RecordingSink, subscribed
 
 KEEP = 1e12  # seconds: the times of these tests are small numbers
@@ -69,7 +69,7 @@ async def test_nothing_is_replayed_to_a_revoked_stream() -> None:
                 )
                 for _ in range(20)
             ]
-            await asyncio.sleep(60)  # virtual; the attempts to read the revocations are seconds apart by now
+            await pass_time(60)  # virtual; the attempts to read the revocations are seconds apart by now
             log.come_back()
             await asyncio.gather(*map(_sent_away, sinks))
 
@@ -80,9 +80,9 @@ async def test_streams_that_left_in_an_outage_are_not_followed() -> None:
     log.leave()
     async with guard(Fallback(log)) as hub:
         async with subscribed(hub, "u1", wait_for_log=True):
-            await asyncio.sleep(60)  # virtual
+            await pass_time(60)  # virtual
         log.come_back()
-        await asyncio.sleep(60)  # virtual
+        await pass_time(60)  # virtual
         assert hub.fanout.positions == {}
         assert hub.snapshot().readers == {}
 

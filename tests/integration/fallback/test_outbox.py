@@ -12,9 +12,9 @@ from tidewire.transports.fallback.outbox import Entry
 from tests.contract.acts import event, place, publish
 from tests.contract.stores import MemoryStore
 from tests.integration.fallback.away import Instance, ids_in_log
-from tests.support.clocks import virtual_time
+from tests.support.clocks import pass_time, virtual_time
 from tests.support.sinks import subscribed
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, spin
 
 
 @virtual_time
@@ -45,7 +45,7 @@ async def test_a_publish_behind_a_new_outage_is_not_durable() -> None:
         here.log.is_away = False
         await eventually(lambda: not here.fallback.is_away)
         waiting = asyncio.create_task(here.hub.dispatch([event("waits"), event("too")]))
-        await asyncio.sleep(0)
+        await spin()
         here.log.leave()
         receipts = await waiting
         assert [r.durable for r in receipts] == [False, False]
@@ -104,7 +104,7 @@ async def test_the_end_of_a_process_logs_how_much_is_lost(
         here.log.leave()
         await publish(here.fallback, "saved at the last moment", "hunter2")
         closing = asyncio.create_task(here.hub.aclose())
-        await asyncio.sleep(fallback.LAST_FLUSH / 2)
+        await pass_time(fallback.LAST_FLUSH / 2)
         here.log.come_back()
         await closing
     assert len(await ids_in_log(store)) == 2
@@ -128,7 +128,7 @@ async def test_an_outage_and_its_end_are_logged_once_each(caplog: pytest.LogCapt
         here.log.leave()
         for number in range(20):
             await publish(here.fallback, number)
-            await asyncio.sleep(0.5)  # virtual
+            await pass_time(0.5)  # virtual
         here.log.come_back()
         await eventually(lambda: here.fallback.backlog.events == 0)
     messages = [record.message for record in caplog.records if record.name == "tidewire.transports.fallback.fallback"]

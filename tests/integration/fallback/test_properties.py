@@ -20,7 +20,7 @@ from tidewire.model.record import Record
 from tests.contract.acts import event, read
 from tests.contract.stores import MemoryStore
 from tests.integration.fallback.away import Instance
-from tests.support.clocks import virtual_time
+from tests.support.clocks import pass_time, virtual_time
 from tests.support.sinks import RecordingSink, subscribed
 
 INSTANCES = 2
@@ -153,11 +153,11 @@ class World:
     async def refuse_all(self, number: int) -> None:
         """Refuse for longer than it takes to try an event, another one, and the first again."""
         self.instances[number].log.bars_all = True
-        await asyncio.sleep(0.01)
+        await pass_time(0.01)
 
     async def take_again(self, number: int) -> None:
         self.instances[number].log.bars_all = False
-        await asyncio.sleep(0.01)
+        await pass_time(0.01)
 
     async def connect(self, number: int, at: int) -> None:
         await self.clients[number].connect(self.instances[at])
@@ -174,7 +174,7 @@ class World:
             sink.release()
 
     async def pass_time(self, time: float) -> None:
-        await asyncio.sleep(time)
+        await pass_time(time)
 
     async def publish(self, number: int, events: Sequence[Event]) -> None:
         self.tries.update(event.id for event in events)
@@ -221,7 +221,7 @@ class World:
         fresh = [event(name, id=name, type="b", users=["u1"])]
         while name not in self.taken:
             await self.publish(number, fresh)
-            await asyncio.sleep(0.1)
+            await pass_time(0.1)
 
     async def logged(self) -> list[Record]:
         """Return all records."""

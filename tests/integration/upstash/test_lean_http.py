@@ -54,7 +54,7 @@ class Server:
                 for piece in self.pieces:
                     writer.write(piece)
                     await writer.drain()
-                    await asyncio.sleep(0)
+                    await spin()
                 if self.ends:
                     return
         except (asyncio.IncompleteReadError, ConnectionError):
