@@ -1,6 +1,7 @@
 """Subscribers that wait until the tail reaches their position: a record wakes only those that wait for it."""
 
 import asyncio
+import itertools
 from collections.abc import Mapping
 from heapq import heapify, heappop, heappush
 
@@ -19,7 +20,7 @@ class PositionWaiters:
         """`positions` is the tail's place in each followed partition; `on_item` comes after it has moved."""
         self._positions = positions
         self._by_partition: dict[str, _Heap] = {}
-        self._for_anything: dict[asyncio.Future[None], None] = {}
+        self._for_anything: set[asyncio.Future[None]] = set()
 
     def __len__(self) -> int:
         return len(self._for_anything) + sum(map(len, self._by_partition.values()))
@@ -52,11 +53,14 @@ class PositionWaiters:
     async def any_item(self) -> None:
         """Return once something more has been broadcast."""
         moved = asyncio.get_running_loop().create_future()
-        self._for_anything[moved] = None
+        self._for_anything.add(moved)
         try:
             await moved
         finally:
-            self._for_anything.pop(moved, None)
+            self._for_anything.discard(moved)
+
+
+_numbers = itertools.count()  # so that two entries of one place differ before their futures, which have no order
 
 
 class _Heap:
@@ -64,20 +68,18 @@ class _Heap:
 
     def __init__(self) -> None:
         self._waiting: list[tuple[int, int, int, asyncio.Future[None]]] = []  # a heap: epoch, offset, number
-        self._number = 0
         self._cancelled = 0  # how many of those waiting have given up
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     async def wait(self, position: Position) -> None:
-        self._number += 1
         arrived = asyncio.get_running_loop().create_future()
-        heappush(self._waiting, (position.epoch, position.offset, self._number, arrived))
+        heappush(self._waiting, (position.epoch, position.offset, next(_numbers), arrived))
         try:
             await arrived
         except asyncio.CancelledError:
-            if not arrived.done() or arrived.cancelled():
+            if arrived.cancelled():  # else it was woken just before, and has left the heap
                 self._forget_one()
             raise
 

@@ -1,8 +1,6 @@
 """The fan-out of one record: matched, encoded and written no more often than needed."""
 
 import asyncio
-from collections.abc import Mapping
-from functools import partial
 from typing import cast
 
 import pytest
@@ -243,72 +241,16 @@ async def test_a_gap_reaches_the_readers_of_its_partition_in_order(
     assert [tuple(place.positions[ALL][:2]) for place in places if place] == [(7, 1), (8, 0), (8, 1)]
 
 
-async def test_waiting_for_the_tail_ends_when_it_arrives(fanout: Fanout) -> None:
-    waiting = asyncio.create_task(fanout.waiters.reached({ALL: Position(7, 3)}))
-    for offset in (1, 2):
-        fanout.broadcast(record(offset))
-        await spin()
-    assert not waiting.done()
-    fanout.broadcast(record(3))
-    async with asyncio.timeout(1):
-        await waiting
-
-
-async def test_waiting_for_the_tail_ends_when_the_log_went_back(
-    fanout: Fanout,
-) -> None:
-    """The place may never come."""
+async def test_a_record_wakes_the_waiters_for_its_place(fanout: Fanout) -> None:
+    """After the tail has moved: they compare their place with it. See test_position_waiters.py."""
+    waiting = asyncio.create_task(fanout.waiters.reached({ALL: Position(7, 2)}))
+    await asyncio.sleep(0)
     fanout.broadcast(record(1))
+    assert fanout.snapshot().waiting == 1
     fanout.broadcast(record(2))
-    waiting = asyncio.create_task(fanout.waiters.reached({ALL: Position(7, 9)}))
-    await spin()
-    fanout.broadcast(Gap("epoch", ALL, Position(7, 1)))
+    assert fanout.snapshot().waiting == 0
     async with asyncio.timeout(1):
         await waiting
-
-
-async def test_a_cancelled_wait_leaves_nothing_behind(fanout: Fanout) -> None:
-    waiting = asyncio.create_task(fanout.waiters.reached({ALL: Position(7, 9)}))
-    await spin()
-    waiting.cancel()
-    await asyncio.gather(waiting, return_exceptions=True)
-    assert fanout.snapshot().waiting == 0
-
-
-async def test_a_record_wakes_only_the_waiters_for_its_place(fanout: Fanout, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If each of a crowd compared its place with every record, the tail would never get there."""
-    looks: list[int] = []
-    has_reached = fanout.waiters.has_reached
-
-    def counted(positions: Mapping[str, Position]) -> bool:
-        looks.append(positions[ALL].offset)
-        return has_reached(positions)
-
-    monkeypatch.setattr(fanout.waiters, "has_reached", counted)
-    crowd = [asyncio.create_task(fanout.waiters.reached({ALL: Position(7, offset)})) for offset in range(1, 501)]
-    await spin()
-    looks.clear()
-    for offset in range(1, 501):
-        fanout.broadcast(record(offset))
-        await spin()
-    await asyncio.gather(*crowd)
-    assert sorted(looks) == list(range(1, 501)), "the cost of a record grew with the crowd"
-
-
-async def test_cancelled_waiters_are_forgotten_and_others_stay(
-    fanout: Fanout,
-) -> None:
-    """They may wait for a place that never comes."""
-    staying = [asyncio.create_task(fanout.waiters.reached({ALL: Position(7, 5)})) for _ in range(3)]
-    for _ in range(100):
-        leaving = asyncio.create_task(fanout.waiters.reached({ALL: Position(7, 9)}))
-        await spin()
-        leaving.cancel()
-        await asyncio.gather(leaving, return_exceptions=True)
-    assert fanout.snapshot().waiting < 10
-    fanout.broadcast(record(5))
-    async with asyncio.timeout(1):
-        await asyncio.gather(*staying)
 
 
 async def test_a_record_without_a_place_moves_no_cursor(fanout: Fanout) -> None:
