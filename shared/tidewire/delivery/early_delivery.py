@@ -82,9 +82,11 @@ class EarlyDelivery:
         return known
 
     @property
-    def oldest(self) -> int | None:
-        """The number of the event that was delivered early first; None if none is remembered."""
-        return next(iter(self.events.values())).number if self.events else None
+    def numbers(self) -> range:
+        """The numbers from the first early event to the last; empty if none is remembered."""
+        if not self.events:
+            return range(0)
+        return range(next(iter(self.events.values())).number, next(reversed(self.events.values())).number + 1)
 
 
 class ReadNumbers:
@@ -97,23 +99,26 @@ class ReadNumbers:
         self._delivery = delivery
         self._interest = interest
         self._start = number
-        self._before: tuple[tuple[int, int], ...] = ()  # (from, to) of what was read before `_start`
+        self._before: tuple[range, ...] = ()  # what was read before `_start`, as far as early events are in it
 
     def skip(self, number: int, to: int) -> None:
-        """Continue at `to` after everything before `number` was read: the items between them have left the ring."""
-        oldest = self._delivery.oldest
-        read = () if oldest is None else (*self._before, (self._start, number))
-        self._before = tuple(part for part in read if oldest is not None and part[1] > oldest)
+        """Continue at `to` after everything before `number` was read: the items between them have left the ring.
+
+        While the log is away, a replay comes here with each try. So only ranges that hold early events are kept, and
+        none for a skip of nothing: they would be as many as the tries.
+        """
+        if number == to:
+            return
+        early = self._delivery.numbers
+        read = (*self._before, range(self._start, number))
+        self._before = tuple(part for part in read if max(part.start, early.start) < min(part.stop, early.stop))
         self._start = to
 
     def received(self, early: Early, number: int | None) -> bool:
         """Return whether the event was sent early. Everything before `number` was read; None: all of the ring."""
         at = early.number
-        if at >= self._start:
-            was_read = number is None or at < number
-        else:
-            was_read = any(start <= at < end for start, end in self._before)
-        return was_read and self._interest.matches(early.event)
+        was_read = at >= self._start and (number is None or at < number)
+        return (was_read or any(at in part for part in self._before)) and self._interest.matches(early.event)
 
     def is_repetition(self, record: Record, number: int, place: Mapping[str, Position]) -> bool:
         """Return whether the event was sent before: early, or from the log, which was read up to `place`."""
