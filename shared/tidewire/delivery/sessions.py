@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import time
 from typing import Self
 
@@ -24,7 +25,7 @@ RETRY_SECONDS = 0.5  # between two tries to write that warning
 class Sessions:
     """Opens sessions on one hub, as many as its limits allow."""
 
-    def __init__(self, hub: Hub, connections: Connections, *, leeway: float = 0.0) -> None:
+    def __init__(self, hub: Hub, connections: Connections, *, leeway: float) -> None:
         """`leeway`: seconds for which a token is still accepted after its end."""
         self._hub = hub
         self._connections = connections
@@ -116,8 +117,8 @@ class Session:
         self._hub = hub
         self._connections = connections
         now = asyncio.get_running_loop().time()
-        self._token_end = float("inf") if token_seconds is None else now + token_seconds
-        end = float("inf") if seconds is None else now + seconds
+        self._token_end = math.inf if token_seconds is None else now + token_seconds
+        end = math.inf if seconds is None else now + seconds
         self._end = min(end, self._token_end)
         self._reason: ClosingReason = "max-age" if end <= self._token_end else "token-expired"
         self._timer: asyncio.TimerHandle | None = None
@@ -153,7 +154,7 @@ class Session:
         loop = asyncio.get_running_loop()
         if warn_at < self._end:
             self._timer = loop.call_at(warn_at, self._warn)
-        elif self._end < float("inf"):
+        elif self._end < math.inf:
             self._timer = loop.call_at(self._end, self.subscriber.close, self._reason)
 
     def _warn(self) -> None:
