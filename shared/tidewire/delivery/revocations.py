@@ -79,12 +79,9 @@ class Revocations(ControlPartition):
         except msgspec.DecodeError:
             logger.error("a record of the partition %s is not a revocation", REVOCATIONS)  # noqa: TRY400 — its data
             return
-        before = max(revocation.before, self._before.pop(revocation.user_id, 0.0))
-        self._before[revocation.user_id] = before
+        known = self._before.pop(revocation.user_id, revocation.before)
+        self._before[revocation.user_id] = max(revocation.before, known)
         self.on_revoked(revocation)
         oldest = self._since + time.monotonic() - self._keep
-        while self._before:
-            user_id, before = next(iter(self._before.items()))
-            if before > oldest:
-                break
-            del self._before[user_id]
+        while self._before and next(iter(self._before.values())) <= oldest:
+            del self._before[next(iter(self._before))]
