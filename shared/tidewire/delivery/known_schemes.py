@@ -1,5 +1,6 @@
 """The partition schemes in use, as a process with subscribers follows them in the log."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 
 from tidewire.delivery.control_partitions import ControlPartition
@@ -18,6 +19,9 @@ from tidewire.model.partition_schemes import (
 from tidewire.model.partitions import ALL, SCHEMES, Partitions
 from tidewire.model.record import Gap, Record
 from tidewire.transports.base import Log, Transport
+
+_SHARD = re.compile(r"u(0|[1-9][0-9]{0,3})")
+"""As a scheme writes it: with leading zeros, a forged cursor could create any number of logs."""
 
 
 class KnownSchemes(ControlPartition):
@@ -65,7 +69,7 @@ class KnownSchemes(ControlPartition):
             may_hold = (base == ALL or interest.allows_type(base)) and not base.startswith("realtime.")
             if name in needed or not may_hold or (colon and interest.user_id is None):
                 continue
-            if (base == ALL or base in types) and (not colon or _is_shard(shard)):
+            if (base == ALL or base in types) and (not colon or _SHARD.fullmatch(shard)):
                 readable.append(name)
             elif cursor.positions[name].offset:  # 0: an instance read it under a scheme that has no writer
                 lost.append(name)
@@ -73,15 +77,16 @@ class KnownSchemes(ControlPartition):
 
     def on_item(self, item: Record | Gap) -> bool:
         """Take an item of the tail; False if announcements are missing before it."""
-        if isinstance(item, Record) and item.position is not None and self._until is None:
-            epoch, offset, check, time = item.position
-            if self._at is not None and self._at[:2] == (epoch, offset - 1):
-                self._at = item.position
-                announcement = read_announcement(item.event)
-                self._set(self._registry.extended([(announcement, time)] if announcement else [], check))
-                return True
-        self._until = item.position
-        return False
+        before, at = self._at, item.position
+        follows = before is not None and at is not None and before[:2] == (at.epoch, at.offset - 1)
+        if isinstance(item, Gap) or at is None or not follows or self._until is not None:
+            self._until = at
+            return False
+        self._at = at
+        announcement = read_announcement(item.event)
+        if announcement is not None:
+            self._set([*self._registry.announced, (announcement, at.time)])
+        return True
 
     async def _read(self, log: Log, after: Position | None, until: Position) -> None:
         announced: list[tuple[Announcement, int]] = []
@@ -92,18 +97,15 @@ class KnownSchemes(ControlPartition):
                     announcement = read_announcement(item.event)
                     if announcement is not None:
                         announced.append((announcement, item.position.time))
-        self._set(Registry(until.check, announced))
+        self._set(announced)
 
-    def _set(self, registry: Registry) -> None:
-        before, self._registry = self._registry, registry
-        if registry.schemes(self._own) != before.schemes(self._own):
+    def _set(self, announced: Iterable[tuple[Announcement, int]]) -> None:
+        before = self._registry.schemes(self._own)
+        self._registry = Registry(announced=announced)
+        if self._registry.schemes(self._own) != before:
             self._on_change()
 
     def check(self) -> None:
         """Raise TransportRefused if no cursor could name all partitions of the schemes in use."""
         if not fit_cursor(self._registry.schemes(self._own)):
             raise TransportRefused(TOO_MANY)
-
-
-def _is_shard(text: str) -> bool:
-    return text[:1] == "u" and text[1:].isascii() and text[1:].isdigit() and int(text[1:]) < 4_096

@@ -262,9 +262,9 @@ async def test_a_poll_that_ends_before_it_read_is_an_error(ending: str, error: U
             await hub.dispatch([Revocation("u1", 2.0).event()])
         elif ending == "draining":
             hub.drain()
-        with pytest.raises(type(error)) as caught:
+        with pytest.raises((Unavailable, Unauthorized)) as caught:
             await polling
-        assert caught.value.detail == error.detail
+        assert (type(caught.value), caught.value.detail) == (type(error), error.detail)
 
 
 @virtual_time
@@ -282,8 +282,9 @@ class RefusedReplay(StagedLog):
     """A log whose heads are known, and which refuses each read of its records."""
 
     async def replay(self, after: Cursor, until: Cursor) -> AsyncIterator[Record | Gap]:
+        for item in ():
+            yield item
         raise TransportUnavailable("not now")
-        yield
 
 
 @virtual_time
