@@ -34,7 +34,8 @@ class ControlPartition(ABC):
         """
         if self._log is None:
             return
-        if head is not None and (self._at is None or self._at[:3] != head[:3]):
+        known = self._at if self._until is None else self._until  # or it is being read
+        if head is not None and (known is None or known[:3] != head[:3]):
             self._until = head
         if self._until is None:
             return
