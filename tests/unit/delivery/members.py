@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import tidewire
 from tidewire.delivery.early_delivery import Early
+from tidewire.delivery.fanout import Fanout
 from tidewire.delivery.groups import Sink
 from tidewire.model.audience import Interest
 from tidewire.model.cursor import Position
@@ -52,6 +53,12 @@ class CountingFormat(DataFormat):
     def record(self, cursor: str | None, record: Record) -> bytes:
         self.encoded += 1
         return super().record(cursor, record)
+
+
+def joined(fanout: Fanout, *members: Listener) -> None:
+    """Let all of them join."""
+    for member in members:
+        fanout.join(member)
 
 
 def record(

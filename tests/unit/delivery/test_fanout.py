@@ -1,19 +1,20 @@
 """The fan-out of one record: matched, encoded and written no more often than needed."""
 
 import asyncio
-from typing import cast
+from collections.abc import Awaitable, Mapping
+from unittest.mock import patch
 
 import pytest
-from tidewire.delivery.fanout import Fanout
+from tidewire.delivery.fanout import MAX_REST, WRITE_BYTES, Fanout
 from tidewire.delivery.ring_buffer import Ring
-from tidewire.delivery.tracer import Tracer
+from tidewire.model.audience import Interest
 from tidewire.model.cursor import Cursor, Position
 from tidewire.model.partitions import ALL
-from tidewire.model.record import Gap, Record
+from tidewire.model.record import Gap
 from tidewire.protocol.sse import CLOUDEVENTS, Format
 
-from tests.support.waiting import spin
-from tests.unit.delivery.members import CountingFormat, Listener, executed_lines, record
+from tests.support.clocks import virtual_time
+from tests.unit.delivery.members import CountingFormat, Listener, executed_lines, joined, record
 
 
 @pytest.fixture
@@ -21,11 +22,6 @@ def fanout() -> Fanout:
     fanout = Fanout(Ring())
     fanout.positions[ALL] = Position(7, 0)
     return fanout
-
-
-def joined(fanout: Fanout, *members: Listener) -> None:
-    for member in members:
-        fanout.join(member)
 
 
 async def test_a_record_is_encoded_once_for_all_readers(
@@ -101,9 +97,15 @@ async def test_records_that_share_a_write_keep_their_own_places(
 @pytest.mark.parametrize(
     ("users", "type", "reached"),
     [
-        (None, "a", {"nobody", "only a", "u1", "u1 only b and a"}),
+        (None, "a", {"nobody", "only a", "u1", "u1 only b and a", "u1 only a*"}),
+        (None, "ab", {"nobody", "u1", "u1 only a*"}),
         (None, "b", {"nobody", "u1", "u1 only b and a"}),
-        (("u1",), "a", {"u1", "u1 only b and a"}),
+        (None, "x.y", {"nobody", "u1", "only x.* and z*"}),
+        (None, "z", {"nobody", "u1", "only x.* and z*"}),
+        (None, "x", {"nobody", "u1"}),
+        (("u1",), "x.y", {"u1"}),
+        (("u1",), "ab", {"u1", "u1 only a*"}),
+        (("u1",), "a", {"u1", "u1 only b and a", "u1 only a*"}),
         (("u1",), "c", {"u1"}),
         (("u2", "u1", "u2"), "c", {"u1", "u2 only c"}),
         (("u9",), "a", set()),
@@ -118,7 +120,11 @@ async def test_a_record_reaches_exactly_its_audience(
         "u1": Listener("u1"),
         "u1 only b and a": Listener("u1", {"b", "a"}),
         "u2 only c": Listener("u2", {"c"}),
+        "u1 only a*": Listener("u1"),
+        "only x.* and z*": Listener(),
     }
+    members["u1 only a*"].interest = Interest("u1", frozenset(), ("a",))
+    members["only x.* and z*"].interest = Interest(None, frozenset(), ("x.", "z"))
     joined(fanout, *members.values())
     fanout.broadcast(record(1, type=type, users=users))
     fanout.flush()
@@ -216,12 +222,43 @@ async def test_leaving_twice_or_without_having_joined_changes_nothing(fanout: Fa
 
 
 async def test_nothing_is_kept_of_members_that_left(fanout: Fanout) -> None:
-    members = [Listener(f"u{n % 7}", {f"t{n % 3}", "x"} if n % 2 else None) for n in range(100)]
+    members = [Listener(f"u{n % 7}" if n % 5 else None, {f"t{n % 3}", "x"} if n % 2 else None) for n in range(100)]
+    for number, member in enumerate(members[:50]):
+        member.interest = Interest(None, frozenset({"x"}), (f"p{number % 3}.", "y."))
     joined(fanout, *members)
     for member in members:
+        assert fanout.snapshot().index_entries > 0
         fanout.leave(member)
     now = fanout.snapshot()
     assert (now.members, now.groups, now.index_entries) == (0, 0, 0)
+
+
+async def test_a_group_that_ends_takes_nothing_from_others(fanout: Fanout) -> None:
+    """They share names in the index: a user, a type, a prefix."""
+    interests = [
+        Interest("u1", frozenset({"a"})),
+        Interest("u1", frozenset({"a", "b"}), ("p.",)),
+        Interest("u2", frozenset({"b"}), ("p.", "q.")),
+        Interest("u2"),
+    ]
+    for leaving in range(len(interests)):
+        members = [Listener() for _ in interests]
+        for member, interest in zip(members, interests, strict=True):
+            member.interest = interest
+            fanout.join(member)
+        fanout.leave(members.pop(leaving))
+        for type in ("a", "b", "p.1", "q.1"):
+            for users in (None, ("u1",), ("u2",)):
+                each = record(1, type, type=type, users=users)
+                fanout.broadcast(each)
+                fanout.flush()
+                for member in members:
+                    seen = bool(member.seen.data)
+                    assert seen is member.interest.matches(each.event)
+                    member.seen.data.clear()
+        for member in members:
+            fanout.leave(member)
+        assert fanout.snapshot().index_entries == 0
 
 
 async def test_a_gap_reaches_the_readers_of_its_partition_in_order(
@@ -264,46 +301,162 @@ async def test_a_record_without_a_place_moves_no_cursor(fanout: Fanout) -> None:
     assert format.heartbeat(before) == b"id: " + before.encode() + b"\n\n"
 
 
-class RecordingTracer:
-    """Records the calls of a fan-out: (id, matched, written)."""
+async def test_a_frame_is_written_to_live_members_after_what_is_pending(fanout: Fanout) -> None:
+    live, gone, full = Listener(), Listener(), Listener()
+    joined(fanout, live, full)
+    gone.live = False
+    fanout.broadcast(record(1))
+    fanout.write((live, gone), b"data: 7\n\n")
+    assert live.seen.data == [1, 7]
+    assert (full.seen.data, gone.seen.data) == ([1], [])
+    full.seen.full = True
+    fanout.write((live, full), b"data: 8\n\n")
+    assert not full.live
+    fanout.write((live, full), b"data: 9\n\n")
+    assert (live.seen.data, full.seen.data) == ([1, 7, 8, 9], [1, 8])
+    assert fanout.snapshot().members == 1
+
+
+async def test_a_backlog_is_written_in_chunks(fanout: Fanout) -> None:
+    """What the tail brings in one turn is not kept for each client, and each client that is full reads the log."""
+    large = "x" * (WRITE_BYTES // 2)
+    fast, slow = Listener(), Listener()
+    joined(fanout, fast, slow)
+    slow.seen.full = True
+    fanout.broadcast(record(1, large))
+    fanout.broadcast(record(2, large))
+    assert fast.seen.chunks == []
+    fanout.broadcast(record(3))
+    assert [len(event.data) > 9 for event in fast.seen.all] == [True, True], "written before the third counts"
+    assert not slow.live
+    assert fanout.snapshot().members == 1
+    fanout.broadcast(record(4))
+    fanout.flush()
+    assert fast.seen.data[2:] == [3, 4]
+    assert len(fast.seen.chunks) == 2
+    assert len(slow.seen.chunks) == 1
+
+
+async def test_a_chunk_is_full_at_its_limit(fanout: Fanout) -> None:
+    member = Listener()
+    joined(fanout, member)
+    fanout.broadcast(record(1, ""))
+    frame = fanout.snapshot().pending_bytes
+    fanout.flush()
+    for fill, written in ((-1, 1), (0, 2)):
+        fanout.broadcast(record(2, "x" * (WRITE_BYTES - frame + fill)))
+        fanout.broadcast(record(2, ""))
+        assert len(member.seen.chunks) == written
+        fanout.flush()
+        member.seen.chunks.pop()
+
+
+async def test_the_place_of_a_full_member_is_before_the_next_record(fanout: Fanout) -> None:
+    """Its sink was full when a backlog was written: what comes next it reads in the log, from the tail's place."""
+    places: list[Mapping[str, Position]] = []
+
+    class Slow(Listener):
+        def fall_behind(self, writable: Awaitable[None] | None) -> None:
+            super().fall_behind(writable)
+            places.append(dict(fanout.positions))
+
+    slow = Slow()
+    joined(fanout, slow)
+    slow.seen.full = True
+    fanout.broadcast(record(1, "x" * WRITE_BYTES))
+    fanout.broadcast(record(2))
+    assert places == [{ALL: record(1).position}]
+
+
+async def test_after_a_gap_all_readers_read_the_log_again() -> None:
+    """The log may hold what the tail has missed."""
+    fanout = Fanout(Ring(), rereads=True)
+    reader, elsewhere = Listener(), Listener(types={"b"})
+    elsewhere.partitions = ("other",)
+    joined(fanout, reader, elsewhere)
+    fanout.broadcast(record(1))
+    assert fanout.last_gap < 0
+    fanout.broadcast(Gap("trimmed", ALL, Position(7, 9)))
+    assert (reader.live, reader.writable, reader.seen.order) == (False, None, [1])
+    assert reader.written == 1
+    assert elsewhere.live
+    assert fanout.snapshot().members == 1
+    assert (fanout.last_gap, fanout.ring.end) == (1, 2)
+    assert fanout.positions[ALL] == Position(7, 9)
+    assert fanout.gaps == {"trimmed": 0}
+
+
+async def test_a_cursor_names_the_known_partitions() -> None:
+    fanout = Fanout(Ring())
+    assert Cursor.parse(fanout.cursor((ALL,))) == Cursor({})
+    assert fanout.cursor(()) == fanout.cursor((ALL,))
+    fanout.positions |= {ALL: Position(7, 3, "00000003", 50), "a": Position(7, 5, "00000005", 40)}
+    for names, known, time in (((ALL,), {ALL}, 50), ((ALL, "a", "b"), {ALL, "a"}, 40), (("b", "a"), {"a"}, 40)):
+        cursor = Cursor.parse(fanout.cursor(names))
+        assert cursor is not None
+        assert cursor == Cursor({name: fanout.positions[name]._replace(time=time) for name in known})
+
+
+class Costly:
+    """A clock by which a write to a member takes `seconds`."""
 
     def __init__(self) -> None:
-        self.deliveries: list[tuple[str, int, int]] = []
+        self.seconds = 0.0
+        self._taken = 0.0
 
-    def delivered(self, record: Record, matched: int, written: int, began: int, ended: int) -> None:
-        assert 0 < began <= ended
-        self.deliveries.append((record.event.id, matched, written))
+    def monotonic(self) -> float:
+        return asyncio.get_running_loop().time() + self._taken
 
-
-def tracing(recorder: RecordingTracer) -> Fanout:
-    fanout = Fanout(Ring(), tracer=cast("Tracer", recorder))
-    fanout.positions[ALL] = Position(7, 0)
-    return fanout
+    def pay(self) -> None:
+        self._taken += self.seconds
 
 
-async def test_a_record_is_traced_once_for_all_its_members() -> None:
-    recorder = RecordingTracer()
-    fanout = tracing(recorder)
-    joined(fanout, *(Listener(f"u{number}") for number in range(5_000)), Listener(types={"other"}))
-    fanout.broadcast(record(1))
-    assert recorder.deliveries == [], "not before it is written"
-    fanout.flush()
-    fanout.flush()
-    assert recorder.deliveries == [(record(1).event.id, 5_000, 5_000)]
+@pytest.mark.parametrize(
+    ("took", "rest"), [(0.0, 0.0), (0.0018, 0.0), (0.003, 0.0015), (0.008, 0.004), (0.1, MAX_REST), (9.0, MAX_REST)]
+)
+@virtual_time
+async def test_after_a_costly_flush_the_next_one_rests(took: float, rest: float) -> None:
+    """Half as long as it took, for at most 5 ms; a rest below 1 ms would cost more than it saves."""
+    costly = Costly()
+
+    class Member(Listener):
+        def __init__(self) -> None:
+            super().__init__()
+            self.written_at: list[float] = []
+            self.sink = self
+
+        buffered = 0
+
+        def write(self, chunk: bytes) -> None:
+            costly.pay()
+            self.written_at.append(asyncio.get_running_loop().time())
+
+        def end(self, chunk: bytes) -> None:
+            raise AssertionError("nothing ends")
+
+    with patch("tidewire.delivery.fanout.time", costly):
+        fanout, member = Fanout(Ring()), Member()
+        joined(fanout, member)
+        costly.seconds = took
+        fanout.broadcast(record(1))
+        await asyncio.sleep(0)
+        now = asyncio.get_running_loop().time()
+        fanout.broadcast(record(2))
+        fanout.broadcast(record(3))
+        await asyncio.sleep(0.1)
+        assert member.written_at == [now, pytest.approx(now + rest, abs=1e-6)]
 
 
-async def test_a_trace_counts_matched_and_written_members() -> None:
-    """A record without a subscriber has none."""
-    recorder = RecordingTracer()
-    fanout = tracing(recorder)
-    stays, goes, slow = Listener(), Listener(), Listener()
-    slow.seen.full = True
-    joined(fanout, stays, goes, slow)
-    fanout.broadcast(record(1))
-    fanout.leave(goes)
-    fanout.flush()  # the slow one takes it, and no more
-    fanout.broadcast(Gap("trimmed", ALL, Position(7, 1)))
-    fanout.broadcast(record(2, users=("nobody",)))
-    fanout.broadcast(record(3))
-    fanout.flush()
-    assert recorder.deliveries == [(record(1).event.id, 3, 2), (record(3).event.id, 1, 1)]
+@virtual_time
+async def test_after_a_rest_a_record_is_written_in_its_turn() -> None:
+    costly = Costly()
+    with patch("tidewire.delivery.fanout.time", costly):
+        fanout, member = Fanout(Ring()), Listener()
+        joined(fanout, member)
+        fanout.broadcast(record(1))
+        await asyncio.sleep(0)
+        costly.seconds = 9.0
+        costly.pay()
+        fanout.broadcast(record(2))
+        await asyncio.sleep(0)
+        assert member.seen.data == [1, 2]
