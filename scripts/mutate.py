@@ -160,10 +160,12 @@ def _prepare(folder: Path, room: str, modules: Sequence[str]) -> None:
     (mutants / "shared").symlink_to(ROOT / "shared")  # for tests that read the sources
     for copied in ("tests", "functions", "docs", "scripts"):
         shutil.rmtree(mutants / copied, ignore_errors=True)
-    # mutmut does not copy a module that exists already, and does not collect again the calls of a test that changed.
+    # mutmut does not copy a module that exists already: also one that was not mutated, because another one was chosen.
+    # And it does not collect again the calls of a test that changed.
     chosen = {mutants / "src" / "tidewire" / module for module in modules}
-    for module in set(mutants.glob("src/**/*.py")) - chosen:
-        module.unlink()
+    for module in mutants.glob("src/**/*.py"):
+        if module not in chosen or "__mutmut_" not in module.read_text():
+            module.unlink()
     (mutants / "mutmut-stats.json").unlink(missing_ok=True)
     folders, expression = ROOMS[room]
     tests = [
