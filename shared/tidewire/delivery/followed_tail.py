@@ -86,7 +86,7 @@ class FollowedTail:
         such a head would go live past events that it was never sent.
         """
         assert self.log is not None
-        backoff = Backoff(base=0.02, cap=0.2)
+        backoff = Backoff(base=0.02)
         for _ in range(HEAD_TRIES):
             tail = {name: self._positions[name] for name in partitions if name in self._positions}
             heads = await self.log.head(partitions)
