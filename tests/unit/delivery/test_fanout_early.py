@@ -68,6 +68,8 @@ async def test_early_frames_are_told_apart_by_their_place_in_the_write() -> None
     early.broadcast(*(record(offset) for offset in range(1, 6)))
     assert early.there.seen.data == [2, 4, 1, 3, 5]
     assert early.later.seen.data == [1, 2, 3, 4, 5]
+    places = [Cursor.parse(event.last_event_id) for event in early.later.seen.all]
+    assert [place.positions[ALL].offset for place in places if place] == [1, 2, 3, 4, 5]
     assert early.fanout.deliveries == 2 + 3 + 5
     early.broadcast(record(6))
     assert early.there.seen.data[-1] == early.later.seen.data[-1] == 6
@@ -93,3 +95,15 @@ async def test_an_event_that_the_log_has_is_not_delivered_early() -> None:
     early.broadcast(record(1), record(1)._replace(position=None))
     assert early.there.seen.data == [1]
     assert (early.fanout.ring.end, early.fanout.records) == (1, 1)
+
+
+async def test_what_was_written_before_an_outage_stays_counted() -> None:
+    early = Early()
+    early.broadcast(record(1), record(2))
+    early.fanout.leave(early.there)
+    assert early.there.written == 2
+    joined(early.fanout, early.there)
+    early.deliver_early(3)
+    early.broadcast(record(3))
+    early.fanout.leave(early.there)
+    assert early.there.written == 3

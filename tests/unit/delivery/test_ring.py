@@ -86,3 +86,4 @@ def test_a_gap_takes_a_number_like_a_record(number: int) -> None:
     ring.append(gap)
     items = ring.since(number, 10)
     assert items == [record(1), gap][number:]
+    assert ring.bytes == kept(record(1)), "a gap takes no memory that counts"
