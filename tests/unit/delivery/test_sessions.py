@@ -9,7 +9,7 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
-from tidewire.delivery.hub import Hub
+from tidewire.delivery.hub import GOING_AWAY, Hub
 from tidewire.delivery.limits import Connections
 from tidewire.delivery.revocations import Revocation, Revocations
 from tidewire.delivery.sessions import EXPIRING_SECONDS, PAGE_SECONDS, Session, Sessions
@@ -242,7 +242,7 @@ class SilentReplay(StagedLog):
 @pytest.mark.parametrize(
     ("ending", "error"),
     [
-        ("draining", Unavailable("This instance is going away; come back, and another one will answer")),
+        ("draining", Unavailable(GOING_AWAY)),
         ("revoked", Unauthorized("The token was revoked")),
         ("token-expired", Unauthorized("The token is not valid: it has expired")),
     ],
