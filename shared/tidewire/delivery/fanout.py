@@ -113,7 +113,7 @@ class Fanout:
         if not self._dirty:
             return
         began = time.monotonic()
-        traced = [(item, item.members) for item in self._traced] if self._traced else ()  # before slow members leave
+        traced = [(item, item.members) for item in self._traced]  # before slow members leave
         dirty, self._dirty, self._full = self._dirty, [], False
         for group in dirty:
             self._flush_group(group)
@@ -124,7 +124,7 @@ class Fanout:
             self._appended.clear()
         ended = time.monotonic()
         self._rest_until = ended + min((ended - began) * REST, MAX_REST)
-        if traced and self._tracer is not None:
+        if self._tracer is not None:
             self._traced.clear()
             for item, written in traced:
                 self._tracer.delivered(item.record, item.matched, written, item.brought, time.time_ns())

@@ -402,7 +402,7 @@ class Costly:
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        self._taken = 0.0
+        self._taken = 1_000.0
 
     def monotonic(self) -> float:
         return asyncio.get_running_loop().time() + self._taken

@@ -48,6 +48,16 @@ def test_a_burst_of_large_events_is_bounded_by_bytes() -> None:
     assert ring.since(89, 20) is None
 
 
+def test_what_fills_the_ring_exactly_stays() -> None:
+    ring = Ring(max_bytes=2 * kept(record(1)))
+    ring.append(record(1))
+    ring.append(record(2))
+    assert ring.since(0, 10) == [record(1), record(2)]
+    ring.append(record(3))
+    assert ring.since(0, 10) is None
+    assert ring.since(1, 10) == [record(2), record(3)]
+
+
 def test_an_audience_counts_like_data() -> None:
     """4,100 events to 1,000 users each took 412 MB in a ring of 16 MiB: only their data was counted."""
     users = tuple(f"user-{number}" for number in range(1_000))
