@@ -47,6 +47,15 @@ async def test_an_early_event_is_sent_only_to_those_that_missed_it() -> None:
     assert (early.fanout.records, early.fanout.matched, early.fanout.filtered) == (3, 1 + 2, 0)
 
 
+async def test_a_newcomer_that_missed_it_gets_it_first_of_all() -> None:
+    early = Early()
+    early.deliver_early(1)
+    newcomer = Listener("u1")
+    joined(early.fanout, newcomer)
+    early.broadcast(record(1))
+    assert newcomer.seen.data == [1]
+
+
 async def test_a_cursor_moves_past_an_early_event_alone() -> None:
     early = Early()
     early.deliver_early(1)

@@ -75,6 +75,7 @@ async def known(*schemes: Partitions) -> Known:
 
 async def test_an_empty_log_is_of_the_default_scheme_and_unread() -> None:
     here = await known()
+    assert here.schemes.name == SCHEMES
     assert here.names == {ALL, "a"}
     assert (here.changes, here.log.replays) == (0, [])
 
@@ -83,9 +84,9 @@ async def test_a_transport_without_a_log_has_one_scheme() -> None:
     class NoLog:
         pass
 
-    here = KnownSchemes(NoLog(), Partitions(user_shards=2), lambda: None)  # type: ignore[arg-type]
-    assert here.partitions_for(EVERYTHING) == (ALL,)
-    assert len(here.partitions_for(Interest("u1"))) == 2
+    here = KnownSchemes(NoLog(), OWN, lambda: None)  # type: ignore[arg-type]
+    assert here.partitions_for(EVERYTHING) == (ALL, "a")
+    assert here.partitions_for(Interest(None, frozenset({"a"}))) == ("a",)
 
 
 async def test_announcements_are_read_and_reported_as_a_change() -> None:
