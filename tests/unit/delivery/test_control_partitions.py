@@ -34,11 +34,11 @@ class Read(ControlPartition):
         self.reads: list[tuple[int | None, int]] = []  # (after, until)
         self.times: list[float] = []
         self.failures = 0
-        self.heard: list[Record | Gap] = []
+        self.received: list[Record | Gap] = []
         self.in_read: Callable[[], object] = lambda: None
 
     def on_item(self, item: Record | Gap) -> bool:
-        self.heard.append(item)
+        self.received.append(item)
         if isinstance(item, Gap):
             self._until = item.position
         return isinstance(item, Record)
@@ -134,7 +134,7 @@ async def test_an_item_of_another_partition_is_not_taken() -> None:
     assert here.control.names == NAMES
     assert not here.control.on_item(record(2))
     assert not here.control.on_item(Gap("no-log", "all", None))
-    assert (here.one.heard, here.positions) == ([], {NAMES[0]: place(1)})
+    assert (here.one.received, here.positions) == ([], {NAMES[0]: place(1)})
 
 
 @virtual_time
@@ -146,7 +146,7 @@ async def test_an_item_moves_the_tails_place_if_it_is_followed() -> None:
     for item in items:
         assert here.control.on_item(item)
     assert here.positions == {NAMES[0]: items[0].position}
-    assert (here.one.heard, here.two.heard) == ([items[0], items[2]], [items[1]])
+    assert (here.one.received, here.two.received) == ([items[0], items[2]], [items[1]])
 
 
 @virtual_time

@@ -22,8 +22,8 @@ def fanout() -> Fanout:
     return fanout
 
 
-class Told:
-    """What a fan-out tells a tracer: (id, matched, written)."""
+class Deliveries:
+    """What a fan-out reports to its tracer: (id, matched, written)."""
 
     def __init__(self) -> None:
         self.deliveries: list[tuple[str, int, int]] = []
@@ -33,27 +33,27 @@ class Told:
         self.deliveries.append((record.event.id, matched, written))
 
 
-def tracing(told: Told) -> Fanout:
-    fanout = Fanout(Ring(), tracer=cast("Tracer", told))
+def tracing(tracer: Deliveries) -> Fanout:
+    fanout = Fanout(Ring(), tracer=cast("Tracer", tracer))
     fanout.positions[ALL] = Position(7, 0)
     return fanout
 
 
 async def test_a_record_is_traced_once_for_all_its_members() -> None:
-    told = Told()
-    fanout = tracing(told)
+    tracer = Deliveries()
+    fanout = tracing(tracer)
     joined(fanout, *(Listener(f"u{number}") for number in range(5_000)), Listener(types={"other"}))
     fanout.broadcast(record(1))
-    assert told.deliveries == [], "not before it is written"
+    assert tracer.deliveries == [], "not before it is written"
     fanout.flush()
     fanout.flush()
-    assert told.deliveries == [(record(1).event.id, 5_000, 5_000)]
+    assert tracer.deliveries == [(record(1).event.id, 5_000, 5_000)]
 
 
 async def test_a_trace_counts_matched_and_written_members() -> None:
     """A record that is for nobody has none."""
-    told = Told()
-    fanout = tracing(told)
+    tracer = Deliveries()
+    fanout = tracing(tracer)
     stays, goes, slow = Listener(), Listener(), Listener()
     slow.seen.full = True
     joined(fanout, stays, goes, slow)
@@ -64,7 +64,7 @@ async def test_a_trace_counts_matched_and_written_members() -> None:
     fanout.broadcast(record(2, users=("nobody",)))
     fanout.broadcast(record(3))
     fanout.flush()
-    assert told.deliveries == [(record(1).event.id, 3, 2), (record(3).event.id, 1, 1)]
+    assert tracer.deliveries == [(record(1).event.id, 3, 2), (record(3).event.id, 1, 1)]
 
 
 def numbers(fanout: Fanout) -> tuple[int, ...]:

@@ -69,7 +69,7 @@ class Store(StagedLog):
         super().__init__(MemoryLog())
         self.tail = tail
         self.heads = {name: at(offset) for name, offset in offsets.items()}
-        self.asked: list[tuple[str, ...]] = []
+        self.head_calls: list[tuple[str, ...]] = []
         self.on_head: Callable[[], object] = lambda: None
         self.head_seconds = 0.0
         self.is_away = False
@@ -85,7 +85,7 @@ class Store(StagedLog):
         self.open -= 1
 
     async def head(self, partitions: Sequence[str]) -> Cursor:
-        self.asked.append(tuple(partitions))
+        self.head_calls.append(tuple(partitions))
         found = Cursor({name: self.heads[name] for name in partitions})
         await asyncio.sleep(self.head_seconds)
         if self.is_away:
@@ -144,7 +144,7 @@ async def test_each_partition_is_followed_from_its_head_once() -> None:
     here.positions["a"] = at(4)
     assert (await here.follow("a", "b")).positions == {"b": at(5)}
     assert (await here.follow("b", "a")).positions == {}
-    assert here.store.asked == [("a",), ("b",)]
+    assert here.store.head_calls == [("a",), ("b",)]
     assert here.tail.followed == [{"a": at(3)}, {"b": at(5)}]
     assert here.positions == {"a": at(4), "b": at(5)}
 
@@ -220,7 +220,7 @@ async def test_heads_at_or_before_the_log_are_returned() -> None:
         here.positions["a"] = at(offset)
         heads = await here.followed.heads(("a", "b", "c"))
         assert heads.positions == {"a": at(3), "b": at(5), "c": at(0)}, "c is not followed"
-    assert here.store.asked[1:] == [("a", "b", "c")] * 2
+    assert here.store.head_calls[1:] == [("a", "b", "c")] * 2
 
 
 @virtual_time
@@ -234,7 +234,7 @@ async def test_a_tail_that_moves_meanwhile_is_not_past_the_heads() -> None:
 
     here.store.on_head = meanwhile
     assert (await here.followed.heads(("a",))).positions == {"a": at(3)}
-    assert len(here.store.asked) == 2
+    assert len(here.store.head_calls) == 2
 
 
 @virtual_time
@@ -248,11 +248,11 @@ async def test_a_tail_that_goes_back_meanwhile_is_not_past_the_heads() -> None:
 
     here.store.on_head = meanwhile
     assert (await here.followed.heads(("a",))).positions == {"a": at(3)}
-    assert len(here.store.asked) == 2
+    assert len(here.store.head_calls) == 2
     here.positions["a"] = at(9)
     here.store.on_head = here.positions.clear  # nobody follows it any more: where it was still counts, once
     assert (await here.followed.heads(("a",))).positions == {"a": at(3)}
-    assert len(here.store.asked) == 4
+    assert len(here.store.head_calls) == 4
 
 
 @pytest.mark.parametrize(("place", "is_past"), [(at(3), False), (at(4), True), (at(0, 8), True), (at(9, 6), False)])
@@ -276,7 +276,7 @@ async def test_heads_behind_the_tail_are_read_again_and_refused() -> None:
     with pytest.raises(TransportUnavailable) as caught:
         await here.followed.heads(("a",))
     assert caught.value.detail == OLDER
-    assert len(here.store.asked[1:]) == 3
+    assert len(here.store.head_calls[1:]) == 3
     assert asyncio.get_running_loop().time() - began <= 0.02 + 0.04 + 0.08
 
 
@@ -414,7 +414,7 @@ async def test_the_advice_is_the_tails_own() -> None:
 async def test_the_lag_counts_the_records_still_to_be_brought() -> None:
     here = Here(a=30, b=50, c=7)
     assert await here.followed.records_behind() == 0
-    assert here.store.asked == [], "nothing is followed, and so nothing is asked for"
+    assert here.store.head_calls == [], "without a followed partition no head is read"
     await here.follow("a", "b", "c")
     assert await here.followed.records_behind() == 0
     here.positions |= {"a": at(29), "b": at(48), "c": at(9)}

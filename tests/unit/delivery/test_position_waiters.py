@@ -99,28 +99,28 @@ async def test_records_wake_only_those_whose_place_they_reach() -> None:
     assert len(tail.waiters) == 5
     for offset in range(1, 6):
         tail.bring("a", offset)
-        assert len(tail.waiters) == 5 - offset, "at once, not when the others look again"
+        assert len(tail.waiters) == 5 - offset, "at once, not at their next comparison"
         await asyncio.gather(tasks[offset])
 
 
 @virtual_time
-async def test_those_that_wait_for_a_record_are_not_woken_for_nothing() -> None:
+async def test_a_record_wakes_no_later_waiter() -> None:
     tail = Tail()
-    looks: list[Mapping[str, Position]] = []
+    comparisons: list[Mapping[str, Position]] = []
     has_reached = tail.waiters.has_reached
 
     def counted(positions: Mapping[str, Position]) -> bool:
-        looks.append(positions)
+        comparisons.append(positions)
         return has_reached(positions)
 
     tail.waiters.has_reached = counted  # type: ignore[method-assign]
     tasks = [await tail.waiting(a=offset) for offset in (6, 4, 2)]
-    looks.clear()
+    comparisons.clear()
     for offset in range(1, 7):
         tail.bring("a", offset)
         await asyncio.sleep(0)
     await asyncio.gather(*tasks)
-    assert len(looks) == 3
+    assert len(comparisons) == 3
 
 
 @pytest.mark.parametrize("partition", ["a", "b"])

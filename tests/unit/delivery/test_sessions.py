@@ -72,7 +72,7 @@ async def test_a_session_gives_its_place_back_when_it_closes() -> None:
 
 @virtual_time
 async def test_a_refused_session_takes_no_place() -> None:
-    """The place is taken before the log is read: each refusal gives it back."""
+    """The connection is counted before the log is read: each way out gives it back."""
     log = StagedLog(MemoryLog())
     async with Hub(log, revocations=Revocations(log, 60.0)) as hub:
         sessions = make_sessions(hub, maximum=1, per_user=1)
