@@ -16,7 +16,7 @@ from tidewire.primitives.throttled_log import ThrottledLog
 from tidewire.transports.base import Log
 from tidewire.transports.memory import MemoryLog
 
-from tests.support.clocks import virtual_time
+from tests.support.clocks import pass_time, virtual_time
 from tests.unit.delivery.members import record
 
 NAMES = ("realtime.one", "realtime.two")
@@ -49,7 +49,7 @@ class Read(ControlPartition):
             self.failures -= 1
             raise TransportUnavailable("away")
         self.reads.append((None if after is None else after.offset, until.offset))
-        await asyncio.sleep(1)
+        await pass_time(1)
         self.in_read()
 
 
@@ -175,7 +175,7 @@ async def test_what_is_missing_is_read_again_until_it_succeeds(
     monkeypatch.setattr("random.random", lambda: 1.0)  # the longest delays
     here.miss(here.one)
     here.miss(here.one)  # one task is enough
-    await asyncio.sleep(60)
+    await pass_time(60)
     assert here.one.reads == [(None, 9)]
     waits = [later - earlier for earlier, later in zip(here.one.times, here.one.times[1:], strict=False)]
     assert waits == pytest.approx([0.05, 0.1, 0.2, 0.4])
@@ -189,9 +189,9 @@ async def test_what_is_missing_is_read_again_until_it_succeeds(
 async def test_a_later_miss_begins_a_new_reading() -> None:
     here = Followed()
     here.miss(here.one, 5)
-    await asyncio.sleep(60)
+    await pass_time(60)
     here.miss(here.two, 6)
-    await asyncio.sleep(60)
+    await pass_time(60)
     assert (here.one.reads, here.two.reads) == ([(None, 5)], [(None, 6)])
 
 
@@ -203,11 +203,11 @@ async def test_without_subscribers_nothing_is_tried_again(name: str) -> None:
     here = Followed()
     here.one.failures = 1_000
     here.miss(here.one)
-    await asyncio.sleep(60)
+    await pass_time(60)
     del here.tail.readers[name]
-    await asyncio.sleep(10)
+    await pass_time(10)
     tries = len(here.one.times)
-    await asyncio.sleep(600)
+    await pass_time(600)
     assert 5 < tries == len(here.one.times)
 
 
@@ -217,7 +217,7 @@ async def test_the_tail_may_follow_the_control_partitions_alone() -> None:
     here = Followed()
     del here.tail.readers["all"]
     here.miss(here.one)
-    await asyncio.sleep(60)
+    await pass_time(60)
     assert here.one.reads == [(None, 9)]
 
 
@@ -228,10 +228,10 @@ async def test_a_closed_hub_reads_no_further() -> None:
     here.control.close()
     here.one.failures = 1_000
     here.miss(here.one)
-    await asyncio.sleep(5)
+    await pass_time(5)
     here.control.close()
     tries = len(here.one.times)
-    await asyncio.sleep(600)
+    await pass_time(600)
     assert 3 < tries == len(here.one.times)
 
 

@@ -1,4 +1,4 @@
-"""What was delivered early is known when the log brings it; what the log has brought is not delivered early."""
+"""An event delivered early is not delivered again by the log, and an event from the log is not delivered early."""
 
 import functools
 

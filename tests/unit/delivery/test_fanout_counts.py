@@ -12,18 +12,12 @@ from tidewire.model.partitions import ALL
 from tidewire.model.record import Gap, Record
 
 from tests.support.clocks import Clock
+from tests.support.waiting import spin
 from tests.unit.delivery.members import Listener, joined, record
 
 
-@pytest.fixture
-def fanout() -> Fanout:
-    fanout = Fanout(Ring())
-    fanout.positions[ALL] = Position(7, 0)
-    return fanout
-
-
-class Deliveries:
-    """What a fan-out reports to its tracer: (id, matched, written)."""
+class RecordingTracer:
+    """Records the calls of a fan-out: (id, matched, written)."""
 
     def __init__(self) -> None:
         self.deliveries: list[tuple[str, int, int]] = []
@@ -33,14 +27,14 @@ class Deliveries:
         self.deliveries.append((record.event.id, matched, written))
 
 
-def tracing(tracer: Deliveries) -> Fanout:
+def tracing(tracer: RecordingTracer) -> Fanout:
     fanout = Fanout(Ring(), tracer=cast("Tracer", tracer))
     fanout.positions[ALL] = Position(7, 0)
     return fanout
 
 
 async def test_a_record_is_traced_once_for_all_its_members() -> None:
-    tracer = Deliveries()
+    tracer = RecordingTracer()
     fanout = tracing(tracer)
     joined(fanout, *(Listener(f"u{number}") for number in range(5_000)), Listener(types={"other"}))
     fanout.broadcast(record(1))
@@ -51,8 +45,8 @@ async def test_a_record_is_traced_once_for_all_its_members() -> None:
 
 
 async def test_a_trace_counts_matched_and_written_members() -> None:
-    """A record that is for nobody has none."""
-    tracer = Deliveries()
+    """A record without a subscriber has none."""
+    tracer = RecordingTracer()
     fanout = tracing(tracer)
     stays, goes, slow = Listener(), Listener(), Listener()
     slow.seen.full = True
@@ -145,7 +139,7 @@ async def test_a_snapshot_counts_what_is_held() -> None:
     fanout = Fanout(Ring())
     joined(fanout, Listener("u1"), Listener("u1"), Listener("u2", {"t"}))
     waiting = [asyncio.create_task(fanout.waiters.any_item()) for _ in range(2)]
-    await asyncio.sleep(0)
+    await spin()
     assert fanout.snapshot() == (3, 2, 4, 0, 2, 0, 0)
     fanout.broadcast(record(1, users=("u1",)))
     held = fanout.snapshot()

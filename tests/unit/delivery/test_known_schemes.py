@@ -1,6 +1,7 @@
 """The schemes in use: learned from the log or the tail, and what they make of the partitions of a cursor."""
 
 from collections.abc import AsyncIterator
+from typing import cast
 
 import pytest
 from tidewire.delivery.known_schemes import KnownSchemes
@@ -11,6 +12,7 @@ from tidewire.model.event import Event
 from tidewire.model.partition_schemes import LEARNED, TOO_MANY, Announcement
 from tidewire.model.partitions import ALL, SCHEMES, Partitions
 from tidewire.model.record import Gap, Record
+from tidewire.transports.base import Transport
 from tidewire.transports.memory import MemoryLog
 
 HOUR = 3_600_000
@@ -84,7 +86,7 @@ async def test_a_transport_without_a_log_has_one_scheme() -> None:
     class NoLog:
         pass
 
-    here = KnownSchemes(NoLog(), OWN, lambda: None)  # type: ignore[arg-type]
+    here = KnownSchemes(cast("Transport", NoLog()), OWN, lambda: None)
     assert here.partitions_for(EVERYTHING) == (ALL, "a")
     assert here.partitions_for(Interest(None, frozenset({"a"}))) == ("a",)
 

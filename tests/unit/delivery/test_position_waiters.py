@@ -9,6 +9,7 @@ from tidewire.model.cursor import Position
 from tidewire.model.record import Gap
 
 from tests.support.clocks import virtual_time
+from tests.support.waiting import spin
 from tests.unit.delivery.members import record
 
 
@@ -34,14 +35,13 @@ class Tail:
     async def waiting(self, **offsets: int) -> asyncio.Task[None]:
         """A subscriber that waits for these offsets."""
         task = asyncio.create_task(self.waiters.reached({name: Position(7, at) for name, at in offsets.items()}))
-        await asyncio.sleep(0)
+        await spin()
         return task
 
 
 async def is_woken(task: asyncio.Task[None]) -> bool:
     """Whether the wait is over, after all callbacks have run."""
-    for _ in range(5):
-        await asyncio.sleep(0)
+    await spin(5)
     return task.done()
 
 
@@ -104,7 +104,7 @@ async def test_records_wake_only_those_whose_place_they_reach() -> None:
 
 
 @virtual_time
-async def test_a_record_wakes_no_later_waiter() -> None:
+async def test_a_record_wakes_no_later_waiter(monkeypatch: pytest.MonkeyPatch) -> None:
     tail = Tail()
     comparisons: list[Mapping[str, Position]] = []
     has_reached = tail.waiters.has_reached
@@ -113,12 +113,12 @@ async def test_a_record_wakes_no_later_waiter() -> None:
         comparisons.append(positions)
         return has_reached(positions)
 
-    tail.waiters.has_reached = counted  # type: ignore[method-assign]
+    monkeypatch.setattr(tail.waiters, "has_reached", counted)
     tasks = [await tail.waiting(a=offset) for offset in (6, 4, 2)]
     comparisons.clear()
     for offset in range(1, 7):
         tail.bring("a", offset)
-        await asyncio.sleep(0)
+        await spin()
     await asyncio.gather(*tasks)
     assert len(comparisons) == 3
 
@@ -164,10 +164,10 @@ async def test_anything_is_a_record_of_any_partition_or_a_gap() -> None:
     tail = Tail()
     for item in (record(1, partition="c"), record(2)._replace(position=None), Gap("no-log", "a", None)):
         tasks = [asyncio.create_task(tail.waiters.any_item()) for _ in range(3)]
-        await asyncio.sleep(0)
+        await spin()
         assert len(tail.waiters) == 3
         tasks.pop().cancel()
-        await asyncio.sleep(0)
+        await spin()
         assert len(tail.waiters) == 2, "one has given up"
         tasks[0].cancel()  # and one does so in the moment in which it is woken
         tail.waiters.on_item(item)

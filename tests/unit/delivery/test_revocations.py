@@ -3,6 +3,7 @@
 import logging
 from collections.abc import AsyncIterator, Sequence
 from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from tidewire.delivery.revocations import Revocation, Revocations
@@ -11,6 +12,7 @@ from tidewire.model.cursor import Cursor, Position
 from tidewire.model.event import Event
 from tidewire.model.permissions import REVOCATIONS
 from tidewire.model.record import Gap, Record
+from tidewire.transports.base import Transport
 from tidewire.transports.memory import MemoryLog
 
 from tests.contract.acts import head
@@ -200,7 +202,7 @@ class NoLog:
 
 
 async def test_without_a_log_a_gap_leaves_nothing_to_read(clock: Clock) -> None:
-    revocations = Revocations(NoLog(), DAY)  # type: ignore[arg-type]
+    revocations = Revocations(cast("Transport", NoLog()), DAY)
     revocations.on_item(revoked("u1", NOW)._replace(position=None))
     assert revocations.on_item(Gap("no-log", REVOCATIONS, None))
     await revocations.catch_up(Position(7, 9))

@@ -28,7 +28,7 @@ from tests.contract.acts import event, publish
 from tests.contract.staged import StagedLog
 from tests.contract.stores import MemoryStore
 from tests.integration.fallback.away import Instance
-from tests.support.clocks import virtual_time
+from tests.support.clocks import pass_time, virtual_time
 from tests.support.sinks import RecordingSink
 
 QUERY = parse_subscribe_request(b"", {})
@@ -128,7 +128,7 @@ async def test_a_stream_without_room_is_warned_later() -> None:
         await pass_time(10)
         sink.full = True
         await publish(hub.transport, 1)
-        await asyncio.sleep(15)
+        await pass_time(15)
         assert expiring(sink) == []
         sink.release()
         await sink.until(lambda: bool(expiring(sink)), seconds=5.0)
@@ -196,7 +196,7 @@ async def test_a_session_without_an_end_sets_no_timer() -> None:
         with patch.object(loop, "call_at", recorded):
             session, sink = await opened(make_sessions(hub))
         assert max(times) < 1_000.0
-        await asyncio.sleep(3_600.0)
+        await pass_time(3_600.0)
         assert not sink.ended
         session.close()
 
@@ -257,7 +257,7 @@ async def test_a_poll_that_ends_before_it_read_is_an_error(ending: str, error: U
         expires_at = time.time() + 2 if ending == "token-expired" else None
         identity = Identity("u1", issued_at=1.0, expires_at=expires_at)
         polling = asyncio.create_task(make_sessions(hub).read_page(identity, query))
-        await asyncio.sleep(1)
+        await pass_time(1)
         if ending == "revoked":
             await hub.dispatch([Revocation("u1", 2.0).event()])
         elif ending == "draining":
@@ -363,9 +363,9 @@ async def test_the_settings_decide_about_limits_and_leeway() -> None:
         both.append(await sessions.open(Identity("u2"), QUERY, DATA))
         with pytest.raises(TooManyRequests, match="instance"):
             await sessions.open(Identity("u3"), QUERY, DATA)
-        await asyncio.sleep(5)
+        await pass_time(5)
         assert [session.subscriber.ending for session in both] == [None, None, None]
-        await asyncio.sleep(10)
+        await pass_time(10)
         assert [session.subscriber.ending for session in both] == ["token-expired", "token-expired", None]
         for session in both:
             session.close()
