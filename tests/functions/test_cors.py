@@ -13,20 +13,7 @@ GRANTED = {
     "access-control-expose-headers": "Retry-After, WWW-Authenticate, X-Request-Id",
     "vary": "Origin",
 }
-STRANGERS = [
-    "https://evil.example",
-    "http://app.example.com",
-    "https://app.example.com:443",
-    "https://app.example.com.evil.example",
-    "https://evil-app.example.com",
-    "https://x.app.example.com",
-    "https://APP.example.com",
-    f"{ORIGIN}/",
-    f"{ORIGIN}, https://evil.example",
-    "null",
-    "*",
-    "",
-]
+STRANGERS = ["https://app.example.com.evil.example", "null"]  # tests/unit/protocol/test_headers.py has more
 REQUESTS: list[tuple[str, str, dict[str, str], int]] = [
     ("GET", "/api/events?wait=0", {"accept": "application/json"}, 200),
     ("GET", "/api/events?wait=x", {}, 400),
@@ -83,12 +70,7 @@ def test_a_preflight_allows_what_the_page_asks_for(api: Api, path: str) -> None:
     usual = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID"
     asked = [
         ("authorization,baggage,cache-control,sentry-trace,traceparent,tracestate,x-request-id", None),
-        ("last-event-id, x-datadog-origin", None),
-        ("", usual),
         ("x-a\u00e9", usual),
-        ("a b", usual),
-        ("a,,b", usual),
-        (",".join(["x-a"] * 1_100), usual),
     ]
     for names, allowed in asked:
         headers = {

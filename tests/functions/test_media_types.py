@@ -1,4 +1,4 @@
-"""Content-Type as clients and proxies write it (RFC 9110 section 8.3.1)."""
+"""Content-Type as clients and proxies write it; tests/unit/protocol/test_headers.py has more of them."""
 
 import json
 
@@ -8,29 +8,8 @@ from tests.functions.test_webhooks import send
 from tests.support.api import Api, problem_of, unique
 from tests.support.tokens import PUBLISH_KEY
 
-TAKEN = [
-    "application/json",
-    "application/json;charset=UTF-8",
-    "Application/JSON ; Charset=utf-8",
-    'application/json; charset="utf-8"',
-    "application/json; charset=utf8",
-    "application/json;",
-    "application/json; odata.metadata=minimal",
-    'application/json; profile="https://a.example/p;q,r"; charset=utf-8',
-]
-REFUSED = [
-    "application/json; charset=latin1",
-    'application/json; charset="utf-16"',
-    "application/json; profile=a; charset=latin1",
-    "application/json, application/json",
-    "application/json, text/plain",
-    "application/json charset=utf-8",
-    "application/jsonx",
-    "json",
-    'application/json; a="',
-    ";charset=utf-8",
-    ",",
-]
+TAKEN = ["Application/JSON ; Charset=utf-8", 'application/json; profile="a;b"; charset="utf-8"']
+REFUSED = ["application/json; charset=latin1", "application/json, text/plain", "application/jsonx"]
 
 
 @pytest.mark.parametrize("kind", TAKEN)
@@ -49,7 +28,7 @@ def test_a_media_type_that_is_not_json_in_utf_8_is_a_415(api: Api, guarded: Api,
     problem_of(send(hooked, "github", b"{}", "d", {"content-type": kind}), 415)
 
 
-@pytest.mark.parametrize("kind", ["application/cloudevents+json; charset=utf-8", "Application/CloudEvents+JSON"])
+@pytest.mark.parametrize("kind", ["Application/CloudEvents+JSON; charset=utf-8"])
 def test_a_cloudevent_may_name_its_charset(api: Api, kind: str) -> None:
     event = {"specversion": "1.0", "id": unique("id"), "source": "/s", "type": unique(), "data": 1}
     assert api.post(json.dumps(event).encode(), kind).status_code == 202

@@ -58,13 +58,13 @@ def _media_type(text: str) -> str | None:
     match = _TYPE.match(text)
     if match is None:
         return None
-    end, charset = match.end(), "utf-8"
+    end = match.end()
     while (parameter := _PARAMETER.match(text, end)) is not None:
         end = parameter.end()
-        if parameter[1] is not None and parameter[1].lower() == "charset":
-            charset = parameter[2].strip('"').lower()
-    is_complete = not text[end:].strip()
-    return match[1].lower() if is_complete and charset in ("utf-8", "utf8") else None
+        name, value = (part.lower() for part in parameter.groups(""))
+        if name == "charset" and value.strip('"') not in ("utf-8", "utf8"):
+            return None
+    return None if text[end:].strip() else match[1].lower()
 
 
 def bearer(headers: Mapping[str, str]) -> str | None:
@@ -97,7 +97,7 @@ def cors_headers(origin: str | None, allowed: frozenset[str]) -> dict[str, str]:
     """
     if not allowed:
         return {}
-    if origin not in allowed or origin is None:
+    if origin is None or origin not in allowed:
         return {"vary": "Origin"}
     return {
         "vary": "Origin",
