@@ -112,11 +112,6 @@ def test_the_idempotency_key_must_equal_the_id(api: Api) -> None:
     assert problem["errors"][0]["pointer"] == "/id"
 
 
-def test_one_idempotency_key_for_several_events_is_refused(api: Api) -> None:
-    batch = json.dumps([{"type": unique(), "data": 1}]).encode()
-    problem_of(api.post(batch, headers={"idempotency-key": unique("key")}), 400)
-
-
 def test_concurrent_retries_append_one_event(any_api: Api) -> None:
     event = {"type": unique(), "data": 1, "id": unique("id")}
     with ThreadPoolExecutor(8) as pool:

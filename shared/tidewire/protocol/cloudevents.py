@@ -12,7 +12,7 @@ from tidewire.errors import ContentTooLarge, InvalidRequest
 from tidewire.model import event as rules
 from tidewire.model.event import Event
 from tidewire.protocol.publish_request import MAX_EVENT_BYTES, split
-from tidewire.protocol.strict_json import MAX_NAME_CHARACTERS, check_all, check_json, pointer_token
+from tidewire.protocol.strict_json import check_all, check_json, name_pointer
 
 STRUCTURED = "application/cloudevents+json"
 BATCHED = "application/cloudevents-batch+json"
@@ -56,7 +56,7 @@ def parse_binary(headers: Mapping[str, str], body: bytes) -> list[Event]:
     for name, value in headers.items():
         if name.startswith("ce-"):
             if name[3:] in values:
-                raise InvalidRequest("A ce- header is repeated", [(f"/{pointer_token(name[3:])}", "is repeated")])
+                raise InvalidRequest("A ce- header is repeated", [(name_pointer(name[3:]), "is repeated")])
             values[name[3:]] = _header_text(name, value)
     check_all([("", _problems(values))])
     return [_event(values, body)]
@@ -77,8 +77,8 @@ def _header_text(name: str, value: str) -> str:
         # Bytes beyond ASCII have no known encoding: a guess could name another user.
         return unquote(value.encode("ascii").decode(), errors="strict")
     except ValueError:
-        where = f"/{pointer_token(name[3:])}"
-        raise InvalidRequest("A ce- header cannot be read", [(where, "must be percent-encoded UTF-8")]) from None
+        problem = (name_pointer(name[3:]), "must be percent-encoded UTF-8")
+        raise InvalidRequest("A ce- header cannot be read", [problem]) from None
 
 
 def _problems(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -105,17 +105,12 @@ def attribute_problems(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield (JSON pointer, problem) for every rule that these context attributes break."""
     for name, value in values.items():
         if name != AUDIENCE and names_audience(name):
-            where = f"/{pointer_token(name)}" if len(name) <= MAX_NAME_CHARACTERS else ""
-            yield where, f"is not the audience: its name is {AUDIENCE}, a comma-separated list of user ids"
+            yield name_pointer(name), f"is not the audience: its name is {AUDIENCE}, a comma-separated list of user ids"
         elif name == "data" or not _NAME.fullmatch(name):
             # A `ce-data` header would become a second `data` member beside the body's.
-            where = f"/{pointer_token(name)}" if len(name) <= MAX_NAME_CHARACTERS else ""
-            yield where, "is not an attribute name: 1 to 64 lower-case letters and digits, and not data"
+            yield name_pointer(name), "is not an attribute name: 1 to 64 lower-case letters and digits, and not data"
         elif not isinstance(value, str) and (name == AUDIENCE or not _is_bool_or_int32(value)):
-            yield (
-                f"/{name}",
-                "must be a string" + ("" if name == AUDIENCE else ", a 32-bit integer or a boolean"),
-            )
+            yield f"/{name}", "must be a string" + ("" if name == AUDIENCE else ", a 32-bit integer or a boolean")
         elif name != AUDIENCE and (len(str(value)) > MAX_ATTRIBUTE_LENGTH or _CONTROL.search(str(value))):
             yield f"/{name}", f"must have at most {MAX_ATTRIBUTE_LENGTH:,} characters, none of them control characters"
     content_type = values.get("datacontenttype", "application/json")
@@ -150,18 +145,15 @@ _AUDIENCES = {
     "audience",
     "recipient",
     "recipients",
-    "topic",
 }
 
 
 def _is_near(name: str, wanted: str) -> bool:
     """Whether at most one edit, or one swap of neighbours, turns `name` into `wanted`."""
-    if abs(len(name) - len(wanted)) > 1:
-        return False
-    start = next((i for i, (a, b) in enumerate(zip(name, wanted, strict=False)) if a != b), min(len(name), len(wanted)))
-    ours, theirs = name[start:], wanted[start:]
-    swapped = ours[:2] == theirs[:2][::-1] and ours[2:] == theirs[2:]
-    return swapped or theirs[1:] in (ours, ours[1:]) or ours[1:] == theirs or ours == theirs
+    while name and name[0] == wanted[:1]:
+        name, wanted = name[1:], wanted[1:]
+    swapped = name[:2] == wanted[:2][::-1] and name[2:] == wanted[2:]  # also if both are empty
+    return swapped or wanted[1:] in (name, name[1:]) or name[1:] == wanted
 
 
 def check_headers(headers: Mapping[str, str]) -> None:
@@ -171,7 +163,7 @@ def check_headers(headers: Mapping[str, str]) -> None:
             raise InvalidRequest(
                 "ce- headers are read only in binary mode: with ce-specversion and a JSON content type other than"
                 f" {STRUCTURED} and {BATCHED}",
-                [(f"/{pointer_token(name[3:])}" if len(name) <= MAX_NAME_CHARACTERS else "", "needs ce-specversion")],
+                [(name_pointer(name[3:]), "needs ce-specversion")],
             )
 
 

@@ -106,8 +106,7 @@ def decode(decoder: msgspec.json.Decoder[_Body], item: bytes, where: str = "", n
         return decoder.decode(item)
     except msgspec.ValidationError as error:
         if field := _FIELD.fullmatch(str(error)):
-            # An error repeats a wrong name only if it is short enough to be a misspelt one.
-            pointer = where + (f"/{pointer_token(field[2])}" if len(field[2]) <= MAX_NAME_CHARACTERS else "")
+            pointer = where + name_pointer(field[2])
             problem = "is required" if field[1] == "missing required" else "is unknown"
         else:
             problem, _, path = str(error).partition(" - at `$")
@@ -132,6 +131,10 @@ def to_pointer(path: str) -> str:
     return re.sub(r"\.([^.\[]+)|\[(\d+)\]", lambda match: f"/{match[1] or match[2]}", path)
 
 
-def pointer_token(name: str) -> str:
-    """Return a field name as a token of a JSON pointer (RFC 6901 section 3)."""
-    return name.replace("~", "~0").replace("/", "~1")
+def name_pointer(name: str) -> str:
+    """Return the JSON pointer to a member (RFC 6901 section 3); "" if the name is too long to be a misspelt one.
+
+    The request made the name, so an error repeats only a short one.
+    """
+    escaped = name.replace("~", "~0").replace("/", "~1")
+    return f"/{escaped}" if len(name) <= MAX_NAME_CHARACTERS else ""
