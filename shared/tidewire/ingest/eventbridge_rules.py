@@ -53,9 +53,9 @@ class BusRules:
         The first event has the bus event's id, so that a repeated delivery appends nothing. Raises InvalidRequest if
         the source has no rules, or if one of them fails.
         """
-        source = str(payload["source"])
+        source, id = str(payload["source"]), payload.get("id")
         if source not in self._rules:
             raise InvalidRequest(f'realtime.toml has no rules for this source: add [eventbridge."{source[:64]}"]')
         # A lone surrogate becomes U+FFFD, as in a webhook: no later delivery could correct it.
         body = dump(payload).encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
-        return map_payload(self._rules[source], Payload(body), str(payload.get("id")), {"source": source})
+        return map_payload(self._rules[source], Payload(body), id if isinstance(id, str) else "", {"source": source})

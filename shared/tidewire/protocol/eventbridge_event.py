@@ -53,6 +53,14 @@ class _Incoming(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
     tracestate: Any = None
 
 
+class _BusEvent(msgspec.Struct):
+    """The bus event around it. An input transformer may leave fields out: an empty text is no valid id or type."""
+
+    detail: _Incoming
+    id: str = ""
+    detail_type: str = msgspec.field(name="detail-type", default="")
+
+
 def to_detail(event: Event) -> str:
     """Return the event as the JSON text of `detail`."""
     plain = len(event.data) <= MATCHABLE_BYTES and not _UNUSUAL.search(STRING.sub(b"", event.data))
@@ -76,19 +84,18 @@ def from_payload(payload: Mapping[str, Any]) -> Event:
     ContentTooLarge; a repeated delivery would fail in the same way.
     """
     try:
-        detail = msgspec.convert(payload.get("detail"), _Incoming)
+        around = msgspec.convert(payload, _BusEvent)
     except msgspec.ValidationError as error:
-        raise InvalidRequest(f"detail is not a Tidewire event: {error}") from None
-    type = detail.type if detail.type is not None else str(payload.get("detail-type"))
-    id = detail.id if detail.id is not None else str(payload.get("id"))
+        raise InvalidRequest(f"This is not a Tidewire event: {error}") from None
+    detail = around.detail
+    type = around.detail_type if detail.type is None else detail.type
+    id = around.id if detail.id is None else detail.id
+    misplaced = [(f"/{AUDIENCE}", "must be userIds, beside attributes")] if AUDIENCE in detail.attributes else []
     check_all(
         [
             ("/detail", rules.problems(type, id, detail.user_ids)),
             ("/detail/attributes", attribute_problems(detail.attributes)),
-            (
-                "/detail/attributes",
-                [(f"/{AUDIENCE}", "must be userIds, beside attributes")] * (AUDIENCE in detail.attributes),
-            ),
+            ("/detail/attributes", misplaced),
         ]
     )
     users = None if detail.user_ids is None else tuple(dict.fromkeys(detail.user_ids))

@@ -22,8 +22,6 @@ from tidewire.wiring import make_transport
 
 from tests.integration.aws.conftest import REGION, Queue
 
-TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
-
 
 def event(number: int, data: bytes = b'{"a": 1.0}', **more: Any) -> Event:
     return Event(f"id-{number}", "task-updated", data, **more)
@@ -72,19 +70,6 @@ async def test_a_large_batch_reaches_the_bus_unchanged(transport: EventBridge, t
     arrived = {received.id: received for received in map(eventbridge_event.from_payload, handed)}
     assert {id: received.data for id, received in arrived.items()} == {f"id-{n}": data[n] for n in range(25)}
     assert all(received.user_ids == ("u1", "ü") for received in arrived.values())
-
-
-def test_rules_can_match_the_data_of_an_event() -> None:
-    """Unless the bus might refuse its numbers."""
-
-    def matchable(data: bytes) -> Any:
-        return json.loads(eventbridge_event.to_detail(event(1, data))).get("data", "absent")
-
-    assert matchable(b'{"state": "paid", "n": 12, "text": "1e5 and 1.5 and \\" 99999999999999999999"}')["n"] == 12
-    assert matchable(b"[1, -2, true]") == [1, -2, True]
-    for odd in (b'{"n": 1.0}', b"[1e5]", b"[1E5]", b"99999999999999999999", b'{"a": "\\\\", "n": 2.5}'):
-        assert matchable(odd) == "absent", odd
-    assert matchable(b'"' + b"x" * eventbridge_event.MATCHABLE_BYTES + b'"') == "absent"
 
 
 def test_requests_stay_within_the_limits_of_the_bus() -> None:
@@ -175,20 +160,3 @@ async def test_a_subscriber_is_refused_and_not_left_waiting(transport: EventBrid
     async with Hub(transport) as hub:
         with pytest.raises(TransportUnavailable, match="read that log instead"):
             await hub.add(Interest(None, None), parse_subscribe_request(b"", {}).start, DATA)
-
-
-def test_the_span_that_put_an_event_on_the_bus_comes_with_it() -> None:
-    sent = event(1, traceparent=TRACEPARENT, tracestate="vendor=1")
-    detail = json.loads(eventbridge_event.to_detail(sent))
-    assert eventbridge_event.from_payload({"detail": detail}) == sent
-    assert "traceparent" not in json.loads(eventbridge_event.to_detail(event(1))), (
-        "where nothing is traced, all is as it was"
-    )
-
-
-@pytest.mark.parametrize(
-    "wrong", [7, None, "", TRACEPARENT.upper(), TRACEPARENT + "-x", "x" * 200_000, "ff" + TRACEPARENT[2:]]
-)
-def test_an_invalid_trace_of_a_bus_event_is_left_out(wrong: Any) -> None:
-    detail = {"id": "1", "type": "t", "data": 1, "traceparent": wrong, "tracestate": "vendor=1"}
-    assert eventbridge_event.from_payload({"detail": detail}) == Event("1", "t", b"1")

@@ -137,7 +137,7 @@ def _change(**changes: Any) -> Callable[[dict[str, Any]], Any]:
         (_change(dataText='"' + "x" * 262_144 + '"'), "256 KiB"),
         (_change(dataText=None, data="\ud800"), "surrogate"),
         (_change(attributes={"data": "x"}), "not an attribute name"),
-        (lambda own: {**own, "detail": "text"}, "detail is not a Tidewire event"),
+        (lambda own: {**own, "detail": "text"}, "not a Tidewire event"),
         (lambda own: {**own, "source": "my.billing"}, "has no rules for this source"),
         (lambda own: {**own, "source": "aws.s3", "detail-type": "Object Created"}, "does not fit"),
         (lambda own: {"detail": own["detail"]}, "has no source"),

@@ -122,7 +122,7 @@ def map_payload(rules: Sequence[Rule], payload: Payload, id: str, attributes: Ma
 
 def derived_id(id: str, index: int) -> str:
     """Return the id of a delivery's event number `index` (from 0) whose rule sets no id."""
-    if index == 0:
+    if index == 0 or not id:
         return id
     prefix = id if len(id) <= MAX_ID_PREFIX else hashlib.sha256(id.encode()).hexdigest()
     return f"{prefix}~{index + 1}"
