@@ -159,29 +159,13 @@ def test_a_wrong_method_is_405_and_told_the_right_one(api: Api, path: str, allow
 
 
 WRONG_QUERIES = [
-    *(
-        f"types={value}"
-        for value in ("", ",", "a,", ",a", "a,,b", "a%20b", "a%0d", "a%0ab", "a%00", "%C3%BC", "a" * 129)
-    ),
-    "types=" + ",".join(f"t{n}" for n in range(101)),
-    *(f"userId={value}" for value in ("", "a%0d", "%0ab", "a%00b", "a%7f", "%E2%80%A8", "u" * 257)),
-    *(f"from={value}" for value in ("", "yesterday", "NOW", "2026-11-23", "2026-11-23T10:00:00", "0", "-1")),
-    *(
-        f"from=2026-{value}"
-        for value in ("13-01T00:00:00Z", "02-30T00:00:00Z", "01-01T25:00:00Z", "01-01T00:00:00+25:00")
-    ),
-    *(f"from={value}" for value in ("now%0d", "earliest%0a", "2026-11-23T10:00:00Z%00", "%D9%A2026-01-01T00:00:00Z")),
-    *(f"format={value}" for value in ("", "json", "DATA", "cloudevents%0a", "%00")),
-    *(f"wait={value}" for value in ("", "-1", "20.001", "21", "1e1", "inf", "nan", "0x1", "1%0a", "%D9%A1", "1.0000")),
-    "types[]=",
-    "types=a&types[]=b%0a",
-    "&".join(f"types[]=t{n}" for n in range(101)),
-    "userId=u1&userId=u2",
-    "last_event_id=a&last_event_id=b",
+    "types=a%0ab",
+    "userId=",
+    "from=2026-02-30T00:00:00Z",
+    "format=json",
+    "wait=20.001",
     "last_event_id=a&lastEventId=b",
-    "lastEventID=a&Last-Event-ID=b",
     "types=%ff",
-    "types=%ED%A0%80",
     "&".join(f"x{n}=" for n in range(151)),
 ]
 
@@ -189,10 +173,11 @@ WRONG_QUERIES = [
 @pytest.mark.parametrize("query", WRONG_QUERIES, ids=lambda query: query[:40])
 @pytest.mark.parametrize("accept", ["text/event-stream", "application/json"])
 def test_a_wrong_query_is_400_for_a_stream_and_for_a_page(api: Api, query: str, accept: str) -> None:
+    """tests/unit/protocol/test_subscribe_request.py has all the cases."""
     problem_of(api.http.get(f"/api/events?{query}", headers={"accept": accept}), 400)
 
 
-@pytest.mark.parametrize("key", ["", "a b", '""', '"a b"', "k\xe9y", "k" * 257], ids=ascii)
+@pytest.mark.parametrize("key", ['""', "k\xe9y"], ids=ascii)
 def test_an_idempotency_key_that_is_no_id_is_refused_at_the_id(api: Api, key: str) -> None:
     assert pointers_of(problem_of(api.post(EVENT, headers={"idempotency-key": key}), 400)) == ["/id"]
 

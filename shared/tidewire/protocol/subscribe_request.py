@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 from urllib.parse import parse_qsl
 
@@ -45,12 +45,12 @@ def parse_subscribe_request(query_string: bytes, headers: Mapping[str, str]) -> 
         raise InvalidRequest(f"The query is not percent-encoded UTF-8, or has over {MAX_FIELDS} fields") from None
     query: dict[str, str] = {}
     types: list[str] = []
-    cursors: dict[str, None] = {}
+    cursors: set[str] = set()
     for name, value in pairs:
         if _TYPES.fullmatch(name):
             types += value.split(",")
         elif name in RESUME:
-            cursors[value] = None
+            cursors.add(value)
         elif name in query:
             raise InvalidRequest(f"The query has {name!r} twice" if len(name) < 40 else "The query has a field twice")
         else:
@@ -65,12 +65,12 @@ def parse_subscribe_request(query_string: bytes, headers: Mapping[str, str]) -> 
     )
 
 
-def _cursor(cursors: Iterable[str]) -> str | None:
+def _cursor(cursors: set[str]) -> str | None:
     """Return the cursor of the query, None if there is none; an empty value means none."""
-    named = [cursor for cursor in cursors if cursor]
+    named = cursors - {""}
     if len(named) > 1:
         raise InvalidRequest(f"The query has different cursors: {', '.join(RESUME)} are one field: send one of them")
-    return named[0] if named else None
+    return next(iter(named), None)
 
 
 def _types(types: Sequence[str]) -> frozenset[str] | None:
