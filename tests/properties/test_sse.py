@@ -1,14 +1,13 @@
 """Frames: the content of a field stays in that field of that event."""
 
 import re
-from typing import get_args
 
 import msgspec
 from hypothesis import example, given
 from hypothesis import strategies as st
 from tidewire.model.cursor import Position
 from tidewire.model.event import Event
-from tidewire.model.record import Gap, GapReason, Record, pack, unpack
+from tidewire.model.record import Record, pack, unpack
 from tidewire.protocol.sse import CLOUDEVENTS, DATA, Format, frame, retry
 
 from tests.support.sse_decoder import SseDecoder, SseEvent
@@ -106,26 +105,3 @@ def test_what_a_log_stores_is_the_event_to_the_byte(
     data = b" " + msgspec.json.encode(value) + b"\r\n"
     stored = unpack(pack(Event("1", "t", data.strip(), users, attributes)))
     assert stored == Event("1", "t", data.strip(), users, attributes)
-
-
-@given(st.sampled_from([DATA, CLOUDEVENTS]), st.sampled_from(get_args(GapReason)))
-def test_control_events_have_their_names_in_every_format(format: Format, reason: GapReason) -> None:
-    stream = (
-        format.gap("1.a", Gap(reason, "all", None))
-        + format.ready("1.b", False, 3)
-        + format.heartbeat("1.c")
-        + format.closing("draining")
-    )
-    events, last_id = decode(stream)
-    assert [(event.type, event.last_event_id) for event in events] == [
-        ("realtime.gap", "1.a"),
-        ("realtime.ready", "1.b"),
-        ("realtime.closing", "1.c"),
-    ]
-    told = [msgspec.json.decode(event.data) for event in events]
-    assert told == [
-        {"reason": reason, "recovered": False},
-        {"recovered": False, "replayed": 3},
-        {"reason": "draining"},
-    ]
-    assert last_id == "1.c"

@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 from tidewire.model.cursor import Cursor, Position
+from tidewire.model.event import Event
 from tidewire.model.partitions import ALL
-from tidewire.model.record import Gap
+from tidewire.model.record import Gap, Record
 from tidewire.protocol import json_page
-from tidewire.protocol.json_page import CLOUDEVENTS_PAGE, DATA_PAGE, MAX_EVENTS, Page
+from tidewire.protocol.json_page import CLOUDEVENTS_PAGE, DATA_PAGE, MAX_EVENTS, Page, PageFormat, plain
 
 from tests.unit.delivery.members import record
 
@@ -72,17 +73,27 @@ async def test_a_page_is_full_after_its_last_event(monkeypatch: pytest.MonkeyPat
 
 
 async def test_a_page_is_full_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(json_page, "MAX_BYTES", 1_000)
+    """The bytes of its events; the event that reaches the limit is on it."""
+    monkeypatch.setattr(json_page, "MAX_BYTES", 2 * len(plain(record(1))))
     page = Page()
-    page.write(b"".join(DATA_PAGE.record(cursor(n), record(n, "x" * 600)) for n in (1, 2, 3)))
-    assert page.is_full
-    assert len(body(page)["events"]) == 2
-    assert page.cursor == cursor(2)
+    assert page.write(events(1)) is None
+    assert page.write(events(2, 3)) is not None
+    assert (data_on(page), page.cursor) == ([1, 2], cursor(2))
+
+
+async def test_the_event_that_exceeds_the_bytes_is_on_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An event that is larger than a page would else never be sent."""
+    monkeypatch.setattr(json_page, "MAX_BYTES", 2 * len(plain(record(1))) - 1)
+    page = Page()
+    assert page.write(events(1, 2, 3)) is not None
+    assert (data_on(page), page.cursor) == ([1, 2], cursor(2))
 
 
 async def test_a_gap_opens_a_page() -> None:
     page = Page()
-    page.write(DATA_PAGE.gap(cursor(3), GAP) + events(4))
+    page.write(DATA_PAGE.gap(cursor(3), GAP))
+    assert page.cursor == cursor(3)
+    page.write(events(4))
     assert body(page)["gap"] == {"reason": "trimmed", "recovered": False}
     assert data_on(page) == [4]
     assert not page.is_full
@@ -155,6 +166,36 @@ async def test_a_page_cut_off_after_the_replay_is_complete() -> None:
     page.write(DATA_PAGE.ready(cursor(1), True, 0))
     assert page.cut_off()
     assert "complete" not in body(page)
+
+
+@pytest.mark.parametrize("start", [None, "not a cursor"])
+async def test_a_page_from_no_cursor_is_sent_if_it_has_one(start: str | None) -> None:
+    """Its client would begin somewhere else the next time."""
+    page = Page(start)
+    assert not page.cut_off()
+    page.write(DATA_PAGE.heartbeat(cursor(1)))
+    assert page.cut_off()
+
+
+async def test_a_place_is_the_same_with_another_check_and_time() -> None:
+    """A receipt's cursor has no time, and a start may have no check: neither is progress."""
+    page = Page(Cursor({ALL: Position(7, 1)}).encode())
+    page.write(DATA_PAGE.heartbeat(cursor(1)))
+    assert not page.cut_off()
+
+
+def test_an_event_of_a_page_is_an_object() -> None:
+    """Its data as published, and nothing of its audience; an event that no log has appended has no time."""
+    event = Event("i", "a.b", b"1.0", ("u1",), {"source": "/s"})
+    assert plain(Record(event, ALL, None)) == b'{"id":"i","type":"a.b","data":1.0}'
+    appended = plain(Record(event, ALL, Position(7, 1, "", 1_790_000_000_007)))
+    assert appended == b'{"id":"i","type":"a.b","time":"2026-09-21T14:13:20.007Z","data":1.0}'
+
+
+async def test_a_format_encodes_events_with_its_encoder() -> None:
+    page = Page()
+    page.write(PageFormat(lambda record: record.event.data * 2).record(cursor(1), record(1)))
+    assert page.body().startswith(b'{"events":[11],')
 
 
 async def test_cloudevents_are_collected_as_such() -> None:
