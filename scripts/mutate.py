@@ -23,7 +23,7 @@ import sys
 import time
 import tomllib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -79,6 +79,13 @@ KILLED = {"killed", "timeout", "segfault", "suspicious"}
 
 SURVIVED = {"survived", "no tests"}
 
+NO_RUN = 255
+"""The exit code if pytest did not find a test by its id. mutmut reports it as a time-out, which would count as killed.
+
+pytest escapes the ids of `parametrize(ids=function)` once more whenever it collects them in one process: avoid such ids
+if they have a backslash.
+"""
+
 
 @dataclass
 class Result:
@@ -124,8 +131,7 @@ def main() -> int:
         folder = ROOT / "build" / "mutate" / room.removesuffix(".py")
         if not arguments.report:
             _prepare(folder, room, modules)
-            if arguments.again:
-                _forget_survivors(folder, modules)
+            _forget(folder, modules, {"not checked", *(SURVIVED if arguments.again else ())})
             _run(folder, deadline)
         results = [_read(folder, module, equivalent) for module in modules]
         _print(room, results)
@@ -209,17 +215,17 @@ def _statuses(folder: Path, module: str) -> Iterator[tuple[str, str]]:
     path = _path(folder, module)
     codes = json.loads(path.read_text())["exit_code_by_key"] if path.exists() else {}
     for name, code in codes.items():
-        yield name, status_by_exit_code[code]
+        yield name, "not checked" if code == NO_RUN else status_by_exit_code[code]
 
 
-def _forget_survivors(folder: Path, modules: Sequence[str]) -> None:
-    """Make mutmut test the survivors again; it keeps the results of unchanged functions, also if tests changed."""
+def _forget(folder: Path, modules: Sequence[str], statuses: Collection[str]) -> None:
+    """Make mutmut test the mutants with these results again; otherwise it keeps those of unchanged functions."""
     for module in modules:
         path = _path(folder, module)
         if path.exists():
             found = json.loads(path.read_text())
             for name, status in _statuses(folder, module):
-                if status in SURVIVED:
+                if status in statuses:
                     found["exit_code_by_key"][name] = None
             path.write_text(json.dumps(found))
 
