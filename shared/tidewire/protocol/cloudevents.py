@@ -177,7 +177,7 @@ def _audience(values: Mapping[str, Any]) -> tuple[str, ...] | None:
 
 def _event(values: Mapping[str, Any], data: bytes) -> Event:
     attributes = {
-        name: str(value).lower() if isinstance(value, bool) else str(value)
+        name: value if isinstance(value, str) else str(value).lower()
         for name, value in values.items()
         if name not in ("specversion", "id", "type", "datacontenttype", AUDIENCE)
     }

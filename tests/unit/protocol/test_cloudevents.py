@@ -52,7 +52,7 @@ def test_data_is_taken_as_it_is_written() -> None:
 
 def test_all_other_attributes_are_passed_on_as_text() -> None:
     """But not the version and the content type, which are the same for all events."""
-    others = {"subject": "task/7", "time": "2026-11-23t10:00:00z", "dataschema": "https://s.example/1", "x1": ""}
+    others = {"subject": "Task/7", "time": "2026-11-23t10:00:00z", "dataschema": "https://s.example/1", "x1": ""}
     more = {"datacontenttype": "application/json", "sequence": 2**31 - 1, "minimum": -(2**31), "yes": True, "no": False}
     [event] = structured({**GOOD, **others, **more})
     assert event.attributes == {
@@ -192,7 +192,7 @@ def test_a_wrong_attribute_is_pointed_at(change: dict[str, Any], errors: list[tu
     assert refused.value.errors == tuple((f"/1{pointer}", problem) for pointer, problem in errors)
 
 
-@pytest.mark.parametrize("control", ["\r", "\n", "\0", "\x1f", "\x7f", "\x9f"], ids=ascii)
+@pytest.mark.parametrize("control", ["\r", "\n", "\0", "\x1f", "\x7f", "\x9f"], ids=range(6))
 @pytest.mark.parametrize("name", ["specversion", "id", "source", "type", "subject", "time", "userids", "x"])
 def test_a_control_character_in_an_attribute_is_refused(name: str, control: str) -> None:
     """It could forge a frame, in any mode."""
@@ -328,7 +328,7 @@ def test_a_header_is_unquoted_and_decoded(value: str, text: str) -> None:
     assert event.attributes["subject"] == text
 
 
-@pytest.mark.parametrize("value", ["%ff", "%C0%A0", "%ED%A0%80", "Zo\xeb"], ids=ascii)
+@pytest.mark.parametrize("value", ["%ff", "%C0%A0", "%ED%A0%80", "Zo\xeb"])
 @pytest.mark.parametrize(("name", "pointer"), [("userids", "/userids"), ("a/b", "/a~1b"), ("n" * 65, "")])
 def test_a_header_that_is_not_percent_encoded_utf_8_is_refused(value: str, name: str, pointer: str) -> None:
     """A guess of its encoding could name another user."""
@@ -366,7 +366,7 @@ def test_a_wrong_header_is_pointed_at() -> None:
     assert str(refused.value) == f"/time {TIME}"
 
 
-def test_the_body_of_binary_mode_is_strict_json_of_a_largest_size() -> None:
+def test_the_body_of_binary_mode_is_strict_json_and_bounded() -> None:
     """The largest one passes."""
     largest = b'"%b"' % (b"x" * (MAX_EVENT_BYTES - 2))
     assert parse_binary(HEADERS, largest)[0].data == largest

@@ -45,8 +45,7 @@ async def test_a_page_holds_what_was_written_and_the_place_after_it() -> None:
 async def test_what_was_encoded_and_not_written_does_not_count() -> None:
     page = Page()
     events(1)
-    assert page.cursor is None
-    assert data_on(page) == []
+    assert (page.cursor, page.is_full, data_on(page)) == (None, False, [])
 
 
 async def test_frames_of_one_chunk_are_read_one_by_one() -> None:
@@ -72,21 +71,14 @@ async def test_a_page_is_full_after_its_last_event(monkeypatch: pytest.MonkeyPat
     assert (data_on(page), page.cursor) == ([1, 2, 3], cursor(3))
 
 
-async def test_a_page_is_full_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The bytes of its events; the event that reaches the limit is on it."""
-    monkeypatch.setattr(json_page, "MAX_BYTES", 2 * len(plain(record(1))))
+@pytest.mark.parametrize(("more", "count"), [(-1, 2), (0, 2), (1, 3)])
+async def test_a_page_is_full_in_bytes(monkeypatch: pytest.MonkeyPatch, more: int, count: int) -> None:
+    """The event that reaches or exceeds the limit is on it: one larger than a page would else never be sent."""
+    monkeypatch.setattr(json_page, "MAX_BYTES", 2 * len(plain(record(1))) + more)
     page = Page()
     assert page.write(events(1)) is None
-    assert page.write(events(2, 3)) is not None
-    assert (data_on(page), page.cursor) == ([1, 2], cursor(2))
-
-
-async def test_the_event_that_exceeds_the_bytes_is_on_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An event that is larger than a page would else never be sent."""
-    monkeypatch.setattr(json_page, "MAX_BYTES", 2 * len(plain(record(1))) - 1)
-    page = Page()
-    assert page.write(events(1, 2, 3)) is not None
-    assert (data_on(page), page.cursor) == ([1, 2], cursor(2))
+    assert page.write(events(2, 3, 4)) is not None
+    assert (data_on(page), page.cursor) == ([1, 2, 3][:count], cursor(count))
 
 
 async def test_a_gap_opens_a_page() -> None:

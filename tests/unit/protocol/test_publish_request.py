@@ -94,7 +94,7 @@ def test_a_wrong_field_is_pointed_at_alone_and_in_a_batch(body: bytes, expected:
     assert pointers(b"[%b, %b]" % (event(), body)) == [f"/1{pointer}" for pointer in expected]
 
 
-@pytest.mark.parametrize("control", ["\r", "\n", "\r\n", "\0", "\x1b", "\x7f", "\x85"], ids=ascii)
+@pytest.mark.parametrize("control", ["\r", "\n", "\r\n", "\0", "\x1b", "\x7f", "\x85"], ids=range(7))
 @pytest.mark.parametrize(
     ("template", "pointer"),
     [
@@ -195,6 +195,6 @@ def test_an_idempotency_key_fits_no_array() -> None:
     assert refused.errors == ()
 
 
-@pytest.mark.parametrize("key", ["", "a b", "k\u00e9y", "k" * 257], ids=ascii)
+@pytest.mark.parametrize("key", ["", "a b", "k\u00e9y", "k" * 257])
 def test_an_idempotency_key_follows_the_rules_of_an_id(key: str) -> None:
     assert refusal(event(), key).errors == (("/id", "must be 1 to 256 visible ASCII characters (no spaces)"),)

@@ -42,6 +42,7 @@ JSON = {
     "brackets behind escaped quotes": b'["' + b'\\"[' * DEEP + b'"]',
     "many brackets beside each other": b"[" + b"[{}]," * MAX_DEPTH + b"1]",
     "as deep as it may be": b"[" * MAX_DEPTH + b"]" * MAX_DEPTH,
+    "as deep as it may be, after a shallow one": b"[[]," + b"[" * (MAX_DEPTH - 1) + b"]" * MAX_DEPTH,
     "objects as deep as they may be": b'{"a":' * MAX_DEPTH + b"1" + b"}" * MAX_DEPTH,
 }
 
@@ -66,7 +67,7 @@ def test_an_empty_body_is_named(body: bytes) -> None:
         (b'"\xe2\x82"', "The body is not UTF-8 (at byte 1)"),
         ("1".encode("utf-16"), "The body is not UTF-8 (at byte 0)"),
     ],
-    ids=repr,
+    ids=range(6),
 )
 def test_a_body_that_is_not_utf_8_is_named(body: bytes, message: str) -> None:
     assert refusal(body) == message
@@ -148,6 +149,7 @@ TOO_DEEP = {
     "one object too many": b'{"a":' * (MAX_DEPTH + 1) + b"1" + b"}" * (MAX_DEPTH + 1),
     "arrays and objects": b'[{"a":' * (MAX_DEPTH // 2) + b"[]" + b"}]" * (MAX_DEPTH // 2),
     "behind shallow ones": b"[[],{},[]," + b"[" * MAX_DEPTH,
+    "behind one that is half as deep": b"[" * (MAX_DEPTH // 2) + b"[]," + b"[" * (MAX_DEPTH // 2 + 1),
     "before shallow ones": b"[" * (MAX_DEPTH + 1) + b"]" * MAX_DEPTH + b",[]]",
     "arrays far too many": b"[" * DEEP + b"]" * DEEP,
     "arrays that never end": b"[" * DEEP,
