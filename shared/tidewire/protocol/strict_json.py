@@ -110,7 +110,7 @@ def decode(decoder: msgspec.json.Decoder[_Body], item: bytes, where: str = "", n
             problem = "is required" if field[1] == "missing required" else "is unknown"
         else:
             problem, _, path = str(error).partition(" - at `$")
-            pointer = where + to_pointer(path.rstrip("`"))
+            pointer = where + to_pointer(path.removesuffix("`"))
         raise InvalidRequest(f"{pointer or name}: {problem}", [(pointer, problem)]) from None
 
 
