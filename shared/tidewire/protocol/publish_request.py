@@ -57,7 +57,7 @@ def parse_events(body: bytes, idempotency_key: str | None = None) -> list[Event]
 def split(body: bytes) -> tuple[list[bytes], bool]:
     """Return the events of a body as JSON texts, and whether it is a single one. Each text passed `check_json`."""
     check_json(body)
-    single = not body.lstrip(b" \t\r\n").startswith(b"[")
+    single = not body.lstrip().startswith(b"[")
     items = [body] if single else [bytes(item) for item in _raw_list.decode(body)]
     if not items:
         raise InvalidRequest("The array holds no event", [("", "must hold at least one event")])

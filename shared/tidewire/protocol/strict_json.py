@@ -47,7 +47,7 @@ def without_lone_surrogates(body: bytes) -> bytes:
     for escape in _lone_surrogates(body):
         parts += [body[end : escape.start()], rb"\ufffd"]
         end = escape.end()
-    return b"".join([*parts, body[end:]]) if parts else body
+    return b"".join([*parts, body[end:]])
 
 
 # All escapes in order, because in `\\ud800` it is the backslash that is escaped.
@@ -66,7 +66,7 @@ class _InvalidJsonError(Exception):
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> None:
-    if len(pairs) > 1 and len({key for key, _ in pairs}) != len(pairs):
+    if len(dict(pairs)) != len(pairs):
         keys: set[str] = set()
         duplicate = next(key for key, _ in pairs if key in keys or keys.add(key))  # type: ignore[func-returns-value]  # add returns None
         raise _InvalidJsonError(f"an object has the key {json.dumps(duplicate[:64])} twice")

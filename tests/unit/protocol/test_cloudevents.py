@@ -96,6 +96,7 @@ def test_what_is_no_object_is_pointed_at(body: Any, pointer: str) -> None:
     ("text", "users"),
     [
         ("u1", ("u1",)),
+        ("X, XuX", ("X", "XuX")),
         (" u2 ,u1,, u2 ", ("u2", "u1")),
         ("ü ü,x y", ("ü ü", "x y")),
         (" , ", ()),
