@@ -87,7 +87,7 @@ _CONTROL = re.compile(r"[\x00-\x1f]")
 
 
 def _one_line(text: str) -> bytes:
-    return (text if text.isprintable() else _CONTROL.sub("", text)).encode("utf-8", "replace")
+    return (text if text.isprintable() else _CONTROL.sub("", text)).encode(errors="replace")
 
 
 class DataFormat:

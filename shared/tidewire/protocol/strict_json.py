@@ -24,7 +24,7 @@ def check_json(body: bytes) -> None:
     if body.startswith(b"\xef\xbb\xbf"):
         raise InvalidRequest("The body begins with a byte order mark: send UTF-8 without one")
     try:
-        text = body.decode("utf-8")
+        text = body.decode()
     except UnicodeDecodeError as error:
         raise InvalidRequest(f"The body is not UTF-8 (at byte {error.start})") from None
     if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _depth(body) > MAX_DEPTH:
