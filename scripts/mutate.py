@@ -192,6 +192,7 @@ def _run(folder: Path, deadline: float) -> None:
     """Run mutmut until it is done, or until the deadline."""
     command = [sys.executable, "-m", "mutmut", "run", "--max-children", str(WORKERS)]
     environment = {**os.environ, "PYTHONPATH": str(PACKAGES), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment["PYTEST_DEBUG_TEMPROOT"] = str(folder)  # other runs of pytest remove folders from the usual one
     with subprocess.Popen(command, cwd=folder, env=environment, start_new_session=True) as process:
         try:
             process.wait(None if deadline == float("inf") else max(0.0, deadline - time.monotonic()))
