@@ -132,10 +132,11 @@ MARKS = 8  # per partition; beyond that the oldest are dropped, and the next one
 
 
 class Stored(NamedTuple):
-    """What is kept of a partition; `records` includes those that are trimmed and not deleted yet."""
+    """What is kept of a partition; `records` and `ids` are numbers, `records` includes trimmed ones not deleted yet."""
 
     records: int
     ids: int
+    bytes: int
 
 
 class _Partition:
@@ -184,7 +185,7 @@ class _Partition:
     @property
     def stored(self) -> "Stored":
         """What is kept."""
-        return Stored(len(self._records), len(self._ids))
+        return Stored(len(self._records), len(self._ids), self.bytes)
 
     def evict(self, maximum: int) -> int:
         """Evict at most `maximum` of the oldest ids and records; return their bytes."""
