@@ -1,15 +1,17 @@
 """The log in memory: memory use and the order of times, which the contract suite cannot see."""
 
+import asyncio
 from collections.abc import Sequence
 
 import pytest
 from tidewire.model.event import Event, text_bytes
 from tidewire.model.partitions import SCHEMES, Partitions
 from tidewire.model.record import Gap
-from tidewire.transports.base import Log, Retention
+from tidewire.transports.base import Log, Retention, Verifying
 from tidewire.transports.memory import COMPACT_BYTES, EVICT_BATCH, ID_BYTES, MARKS, MAX_BYTES, MemoryLog
 
-from tests.contract.acts import at, event, events, head, place, publish, read, seek, start_of, contents
+from tests.contract.acts import at, event, events, head, place, publish, read, seek, start_of, tailing, contents
+from tests.contract.stores import MemoryStore
 from tests.support.clocks import Clock
 
 
@@ -33,8 +35,11 @@ async def test_trimmed_records_free_their_memory(retention: Retention) -> None:
         clock.advance(0.1)
         await log.publish(events(range(start, start + 10)))
         assert log.stored("all").records <= 1_110
-    assert (await head(log)).offset == 3_000
-    assert (await seek(log, None)).offset in (2_900, 2_899)
+    last = await head(log)
+    assert last.offset == 3_000
+    assert (await seek(log, None)).offset == 2_900
+    after, until = last._replace(offset=2_950, check=""), last._replace(offset=2_960, check="")
+    assert contents(await read(log, at(after), at(until))) == list(range(2_950, 2_960))
 
 
 async def test_ids_are_dropped_after_the_window() -> None:
@@ -166,6 +171,36 @@ async def test_memory_is_bounded_by_evicting_the_oldest() -> None:
     assert again.duplicate
     (forgotten,) = await log.publish([sent[oldest - 1]])
     assert not forgotten.duplicate
+
+
+async def test_memory_is_measured_after_each_64th_of_its_bound() -> None:
+    """Measuring all partitions after each publication would cost too much."""
+    one = of_a_kilobyte(0)
+    log = MemoryLog(max_bytes=64 * size(one))
+    await fill(log, [of_a_kilobyte(number) for number in range(64)])
+    assert bytes_of(log) == 64 * size(one), "the bound was reached and not passed"
+    await fill(log, [of_a_kilobyte(64)])
+    assert bytes_of(log) == 65 * size(one)
+    await fill(log, [of_a_kilobyte(65)])
+    assert bytes_of(log) < 60 * size(one)
+    log = MemoryLog(max_bytes=64 * size(one) - 1)
+    await fill(log, [of_a_kilobyte(number) for number in range(64)])
+    assert bytes_of(log) < 60 * size(one)
+
+
+@pytest.mark.parametrize(("left", "batches"), [(0, 1), (1, 2)])
+async def test_eviction_ends_a_sixteenth_below_the_bound(left: int, batches: int) -> None:
+    """Of one moment, ids go before records."""
+    one = of_a_kilobyte(0)
+    target = 200 * size(one) - EVICT_BATCH * id_size(one) - left  # of the bound without a sixteenth
+    sixteenth = (target - 1) // 15
+    log = MemoryLog(max_bytes=target + sixteenth, clock=Clock())
+    assert (target + sixteenth) // 16 == sixteenth
+    assert (target + sixteenth) % 16
+    await log.publish([of_a_kilobyte(number) for number in range(200)])
+    evicted = batches * EVICT_BATCH
+    assert log.stored("all") == (200, 200 - evicted, 200 * size(one) - evicted * id_size(one))
+    assert (await seek(log, None)).offset == 0
 
 
 async def test_partitions_lose_their_oldest_records_first() -> None:
@@ -358,9 +393,91 @@ async def test_a_new_partition_starts_at_the_time_of_the_clock() -> None:
     assert position == (int(clock() * 1000), 0, "", int(clock() * 1000))
 
 
-async def test_a_scheme_that_is_not_announced_refuses_nothing() -> None:
-    """The registry of the control partition holds what was announced there, with its time."""
+async def test_schemes_outlive_the_retention() -> None:
     clock = Clock()
-    log = MemoryLog(Partitions(user_shards=2), clock=clock)
+    retention = Retention(age=1, events=1, idempotency_window=1)
+    log = MemoryLog(Partitions(types=frozenset({"a"})), retention, clock=clock)
     await publish(log, 1)
+    clock.advance(5)
+    await publish(log, 2)
+    assert (await seek(log, None, SCHEMES)).offset == 0
+    assert (await head(log, SCHEMES)).offset == 2
     assert log.stored(SCHEMES).records == 2
+
+
+async def test_an_id_expires_under_each_scheme() -> None:
+    store = MemoryStore()
+    retention = Retention(idempotency_window=1_000)
+    ours = store.open(Partitions(types=frozenset({"a"})), retention)
+    theirs = store.open(retention=retention)
+    one = event(1, type="a")
+    await ours.publish([one])
+    store.clock.advance(999.999)
+    (again,) = await theirs.publish([one])
+    assert again.duplicate
+    assert again.positions is not None
+    assert list(again.positions) == ["a"]
+    store.clock.advance(0.001)
+    (again,) = await theirs.publish([one])
+    assert not again.duplicate
+    await store.aclose()
+
+
+class Pauses:
+    """Counts what would be the I/O of another log, and yields to the other tasks."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    async def __call__(self) -> None:
+        self.count += 1
+        await asyncio.sleep(0)
+
+
+async def turns() -> None:
+    for _ in range(50):
+        await asyncio.sleep(0)
+
+
+async def test_a_tail_rests_until_something_is_appended() -> None:
+    pauses = Pauses()
+    log = MemoryLog(pause=pauses)
+    await publish(log, 1)
+    start = await head(log)
+    async with tailing(log, at(start)) as (received, _):
+        await publish(log, 2)
+        await received.has(2)
+        await turns()
+        before = pauses.count
+        await turns()
+        assert pauses.count == before
+        assert received.data == [2]
+
+
+async def test_a_tail_follows_and_leaves_partitions() -> None:
+    log = MemoryLog()
+    start = await head(log)
+    async with tailing(log) as (received, tail):
+        tail.follow({"all": start, "later": None})
+        tail.unfollow(("later", "unknown"))
+        await publish(log, 1)
+        await received.has(1)
+        tail.follow({"all": start})
+        await turns()
+        assert received.data == [1], "it stays at its position"
+        tail.unfollow(("all",))
+        await publish(log, 2)
+        await turns()
+        assert received.data == [1]
+
+
+@pytest.mark.parametrize("check", ["0000abcd", ""], ids=["known", "unknown"])
+async def test_a_tail_notices_another_history(check: str) -> None:
+    """Of a log that fell back, and counted the same offset again."""
+    log = MemoryLog()
+    await publish(log, 1)
+    last = await head(log)
+    async with tailing(log, at(last._replace(check=check))) as (received, tail):
+        assert isinstance(tail, Verifying)
+        await tail.verify()
+        assert received.data == (["<epoch>", 1] if check else [])
