@@ -65,9 +65,21 @@ def entry(offset: int, one: Event | None = None, epoch: int = EPOCH, check: str 
 )
 def test_a_script_is_known_by_the_hash_of_its_file(script: Script, name: str) -> None:
     text = (Path(module.__file__).parent / "lua" / f"{name}.lua").read_text()
-    assert script == Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+    assert script == Script.load(name) == Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
     assert script.by_sha(["a", "b"], ["c", 1]) == ["EVALSHA", script.sha, 2, "a", "b", "c", 1]
     assert script.in_full(["a", "b"], ["c", 1]) == ["EVAL", script.text, 2, "a", "b", "c", 1]
+
+
+def test_scripts_are_loaded_under_fips(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenSSL then refuses SHA-1 for security."""
+    digest = hashlib.sha1
+
+    def sha1(data: bytes, *, usedforsecurity: bool = True) -> object:
+        assert usedforsecurity is False
+        return digest(data, usedforsecurity=usedforsecurity)
+
+    monkeypatch.setattr(hashlib, "sha1", sha1)
+    assert Script.load("take") == TAKE
 
 
 class Cache:
@@ -184,6 +196,16 @@ def test_another_registry_is_returned_beside_what_was_appended(text: type) -> No
     assert registry.check == "0000cccc"
     (in_use,) = [use for scheme, use in registry.in_use.items() if scheme == Partitions(frozenset({"t"}))]
     assert in_use.renewed == EPOCH + 1
+
+
+def test_a_registry_leaves_out_what_is_no_announcement(caplog: pytest.LogCaptureFixture) -> None:
+    calls = LAYOUT.append("", [part(0, "all", event("1"))])
+    announced = Announcement(("t",), 0, 60_000).event()
+    entries = [entry(1, event("other")), (b"7-2", [b"e", b"broken"]), entry(3, announced)]
+    _, registry = calls.answers([[b"schemes", b"0000cccc", entries]])
+    assert registry is not None
+    assert Partitions(frozenset({"t"})) in registry.in_use
+    assert caplog.messages[0] == "partition realtime.schemes: the entry 7-2 is not a record"
 
 
 @pytest.mark.parametrize("check", [b"", "", None], ids=["bytes", "str", "none"])

@@ -294,6 +294,9 @@ async def test_health_is_probed_while_redis_is_away(fake: FakeRedis) -> None:
         with pytest.raises(TransportUnavailable):
             await transport.take("key", 1, 1, 1)
     assert transport.is_away
+    with pytest.raises(TransportUnavailable):
+        await transport.take("key", 1, 1, 1)
+    assert len(fake.commands) == 3, "only a health check is sent"
     await transport.ping()
     assert fake.commands[-1] == ("EVALSHA", PUBLISH.sha, 1, KEY)
     assert not transport.is_away

@@ -16,9 +16,12 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from tidewire.transports.errors import CommandError, ConnectionLost, NotServing, ReadTimeout
-from tidewire.transports.redis.pool import CONNECTIONS, TIMEOUT
+from tidewire.transports.redis import redis_py
+from tidewire.transports.redis.pool import CONNECTIONS
 from tidewire.transports.redis.redis_py import TailConnections, make_client, translate
 from tidewire.transports.sockets import TCP_OPTIONS
+
+TIMEOUT = 7.5
 
 
 @pytest.mark.parametrize(
@@ -46,6 +49,12 @@ def test_exceptions_become_ours_without_their_text(error: Exception, kind: type[
     ours = translate(error)
     assert type(ours) is kind
     assert str(ours) == text
+
+
+@pytest.fixture(autouse=True)
+def _own_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give our time-out another value than redis-py's default."""
+    monkeypatch.setattr(redis_py, "TIMEOUT", TIMEOUT)
 
 
 async def test_the_client_waits_for_a_connection_and_a_reply() -> None:
@@ -100,6 +109,7 @@ async def test_connections_of_the_tail_wait_longer_and_never_retry() -> None:
     assert (connection.socket_timeout, connection.socket_connect_timeout) == (20 + TIMEOUT, TIMEOUT)
     assert (connection.socket_keepalive, connection.socket_keepalive_options) == (True, TCP_OPTIONS)
     assert connection.retry.get_retries() == 0
+    assert connection.driver_info is None
     assert not connection.is_connected
 
 

@@ -115,15 +115,26 @@ async def test_a_refusal_of_one_partition_refuses_the_call() -> None:
 
 
 @virtual_time
+async def test_a_reply_without_each_position_is_an_error() -> None:
+    model = Model()
+    log = RedisStreams("redis://h")
+    for reply in ([], [[b"1", b"0", b"", b"1"]] * 2):
+        model.faults[b"EVALSHA"] = [reply]
+        with pytest.raises(ValueError, match="zip"):
+            await log.head(("a",))
+
+
+@virtual_time
 async def test_a_lost_store_is_away_after_some_calls() -> None:
     model = Model()
     log = RedisStreams("redis://h")
     model.redis.failure = ConnectionRefusedError()
-    with pytest.raises(TransportUnavailable):
+    lost = r"^Redis cannot be used now \(ConnectionLost: ConnectionRefusedError\)$"
+    with pytest.raises(TransportUnavailable, match=lost):
         await log.head(("a",))
-    with pytest.raises(TransportUnavailable):
+    with pytest.raises(TransportUnavailable, match=lost):
         await log.take("a", 1, 1, 1)
-    with pytest.raises(TransportUnavailable):
+    with pytest.raises(TransportUnavailable, match=lost):
         await read(log, at(START, "a"), at(START._replace(offset=1), "a"))
     assert log.is_away
 

@@ -167,9 +167,9 @@ class AppendCalls(msgspec.Struct, frozen=True):
         return answers, registry
 
 
-def _text(value: Any) -> str | None:
-    """Return a text, which is bytes over TCP and a str over REST; None for anything else."""
-    return value.decode() if isinstance(value, bytes) else value if isinstance(value, str) else None
+def _text(value: Any) -> Any:
+    """Return a text, which is bytes over TCP, as over REST, a str; anything else is returned as it is."""
+    return value.decode() if isinstance(value, bytes) else value
 
 
 def _parse_registry(reply: Sequence[Any]) -> Registry:

@@ -49,7 +49,7 @@ class ConnectionPool:
         """
         if not commands:  # a tail whose last subscriber has just left reads the heads of nothing
             return []
-        backoff = Backoff(base=0.02, cap=0.2)
+        backoff = Backoff(base=0.02)
         for _ in range(_TRIES - 1):
             try:
                 return await self._send(commands)

@@ -116,7 +116,7 @@ class RedisPubSub:
 
     async def _run(self, script: Script, call: Call, *, even_if_open: bool = False) -> Any:
         """Run a script at the primary. Raises TransportUnavailable."""
-        backoff = Backoff(base=0.02, cap=0.2)
+        backoff = Backoff(base=0.02)
         for left in reversed(range(_TRIES)):
             try:
                 return await self.breaker.run(lambda: self._run_once(script, call), even_if_open=even_if_open)

@@ -74,7 +74,10 @@ def make_client(url: str) -> redis.Redis:
 
 
 class TailConnections:
-    """Makes the tail's connections, which wait up to `seconds` without a byte; one at a time is open."""
+    """Makes the tail's connections, which wait up to `seconds` without a byte; one at a time is open.
+
+    By default a connection does not retry: redis-py's retries would repeat a blocked read for a minute.
+    """
 
     def __init__(self, url: str, seconds: float) -> None:
         self._pool = redis.ConnectionPool.from_url(
@@ -82,7 +85,6 @@ class TailConnections:
             protocol=2,
             socket_timeout=seconds + TIMEOUT,
             socket_connect_timeout=TIMEOUT,
-            retry=Retry(ExponentialWithJitterBackoff(), 0),  # redis-py's own retries repeat a blocked read for a minute
             driver_info=None,
             **({} if url.startswith("unix:") else _KEEPALIVE),
         )
