@@ -93,7 +93,8 @@ class Model:
         if script is SEEK:
             return [self._seek(key, arguments[0]) for key in keys[::2]]
         if script is RANGE:
-            return self._range(keys[0], *arguments[:2], int(arguments[2]))
+            first, last, maximum = arguments
+            return self._range(keys[0], first, last, int(maximum))
         return 1_500 if script is TAKE else [[b"%d" % EPOCH, b"1", b"0000abcd", b"%d" % EPOCH, 0]]
 
     def _end_block(self, client: int, command: Sequence[bytes]) -> None:

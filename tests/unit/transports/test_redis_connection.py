@@ -74,14 +74,14 @@ async def test_a_reply_may_come_in_pieces() -> None:
 
 @virtual_time
 async def test_a_connection_is_usable_while_it_is_open() -> None:
-    connection = Connection(ADDRESS)
-    assert not connection.usable
-    connection.close()
     ScriptedRedis(always("OK")).install()
-    await connection.connect(5)
-    assert connection.usable
+    connection = Connection(ADDRESS)
+    found = [connection.usable]
     connection.close()
-    assert not connection.usable
+    await connection.connect(5)
+    found.append(connection.usable)
+    connection.close()
+    assert [*found, connection.usable] == [False, True, False]
 
 
 @pytest.mark.parametrize("opened", [True, False])

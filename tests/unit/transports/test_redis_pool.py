@@ -1,6 +1,8 @@
 """The pool of connections to Redis, against a server in this process that behaves as a test says."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -100,7 +102,7 @@ async def test_no_commands_need_no_connection() -> None:
 @virtual_time
 async def test_calls_at_once_use_a_connection_each() -> None:
     rig = Rig(slow)
-    assert await asyncio.gather(rig.send("a"), rig.send("b")) == [[b"a"], [b"b"]]
+    assert await asyncio.gather(*map(rig.send, ("a", "b"))) == [[b"a"], [b"b"]]
     assert now() == 1
     await rig.send("c")
     assert rig.open == [True, True]
@@ -296,6 +298,20 @@ async def test_an_idle_connection_that_was_closed_is_replaced() -> None:
 
 
 @virtual_time
+async def test_a_replaced_connection_is_forgotten() -> None:
+    """An instance lives for days, and its connections for minutes."""
+    rig = Rig(echo)
+    await rig.send("a")
+    replaced = weakref.ref(rig.redis.opened[0].protocol)
+    rig.redis.opened[0].hang_up()
+    await rig.send("b")
+    del rig.redis.opened[0]
+    await turns()
+    gc.collect()
+    assert replaced() is None
+
+
+@virtual_time
 async def test_evicted_connections_are_closed_when_they_become_free() -> None:
     rig = Rig(slow)
     await asyncio.gather(rig.send("a"), rig.send("b"))
@@ -395,8 +411,8 @@ async def test_the_breaker_opens_when_redis_is_away(error: Exception) -> None:
     for _ in range(LOSSES):
         with pytest.raises(TransportUnavailable) as caught:
             await breaker.run(fail)
-    assert caught.value.detail == unavailable(error).detail
-    assert caught.value.detail.startswith(f"Redis cannot be used now ({type(error).__name__}: {error}")
+        assert caught.value.detail == unavailable(error).detail
+        assert caught.value.detail == f"Redis cannot be used now ({type(error).__name__}: {error})"
     assert breaker.is_open
 
 

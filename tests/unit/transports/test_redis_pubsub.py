@@ -1,7 +1,7 @@
 """Redis Pub/Sub, with redis-py's client and connections replaced by ones that behave as a test says."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -41,6 +41,10 @@ class FakeRedis:
         self.opened: list[FakeConnection] = []
         self.refusals: list[Exception] = []
         """What opening the tail's next connections raises."""
+        self.lost_at_once = False
+        """Whether the tail's next connection is lost as soon as it is open."""
+        self.waited = False
+        """Whether closing a connection has waited for its peer."""
         self.silent = False
         """Whether messages reach no connection, and no subscription is confirmed."""
         self.is_replica = False
@@ -94,7 +98,7 @@ class FakeConnection:
         await asyncio.sleep(0)
         if self._redis.refusals:
             raise self._redis.refusals.pop(0)
-        self.is_connected = True
+        self.is_connected, self._redis.lost_at_once = not self._redis.lost_at_once, False
 
     def arrive(self, reply: Any) -> None:
         self._arrived.put_nowait(reply)
@@ -119,14 +123,14 @@ class FakeConnection:
         for channel in channels:
             self.arrive([command.lower().encode(), channel.encode(), len(self.channels)])
 
-    async def read_response(self, disable_decoding: bool = False) -> Any:
+    async def read_response(self) -> Any:
         reply = await self._arrived.get()
         if isinstance(reply, Exception):
             raise reply
         return reply
 
     async def disconnect(self, nowait: bool = False) -> None:
-        assert nowait
+        self._redis.waited |= nowait is not True
         if self.is_connected:
             self.is_connected = False
             self.channels.clear()
@@ -134,7 +138,7 @@ class FakeConnection:
 
 
 @pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRedis:
+def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeRedis]:
     """The server behind each RedisPubSub that the test makes."""
     one = FakeRedis()
 
@@ -149,7 +153,8 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRedis:
     monkeypatch.setattr(pubsub, "make_client", client)
     monkeypatch.setattr(pubsub, "TailConnections", connections)
     monkeypatch.setattr(pubsub, "warnings", ThrottledLog(pubsub.log))
-    return one
+    yield one
+    assert not one.waited
 
 
 def event(id: str = "1", type: str = "t", users: tuple[str, ...] | None = None) -> Event:
@@ -164,7 +169,7 @@ def other(*sent: Event) -> list[bytes]:
 @asynccontextmanager
 async def tailing(transport: RedisPubSub, *partitions: str) -> AsyncIterator[tuple[Received, Any]]:
     received = Received()
-    async with transport.on_message(received) as tail:
+    async with asyncio.timeout(600), transport.on_message(received) as tail:  # of virtual time
         if partitions:
             await tail.follow(dict.fromkeys(partitions))
         yield received, tail
@@ -324,6 +329,7 @@ async def test_a_subscription_is_done_once_it_is_confirmed(fake: FakeRedis) -> N
     async with transport.on_message(received) as tail:
         await turns()
         assert fake.opened == [], "nothing is followed"
+        assert (tail.running, tail.failure) == (False, None)
         await tail.follow({"all": None})
         assert (tail.running, tail.failure) == (True, None)
         assert fake.sent == [CHECK, ("SUBSCRIBE", transport.own_channel), ("SUBSCRIBE", "rt:all")]
@@ -405,7 +411,7 @@ async def test_unfollowing_the_last_partition_ends_the_connection(fake: FakeRedi
         await turns()
         assert fake.sent[-1] == ("UNSUBSCRIBE", "rt:all")
         assert not fake.opened[0].is_connected
-        assert not tail.running
+        assert tail.running is False
         await asyncio.sleep(60)
         assert len(fake.opened) == 1
         await tail.follow({"all": None})
@@ -524,11 +530,10 @@ def test_a_connection_without_what_redis_accepted_is_left(fake: FakeRedis, caplo
             await asyncio.sleep(1)
             fake.silent = True
             await asyncio.sleep(PING + TIMEOUT - 1.1)
-            assert fake.opened[0].is_connected
+            assert [one.is_connected for one in fake.opened] == [True]
             fake.silent = False
-            await asyncio.sleep(0.2)
-            assert not fake.opened[0].is_connected
             await asyncio.sleep(1)
+            assert [one.is_connected for one in fake.opened] == [False, True]
             assert tail.running
             assert received.data == ["<no-log>"]
 
@@ -597,16 +602,30 @@ async def test_a_connection_that_closed_itself_is_not_used(fake: FakeRedis) -> N
         assert received.data == ["<no-log>"]
 
 
+def test_a_tail_ends_with_its_context(fake: FakeRedis, caplog: pytest.LogCaptureFixture) -> None:
+    """With the check that was under way."""
+
+    @virtual_time
+    async def run() -> None:
+        transport = RedisPubSub("redis://h")
+        async with tailing(transport, "all"):
+            fake.silent = True
+            await asyncio.sleep(PING + 1)
+        assert not fake.opened[0].is_connected
+        fake.faults = [RedisTimeoutError("no")]
+        with pytest.raises(TransportUnavailable):
+            await transport.ping()
+        sent = len(fake.commands)
+        await asyncio.sleep(60)
+        assert len(fake.commands) == sent
+
+    run()
+    assert caplog.messages == []
+
+
 @in_virtual_time
-async def test_a_tail_ends_with_its_context(fake: FakeRedis) -> None:
-    transport = RedisPubSub("redis://h")
-    async with tailing(transport, "all"):
-        fake.silent = True
-        await asyncio.sleep(PING + 1)
-    assert not fake.opened[0].is_connected
-    fake.faults = [RedisTimeoutError("no")]
-    with pytest.raises(TransportUnavailable):
-        await transport.ping()
-    sent = len(fake.commands)
-    await asyncio.sleep(60)
-    assert len(fake.commands) == sent
+async def test_a_connection_that_is_lost_at_once_is_named(fake: FakeRedis) -> None:
+    fake.lost_at_once = True
+    async with tailing(RedisPubSub("redis://h"), "all") as (_, tail):
+        assert tail.failure == "Redis cannot be used now (ConnectionLost: closed)"
+        assert len(fake.opened) == 2

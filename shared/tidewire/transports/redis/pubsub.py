@@ -250,7 +250,7 @@ class _PubSubTail:
         subscribing = asyncio.create_task(self._keep_subscribed(connection))
         try:
             while not self.subscriptions.are_over:
-                reply = await connection.read_response(disable_decoding=True)
+                reply = await connection.read_response()
                 if not isinstance(reply, list) or len(reply) != 3:
                     continue  # a pong
                 kind, channel, content = reply
