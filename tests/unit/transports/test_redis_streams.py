@@ -158,6 +158,7 @@ async def test_a_page_is_read_with_one_command() -> None:
     pages = [page async for page in log.replay_pages(at(positions[1], "a"), at(positions[-1], "a"))]
     assert [contents(page) for page in pages] == [[3, 4, 5]]
     assert isinstance(pages[0], RecordPage)
+    assert pages[0].partition == "a"
     assert model.redis.commands == [
         [b"XRANGE", b"rt:a", b"%d-3" % EPOCH, b"%d-5" % EPOCH, b"COUNT", b"%d" % FIRST],
     ]

@@ -285,10 +285,11 @@ async def test_a_bad_connection_of_the_pool_reconnects_the_tail() -> None:
         (b"ID", b"x", "it failed, and the log of the server says why"),
         (b"EVALSHA", Exception("READONLY no"), "Redis cannot be used now (CommandError: READONLY)"),
         (b"EVALSHA", SILENCE, "Redis cannot be used now (ReadTimeout: no answer in time)"),
+        (b"EVALSHA", [], "it failed, and the log of the server says why"),
         (b"XREAD", Exception("UNBLOCKED force unblock"), "Redis cannot be used now (CommandError: UNBLOCKED)"),
         (b"XREAD", [[b"other", []]], "it failed, and the log of the server says why"),
     ],
-    ids=["client", "hang-up", "malformed", "replica", "silent", "demoted", "bug"],
+    ids=["client", "hang-up", "malformed", "replica", "silent", "no-heads", "demoted", "bug"],
 )
 def test_a_failed_tail_says_why_and_reconnects(
     command: bytes, reply: Reply, failure: str, caplog: pytest.LogCaptureFixture
