@@ -1,7 +1,8 @@
 """As much of Redis as the log's commands need: a model in this process, which can fail as a test says."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 from tidewire.model.cursor import Position
@@ -10,7 +11,9 @@ from tidewire.model.record import pack
 from tidewire.transports.base import Retention
 from tidewire.transports.log_base import chain
 from tidewire.transports.redis.layout import APPEND, RANGE, SEEK, TAKE, Layout
+from tidewire.transports.redis.streams import RedisStreams
 
+from tests.contract.acts import Received
 from tests.support.scripted_redis import SILENCE, Peer, Reply, ScriptedRedis
 
 EPOCH = 1_764_000_000_000
@@ -130,3 +133,20 @@ class Model:
             entries = [entry for entry in entries if entry[0].time < int(wanted)]
         at = entries[-1][0] if entries else Position(self.epoch(stream), 0, "", EPOCH)
         return [b"%d" % at.epoch, b"%d" % at.offset, at.check.encode(), b"%013d" % at.time]
+
+
+@asynccontextmanager
+async def tailing(log: RedisStreams, **positions: Position) -> AsyncIterator[tuple[Received, Any]]:
+    """Open the tail; it follows these partitions, and they were read."""
+    received = Received()
+    async with asyncio.timeout(600):  # of virtual time
+        async with log.on_message(received) as tail:
+            if positions and (read := tail.follow(positions)) is not None:
+                await read
+            yield received, tail
+        await log.aclose()
+
+
+async def turns(count: int = 20) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)

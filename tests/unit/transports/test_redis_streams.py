@@ -16,12 +16,7 @@ from tidewire.transports.redis.streams import RedisStreams
 
 from tests.contract.acts import at, read, contents
 from tests.support.clocks import virtual_time
-from tests.support.redis_model import EPOCH, START, Model
-
-
-async def turns(count: int = 20) -> None:
-    for _ in range(count):
-        await asyncio.sleep(0)
+from tests.support.redis_model import EPOCH, START, Model, turns
 
 
 @virtual_time

@@ -2,10 +2,10 @@
 
 import asyncio
 import logging
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from tidewire.errors import TransportUnavailable
 from tidewire.model.cursor import Cursor, Position
 from tidewire.model.event import RESERVED_TYPES
 from tidewire.model.partition_schemes import Registry
@@ -181,7 +181,7 @@ class _RedisTail(FollowingTail):
         self._page_size = TailPageSize()
         self._check_at = 0.0  # on the loop's clock
         self._wanted = 0  # counts changes of what is followed: a read that began before the last one is stale
-        self._reading = 0
+        self._reading = math.inf  # the count at which the read that is under way began; infinity if there is none
         self._covered = -1  # the count at which this connection's last answered read began
         self._connection: Connection | None = None  # while it is blocked, or about to be
         self._client_id: int | None = None
@@ -222,8 +222,8 @@ class _RedisTail(FollowingTail):
                 backoff.reset()
                 while True:
                     await self._read(connection)
-            except (StoreError, TransportUnavailable) as error:
-                self.failure = (error if isinstance(error, TransportUnavailable) else unavailable(error)).detail
+            except StoreError as error:
+                self.failure = unavailable(error).detail
                 warnings.warn(f"tail lost, reconnecting: {self.failure}")
             except Exception:  # noqa: BLE001 - `exception` logs it
                 self.failure = UNKNOWN_FAILURE
@@ -256,8 +256,10 @@ class _RedisTail(FollowingTail):
         if self._covered == began:
             wait = self._redis.block
             limits += ["BLOCK", int(wait * 1000)]
-        reply = await _execute(connection, wait + self._redis.timeout, "XREAD", *limits, "STREAMS", *names, *after)
-        self._reading = self._wanted
+        try:
+            reply = await _execute(connection, wait + self._redis.timeout, "XREAD", *limits, "STREAMS", *names, *after)
+        finally:
+            self._reading = math.inf
         found = {names[stream]: entries for stream, entries in reply or ()}
         sizes = [len(fields[1]) for entries in found.values() for _, fields in entries]
         self._page_size.adjust(sizes, full=any(len(entries) >= count for entries in found.values()))
