@@ -317,6 +317,20 @@ async def test_a_reply_after_the_call_was_cancelled_changes_nothing() -> None:
 
 
 @virtual_time
+async def test_a_byte_at_the_moment_of_the_timeout_changes_nothing() -> None:
+    errors: list[object] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: errors.append(context))
+    connection, _ = await connected(always(SILENCE))
+    calling = asyncio.create_task(connection.call([["A"]], 4))
+    await asyncio.sleep(0)
+    loop.call_at(loop.time() + 4, connection.data_received, b"+O")
+    with pytest.raises(ReadTimeout):
+        await calling
+    assert errors == []
+
+
+@virtual_time
 async def test_closing_ends_the_call() -> None:
     connection, _ = await connected(always(SILENCE))
     calling = asyncio.create_task(connection.call([["A"]], 5))

@@ -17,8 +17,6 @@ from tests.support.clocks import virtual_time
 from tests.support.fake_pubsub import FakeRedis, event
 
 KEY = "{rt}:health"
-CHECK = ("EVAL", PUBLISH.text, 1, KEY)
-CONFIRM_TIMEOUT = 5.0
 
 
 def now() -> float:

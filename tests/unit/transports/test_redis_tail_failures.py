@@ -50,16 +50,17 @@ async def test_a_tail_without_a_connection_can_be_reconnected() -> None:
         model.redis.failure = ConnectionRefusedError()
         tail.follow({"all": START})
         await turns()
-        assert tail.running is False
+        found = [tail.running]
         tail.reconnect()
         model.redis.failure = None
         await asyncio.sleep(1)
-        assert tail.running
+        found.append(tail.running)
         model.redis.opened[-1].hang_up()
         model.redis.failure = ConnectionRefusedError()
         await turns()
-        assert tail.running is False
+        found.append(tail.running)
         tail.reconnect()
+        assert found == [False, True, False]
 
 
 def test_a_lost_tail_interrupts_nothing(caplog: pytest.LogCaptureFixture) -> None:
@@ -187,7 +188,7 @@ def test_a_failed_tail_says_why_and_reconnects(
             while failures[-1] is None and len(failures) < 1_000:
                 await asyncio.sleep(1e-5)  # far less than the pause before the next try
                 failures.append(tail.failure)
-            assert not tail.running
+            assert tail.running is False
             assert failures[-1] == failure
             assert received.data == []
             await asyncio.sleep(TIMEOUT)
