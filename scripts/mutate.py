@@ -43,11 +43,11 @@ ROOMS: Mapping[str, tuple[Sequence[str], str]] = {
     "model": ((*FAST, *SCHEMES), f"memory or {MEMORY} and not streams"),
     "protocol": (FAST, f"{MEMORY} and not streams"),
     "delivery": (ALL_IN_MEMORY, f"memory or {MEMORY}"),
-    "transports/memory.py": (ALL_IN_MEMORY, f"memory or {MEMORY}"),
-    "transports/redis": (
-        ("tests/unit", "tests/contract", "tests/integration/pubsub", "tests/integration/cost", "tests/faults/redis"),
-        "redis or pubsub",
+    "transports/memory.py": (
+        ("tests/unit/transports", "tests/contract/test_append.py", "tests/contract/test_tail.py"),
+        f"memory or {MEMORY} and not fallback",
     ),
+    "transports/redis": (("tests/unit/transports", "tests/unit/settings"), "redis or server_info"),
 }
 """Room or module → the folders and files of the tests that are fast and cover it, and pytest's -k for them.
 
@@ -65,7 +65,8 @@ also_copy = ["functions", "docs", "scripts"]
 do_not_mutate_patterns = ['\\b_?log(ger)?\\.(debug|info|warning|error|exception)\\(']
 pytest_add_cli_args = [
     "-m", "not full", "-k", "{expression}", "-p", "no:cacheprovider", "-p", "no:xdist",
-    "--hypothesis-profile", "mutants",
+    "-p", "no:unraisableexception", "-p", "no:threadexception",  # they collect garbage for longer than most tests run
+    "-p", "scripts.mutate_order", "--hypothesis-profile", "mutants",
 ]
 pytest_add_cli_args_test_selection = {tests}
 timeout_multiplier = 8.0
