@@ -1,5 +1,7 @@
 """redis-py as Pub/Sub uses it: its settings, and its exceptions as ours."""
 
+import asyncio
+
 import pytest
 import redis.asyncio as redis
 from redis.exceptions import (
@@ -20,6 +22,8 @@ from tidewire.transports.redis import redis_py
 from tidewire.transports.redis.pool import CONNECTIONS
 from tidewire.transports.redis.redis_py import TailConnections, make_client, translate
 from tidewire.transports.sockets import TCP_OPTIONS
+
+from tests.support.clocks import virtual_time
 
 TIMEOUT = 7.5
 
@@ -70,27 +74,38 @@ async def test_the_client_waits_for_a_connection_and_a_reply() -> None:
     await client.aclose()
 
 
-async def test_the_client_tries_again_but_not_after_a_timeout() -> None:
+async def tries(error: type[Exception]) -> int:
+    """Return how often the client sends a command that fails each time."""
     retry = make_client("redis://h").connection_pool.connection_kwargs["retry"]
-    for error, tries in ((RedisConnectionError, 3), (RedisTimeoutError, 1)):
-        made = 0
+    made = 0
 
-        async def fail(error: type[Exception] = error) -> None:
-            nonlocal made
-            made += 1
-            raise error
+    async def fail() -> None:
+        nonlocal made
+        made += 1
+        raise error
 
-        async def note(_: Exception) -> None: ...
+    async def note(_: Exception) -> None: ...
 
-        with pytest.raises(error):
-            await retry.call_with_retry(fail, note)
-        assert made == tries
+    with pytest.raises(error):
+        await retry.call_with_retry(fail, note)
+    return made
 
 
-async def test_pauses_of_the_client_are_short() -> None:
-    backoff = make_client("redis://h").connection_pool.connection_kwargs["retry"]._backoff
-    assert 0.02 < max(backoff.compute(1) for _ in range(50)) <= 0.04
-    assert 0.05 < max(backoff.compute(9) for _ in range(50)) <= 0.2
+@virtual_time
+async def test_the_client_tries_again_but_not_after_a_timeout() -> None:
+    """After short pauses, of which each is drawn anew."""
+    assert await tries(RedisTimeoutError) == 1
+    assert now() == 0
+    pauses = []
+    for _ in range(50):
+        started = now()
+        assert await tries(RedisConnectionError) == 3
+        pauses.append(now() - started)
+    assert 0.05 < max(pauses) <= 0.12
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 async def test_a_unix_socket_has_no_keepalive() -> None:

@@ -66,7 +66,7 @@ def make_client(url: str) -> redis.Redis:
         protocol=2,
         socket_timeout=TIMEOUT,
         socket_connect_timeout=TIMEOUT,
-        retry=Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.2), 2, (RedisConnectionError,)),
+        retry=Retry(ExponentialWithJitterBackoff(base=0.02), 2, (RedisConnectionError,)),
         driver_info=None,
         **({} if url.startswith("unix:") else _KEEPALIVE),
     )
