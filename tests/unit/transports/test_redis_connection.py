@@ -291,6 +291,15 @@ async def test_a_reply_without_a_command_closes_the_connection() -> None:
 
 
 @virtual_time
+async def test_a_reply_before_any_command_closes_the_connection() -> None:
+    for sent in (b"+late\r\n", b"+la", b"?"):
+        connection, _ = await connected(always("OK"))
+        connection.data_received(sent)
+        assert not connection.usable
+        connection.connection_lost(None)
+
+
+@virtual_time
 async def test_a_cancelled_call_closes_the_connection() -> None:
     connection, redis = await connected(always(SILENCE))
     calling = asyncio.create_task(connection.call([["A"]], 5))
@@ -361,7 +370,7 @@ async def test_a_server_may_hang_up_on_a_command() -> None:
         ("unix:///", "must name the socket with its whole path: unix:///run/redis.sock"),
         ("rediss://:p@", "names no host, so that no certificate can be checked"),
         ("redis://h:0", "has the port 0"),
-        ("redis://h/x", "the database after the last / must be a number"),
+        ("redis://h/X1", "the database after the last / must be a number"),
         ("redis://h/%C2%B2", "the database after the last / must be a number"),
         ("redis://h/²", "the database after the last / must be a number"),
         ("redis://h/123456", "the database after the last / must be a number"),
