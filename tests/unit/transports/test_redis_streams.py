@@ -231,6 +231,9 @@ async def test_closing_closes_every_connection() -> None:
     await asyncio.gather(reading, return_exceptions=True)
     assert all(peer.is_closing() for peer in model.redis.opened)
     assert reading.cancelled()
+    closed = r"^Redis cannot be used now \(ConnectionClosed: the connections to Redis were closed\)$"
+    with pytest.raises(TransportUnavailable, match=closed):
+        await log.take("key", 1, 1, 1)
 
 
 @virtual_time

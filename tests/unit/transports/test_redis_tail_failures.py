@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from typing import Any
 
 import pytest
 from tidewire.errors import TransportUnavailable
@@ -179,8 +178,7 @@ def test_a_failed_tail_says_why_and_reconnects(
         received = Received()
         log = RedisStreams("redis://h")
         before = RECONNECTS.value()
-        async with log.on_message(received) as opened:
-            tail: Any = opened
+        async with log.on_message(received) as tail:
             tail.follow({"all": START})
             if reply is SILENCE:
                 await asyncio.sleep(TIMEOUT - 1e-4)
@@ -188,8 +186,7 @@ def test_a_failed_tail_says_why_and_reconnects(
             while failures[-1] is None and len(failures) < 1_000:
                 await asyncio.sleep(1e-5)  # far less than the pause before the next try
                 failures.append(tail.failure)
-            assert tail.running is False
-            assert failures[-1] == failure
+            assert (tail.running, failures[-1]) == (False, failure)
             assert received.data == []
             await asyncio.sleep(TIMEOUT)
             assert model.redis.opened[0].is_closing()
