@@ -36,8 +36,11 @@ from tidewire.transports.redis.layout import (
 
 EPOCH = 1_764_000_000_000
 LIMITS: Arguments = [1_500, 7, 2_500]
-LAYOUT = Layout("rt", Retention(age=1.5, events=7, idempotency_window=2.5))
 META = "{rt:realtime.schemes}:meta"
+
+
+def layout() -> Layout:
+    return Layout("rt", Retention(age=1.5, events=7, idempotency_window=2.5))
 
 
 def event(id: str, **more: Any) -> Event:
@@ -121,15 +124,15 @@ def test_calls_name_their_keys_in_the_slot_of_the_prefix() -> None:
 
 
 def test_keys_of_a_partition_share_its_slot() -> None:
-    assert LAYOUT.prefix == "rt"
-    assert LAYOUT.stream("all") == "rt:all"
-    assert LAYOUT.keys("all:u3") == ["rt:all:u3", "{rt:all:u3}:meta"]
+    assert layout().prefix == "rt"
+    assert layout().stream("all") == "rt:all"
+    assert layout().keys("all:u3") == ["rt:all:u3", "{rt:all:u3}:meta"]
 
 
 def test_appends_are_one_call_per_partition() -> None:
     """Only the control partition is kept for ever."""
     first, second, third = event("1"), event("2", attributes={"source": "/s"}), Event("3", SCHEMES, b"{}")
-    calls = LAYOUT.append(
+    calls = layout().append(
         "check",
         [
             part(0, "all", first, ("all:u1", "8 t 1"), ("t", "t 1")),
@@ -162,7 +165,7 @@ def test_appends_are_one_call_per_partition() -> None:
 def test_receipts_are_in_the_order_of_the_parts(text: type) -> None:
     """Over TCP texts are bytes, over REST they are str."""
     other = ("all:u1", "8 t 2"), ("all:u2", "8 t 2")
-    calls = LAYOUT.append(
+    calls = layout().append(
         "", [part(0, "all", event("1")), part(1, "t", event("2"), *other), part(2, "all", event("3"))]
     )
     known = b"known" if text is bytes else "known"
@@ -189,7 +192,7 @@ def test_another_registry_is_returned_beside_what_was_appended(text: type) -> No
     if text is str:
         entries = [[id.decode(), [field.decode() for field in fields]]]
         reply = ["schemes", "0000cccc", entries]
-    calls = LAYOUT.append("", [part(0, "all", event("1")), part(1, "t", event("2")), part(2, "all", event("3"))])
+    calls = layout().append("", [part(0, "all", event("1")), part(1, "t", event("2")), part(2, "all", event("3"))])
     answers, registry = calls.answers([reply, [raw(4, text=text)]])
     assert answers == [None, Placed(Position(EPOCH, 4, "0000abcd", EPOCH + 5), False), None]
     assert registry is not None
@@ -199,7 +202,7 @@ def test_another_registry_is_returned_beside_what_was_appended(text: type) -> No
 
 
 def test_a_registry_leaves_out_what_is_no_announcement(caplog: pytest.LogCaptureFixture) -> None:
-    calls = LAYOUT.append("", [part(0, "all", event("1"))])
+    calls = layout().append("", [part(0, "all", event("1"))])
     announced = Announcement(("t",), 0, 60_000).event()
     entries = [entry(1, event("other")), (b"7-2", [b"e", b"broken"]), entry(3, announced)]
     _, registry = calls.answers([[b"schemes", b"0000cccc", entries]])
@@ -210,7 +213,7 @@ def test_a_registry_leaves_out_what_is_no_announcement(caplog: pytest.LogCapture
 
 @pytest.mark.parametrize("check", [b"", "", None], ids=["bytes", "str", "none"])
 def test_an_empty_registry_has_no_check(check: object) -> None:
-    calls = LAYOUT.append("other", [part(0, "all", event("1"))])
+    calls = layout().append("other", [part(0, "all", event("1"))])
     _, registry = calls.answers([[b"schemes", check, []]])
     assert registry is not None
     assert registry.check == ""
@@ -223,7 +226,7 @@ def test_an_empty_registry_has_no_check(check: object) -> None:
     ids=["no-reply", "two-replies", "two-events", "no-place", "two-places"],
 )
 def test_replies_of_another_number_are_an_error(replies: list[Any]) -> None:
-    calls = LAYOUT.append("", [part(0, "all", event("1"), ("t", "t 1"))])
+    calls = layout().append("", [part(0, "all", event("1"), ("t", "t 1"))])
     with pytest.raises(ValueError, match="zip"):
         calls.answers(replies)
 

@@ -184,7 +184,7 @@ class _RedisTail(FollowingTail):
         self._reading = math.inf  # the count at which the read that is under way began; infinity if there is none
         self._covered = -1  # the count at which this connection's last answered read began
         self._connection: Connection | None = None  # while it is blocked, or about to be
-        self._client_id: int | None = None
+        self._client_id = 0  # of the connection that reads
         self._interrupting: asyncio.Task[None] | None = None
 
     async def verify(self) -> None:
@@ -230,7 +230,7 @@ class _RedisTail(FollowingTail):
                 warnings.exception("tail failed, reconnecting")
             finally:
                 self.running = False
-                self._client_id = self._connection = None
+                self._connection = None
                 self._covered = -1
                 connection.close()
             RECONNECTS.add()
@@ -284,7 +284,7 @@ class _RedisTail(FollowingTail):
         its reply is on its way here, `follow` may have been called once more.
         """
         backoff = Backoff(base=0.01, cap=0.5)
-        while self._client_id is not None and self._reading < self._wanted:
+        while self._reading < self._wanted:
             try:
                 await self._redis.unblock(self._client_id)
                 pause = 0.005
