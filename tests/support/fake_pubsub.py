@@ -138,8 +138,3 @@ async def tailing(transport: RedisPubSub, *partitions: str) -> AsyncIterator[tup
         if partitions:
             await tail.follow(dict.fromkeys(partitions))
         yield received, tail
-
-
-async def turns(count: int = 30) -> None:
-    for _ in range(count):
-        await asyncio.sleep(0)

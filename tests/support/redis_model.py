@@ -145,8 +145,3 @@ async def tailing(log: RedisStreams, **positions: Position) -> AsyncIterator[tup
                 await read
             yield received, tail
         await log.aclose()
-
-
-async def turns(count: int = 20) -> None:
-    for _ in range(count):
-        await asyncio.sleep(0)

@@ -8,7 +8,7 @@ from tidewire.model.partitions import SCHEMES, Partitions
 from tidewire.transports.base import Retention
 from tidewire.transports.memory import COMPACT_BYTES, EVICT_BATCH, ID_BYTES, MAX_BYTES, MemoryLog
 
-from tests.contract.acts import at, event, events, head, publish, read, seek, contents
+from tests.contract.acts import at, contents, event, events, head, publish, read, seek
 from tests.support.clocks import Clock
 
 MIB = 1024 * 1024

@@ -8,9 +8,10 @@ from tidewire.model.record import Gap
 from tidewire.transports.base import Log, Retention, Verifying
 from tidewire.transports.memory import MARKS, MemoryLog
 
-from tests.contract.acts import at, event, head, place, publish, read, seek, start_of, tailing, contents
+from tests.contract.acts import at, contents, event, head, place, publish, read, seek, start_of, tailing
 from tests.contract.stores import MemoryStore
 from tests.support.clocks import Clock
+from tests.support.waiting import spin
 
 HOUR = 3_600.0
 
@@ -243,11 +244,6 @@ class Pauses:
         await asyncio.sleep(0)
 
 
-async def turns() -> None:
-    for _ in range(50):
-        await asyncio.sleep(0)
-
-
 async def test_a_tail_rests_until_something_is_appended() -> None:
     pauses = Pauses()
     log = MemoryLog(pause=pauses)
@@ -256,9 +252,9 @@ async def test_a_tail_rests_until_something_is_appended() -> None:
     async with tailing(log, at(start)) as (received, _):
         await publish(log, 2)
         await received.has(2)
-        await turns()
+        await spin(50)
         before = pauses.count
-        await turns()
+        await spin(50)
         assert pauses.count == before
         assert received.data == [2]
 
@@ -272,11 +268,11 @@ async def test_a_tail_follows_and_leaves_partitions() -> None:
         await publish(log, 1)
         await received.has(1)
         tail.follow({"all": start})
-        await turns()
+        await spin(50)
         assert received.data == [1], "it stays at its position"
         tail.unfollow(("all",))
         await publish(log, 2)
-        await turns()
+        await spin(50)
         assert received.data == [1]
 
 

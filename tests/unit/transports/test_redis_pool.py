@@ -15,6 +15,7 @@ from tidewire.transports.redis.pool import CONNECTIONS, TIMEOUT, ConnectionPool,
 
 from tests.support.clocks import virtual_time
 from tests.support.scripted_redis import HANG_UP, SILENCE, Answer, Peer, Reply, ScriptedRedis
+from tests.support.waiting import spin
 
 ADDRESS = Address.parse("redis://h")
 
@@ -44,11 +45,6 @@ class Rig:
 
 def now() -> float:
     return asyncio.get_running_loop().time()
-
-
-async def turns() -> None:
-    for _ in range(10):
-        await asyncio.sleep(0)
 
 
 def echo(peer: Peer, command: Sequence[bytes]) -> Reply:
@@ -230,7 +226,7 @@ def test_one_bad_connection_evicts_the_others(fault: Callable[[Peer], Reply]) ->
         await asyncio.gather(*(rig.send("slow") for _ in range(3)))
         assert rig.open == [True] * 3
         using = rig.sending("slow")
-        await turns()
+        await spin(10)
         await asyncio.gather(rig.send("x"), return_exceptions=True)
         assert rig.open[:2] == [False, False]
         assert rig.evicted == 1
@@ -248,9 +244,9 @@ async def test_two_bad_connections_evict_once() -> None:
     rig = Rig(slow)
     await asyncio.gather(rig.send("a"), rig.send("b"))
     first, second = rig.sending("a"), rig.sending("b")
-    await turns()
+    await spin(10)
     rig.redis.opened[0].hang_up()
-    await turns()
+    await spin(10)
     assert rig.evicted == 1
     await rig.send("new")
     rig.redis.opened[1].hang_up()
@@ -306,7 +302,7 @@ async def test_a_replaced_connection_is_forgotten() -> None:
     rig.redis.opened[0].hang_up()
     await rig.send("b")
     del rig.redis.opened[0]
-    await turns()
+    await spin(10)
     gc.collect()
     assert replaced() is None
 
@@ -316,7 +312,7 @@ async def test_evicted_connections_are_closed_when_they_become_free() -> None:
     rig = Rig(slow)
     await asyncio.gather(rig.send("a"), rig.send("b"))
     using = rig.sending("c")
-    await turns()
+    await spin(10)
     rig.pool.evict()
     assert rig.open == [False, True]
     await using
@@ -330,7 +326,7 @@ async def test_a_cancelled_call_costs_its_connection_alone() -> None:
     rig = Rig(slow)
     await asyncio.gather(rig.send("a"), rig.send("b"))
     calling = rig.sending("c")
-    await turns()
+    await spin(10)
     calling.cancel()
     await asyncio.gather(calling, return_exceptions=True)
     assert calling.cancelled()
@@ -345,7 +341,7 @@ async def test_closing_ends_every_call() -> None:
     rig = Rig(lambda _, command: SILENCE if command[0] == b"x" else command[0])
     await rig.send("a")
     calls = [rig.sending("x") for _ in range(CONNECTIONS + 3)]
-    await turns()
+    await spin(10)
     await rig.pool.aclose()
     ended = await asyncio.gather(*calls, return_exceptions=True)
     assert {(type(error), str(error)) for error in ended} == {
@@ -366,7 +362,7 @@ async def test_closing_while_connecting_leaves_nothing_open() -> None:
     rig = Rig(echo)
     rig.redis.delay = 2
     calling = rig.sending("a")
-    await turns()
+    await spin(10)
     await rig.pool.aclose()
     with pytest.raises(ConnectionClosed):
         await calling
@@ -386,7 +382,7 @@ async def test_closing_closes_idle_connections() -> None:
 async def test_a_cancelled_call_of_a_closed_pool_is_cancelled() -> None:
     rig = Rig(slow)
     calling = rig.sending("a")
-    await turns()
+    await spin(10)
     calling.cancel()
     await rig.pool.aclose()
     await asyncio.gather(calling, return_exceptions=True)

@@ -13,15 +13,15 @@ from tidewire.model.record import Gap, Record
 from tidewire.primitives.counters import RECONNECTS
 from tidewire.transports.redis.layout import PUBLISH
 from tidewire.transports.redis.pool import TIMEOUT
-from tidewire.transports.redis.pubsub import PING, RedisPubSub
+from tidewire.transports.redis.pubsub import CONFIRM_TIMEOUT, PING, RedisPubSub
 
 from tests.contract.acts import Received
 from tests.support.clocks import virtual_time
-from tests.support.fake_pubsub import FakeRedis, event, other, tailing, turns
+from tests.support.fake_pubsub import FakeRedis, event, other, tailing
+from tests.support.waiting import spin
 
 KEY = "{rt}:health"
 CHECK = ("EVAL", PUBLISH.text, 1, KEY)
-CONFIRM_TIMEOUT = 5.0
 
 
 def now() -> float:
@@ -33,7 +33,7 @@ async def test_a_subscription_is_done_once_it_is_confirmed(fake: FakeRedis) -> N
     transport = RedisPubSub("redis://h")
     received = Received()
     async with transport.on_message(received) as tail:
-        await turns()
+        await spin(30)
         assert fake.opened == [], "nothing is followed"
         assert (tail.running, tail.failure) == (False, None)
         await tail.follow({"all": None})
@@ -65,10 +65,10 @@ async def test_the_tail_runs_once_all_are_confirmed(fake: FakeRedis) -> None:
     fake.silent = True
     async with tailing(RedisPubSub("redis://h")) as (_, tail):
         waiting = asyncio.ensure_future(tail.follow({"a": None, "b": None}))
-        await turns()
+        await spin(30)
         (connection,) = fake.opened
         connection.confirm("SUBSCRIBE", "rt:a")
-        await turns()
+        await spin(30)
         assert not tail.running
         connection.confirm("SUBSCRIBE", "rt:b")
         await waiting
@@ -110,11 +110,11 @@ async def test_unfollowing_the_last_partition_ends_the_connection(fake: FakeRedi
     before = RECONNECTS.value()
     async with tailing(RedisPubSub("redis://h"), "all", "t") as (received, tail):
         tail.unfollow(("t",))
-        await turns()
+        await spin(30)
         assert fake.sent[-1] == ("UNSUBSCRIBE", "rt:t")
         assert tail.running
         tail.unfollow(("all",))
-        await turns()
+        await spin(30)
         assert fake.sent[-1] == ("UNSUBSCRIBE", "rt:all")
         assert not fake.opened[0].is_connected
         assert tail.running is False
@@ -135,7 +135,7 @@ async def test_a_lost_connection_is_a_gap_of_each_partition(fake: FakeRedis) -> 
         fake.opened[0].arrive(RedisConnectionError("hunter2"))
         await received.until(lambda: len(received.items) == 2)
         assert sorted(received.items) == [Gap("no-log", "all", None), Gap("no-log", "t", None)]
-        await turns()
+        await spin(30)
         assert tail.running
         assert tail.failure == "Redis cannot be used now (ConnectionLost: ConnectionError)"
         assert not fake.opened[0].is_connected
@@ -177,7 +177,7 @@ async def test_a_replica_is_left_before_any_subscription(fake: FakeRedis) -> Non
     fake.is_replica = True
     async with tailing(RedisPubSub("redis://h")) as (_, tail):
         tail.follow({"all": None})
-        await turns()
+        await spin(30)
         assert fake.opened[0].commands == [CHECK]
         assert not fake.opened[0].is_connected
         assert tail.failure == "Redis cannot be used now (NotServing: READONLY)"
@@ -268,7 +268,7 @@ async def test_a_bad_connection_of_the_client_has_the_tail_checked(fake: FakeRed
         fake.faults = [RedisTimeoutError("no")]
         with pytest.raises(TransportUnavailable):
             await transport.take("key", 1, 1, 1)
-        await turns()
+        await spin(30)
         assert fake.commands[-1][4:] == (transport.own_channel, b"")
         await asyncio.sleep(PING - 1)
         assert len(fake.commands) == 2
@@ -291,7 +291,7 @@ async def test_one_check_at_a_time_is_under_way(fake: FakeRedis) -> None:
         fake.silent = True
         for _ in range(3):
             tail.request_refresh()
-            await turns()
+            await spin(30)
         assert len(fake.commands) == 1
 
 
@@ -301,7 +301,7 @@ async def test_a_connection_that_closed_itself_is_not_used(fake: FakeRedis) -> N
     async with tailing(RedisPubSub("redis://h"), "all") as (received, tail):
         fake.opened[0].is_connected = False
         waiting: Sequence[Any] = [asyncio.ensure_future(tail.follow({"t": None}))]
-        await turns()
+        await spin(30)
         fake.opened[0].arrive(RedisConnectionError("closed"))
         await asyncio.gather(*waiting)
         assert len(fake.opened) == 2

@@ -14,9 +14,10 @@ from tidewire.transports.redis.layout import APPEND, RANGE, TAKE
 from tidewire.transports.redis.pool import CONNECTIONS
 from tidewire.transports.redis.streams import RedisStreams
 
-from tests.contract.acts import at, read, contents
+from tests.contract.acts import at, contents, read
 from tests.support.clocks import virtual_time
-from tests.support.redis_model import EPOCH, START, Model, turns
+from tests.support.redis_model import EPOCH, START, Model
+from tests.support.waiting import spin
 
 
 @virtual_time
@@ -226,7 +227,7 @@ async def test_closing_closes_every_connection() -> None:
     await log.ping()
     model.busy = 1
     reading = asyncio.create_task(read(log, at(START, "a"), at(START._replace(offset=1), "a")))
-    await turns()
+    await spin(20)
     await log.aclose()
     await asyncio.gather(reading, return_exceptions=True)
     assert all(peer.is_closing() for peer in model.redis.opened)

@@ -9,8 +9,9 @@ from tidewire.transports.redis.layout import SEEK
 from tidewire.transports.redis.streams import BLOCK, CHECK_HEADS, RedisStreams
 
 from tests.support.clocks import virtual_time
-from tests.support.redis_model import EPOCH, START, Model, tailing, turns
+from tests.support.redis_model import EPOCH, START, Model, tailing
 from tests.support.scripted_redis import SILENCE
+from tests.support.waiting import spin
 
 
 def now() -> float:
@@ -25,7 +26,7 @@ async def test_the_tail_checks_heads_and_then_waits_for_records() -> None:
     async with tailing(log, all=head) as (received, tail):
         assert tail.running
         assert tail.failure is None
-        await turns()
+        await spin(20)
         (peer,) = model.redis.opened
         assert peer.commands == [
             [b"CLIENT", b"ID"],
@@ -37,7 +38,7 @@ async def test_the_tail_checks_heads_and_then_waits_for_records() -> None:
         await received.has(3)
         assert received.data == [2, 3]
         assert {item.partition for item in received.items} == {"all"}
-        await turns()
+        await spin(20)
         assert peer.commands[-1][-1] == b"%d-3" % EPOCH
 
 
@@ -47,7 +48,7 @@ async def test_a_full_read_doubles_the_next_one() -> None:
     model.append("all", *map(str, range(250)))
     async with tailing(RedisStreams("redis://h"), all=START) as (received, _):
         await received.has(249)
-        await turns()
+        await spin(20)
         counts = [command[2] for command in model.sent(b"XREAD")]
         assert counts == [b"100", b"200", b"100"]
         assert received.data == list(range(250))
@@ -60,7 +61,7 @@ async def test_a_read_of_large_records_shrinks_the_next_one() -> None:
     async with tailing(RedisStreams("redis://h"), all=START) as (received, _):
         model.append("all", large, large, "1")
         await received.has(1)
-        await turns()
+        await spin(20)
         assert model.sent(b"XREAD")[-1][2] == b"4"
 
 
@@ -79,7 +80,7 @@ async def test_an_unreadable_entry_is_a_gap() -> None:
     (position,) = model.append("all", "1")
     model.streams[b"rt:all"][0] = position, b"broken"
     async with tailing(RedisStreams("redis://h"), all=START) as (received, _):
-        await turns()
+        await spin(20)
         assert received.data == ["<trimmed>"]
         assert model.sent(b"XREAD")[-1][-1] == b"%d-1" % EPOCH, "it would be read again for ever"
         model.append("all", "2")
@@ -92,7 +93,7 @@ async def test_a_new_partition_interrupts_the_blocked_read() -> None:
     """A first read of it does not block, so that the hub can send `ready`."""
     model = Model()
     async with tailing(RedisStreams("redis://h"), all=START) as (received, tail):
-        await turns()
+        await spin(20)
         model.append("t", "1")
         started = now()
         waiting = tail.follow({"t": START, "all": START})
@@ -114,7 +115,7 @@ async def test_an_interruption_is_repeated_until_the_read_ends() -> None:
     """The read may be on its way to the server, not blocked yet."""
     model = Model()
     async with tailing(RedisStreams("redis://h"), all=START) as (_, tail):
-        await turns()
+        await spin(20)
         model.faults[b"UNBLOCK"] = [0, 0, Exception("ERR no"), Exception("ERR no")]
         started = now()
         await tail.follow({"t": START})
@@ -126,7 +127,7 @@ async def test_an_interruption_is_repeated_until_the_read_ends() -> None:
 async def test_partitions_followed_together_are_one_interruption() -> None:
     model = Model()
     async with tailing(RedisStreams("redis://h"), all=START) as (_, tail):
-        await turns()
+        await spin(20)
         await asyncio.gather(*(tail.follow({name: START}) for name in "abc"))
         await asyncio.sleep(1)
         assert [command[1] for command in model.sent(b"CLIENT")] == [b"ID", b"UNBLOCK"]
@@ -136,10 +137,10 @@ async def test_partitions_followed_together_are_one_interruption() -> None:
 async def test_an_unfollowed_partition_is_read_no_more() -> None:
     model = Model()
     async with tailing(RedisStreams("redis://h", block=5), all=START, t=START) as (received, tail):
-        await turns()
+        await spin(20)
         tail.unfollow(("t",))
         await asyncio.sleep(5)
-        await turns()
+        await spin(20)
         assert model.sent(b"XREAD")[-1][-2:] == [b"rt:all", b"%d-0" % EPOCH]
         model.append("all", "1")
         await received.has(1)
@@ -193,10 +194,10 @@ async def test_following_during_a_check_interrupts_nothing() -> None:
         await asyncio.sleep(CHECK_HEADS + 1)
         for name in "ab":
             tail.follow({name: START})
-            await turns()
+            await spin(20)
         gc.collect()
         model.redis.opened[0].send([[b"%d" % EPOCH, b"0", b"", b"%d" % EPOCH] for _ in "x"])
-        await turns()
+        await spin(20)
         assert len(model.sent(b"CLIENT")) == 1
     assert errors == []
 
@@ -210,7 +211,7 @@ async def test_following_before_the_first_read_interrupts_nothing() -> None:
         model.faults[b"EVALSHA"] = [SILENCE]
         for name in "abc":
             tail.follow({name: START})
-            await turns()
+            await spin(20)
         gc.collect()
         assert len(model.sent(b"CLIENT")) == 1
     assert errors == []

@@ -14,8 +14,9 @@ from tidewire.transports.redis.streams import RedisStreams
 
 from tests.contract.acts import Received
 from tests.support.clocks import virtual_time
-from tests.support.redis_model import START, Model, tailing, turns
+from tests.support.redis_model import START, Model, tailing
 from tests.support.scripted_redis import HANG_UP, SILENCE, Reply
+from tests.support.waiting import spin
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +49,7 @@ async def test_a_tail_without_a_connection_can_be_reconnected() -> None:
         await tail.verify()
         model.redis.failure = ConnectionRefusedError()
         tail.follow({"all": START})
-        await turns()
+        await spin(20)
         found = [tail.running]
         tail.reconnect()
         model.redis.failure = None
@@ -56,7 +57,7 @@ async def test_a_tail_without_a_connection_can_be_reconnected() -> None:
         found.append(tail.running)
         model.redis.opened[-1].hang_up()
         model.redis.failure = ConnectionRefusedError()
-        await turns()
+        await spin(20)
         found.append(tail.running)
         tail.reconnect()
         assert found == [False, True, False]
@@ -94,10 +95,10 @@ async def test_an_interruption_ends_with_the_tail() -> None:
         read = tail.follow({"all": START})
         assert read is not None
         await read
-        await turns()
+        await spin(20)
         model.faults[b"UNBLOCK"] = [SILENCE]
         tail.follow({"t": START})
-        await turns()
+        await spin(20)
         assert len(model.redis.opened) == 2
     assert [peer.is_closing() for peer in model.redis.opened] == [True, True]
 
@@ -107,7 +108,7 @@ async def test_a_store_that_fell_back_is_a_gap() -> None:
     model = Model()
     positions = model.append("all", "1", "2", "3")
     async with tailing(RedisStreams("redis://h"), all=positions[-1]) as (received, tail):
-        await turns()
+        await spin(20)
         del model.streams[b"rt:all"][1:]
         await tail.verify()
         assert received.data == ["<epoch>"]
@@ -139,7 +140,7 @@ async def test_a_bad_connection_of_the_pool_reconnects_the_tail() -> None:
     log = RedisStreams("redis://h")
     async with tailing(log, all=START) as (received, tail):
         await log.ping()
-        await turns()
+        await spin(20)
         model.faults[b"SET"] = [HANG_UP]
         await log.ping()
         assert model.redis.opened[0].is_closing()
@@ -222,10 +223,10 @@ async def test_pauses_grow_until_a_read_was_answered() -> None:
 async def test_a_silent_read_times_out_after_its_block() -> None:
     model = Model()
     async with tailing(RedisStreams("redis://h", block=10), all=START) as (_, tail):
-        await turns()
+        await spin(20)
         model.faults[b"XREAD"] = [SILENCE]
         await asyncio.sleep(10)
-        await turns()
+        await spin(20)
         await asyncio.sleep(10 + TIMEOUT - 0.1)
         assert tail.failure is None
         await asyncio.sleep(0.2)
@@ -263,10 +264,10 @@ async def test_a_tail_ends_with_its_context() -> None:
     model = Model()
     log = RedisStreams("redis://h")
     async with tailing(log, all=START) as (_, tail):
-        await turns()
+        await spin(20)
         model.faults[b"UNBLOCK"] = [0] * 1_000
         tail.follow({"t": START})
-        await turns()
+        await spin(20)
     assert all(peer.is_closing() for peer in model.redis.opened)
     sent = len(model.redis.commands)
     await asyncio.sleep(60)
