@@ -1,12 +1,15 @@
 """The addresses and options of a REDIS_URL."""
 
 import ssl
+from pathlib import Path
 
 import pytest
 from tidewire.errors import SettingsError
 from tidewire.settings.config import Settings, TransportName
 from tidewire.transports.redis.connection import Address
 from tidewire.wiring import make_transport
+
+from tests.support.certificates import certify
 
 AUTH = ("AUTH",)
 
@@ -72,3 +75,62 @@ def test_wrong_urls_are_refused_and_not_quoted(url: str, rule: str, transport: T
         make_transport(Settings(transport=transport, redis_url=url))
     assert rule in str(caught.value)
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("redis://h?b=1&a=1&db=2", "has an unknown option (a): the options are db, ssl_ca_certs, ssl_cert_reqs"),
+        ("redis://h?db=1&db=1", "has an option twice"),
+        ("redis://h?ssl_cert_reqs=none&ssl_ca_certs=x", "has the option ssl_ca_certs, which needs rediss://"),
+        ("unix:///s?ssl_cert_reqs=none", "has the option ssl_cert_reqs, which needs rediss://"),
+        ("redis://h/1?db=2", "names two databases, after the last / and as db"),
+        ("redis://:a@h#b", "has a #: in a password write it %23, and / as %2F, ? as %3F, @ as %40"),
+        ("redis://u@h", "names a user without a password: write redis://user:password@host"),
+        ("unix://h/s", "must name the socket with its whole path: unix:///run/redis.sock"),
+        ("unix:///", "must name the socket with its whole path: unix:///run/redis.sock"),
+        ("rediss://:p@", "names no host, so that no certificate can be checked"),
+        ("redis://h:0", "has the port 0"),
+        ("redis://h/X1", "the database after the last / must be a number"),
+        ("redis://h/%C2%B2", "the database after the last / must be a number"),
+        ("redis://h/²", "the database after the last / must be a number"),
+        ("redis://h/123456", "the database after the last / must be a number"),
+        ("redis://h?db=-1", "the database after the last / must be a number"),
+        ("rediss://h?ssl_cert_reqs=optional", "ssl_cert_reqs must be required or none"),
+        ("rediss://h?ssl_ca_certs=/none", "ssl_ca_certs does not name a file with certificates"),
+    ],
+)
+def test_a_wrong_url_is_explained(url: str, problem: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        Address.parse(url)
+    assert str(caught.value) == str(SettingsError("REDIS_URL", problem))
+
+
+@pytest.mark.parametrize(
+    ("url", "handshake"),
+    [
+        ("redis://h/", ()),
+        ("redis://h/?db=", ()),
+        ("redis://h/12345", (["SELECT", "12345"],)),
+        ("redis://h/0?db=0", ()),
+        ("redis://:p@h", (["AUTH", "p"],)),
+        ("redis://:@h", ()),
+        ("unix:///s/1", ()),
+        ("unix:///a%20b?db=1", (["SELECT", "1"],)),
+        ("unix:///s/1?db=2", (["SELECT", "2"],)),
+        ("rediss://h?ssl_cert_reqs=required", ()),
+    ],
+)
+def test_a_url_becomes_a_handshake(url: str, handshake: tuple[list[str], ...]) -> None:
+    assert Address.parse(url).handshake == handshake
+
+
+def test_the_path_of_a_socket_is_unquoted() -> None:
+    assert Address.parse("unix:///a%20b").path == "/a b"
+
+
+def test_certificates_of_a_file_are_trusted_alone(tmp_path: Path) -> None:
+    certify(tmp_path / "ca.pem")
+    found = Address.parse(f"rediss://h?ssl_ca_certs={tmp_path}/ca.pem").tls
+    assert found is not None
+    assert len(found.get_ca_certs()) == 1

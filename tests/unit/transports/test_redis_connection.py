@@ -4,16 +4,13 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Self, cast
 
 import pytest
-from tidewire.errors import SettingsError
 from tidewire.transports.errors import CommandError, ConnectionLost, NotServing, ReadTimeout
 from tidewire.transports.redis.connection import Address, Connection
 from tidewire.transports.sockets import SOCKET_OPTIONS
 
-from tests.support.certificates import certify
 from tests.support.clocks import virtual_time
 from tests.support.scripted_redis import HANG_UP, SILENCE, Answer, Peer, Raw, Reply, ScriptedRedis
 
@@ -354,62 +351,3 @@ async def test_a_server_may_hang_up_on_a_command() -> None:
     connection, _ = await connected(always(HANG_UP))
     with pytest.raises(ConnectionLost):
         await connection.call([["A"]], 1)
-
-
-@pytest.mark.parametrize(
-    ("url", "problem"),
-    [
-        ("redis://h?b=1&a=1&db=2", "has an unknown option (a): the options are db, ssl_ca_certs, ssl_cert_reqs"),
-        ("redis://h?db=1&db=1", "has an option twice"),
-        ("redis://h?ssl_cert_reqs=none&ssl_ca_certs=x", "has the option ssl_ca_certs, which needs rediss://"),
-        ("unix:///s?ssl_cert_reqs=none", "has the option ssl_cert_reqs, which needs rediss://"),
-        ("redis://h/1?db=2", "names two databases, after the last / and as db"),
-        ("redis://:a@h#b", "has a #: in a password write it %23, and / as %2F, ? as %3F, @ as %40"),
-        ("redis://u@h", "names a user without a password: write redis://user:password@host"),
-        ("unix://h/s", "must name the socket with its whole path: unix:///run/redis.sock"),
-        ("unix:///", "must name the socket with its whole path: unix:///run/redis.sock"),
-        ("rediss://:p@", "names no host, so that no certificate can be checked"),
-        ("redis://h:0", "has the port 0"),
-        ("redis://h/X1", "the database after the last / must be a number"),
-        ("redis://h/%C2%B2", "the database after the last / must be a number"),
-        ("redis://h/²", "the database after the last / must be a number"),
-        ("redis://h/123456", "the database after the last / must be a number"),
-        ("redis://h?db=-1", "the database after the last / must be a number"),
-        ("rediss://h?ssl_cert_reqs=optional", "ssl_cert_reqs must be required or none"),
-        ("rediss://h?ssl_ca_certs=/none", "ssl_ca_certs does not name a file with certificates"),
-    ],
-)
-def test_a_wrong_url_is_explained(url: str, problem: str) -> None:
-    with pytest.raises(SettingsError) as caught:
-        Address.parse(url)
-    assert str(caught.value) == str(SettingsError("REDIS_URL", problem))
-
-
-@pytest.mark.parametrize(
-    ("url", "handshake"),
-    [
-        ("redis://h/", ()),
-        ("redis://h/?db=", ()),
-        ("redis://h/12345", (["SELECT", "12345"],)),
-        ("redis://h/0?db=0", ()),
-        ("redis://:p@h", (["AUTH", "p"],)),
-        ("redis://:@h", ()),
-        ("unix:///s/1", ()),
-        ("unix:///a%20b?db=1", (["SELECT", "1"],)),
-        ("unix:///s/1?db=2", (["SELECT", "2"],)),
-        ("rediss://h?ssl_cert_reqs=required", ()),
-    ],
-)
-def test_a_url_becomes_a_handshake(url: str, handshake: tuple[list[str], ...]) -> None:
-    assert Address.parse(url).handshake == handshake
-
-
-def test_the_path_of_a_socket_is_unquoted() -> None:
-    assert Address.parse("unix:///a%20b").path == "/a b"
-
-
-def test_certificates_of_a_file_are_trusted_alone(tmp_path: Path) -> None:
-    certify(tmp_path / "ca.pem")
-    found = Address.parse(f"rediss://h?ssl_ca_certs={tmp_path}/ca.pem").tls
-    assert found is not None
-    assert len(found.get_ca_certs()) == 1

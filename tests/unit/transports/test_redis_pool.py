@@ -7,11 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from tidewire.errors import TransportUnavailable
-from tidewire.primitives.circuit_breaker import LOSSES
 from tidewire.transports.errors import CommandError, ConnectionClosed, ConnectionLost, NotServing, ReadTimeout
 from tidewire.transports.redis.connection import Address
-from tidewire.transports.redis.pool import CONNECTIONS, TIMEOUT, ConnectionPool, make_circuit_breaker, unavailable
+from tidewire.transports.redis.pool import CONNECTIONS, TIMEOUT, ConnectionPool
 
 from tests.support.clocks import virtual_time
 from tests.support.scripted_redis import HANG_UP, SILENCE, Answer, Peer, Reply, ScriptedRedis
@@ -395,30 +393,3 @@ async def test_a_pool_needs_no_listener() -> None:
     pool = ConnectionPool(ADDRESS)
     await pool.send([["a"]])
     assert await pool.send([["x"]]) == [b"x"]
-
-
-@pytest.mark.parametrize("error", [ConnectionLost("EOF"), ReadTimeout("no answer in time"), NotServing("LOADING")])
-async def test_the_breaker_opens_when_redis_is_away(error: Exception) -> None:
-    breaker = make_circuit_breaker()
-
-    async def fail() -> None:
-        raise error
-
-    for _ in range(LOSSES):
-        with pytest.raises(TransportUnavailable) as caught:
-            await breaker.run(fail)
-        assert caught.value.detail == unavailable(error).detail
-        assert caught.value.detail == f"Redis cannot be used now ({type(error).__name__}: {error})"
-    assert breaker.is_open
-
-
-async def test_a_refusal_does_not_open_the_breaker() -> None:
-    breaker = make_circuit_breaker()
-
-    async def fail() -> None:
-        raise CommandError("OOM no memory")
-
-    for _ in range(LOSSES):
-        with pytest.raises(CommandError):
-            await breaker.run(fail)
-    assert not breaker.is_open
