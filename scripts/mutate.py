@@ -36,13 +36,14 @@ NEEDED = 0.85  # of the mutants of a room
 
 FAST = ("tests/unit", "tests/properties")
 ALL_IN_MEMORY = (*FAST, "tests/contract", "tests/integration/memory")
+OUTAGES = ("tests/integration/fallback/test_fallback.py", "tests/integration/fallback/test_guarded.py")
 SCHEMES = ("tests/contract/test_partition_schemes.py", "tests/contract/test_scheme_changes.py")
 MEMORY = "not (redis or postgres or upstash)"
 
 ROOMS: Mapping[str, tuple[Sequence[str], str]] = {
     "model": ((*FAST, *SCHEMES), f"memory or {MEMORY} and not streams"),
     "protocol": (FAST, f"{MEMORY} and not streams"),
-    "delivery": (ALL_IN_MEMORY, f"memory or {MEMORY}"),
+    "delivery": ((*ALL_IN_MEMORY, *OUTAGES), f"memory or {MEMORY}"),
     "transports/memory.py": (
         ("tests/unit/transports", "tests/contract/test_append.py", "tests/contract/test_tail.py"),
         f"memory or {MEMORY} and not fallback",
