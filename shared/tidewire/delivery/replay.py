@@ -236,40 +236,34 @@ class Replay:
         read = size = 0
         clock = asyncio.get_running_loop().time
         written_at = clock()
-        try:
-            async for page in pages:
-                written = False
-                if isinstance(page, RecordPage) and isinstance(self._format, DataFormat) and self._continues(page):
-                    written = await self._write_stored(page, self._format)
-                    await asyncio.sleep(0)
-                else:
-                    for item in page:
-                        if isinstance(item, Gap):
-                            await self.flush(frames, held=True)
-                            if item.position is not None:
-                                self.positions[item.partition] = item.position
-                            await self.announce(item)
-                            continue
-                        size += self.match(item, frames)
-                        read += 1
-                        if read == BATCH_ITEMS or size >= BATCH_BYTES:
-                            await self._write_batch(frames)
-                            read = size = 0
-                            written = True
-                is_silent = clock() - written_at > SILENT
-                if frames:  # the next page may be long in coming
-                    await self.flush(frames, held=True)
-                    read = size = 0
-                    written = True
-                elif is_silent and not written:
-                    await self._write_batch(frames)
-                    written = True
-                if written:
-                    written_at = clock()
-        except TransportUnavailable:
-            await self.flush(frames)  # the place is after them
-            raise
-        await self.flush(frames)
+        async for page in pages:
+            written = False
+            if isinstance(page, RecordPage) and isinstance(self._format, DataFormat) and self._continues(page):
+                written = await self._write_stored(page, self._format)
+                await asyncio.sleep(0)
+            else:
+                for item in page:
+                    if isinstance(item, Gap):
+                        await self.flush(frames, held=True)
+                        if item.position is not None:
+                            self.positions[item.partition] = item.position
+                        await self.announce(item)
+                        continue
+                    size += self.match(item, frames)
+                    read += 1
+                    if read == BATCH_ITEMS or size >= BATCH_BYTES:
+                        await self._write_batch(frames)
+                        read = size = 0
+                        written = True
+            if frames:  # the next page may be long in coming, or never come: the place is after them
+                await self.flush(frames, held=True)
+                read = size = 0
+                written = True
+            elif not written and clock() - written_at > SILENT:
+                await self._write_batch(frames)
+                written = True
+            if written:
+                written_at = clock()
 
     def _continues(self, page: RecordPage) -> bool:
         """Return whether a page may be written as it is stored: it begins at the place, and the cursor needs no more
@@ -283,7 +277,7 @@ class Replay:
         """Write a page without making records of it; return whether there was anything for the reader."""
         indexes = page.matching(self._interest)
         self._stats.filtered += len(page) - len(indexes)
-        batch = max(1, min(BATCH_ITEMS, len(page) * BATCH_BYTES // (page.size + 1)))
+        batch = max(1, min(BATCH_ITEMS, len(page) * BATCH_BYTES // page.size))
         for start in range(0, len(indexes), batch):
             part = indexes[start : start + batch]
             self.positions[page.partition] = page.position(part[-1])
