@@ -1,0 +1,417 @@
+"""The hub: what it publishes and counts, what it says about its transport, and the one read of a page."""
+
+import asyncio
+import json
+import math
+from collections.abc import AsyncGenerator, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from tidewire.delivery import hub as module
+from tidewire.delivery.hub import PING_SECONDS, REFUSAL_SECONDS, Hub
+from tidewire.delivery.revocations import Revocation, Revocations
+from tidewire.delivery.subscriber import State
+from tidewire.errors import TransportRefused, TransportUnavailable, Unauthorized, Unavailable
+from tidewire.model.audience import Interest
+from tidewire.model.cursor import Cursor, Position, Start
+from tidewire.model.event import Event
+from tidewire.model.partitions import ALL, Partitions
+from tidewire.model.record import Gap, Record
+from tidewire.protocol.json_page import DATA_PAGE, Page
+from tidewire.protocol.sse import DATA
+from tidewire.transports.base import Receipt, Retention
+from tidewire.transports.fallback.fallback import Fallback
+from tidewire.transports.memory import MemoryLog
+
+from tests.contract.acts import event, publish
+from tests.contract.staged import StagedLog
+from tests.contract.stores import CarrierStore, MemoryStore, yield_once
+from tests.support.clocks import Clock, virtual_time
+from tests.support.sinks import RecordingSink, subscribed
+
+NOTHING_CAN = "until it is back, nothing can be published: "
+IN_MEMORY = "until it is back, what is published is kept in memory: "
+
+
+class FailingLog(StagedLog):
+    """A log that answers a ping and a publish as a test wants."""
+
+    def __init__(self) -> None:
+        super().__init__(MemoryLog())
+        self.failure: TransportUnavailable | None = None
+        self.seconds = 0.0
+
+    async def publish(self, events: Sequence[Event]) -> list[Receipt]:
+        await self.ping()
+        return await super().publish(events)
+
+    async def ping(self) -> None:
+        await asyncio.sleep(self.seconds)
+        if self.failure is not None:
+            raise self.failure
+
+
+def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [line.getMessage() for line in caplog.records if line.name == module.__name__]
+
+
+@virtual_time
+async def test_a_transport_that_answers_needs_no_warning(caplog: pytest.LogCaptureFixture) -> None:
+    log = FailingLog()
+    log.seconds = PING_SECONDS - 0.1
+    async with Hub(log) as hub:
+        await hub.check_transport()
+    assert warnings_of(caplog) == []
+
+
+@pytest.mark.parametrize("is_buffering", [False, True])
+@virtual_time
+async def test_a_start_without_the_transport_logs_why(caplog: pytest.LogCaptureFixture, is_buffering: bool) -> None:
+    """And what happens to what is published meanwhile."""
+    log = FailingLog()
+    log.failure = TransportUnavailable("no route to it")
+    async with Hub(Fallback(log) if is_buffering else log) as hub:
+        await hub.check_transport()
+        log.failure, log.seconds = None, 1_000.0
+        began = asyncio.get_running_loop().time()
+        await hub.check_transport()
+        assert asyncio.get_running_loop().time() - began == pytest.approx(PING_SECONDS)
+    meanwhile = IN_MEMORY if is_buffering else NOTHING_CAN
+    started = "started while the transport is away: "
+    assert warnings_of(caplog) == [f"{started}{meanwhile}{why}" for why in ("no route to it", "no answer within 2 s")]
+
+
+@virtual_time
+async def test_a_refusal_counts_until_an_append_succeeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or for so long after the last one; an outage is no refusal."""
+    clock, log = Clock(), FailingLog()
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=clock))
+    async with Hub(log) as hub:
+
+        def refusal() -> str | None:
+            return hub.refusal
+
+        assert refusal() is None
+
+        async def fails(failure: TransportUnavailable) -> None:
+            log.failure = failure
+            with pytest.raises(type(failure)):
+                await hub.dispatch([event(1), event(2)])
+
+        await fails(TransportRefused("read-only"))
+        clock.advance(REFUSAL_SECONDS - 1)
+        await fails(TransportRefused("no memory"))
+        clock.advance(REFUSAL_SECONDS)
+        assert refusal() == "no memory"
+        clock.advance(0.001)
+        assert refusal() is None
+        await fails(TransportRefused("read-only"))
+        await fails(TransportUnavailable("away"))
+        assert refusal() == "read-only"
+        log.failure = None
+        await hub.dispatch([event(3)])
+        assert refusal() is None
+        assert (hub.refused, hub.published) == (8, 1)
+        await fails(TransportUnavailable("away"))
+        assert refusal() is None
+
+
+@virtual_time
+async def test_an_append_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=clock))
+
+    class Slow(StagedLog):
+        async def publish(self, events: Sequence[Event]) -> list[Receipt]:
+            clock.advance(3.0)
+            return await super().publish(events)
+
+    async with Hub(Slow(MemoryLog())) as hub:
+        await hub.dispatch([event(1), event(2)])
+        await hub.dispatch([event(3)])
+        assert hub.published == 3
+        assert (hub.publish_seconds.count, hub.publish_seconds.sum) == (2, 6.0)
+
+
+@virtual_time
+async def test_without_a_log_a_repeated_event_is_delivered_once() -> None:
+    """The transport recognizes it; what no log keeps is delivered here at once."""
+
+    class Repeating(StagedLog):
+        async def publish(self, events: Sequence[Event]) -> list[Receipt]:
+            return [Receipt(each.id, None, duplicate=each.id == "again") for each in events]
+
+    async with Hub(Repeating(MemoryLog())) as hub, subscribed(hub) as sink:
+        await sink.ready()
+        await hub.dispatch([event(1), event(2, id="again"), event(3)])
+        await sink.has(3)
+        assert sink.data == [1, 3]
+
+
+@virtual_time
+async def test_a_publish_without_a_log_reaches_each_partition() -> None:
+    scheme = Partitions(frozenset({"a"}))
+    async with Hub(CarrierStore().open(scheme), scheme) as hub:
+        async with subscribed(hub, types={"a"}) as a, subscribed(hub, types={"b"}) as b:
+            await a.ready()
+            await b.ready()
+            await hub.dispatch([event(1, type="a"), event(2, type="b")])
+            await a.has(1)
+            await b.has(2)
+        assert (a.data, b.data) == ([1], [2])
+
+
+@virtual_time
+async def test_a_hub_says_what_it_holds() -> None:
+    async with Hub(MemoryLog()) as hub:
+
+        class Buffered(RecordingSink):
+            buffered = 70
+
+        async with subscribed(hub, "u1", sink=Buffered()) as one, subscribed(hub, sink=Buffered()) as two:
+            await one.ready()
+            await two.ready()
+            third = await hub.add(Interest(), Start(), DATA)
+            now = hub.snapshot()
+            assert now.subscribers == {State.LIVE: 2, State.REPLAYING: 1}
+            assert now.readers[ALL] == 3
+            assert (now.buffered, now.in_slots, now.fanout.members) == (140, 3, 2)
+            hub.remove(third)
+        now = hub.snapshot()
+        assert (now.subscribers, now.readers, now.buffered, now.in_slots) == ({}, {}, 0, 0)
+
+
+class Troubled(StagedLog):
+    """A log whose tail is not running, says why, and gives advice."""
+
+    class _Tail:
+        running = False
+        failure = "the store refuses the read"
+        advice = "allow the read"
+
+        def follow(self, positions: object) -> None: ...
+
+        def unfollow(self, partitions: object) -> None: ...
+
+    def on_message(self, handler: object) -> Any:
+        tail = self._Tail()
+
+        class Context:
+            async def __aenter__(self) -> object:
+                return tail
+
+            async def __aexit__(self, *_: object) -> None: ...
+
+        return Context()
+
+
+@virtual_time
+async def test_a_tail_that_nobody_needs_is_no_trouble() -> None:
+    async with Hub(Troubled(MemoryLog())) as hub:
+
+        def states() -> tuple[bool, str | None, str | None]:
+            return hub.tail_running, hub.tail_trouble, hub.advice
+
+        assert states() == (True, None, None)
+        async with subscribed(hub):
+            assert states() == (False, "the tail is reconnecting: the store refuses the read", "allow the read")
+        assert states()[:2] == (True, None)
+
+
+@virtual_time
+async def test_a_closed_hub_has_no_timer() -> None:
+    class Counting(Hub):
+        beats = 0
+
+        def beat(self) -> None:
+            self.beats += 1
+            super().beat()
+
+    hub = Counting(MemoryLog(), heartbeat=16.0)
+    async with subscribed(hub), subscribed(hub):
+        await asyncio.sleep(10.5)
+        assert hub.beats == 10
+        await hub.aclose()
+        await asyncio.sleep(100)
+    assert hub.beats == 10
+
+
+@virtual_time
+async def test_closing_closes_the_transport() -> None:
+    class Closing(StagedLog):
+        closed = 0
+
+        async def aclose(self) -> None:
+            self.closed += 1
+
+    log = Closing(MemoryLog())
+    async with Hub(log) as hub:
+        assert log.closed == 0
+    assert log.closed == 1
+    with pytest.raises(Unavailable, match="another one will answer"):
+        await hub.add(Interest(), Start(), DATA)
+    assert hub.snapshot().readers == {}
+
+
+@virtual_time
+async def test_only_tokens_from_before_a_revocation_are_revoked() -> None:
+    log = MemoryLog(pause=yield_once)
+    async with Hub(log, revocations=Revocations(log, 1e12)) as hub:
+        async with (
+            subscribed(hub, "u1", issued_at=99.9) as old,
+            subscribed(hub, "u1", issued_at=100.0) as new,
+            subscribed(hub, "u2", issued_at=1.0) as other,
+            subscribed(hub) as anonymous,
+        ):
+            sinks = (old, new, other, anonymous)
+            for sink in sinks:
+                await sink.ready()
+            await hub.dispatch([Revocation("u1", 100.0).event()])
+            await old.until(lambda: old.ended)
+            assert [sink.closing for sink in sinks] == ["revoked", None, None, None]
+        with pytest.raises(Unauthorized):
+            await hub.add(Interest("u1"), Start(), DATA, issued_at=99.9)
+        assert hub.snapshot().readers == {}
+        with pytest.raises(Unauthorized):
+            await hub.read(Interest("u1"), Start(), DATA, RecordingSink(), issued_at=99.9)
+        hub.check_revoked(Interest("u1"), 100.0)
+        hub.check_revoked(Interest("u1"), math.inf)
+
+
+async def page_of(hub: Hub, start: Start, interest: Interest = Interest()) -> dict[str, Any]:
+    """Read a page as the HTTP layer does."""
+    page = Page(start.cursor)
+    await hub.read(interest, start, DATA_PAGE, page)
+    body: dict[str, Any] = json.loads(page.body())
+    return {"data": [each["data"] for each in body["events"]], "gap": body["gap"], "cursor": body["cursor"]}
+
+
+@virtual_time
+async def test_a_read_writes_what_the_log_holds_and_ready() -> None:
+    async with Hub(MemoryLog(pause=yield_once)) as hub:
+        await hub.dispatch([event(1), event(2, users=["u2"]), event(3)])
+        sink = RecordingSink()
+        await hub.read(Interest("u1"), Start(since="earliest"), DATA, sink)
+        assert sink.order == [1, 3, "realtime.ready"]
+        assert await sink.ready() == {"recovered": True, "replayed": 2}
+        place = Cursor.parse(sink.cursor)
+        assert place is not None
+        assert place.positions[ALL].offset == 3
+        assert hub.snapshot().readers == {}
+        assert hub.stats.replays == 1
+
+
+@virtual_time
+async def test_a_read_announces_a_gap_first() -> None:
+    async with Hub(MemoryLog(retention=Retention(events=2), pause=yield_once)) as hub:
+        await hub.dispatch([event(1), event(2), event(3)])
+        for cursor, reason in (("nonsense", "invalid"),):
+            sink = RecordingSink()
+            await hub.read(Interest(), Start(cursor), DATA, sink)
+            assert sink.order == ["realtime.gap", 2, 3, "realtime.ready"]
+            assert sink.gaps == [reason]
+            assert await sink.ready() == {"recovered": False, "replayed": 2}
+        assert hub.stats.gaps == {"invalid": 1}
+        assert await page_of(hub, Start(since="earliest")) | {"cursor": ""} == {
+            "data": [2, 3],
+            "gap": None,
+            "cursor": "",
+        }
+
+
+@virtual_time
+async def test_a_read_without_a_log_says_so() -> None:
+    async with Hub(CarrierStore().open()) as hub:
+        for start, expected in ((Start(), []), (Start(since="earliest"), ["no-log"]), (Start("1.0"), ["no-log"])):
+            sink = RecordingSink()
+            await hub.read(Interest(), start, DATA, sink)
+            assert sink.gaps == expected
+            assert await sink.ready() == {"recovered": not expected, "replayed": 0}
+
+
+@virtual_time
+async def test_a_full_page_ends_the_read() -> None:
+    async with Hub(MemoryLog(pause=yield_once)) as hub:
+        await publish(hub.transport, *range(700))
+        first = await page_of(hub, Start(since="earliest"))
+        second = await page_of(hub, Start(first["cursor"]))
+        third = await page_of(hub, Start(second["cursor"]))
+    assert first["data"] == list(range(500))
+    assert second["data"] == list(range(500, 700))
+    assert third == {"data": [], "gap": None, "cursor": second["cursor"]}
+
+
+class Interrupted(StagedLog):
+    """A log that breaks off a read after one item, once."""
+
+    breaks = 1
+
+    async def replay_pages(self, after: Cursor, until: Cursor) -> AsyncGenerator[Sequence[Record | Gap]]:
+        async for page in super().replay_pages(after, until):
+            yield page
+            if self.breaks:
+                self.breaks -= 1
+                raise TransportUnavailable("broken off")
+
+
+@virtual_time
+async def test_an_interrupted_read_goes_on_up_to_the_new_head() -> None:
+    log = Interrupted(MemoryLog(pause=yield_once))
+    async with Hub(log) as hub:
+        await hub.dispatch([event(1), event(2)])
+        heads_read = log.heads_read
+        page = await page_of(hub, Start(since="earliest"))
+        assert page["data"] == [1, 2]
+        assert log.heads_read == heads_read + 2
+
+
+@virtual_time
+async def test_a_read_goes_up_to_the_head_of_its_begin() -> None:
+    """The heads cost one request; what is published later belongs to the next page."""
+
+    class Growing(StagedLog):
+        async def replay_pages(self, after: Cursor, until: Cursor) -> AsyncGenerator[Sequence[Record | Gap]]:
+            await publish(self._log, "later")
+            async for page in super().replay_pages(after, until):
+                yield page
+
+    log = Growing(MemoryLog(pause=yield_once))
+    async with Hub(log) as hub:
+        await hub.dispatch([event(1)])
+        heads_read = log.heads_read
+        assert (await page_of(hub, Start(since="earliest")))["data"] == [1]
+        assert log.heads_read == heads_read + 1
+
+
+@virtual_time
+async def test_a_read_knows_a_scheme_that_another_process_uses() -> None:
+    """The first read of this process finds out, and reads the partitions of both."""
+    store = MemoryStore()
+    other = Partitions(frozenset({"a"}), user_shards=2)
+    async with Hub(store.open(other), other) as there, Hub(store.open()) as here:
+        await there.dispatch([event(1, type="a"), event(2, type="a", users=["u1"]), event(3, users=["u2"])])
+        page = await page_of(here, Start(since="earliest"), Interest("u1"))
+        assert page["data"] == [1, 2]
+        cursor = Cursor.parse(page["cursor"])
+        assert cursor is not None
+        assert len(cursor.positions) > 1
+
+
+@virtual_time
+async def test_the_cursor_of_a_read_has_only_partitions_in_use() -> None:
+    """Those of another scheme are read to their end once more, and then left out."""
+    scheme = Partitions(frozenset({"a"}))
+    async with Hub(MemoryLog(scheme, pause=yield_once), scheme) as hub:
+        await hub.dispatch([event(1, type="a"), event(2)])
+        heads = (await hub.transport.head((ALL, "a"))).positions  # type: ignore[attr-defined]
+        start = Cursor({ALL: heads[ALL], "a": Position(heads["a"].epoch, 0, "", heads["a"].time)})
+        sink = RecordingSink()
+        await hub.read(Interest(), Start(start.encode()), DATA, sink)
+        assert sink.data == [1]
+        only_all = Cursor({ALL: heads[ALL], "a:u0": heads["a"]._replace(offset=0)}).encode()
+        sink = RecordingSink()
+        await hub.read(Interest("u1"), Start(only_all), DATA, sink)
+        last = Cursor.parse(sink.cursor)
+        assert last is not None
+        assert last.positions.keys() == {ALL, "a"}
