@@ -144,10 +144,9 @@ class Subscriber:
         self._task = asyncio.create_task(self._run(lambda: self._read_on(writable)))
 
     def received(self, early: Early) -> bool:
-        """Return whether it was sent this event before the log held it."""
-        return self._read_numbers is not None and self._read_numbers.received(
-            early, None if self.live else self._number
-        )
+        """Return whether it was sent this event before the log held it; only while it is live."""
+        assert self._read_numbers is not None
+        return self._read_numbers.received(early, None)
 
     def write_control(self, frame: bytes) -> bool:
         """Write a frame without an id after everything that is pending; False if it cannot be written now."""
