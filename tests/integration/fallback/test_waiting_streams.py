@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from typing import Literal
 
 import pytest
 from tidewire.delivery.hub import Hub
@@ -10,7 +11,8 @@ from tidewire.delivery.replay import BATCH_ITEMS
 from tidewire.delivery.ring_buffer import Ring
 from tidewire.delivery.subscriber import RETRY_CAP, State
 from tidewire.errors import TransportUnavailable
-from tidewire.model.cursor import Cursor, Position
+from tidewire.model.audience import Interest
+from tidewire.model.cursor import Cursor, Position, Start
 from tidewire.model.partitions import ALL, Partitions
 from tidewire.model.record import Gap, Record
 from tidewire.protocol.sse import DATA
@@ -299,15 +301,16 @@ async def test_ready_waits_for_the_first_answer_of_the_tail() -> None:
     store = MemoryStore()
     log = SlowToAnswer(store.open())
     async with Hub(Fallback(log)) as hub, subscribed(hub, wait_for_log=True) as sink:
-        await asyncio.sleep(20 * RETRY_CAP + 0.5)
-        assert len(sink.chunks) == 19
-        assert sink.order == []
-        head = (await log.head((ALL,))).positions[ALL]
-        assert set(sink.chunks) == {DATA.heartbeat(Cursor({ALL: head}).encode())}
+        place = Cursor((await log.head((ALL,))).positions).encode()
+        await asyncio.sleep(RETRY_CAP + 0.5)
         log.is_away = True
         await hub.dispatch([event("early")])
         await sink.has("early")
-        assert sink.cursor == Cursor({ALL: head}).encode()
+        assert len(sink.chunks) == 1
+        assert sink.cursor == place  # every frame has one, also the first
+        await asyncio.sleep(20 * RETRY_CAP)
+        assert sink.order == ["early"]
+        assert sink.chunks[1:] == [DATA.heartbeat(place)] * 20
         log.is_away = False
         log.answered.set()
         assert (await sink.ready())["recovered"]
@@ -328,3 +331,72 @@ async def test_a_stream_that_left_before_the_first_answer_stays_away() -> None:
         assert len(sink.chunks) == written
         assert hub.snapshot().fanout.members == 0
         assert len(asyncio.all_tasks()) <= 3  # this one, the tail's and the outbox's
+
+
+@virtual_time
+async def test_a_slow_waiting_stream_gets_each_event_once() -> None:
+    """Also those that it reads as early ones when the log has them already."""
+    async with Instance(MemoryStore()) as here, subscribed(here.hub) as witness:
+        await witness.ready()
+        here.log.leave()
+        sink = RecordingSink()
+        sink.full = True
+        async with subscribed(here.hub, since="earliest", wait_for_log=True, sink=sink):
+            await here.hub.dispatch([event(1)])
+            await sink.until(lambda: sink.is_waited_for)
+            await here.hub.dispatch([event(2), event(3)])
+            here.log.come_back()
+            cursor = witness.cursor
+            await witness.until(lambda: offset_of(witness.cursor) == offset_of(cursor) + 3)
+            sink.release()
+            await sink.ready()
+            await here.hub.dispatch([event("end")])
+            await sink.has("end")
+        assert sink.data == witness.data == [1, 2, 3, "end"]
+
+
+class SlowHeads(AwayLog):
+    """A log whose heads are read when the test says so, and are new then."""
+
+    def __init__(self, log: Log) -> None:
+        super().__init__(log)
+        self.are_read = asyncio.Event()
+        self.are_read.set()
+
+    async def head(self, partitions: Sequence[str]) -> Cursor:
+        await self.are_read.wait()
+        return await super().head(partitions)
+
+
+@virtual_time
+async def test_an_early_event_that_a_replay_has_read_is_not_repeated() -> None:
+    """It came to the ring before the head was read, and the log held it by then."""
+    log = SlowHeads(MemoryStore().open())
+    async with Hub(Fallback(log)) as hub, subscribed(hub) as witness:
+        await witness.ready()
+        log.hold_tail()
+        log.are_read.clear()
+        sinks = [RecordingSink(), RecordingSink()]
+        starts: tuple[Literal["earliest", "now"], ...] = ("earliest", "now")
+        adding = [
+            asyncio.create_task(hub.add(Interest(), Start(since=since), DATA, wait_for_log=True)) for since in starts
+        ]
+        await asyncio.sleep(1)
+        log.is_away = True
+        await hub.dispatch([event("early")])
+        await witness.has("early")
+        log.is_away = False
+        await asyncio.sleep(30)  # the log holds it, and the tail has not brought it yet
+        log.are_read.set()
+        added = await asyncio.gather(*adding)
+        for subscriber, sink in zip(added, sinks, strict=True):
+            subscriber.start(sink)
+            await sink.ready()
+        log.release_tail()
+        await hub.dispatch([event("end")])
+        for sink in (*sinks, witness):
+            await sink.has("end")
+        for subscriber in added:
+            hub.remove(subscriber)
+    assert witness.data == sinks[0].data == ["early", "end"]
+    assert sinks[1].data == ["end"]
