@@ -356,7 +356,7 @@ class Subscriber:
             return
         until = asyncio.get_running_loop().time() + seconds
         with suppress(TimeoutError):
-            while asyncio.get_running_loop().time() < until:
+            while True:
                 await self._write_early_items(cursor)
                 async with asyncio.timeout_at(until):
                     await self._shared.fanout.waiters.any_item()
@@ -368,9 +368,9 @@ class Subscriber:
             frames: list[bytes] = []
             for item in items:
                 self._number += 1
-                if isinstance(item, Gap) or item.position is not None or item.partition not in self.partitions:
+                if isinstance(item, Gap) or item.position is not None or not self.interest.matches(item.event):
                     continue
-                if self.interest.matches(item.event) and not self._is_repetition(item):
+                if not self._is_repetition(item):
                     frames.append(self.format.record(cursor, item))
                     self._replayed += 1
             await self.write(b"".join(frames))

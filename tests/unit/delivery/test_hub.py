@@ -322,7 +322,8 @@ async def test_a_read_announces_a_gap_first() -> None:
 
 @virtual_time
 async def test_a_read_without_a_log_says_so() -> None:
-    async with Hub(CarrierStore().open()) as hub:
+    carrier = CarrierStore().open()
+    async with Hub(carrier, revocations=Revocations(carrier, 60.0)) as hub:
         for start, expected in ((Start(), []), (Start(since="earliest"), ["no-log"]), (Start("1.0"), ["no-log"])):
             sink = RecordingSink()
             await hub.read(Interest(), start, DATA, sink)

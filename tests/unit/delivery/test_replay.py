@@ -218,7 +218,7 @@ async def test_a_portion_ends_with_the_record_that_fills_it(monkeypatch: pytest.
 
 
 @virtual_time
-async def test_a_page_that_does_not_continue_the_place_is_read_one_by_one() -> None:
+async def test_a_page_that_begins_elsewhere_is_read_one_by_one() -> None:
     """It may begin before the place, after a reader without room came back: nothing is written twice."""
     for positions, expected in (
         ({ALL: Position(7, 2)}, [3, 4]),

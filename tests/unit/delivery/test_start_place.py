@@ -105,7 +105,7 @@ async def test_heads_behind_the_place_are_read_again(at: Position, is_past: bool
 
 
 @pytest.mark.parametrize("text", ["nonsense", "1.0", ""])
-async def test_a_cursor_that_cannot_be_read_is_a_gap_from_the_beginning(text: str) -> None:
+async def test_a_cursor_that_cannot_be_read_is_a_gap_at_the_start(text: str) -> None:
     """Also one that names no partition; the gap is at the place where the reader begins."""
     found = {ALL: Position(7, 20), "a": Position(7, 30)}
     log = SeekLog({None: found})
@@ -128,7 +128,7 @@ async def test_a_cursor_is_the_place_in_its_partitions() -> None:
     assert log.asked == []
 
 
-async def test_a_partition_that_a_cursor_does_not_name_is_read_from_its_time() -> None:
+async def test_a_partition_missing_in_a_cursor_is_read_from_its_time() -> None:
     """The cursor was written under another scheme: what came to the partition since then may be unseen."""
     log = SeekLog({6_000: {"a": Position(7, 33)}})
     place = await place_of(log, Start(cursor(all=10)))

@@ -140,6 +140,7 @@ async def test_events_are_counted_over_all_states() -> None:
             sink.release()
             await sink.has(30)
             assert subscriber.sent == 31
+            assert (hub.stats.slow, hub.stats.back_to_log) == (2, 1)
             await publish(hub.transport, 31)
             await sink.has(31)
             subscriber.close("max-age")
