@@ -316,7 +316,7 @@ class Subscriber:
         fanout = self._shared.fanout
         if fanout.waiters.has_reached(progress.positions):
             return True
-        if fanout.last_gap >= self._number:
+        if fanout.last_gap >= self._number:  # perhaps of another partition: the ring alone would not hold us back
             return False
         try:
             async with asyncio.timeout(self._shared.heartbeat):

@@ -267,6 +267,16 @@ async def test_a_record_from_before_the_place_is_dropped() -> None:
 
 
 @virtual_time
+async def test_a_record_that_is_not_written_adds_no_bytes() -> None:
+    """It moves the place; portions are measured in what is written."""
+    progress = make_replay(None, RecordingOutlet(), is_repetition=lambda record: record.event.id == "e2")
+    frames: list[bytes] = []
+    assert progress.match(record(1, users=("u2",)), frames) == 0
+    assert progress.match(record(2), frames) == 0
+    assert (frames, progress.positions) == ([], {ALL: record(2).position})
+
+
+@virtual_time
 async def test_a_record_without_a_position_moves_no_place() -> None:
     progress = make_replay(None, RecordingOutlet(), positions={ALL: Position(7, 5)})
     frames: list[bytes] = []

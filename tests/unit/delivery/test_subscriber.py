@@ -316,10 +316,59 @@ async def test_a_reader_does_not_wait_for_a_tail_that_was_cut_off() -> None:
         async with subscribed(hub, since="earliest") as late:
             await asyncio.sleep(1)
             place = hub.fanout.positions[ALL]
+            before = log.reads
             hub.fanout.broadcast(Gap("epoch", ALL, Position(place.epoch, place.offset - 1)))  # it went back
-            hub.fanout.broadcast(record(1)._replace(position=place))
+            await asyncio.sleep(20)
+            assert log.reads == before + 2  # one of each reader
+            assert hub.snapshot().subscribers == {State.REPLAYING: 2}
+            hub.fanout.broadcast(record(2)._replace(position=place))
             await eventually(lambda: all(each.live for each in hub.subscribers))
-            assert late.data == [1, 2]
+        assert early.data == late.data == [1, 2]
+
+
+@virtual_time
+async def test_a_gap_elsewhere_brings_nobody_live_ahead_of_the_tail() -> None:
+    """It would be sent again what it has read, once the tail brings it."""
+    scheme = Partitions(frozenset({"a"}))
+    log = StagedLog(MemoryLog(scheme, pause=yield_once))
+    async with Hub(log, scheme) as hub, subscribed(hub) as early:
+        await early.ready()
+        log.hold_tail()
+        await hub.dispatch([event(1, type="b"), event(2, type="b")])
+        async with subscribed(hub, types={"b"}, sink=RecordingSink(), since="earliest") as late:
+            (subscriber,) = [each for each in hub.subscribers if each.partitions == (ALL,)]
+            late.full = True  # so that the gap comes after its read of the log, and before it looks at the tail
+            await late.until(lambda: late.is_waited_for)
+            hub.fanout.broadcast(Gap("trimmed", "a", hub.fanout.positions["a"]))
+            late.release()
+            await late.ready()
+            await asyncio.sleep(1)
+            assert not subscriber.live
+            log.release_tail()
+            await hub.dispatch([event(3, type="b")])
+            await late.has(3)
+            assert late.data == [1, 2, 3]
+
+
+@virtual_time
+async def test_a_reader_of_the_ring_may_be_slow_too() -> None:
+    """No page is in memory meanwhile: it just waits."""
+    async with Hub(MemoryLog(pause=yield_once)) as hub, subscribed(hub) as sink, subscribed(hub) as witness:
+        await sink.ready()
+        await witness.ready()
+        sink.full = True
+        await publish(hub.transport, 1)
+        await sink.has(1)
+        await publish(hub.transport, 2)
+        await witness.has(2)
+        sink.release()
+        sink.full = True
+        await sink.until(lambda: sink.is_waited_for)
+        await asyncio.sleep(STALLED - 1)
+        await publish(hub.transport, 3)
+        sink.release()
+        await sink.has(3)
+        assert hub.stats.back_to_log == 0
 
 
 @virtual_time
