@@ -327,6 +327,20 @@ async def test_a_reader_does_not_wait_for_a_tail_that_was_cut_off() -> None:
 
 
 @virtual_time
+async def test_a_start_reads_the_heads_once() -> None:
+    """A crowd that comes back after an outage would ask the store twice as often."""
+    log = CountingLog()
+    async with Hub(log) as hub, subscribed(hub) as first:
+        await first.ready()
+        await publish(log, 1)
+        heads_read = log.heads_read
+        async with subscribed(hub, since="earliest") as sink:
+            await sink.ready()
+            assert log.heads_read == heads_read + 1
+            assert log.reads == 2
+
+
+@virtual_time
 async def test_a_gap_elsewhere_brings_nobody_live_ahead_of_the_tail() -> None:
     """It would be sent again what it has read, once the tail brings it."""
     scheme = Partitions(frozenset({"a"}))
