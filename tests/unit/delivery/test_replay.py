@@ -338,6 +338,16 @@ async def test_a_reader_with_events_gets_no_heartbeats(page_of: PageOf) -> None:
     assert sizes(outlet) == [1, 1, 1, 1]
 
 
+@both_forms
+@virtual_time
+async def test_a_reader_of_full_portions_gets_no_heartbeats(page_of: PageOf) -> None:
+    """Of which each ends with its page, so that nothing is left to write after it."""
+    outlet = RecordingOutlet()
+    pages = [page_of(record(offset, data="x" * BATCH_BYTES)) for offset in range(1, 6)]
+    await make_replay(PagedLog(pages, seconds=0.6), outlet).run(HEAD)
+    assert sizes(outlet) == [1] * 5
+
+
 @virtual_time
 async def test_many_records_for_others_are_heartbeats() -> None:
     """Counted over pages, from the last write on."""

@@ -378,7 +378,7 @@ async def test_a_reader_of_the_ring_may_be_slow_too() -> None:
         sink.release()
         sink.full = True
         await sink.until(lambda: sink.is_waited_for)
-        await asyncio.sleep(STALLED - 1)
+        await asyncio.sleep(STALLED - 0.1)
         await publish(hub.transport, 3)
         sink.release()
         await sink.has(3)
