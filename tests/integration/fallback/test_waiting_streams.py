@@ -1,4 +1,4 @@
-"""A stream that was opened while the log was away: what it is sent until the log is back, and where it begins then."""
+"""A stream of an outage: what it receives until the log is back, and where it begins then."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
@@ -106,7 +106,7 @@ async def test_a_new_stream_gets_what_came_since_it_was_opened() -> None:
 
 @virtual_time
 async def test_the_log_is_tried_at_least_once_a_second() -> None:
-    """However long it was away; each try that fails is followed by a heartbeat."""
+    """However long the outage was; each try that fails is followed by a heartbeat."""
     loop = asyncio.get_running_loop()
     async with Instance(MemoryStore()) as here:
         here.log.leave()
@@ -224,7 +224,7 @@ async def test_a_stream_that_need_not_wait_is_refused_in_an_outage() -> None:
 
 
 class BreakingLog(AwayLog):
-    """A log that goes away in the middle of a read, after its second item, as often as a test says."""
+    """A log that becomes unavailable in the middle of a read, after its second item, as often as a test says."""
 
     breaks = 0
 

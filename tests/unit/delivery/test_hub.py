@@ -31,7 +31,7 @@ from tests.support.clocks import Clock, virtual_time
 from tests.support.sinks import RecordingSink, subscribed
 
 NOTHING_CAN = "until it is back, nothing can be published: "
-IN_MEMORY = "until it is back, what is published is kept in memory: "
+IN_MEMORY = "until it is back, published events are kept in memory: "
 
 
 class FailingLog(StagedLog):
@@ -78,7 +78,7 @@ async def test_a_start_without_the_transport_logs_why(caplog: pytest.LogCaptureF
         await hub.check_transport()
         assert asyncio.get_running_loop().time() - began == pytest.approx(PING_SECONDS)
     meanwhile = IN_MEMORY if is_buffering else NOTHING_CAN
-    started = "started while the transport is away: "
+    started = "started while the transport is unavailable: "
     assert warnings_of(caplog) == [f"{started}{meanwhile}{why}" for why in ("no route to it", "no answer within 2 s")]
 
 
@@ -249,7 +249,7 @@ async def test_closing_closes_the_transport() -> None:
     async with Hub(log) as hub:
         assert log.closed == 0
     assert log.closed == 1
-    with pytest.raises(Unavailable, match="another one will answer"):
+    with pytest.raises(Unavailable, match="another instance answers"):
         await hub.add(Interest(), Start(), DATA)
     assert hub.snapshot().readers == {}
 

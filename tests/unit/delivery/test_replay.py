@@ -1,4 +1,4 @@
-"""Reading the log for one reader: what is written, in which portions, and what happens when the log goes away."""
+"""Reading the log for one reader: what is written, in which portions, and what happens while the log is unavailable."""
 
 import asyncio
 import logging

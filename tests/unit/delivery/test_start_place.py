@@ -1,4 +1,4 @@
-"""Where a reader begins: at its cursor, a time or the head, and which gaps it is told of first."""
+"""The start of a reader: its cursor, a time or the head, and the gaps that are announced first."""
 
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
