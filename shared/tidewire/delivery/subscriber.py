@@ -174,8 +174,6 @@ class Subscriber:
         if self.live:
             self._shared.fanout.leave(self)
         self.state = State.CLOSED
-        if self._replay is not None:
-            self._replayed, self._replay = self.sent - self.written, None
         if self._task is not None and self._task is not asyncio.current_task():
             self._task.cancel()
 

@@ -218,7 +218,9 @@ async def test_a_stream_that_need_not_wait_is_refused_in_an_outage() -> None:
     async with Instance(MemoryStore()) as here:
         here.log.leave()
         with pytest.raises(TransportUnavailable, match="away"):
-            async with subscribed(here.hub):
+            await here.hub.add(Interest(), Start(), DATA)
+        with pytest.raises(TransportUnavailable, match="away"):
+            async with here.hub.subscribe(Interest(), Start(), DATA):
                 pass
         assert here.hub.snapshot().readers == {}
 
@@ -324,9 +326,14 @@ async def test_ready_waits_for_the_first_answer_of_the_tail() -> None:
 @virtual_time
 async def test_a_stream_that_left_before_the_first_answer_stays_away() -> None:
     log = SlowToAnswer(MemoryStore().open())
+    log.leave()
     async with Hub(Fallback(log)) as hub:
         async with subscribed(hub, wait_for_log=True) as sink:
             await asyncio.sleep(5)
+            assert hub.snapshot().subscribers == {State.WAITING: 1}
+            log.come_back()
+            await asyncio.sleep(5)
+            assert hub.snapshot().subscribers == {State.REPLAYING: 1}
         written = len(sink.chunks)
         log.answered.set()
         await asyncio.sleep(60)

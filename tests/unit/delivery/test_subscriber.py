@@ -150,17 +150,24 @@ async def test_events_are_counted_over_all_states() -> None:
 
 @virtual_time
 async def test_a_subscriber_closed_in_its_replay_keeps_its_count() -> None:
-    async with Hub(MemoryLog(pause=yield_once)) as hub:
-        await publish(hub.transport, *range(5))
+    async with Hub(MemoryLog(pause=yield_once), ring=Ring(4)) as hub, subscribed(hub) as witness:
+        await witness.ready()
         sink = RecordingSink()
-        sink.full = True
-        async with subscribed(hub, since="earliest", sink=sink):
+        async with subscribed(hub, sink=sink):
+            await sink.ready()
+            (subscriber,) = [each for each in hub.subscribers if each.sink is sink]
+            sink.full = True
+            await publish(hub.transport, 0)
+            await sink.has(0)
+            await publish(hub.transport, *range(1, 6))
+            await witness.has(5)
+            sink.release()
+            sink.full = True
             await sink.until(lambda: sink.is_waited_for)
-            subscriber = only(hub)
-            assert (subscriber.sent, subscriber.state) == (5, State.REPLAYING)
+            assert (subscriber.sent, subscriber.state) == (6, State.REPLAYING)
             subscriber.close("max-age")
-            assert (subscriber.sent, subscriber.ending) == (5, "max-age")
-        assert subscriber.sent == 5
+            assert (subscriber.sent, subscriber.ending) == (6, "max-age")
+        assert subscriber.sent == 6
 
 
 @virtual_time
@@ -387,9 +394,23 @@ async def test_a_reader_of_the_ring_may_be_slow_too() -> None:
 
 @virtual_time
 async def test_a_subscriber_that_left_ends_its_task() -> None:
-    async with Hub(CountingLog()) as hub:
+    log = CountingLog()
+    log.read_seconds = 1_000.0
+    async with Hub(log) as hub:
         before = len(asyncio.all_tasks())
         async with subscribed(hub, since="earliest"):
-            assert len(asyncio.all_tasks()) > before
-        await asyncio.sleep(0.1)
+            await asyncio.sleep(1)
+            assert log.reads == 1
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
         assert len(asyncio.all_tasks()) <= before + 1  # the tail's
+
+
+@virtual_time
+async def test_a_subscriber_that_left_before_its_start_ends_silently() -> None:
+    """Its client is gone: there is no reason to send."""
+    async with Hub(MemoryLog()) as hub:
+        subscriber, sink = await hub.add(Interest(), Start(), DATA), RecordingSink()
+        hub.remove(subscriber)
+        subscriber.start(sink)
+        assert (sink.ended, sink.last_words) == (True, b"")
