@@ -3,15 +3,18 @@
 import asyncio
 import json
 import math
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import contextmanager
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
+import msgspec
 import pytest
 from tidewire.delivery import hub as module
 from tidewire.delivery.hub import PING_SECONDS, REFUSAL_SECONDS, Hub
 from tidewire.delivery.revocations import Revocation, Revocations
 from tidewire.delivery.subscriber import State
+from tidewire.delivery.tracer import Tracer
 from tidewire.errors import TransportRefused, TransportUnavailable, Unauthorized, Unavailable
 from tidewire.model.audience import Interest
 from tidewire.model.cursor import Cursor, Position, Start
@@ -29,6 +32,7 @@ from tests.contract.staged import StagedLog
 from tests.contract.stores import CarrierStore, MemoryStore, yield_once
 from tests.support.clocks import Clock, virtual_time
 from tests.support.sinks import RecordingSink, subscribed
+from tests.support.waiting import eventually
 
 NOTHING_CAN = "until it is back, nothing can be published: "
 IN_MEMORY = "until it is back, published events are kept in memory: "
@@ -160,6 +164,58 @@ async def test_a_publish_without_a_log_reaches_each_partition() -> None:
             await a.has(1)
             await b.has(2)
         assert (a.data, b.data) == ([1], [2])
+
+
+@virtual_time
+async def test_without_a_log_nothing_is_remembered() -> None:
+    """An id that comes again is another event, and no control partition is read."""
+    async with Hub(CarrierStore().open()) as hub, subscribed(hub) as sink:
+        await sink.ready()
+        assert hub.snapshot().readers == {ALL: 1}
+        for number in (1, 2):
+            await hub.dispatch([event(number, id="same")])
+        await sink.has(2)
+        assert sink.data == [1, 2]
+
+
+class Traces:
+    """A tracer that keeps what it is called with, and names the events of an append."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.events: Sequence[Event] = ()
+
+    @contextmanager
+    def append(self, events: Sequence[Event]) -> Iterator["Traces"]:
+        self.calls.append("append")
+        self.events = [msgspec.structs.replace(each, traceparent="00-1-1-01") for each in events]
+        yield self
+        self.calls.append("appended")
+
+    def took(self, receipts: Sequence[Receipt]) -> None:
+        self.calls.append(f"took {len(receipts)}")
+
+    def delivered(self, record: Record, matched: int, written: int, began: int, ended: int) -> None:
+        self.calls.append(f"delivered {record.event.traceparent} to {written}")
+
+    async def aclose(self) -> None:
+        self.calls.append("closed")
+
+
+async def test_an_event_is_traced_from_its_append_to_its_delivery() -> None:
+    """The log holds it with its trace; the last traces are sent when the hub closes."""
+    traces = Traces()
+    async with Hub(MemoryLog(pause=yield_once), tracer=cast(Tracer, traces)) as hub, subscribed(hub) as sink:
+        await eventually(lambda: hub.snapshot().fanout.members == 1)
+        await hub.dispatch([])
+        assert traces.calls == []
+        (receipt,) = await hub.dispatch([event(1)])
+        assert receipt.positions is not None
+        await sink.has(1)
+        await asyncio.sleep(0)
+        assert sorted(traces.calls) == ["append", "appended", "delivered 00-1-1-01 to 1", "took 1"]
+        assert hub.tracer is not None
+    assert traces.calls[-1] == "closed"
 
 
 @virtual_time
