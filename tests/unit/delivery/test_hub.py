@@ -472,3 +472,25 @@ async def test_the_cursor_of_a_read_has_only_partitions_in_use() -> None:
         last = Cursor.parse(sink.cursor)
         assert last is not None
         assert last.positions.keys() == {ALL, "a"}
+
+
+@virtual_time
+async def test_a_cursor_of_a_scheme_unknown_so_far_loses_nothing() -> None:
+    """The log is read for it: for a partition of an unknown scheme the client would get a gap, and no event."""
+    store = MemoryStore()
+    other = Partitions(frozenset({"a"}))
+    log = StagedLog(store.open())
+    async with Hub(log) as here, Hub(store.open(other), other) as there, subscribed(here) as keeps_it_open:
+        await keeps_it_open.ready()
+        log.hold_tail()
+        async with subscribed(there) as sink:
+            await sink.ready()
+            await there.dispatch([event("one", type="a")])
+            await sink.has("one")
+        await there.dispatch([event("two", type="a")])
+        async with subscribed(here, cursor=sink.cursor) as resumed:
+            assert await resumed.ready() == {"recovered": True, "replayed": 1}
+            assert resumed.order == ["two", "realtime.ready"]
+            last = Cursor.parse(resumed.cursor)
+            assert last is not None
+            assert last.positions.keys() == {ALL, "a"}
