@@ -36,7 +36,9 @@ NEEDED = 0.85  # of the mutants of a room
 
 FAST = ("tests/unit", "tests/properties")
 ALL_IN_MEMORY = (*FAST, "tests/contract", "tests/integration/memory")
-OUTAGES = tuple(f"tests/integration/fallback/test_{name}.py" for name in ("fallback", "guarded", "waiting_streams"))
+OUTAGES = tuple(
+    f"tests/integration/fallback/test_{name}.py" for name in ("early_replays", "fallback", "guarded", "waiting_streams")
+)
 SCHEMES = ("tests/contract/test_partition_schemes.py", "tests/contract/test_scheme_changes.py")
 MEMORY = "not (redis or postgres or upstash or [fallback)"  # the store "fallback" is a Redis
 

@@ -2,15 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import Sequence
 
 import pytest
 from tidewire.delivery import replay as module
 from tidewire.delivery.replay import (
-    BATCH_BYTES,
     BATCH_ITEMS,
-    SILENT,
-    NotWritableError,
     Place,
     Replay,
     SinkIsFullError,
@@ -21,124 +18,25 @@ from tidewire.errors import TransportUnavailable
 from tidewire.model.audience import Interest
 from tidewire.model.cursor import Cursor, Position
 from tidewire.model.partitions import ALL
-from tidewire.model.record import Gap, Record, pack
-from tidewire.model.record_page import RecordPage
+from tidewire.model.record import Gap, Record
 from tidewire.protocol.sse import CLOUDEVENTS, DATA, Format
-from tidewire.transports.memory import MemoryLog
 
 from tests.support.clocks import virtual_time
 from tests.support.sinks import RecordingSink
 from tests.unit.delivery.members import record
-
-Page = Sequence[Record | Gap]
-START = Position(7, 0)
-HEAD = Cursor({ALL: Position(7, 1_000)})
-
-
-class PagedLog(MemoryLog):
-    """A log whose reads yield the pages that a test gives for each read; an exception in a page's place is raised."""
-
-    def __init__(self, *reads: Sequence[Page | TransportUnavailable], seconds: float = 0.0) -> None:
-        super().__init__()
-        self.asked: list[tuple[Cursor, Cursor]] = []
-        self._reads = list(reads)
-        self._seconds = seconds
-
-    async def replay_pages(self, after: Cursor, until: Cursor) -> AsyncGenerator[Page]:
-        self.asked.append((Cursor(dict(after.positions)), until))
-        for page in self._reads.pop(0):
-            await asyncio.sleep(self._seconds)
-            if isinstance(page, TransportUnavailable):
-                raise page
-            yield page
-
-
-class RecordingOutlet:
-    """An outlet that keeps what a replay does with it; it has no room after the writes that a test names."""
-
-    def __init__(self, *full_after: int) -> None:
-        self.sink = RecordingSink()
-        self.held: list[bool] = []
-        self.pauses: list[float] = []
-        self.waited_for: list[Awaitable[None]] = []
-        self.room = asyncio.get_running_loop().create_future()
-        self.on_write: Callable[[], None] = lambda: None
-        self._full_after = full_after
-
-    async def write(self, chunk: bytes, *, held: bool = False) -> None:
-        self.sink.write(chunk)
-        self.held.append(held)
-        self.on_write()
-        if len(self.held) in self._full_after:
-            raise NotWritableError(self.room)
-
-    async def wait_until_writable(self, writable: Awaitable[None]) -> None:
-        self.waited_for.append(writable)
-
-    async def pause(self, seconds: float) -> None:
-        self.pauses.append(seconds)
-
-
-def make_replay(
-    log: MemoryLog | None,
-    outlet: RecordingOutlet | SinkOutlet,
-    *,
-    interest: Interest = Interest(),
-    format: Format = DATA,
-    positions: dict[str, Position] | None = None,
-    stats: Stats | None = None,
-    heads: Sequence[Cursor] = (),
-    is_repetition: Callable[[Record], bool] | None = None,
-) -> Replay:
-    positions = {ALL: START} if positions is None else dict(positions)
-    answers = list(heads)
-    asked = tuple(positions)
-
-    async def read_heads(partitions: Sequence[str]) -> Cursor:
-        assert tuple(partitions) == asked
-        return answers.pop(0)
-
-    place = Place(tuple(positions), positions)
-    return Replay(log, place, outlet, interest, format, stats or Stats(), read_heads, is_repetition)
-
-
-def stored(*records: Record) -> RecordPage:
-    """The page as a store keeps it."""
-    first = records[0].position
-    assert first is not None
-    values = [
-        b"%08x%013d" % (each.position.offset, each.position.time) + pack(each.event)
-        for each in records
-        if each.position is not None
-    ]
-    page = RecordPage.parse(records[0].partition, first.epoch, first.offset, values)
-    assert page is not None
-    return page
-
-
-def numbered(start: int, stop: int, **options: object) -> list[Record]:
-    return [record(offset, **options) for offset in range(start, stop)]  # type: ignore[arg-type]
-
-
-def offset_of(cursor: str, partition: str = ALL) -> int:
-    place = Cursor.parse(cursor)
-    assert place is not None
-    return place.positions[partition].offset
-
-
-def sizes(outlet: RecordingOutlet) -> list[int]:
-    """How many events each write had."""
-    return [chunk.count(b"data: ") for chunk in outlet.sink.chunks]
-
-
-PageOf = Callable[..., Page]
-
-
-def listed(*records: Record) -> Page:
-    return records
-
-
-both_forms = pytest.mark.parametrize("page_of", [listed, stored])
+from tests.unit.delivery.replays import (
+    HEAD,
+    START,
+    PagedLog,
+    PageOf,
+    RecordingOutlet,
+    both_forms,
+    listed,
+    make_replay,
+    numbered,
+    offset_of,
+    stored,
+)
 
 
 @pytest.mark.parametrize("format", [DATA, CLOUDEVENTS])
@@ -166,55 +64,6 @@ async def test_counts_of_several_readers_add_up(page_of: PageOf) -> None:
         page = page_of(*numbered(1, 4), record(4, users=("u2",)))
         await make_replay(PagedLog([page]), RecordingOutlet(), stats=stats).run(HEAD)
     assert (stats.replays, stats.replayed, stats.filtered) == (2, 6, 2)
-
-
-@both_forms
-@virtual_time
-async def test_a_large_page_is_written_in_portions_of_records(page_of: PageOf) -> None:
-    """Between two of them other tasks have their turn, and no time passes."""
-    outlet = RecordingOutlet()
-    turns = 0
-
-    async def count_turns() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
-
-    at_write: list[int] = []
-    outlet.on_write = lambda: at_write.append(turns)
-    counting = asyncio.create_task(count_turns())
-    progress = make_replay(PagedLog([page_of(*numbered(1, 2 * BATCH_ITEMS + 51))]), outlet)
-    await progress.run(HEAD)
-    counting.cancel()
-    assert sizes(outlet) == [BATCH_ITEMS, BATCH_ITEMS, 50]
-    assert outlet.sink.data == list(range(1, 2 * BATCH_ITEMS + 51))
-    assert outlet.held == [True] * 3
-    assert at_write[0] < at_write[1] < at_write[2]
-    assert asyncio.get_running_loop().time() == 0
-
-
-@both_forms
-@pytest.mark.parametrize(("bytes", "expected"), [(20_000, [3, 3, 2]), (100_000, [1] * 8)])
-@virtual_time
-async def test_a_portion_is_bounded_in_bytes(page_of: PageOf, bytes: int, expected: list[int]) -> None:
-    outlet = RecordingOutlet()
-    page = page_of(*numbered(1, 9, data="x" * bytes))
-    await make_replay(PagedLog([page]), outlet).run(HEAD)
-    counts = [count for count in sizes(outlet) if count]
-    if page_of is listed and bytes < BATCH_BYTES:
-        expected = [4, 4]  # a portion ends with the record that fills it
-    assert counts == expected
-
-
-@virtual_time
-async def test_a_portion_ends_with_the_record_that_fills_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    outlet = RecordingOutlet()
-    await make_replay(PagedLog([numbered(1, 3)]), outlet).run(HEAD)
-    monkeypatch.setattr(module, "BATCH_BYTES", len(outlet.sink.stream))
-    again = RecordingOutlet()
-    await make_replay(PagedLog([numbered(1, 6)]), again).run(HEAD)
-    assert sizes(again) == [2, 2, 1]
 
 
 @virtual_time
@@ -313,52 +162,6 @@ async def test_a_gap_is_announced_between_the_records_around_it() -> None:
     assert [offset_of(event.last_event_id) for event in outlet.sink.all] == [1, 2, 4, 5, 4, 4]
     assert stats.gaps == {"trimmed": 2, "no-log": 1}
     assert not progress.recovered
-
-
-@both_forms
-@virtual_time
-async def test_records_for_others_make_no_long_silence(page_of: PageOf) -> None:
-    """After more than a second a heartbeat moves the cursor, and then again."""
-    outlet = RecordingOutlet()
-    pages = [page_of(record(offset, users=("u2",))) for offset in range(1, 9)]
-    progress = make_replay(PagedLog(pages, seconds=SILENT / 2), outlet)
-    await progress.run(HEAD)
-    assert outlet.sink.all == []
-    assert outlet.held == [True, True]
-    cursors = [DATA.heartbeat(Cursor({ALL: record(offset).position or START}).encode()) for offset in (3, 6)]
-    assert outlet.sink.chunks == cursors
-
-
-@both_forms
-@virtual_time
-async def test_a_reader_with_events_gets_no_heartbeats(page_of: PageOf) -> None:
-    outlet = RecordingOutlet()
-    pages = [page_of(record(1)), *(page_of(record(n, users=None if n % 2 else ("u2",))) for n in range(2, 9))]
-    await make_replay(PagedLog(pages, seconds=0.6), outlet).run(HEAD)
-    assert sizes(outlet) == [1, 1, 1, 1]
-
-
-@both_forms
-@virtual_time
-async def test_a_reader_of_full_portions_gets_no_heartbeats(page_of: PageOf) -> None:
-    """Of which each ends with its page, so that nothing is left to write after it."""
-    outlet = RecordingOutlet()
-    pages = [page_of(record(offset, data="x" * BATCH_BYTES)) for offset in range(1, 6)]
-    await make_replay(PagedLog(pages, seconds=0.6), outlet).run(HEAD)
-    assert sizes(outlet) == [1] * 5
-
-
-@virtual_time
-async def test_many_records_for_others_are_heartbeats() -> None:
-    """Counted over pages, from the last write on."""
-    outlet = RecordingOutlet()
-    pages = [numbered(start, start + 50, users=("u2",)) for start in range(1, 501, 50)]
-    pages.insert(2, [record(101)])
-    await make_replay(PagedLog(pages), outlet).run(HEAD)
-    places = [event.last_event_id for event in outlet.sink.all]
-    assert [offset_of(place) for place in places] == [101]
-    beats = [offset_of(chunk[4:-2].decode()) for chunk in outlet.sink.chunks if chunk.count(b"\n") == 2]
-    assert beats == [300, 500]
 
 
 @virtual_time
