@@ -11,7 +11,7 @@ from tests.support.api import Api
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("browser-console")]
 
-# how the browser logs a server that is away, or that stops within a response
+# how the browser logs a server that is unavailable, or that stops within a response
 AWAY = r"net::ERR_(CONNECTION_\w+|CONTENT_LENGTH_MISMATCH|INCOMPLETE_CHUNKED_ENCODING|EMPTY_RESPONSE)"
 
 

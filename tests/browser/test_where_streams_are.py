@@ -118,7 +118,7 @@ async def test_stream_url_needs_no_config(make_two: MakeTwo, pages: Pages) -> No
 
 async def test_unreachable_streams_are_replaced_by_polls(make_two: MakeTwo, pages: Pages) -> None:
     """At the site, without a lost or duplicate event. `onError` names the host of the streams."""
-    pages.expect(AWAY, "access the `loopback` address space")  # Chromium's message for a host that is away
+    pages.expect(AWAY, "access the `loopback` address space")  # Chromium's message for a host that is unavailable
     site, streams = make_two()
     page = await pages.blank(site.instance.url)
     await connect(page)

@@ -14,9 +14,9 @@ from tidewire.transports.base import Handler, Log, Tail
 from tests.contract.acts import publish
 from tests.contract.staged import StagedLog
 from tests.contract.stores import MemoryStore
-from tests.integration.fallback.away import Instance
 from tests.support.clocks import virtual_time
 from tests.support.sinks import RecordingSink, subscribed
+from tests.support.unavailable_log import Instance
 from tests.support.waiting import spin
 
 AFTER = ["realtime.ready", *range(1, 6), "realtime.gap", 1, 2, "other"]

@@ -88,7 +88,7 @@ def test_without_the_log_nothing_is_accepted_or_ready(make_redis: MakeRedis, mak
 async def test_ready_reports_every_reason() -> None:
     class LostLog(MemoryLog):
         async def ping(self) -> None:
-            raise TransportUnavailable("the store is away")
+            raise TransportUnavailable("the store is unavailable")
 
     async with Hub(LostLog()) as hub:
         hub.drain()
@@ -97,7 +97,7 @@ async def test_ready_reports_every_reason() -> None:
             began = time.monotonic()
             problem = problem_of(await client.get("/api/health/ready"), 503)
     assert "draining" in problem["detail"]
-    assert "the store is away" in problem["detail"]
+    assert "the store is unavailable" in problem["detail"]
     assert time.monotonic() - began < 5
 
 

@@ -69,10 +69,10 @@ SIGNATURE = "5f2b9c-signature-private"
 SIGNED = ("webhook-signature", "x-hub-signature-256", "stripe-signature", "x-slack-signature", "upstash-signature")
 
 
-@pytest.fixture(params=["nothing is wrong", "the log is away"])
+@pytest.fixture(params=["nothing is wrong", "the log is unavailable"])
 def driven(request: pytest.FixtureRequest, make_instance: MakeInstance) -> Instance:
     away = {"REALTIME_TRANSPORT": "redis", "REDIS_URL": "redis://127.0.0.1:9", "REALTIME_PUBLISH_RATE": "100/1s"}
-    more = away if request.param == "the log is away" else {}
+    more = away if request.param == "the log is unavailable" else {}
     return make_instance(REALTIME_PUBLISH_KEYS=PUBLISH_KEY, REALTIME_JWT_SECRET=SECRET, **more)
 
 

@@ -1,8 +1,8 @@
 """One story about the delivery core, made from a seed: what may happen to an instance's streams, in a random order.
 
 Events, heartbeats, `expiring`, `closing`, clients that read slowly, stall, vanish and resume with the last id that they
-received; a log whose tail is held up or that is away; and, with early delivery, a fallback that delivers before the log
-holds an event. At the end every byte that a client received is judged against what the log holds.
+received; a log that is unavailable, or whose tail is held up; and, with early delivery, a fallback that delivers before
+the log holds an event. At the end every byte that a client received is judged against what the log holds.
 
 Everything is decided by the seed: time is virtual, and each point where another log would do I/O takes a random pause.
 """
@@ -30,11 +30,11 @@ from tidewire.protocol.sse import CLOUDEVENTS, DATA, READY, Format
 
 from tests.contract.acts import read
 from tests.contract.stores import MemoryStore
-from tests.integration.fallback.away import AwayLog, Instance
 from tests.properties.judge import Judge, Received, Verdict
 from tests.properties.random_sink import RandomSink
 from tests.support.clocks import VirtualTimeLoop, pass_time
 from tests.support.sse_decoder import SseDecoder
+from tests.support.unavailable_log import Instance, UnavailableLog
 from tests.support.waiting import spin
 
 TYPES = ("a", "b", "c")
@@ -213,7 +213,7 @@ class Story:
 
     async def hold_tail(self) -> None:
         log = self.dice.choice(self.instances).log
-        if not log.is_away:
+        if not log.is_unavailable:
             log.hold_tail()
             await self.spin()
             asyncio.get_running_loop().call_later(self.dice.choice((0.001, 1.0, 20.0)), _release, log)
@@ -325,10 +325,10 @@ class Story:
 
 
 class Plain:
-    """An instance without a fallback, on a log that can be away."""
+    """An instance without a fallback, on a log that can be unavailable."""
 
     def __init__(self, story: Story, ring: Ring) -> None:
-        self.log = AwayLog(story.store.open(story.scheme))
+        self.log = UnavailableLog(story.store.open(story.scheme))
         self.hub = Hub(self.log, story.scheme, heartbeat=HEARTBEAT, ring=ring)
 
 
@@ -336,8 +336,8 @@ def _backlog(instance: Instance | Plain) -> int:
     return instance.fallback.backlog.events if isinstance(instance, Instance) else 0
 
 
-def _release(log: AwayLog) -> None:
-    if not log.is_away:
+def _release(log: UnavailableLog) -> None:
+    if not log.is_unavailable:
         log.release_tail()
 
 

@@ -29,7 +29,7 @@ POLL_SECONDS = 0.01
 LOG_CHARACTERS = 8_000  # what of a log a failed test shows
 
 # Below the range from which the kernel takes ports for outgoing connections (from 32768 on Linux,
-# 49152 on macOS): while a killed server is away, one of a test's many clients could get its port.
+# 49152 on macOS): while a killed server is unavailable, one of a test's many clients could get its port.
 PORTS = range(20_000, 32_000)
 
 

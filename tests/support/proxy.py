@@ -138,7 +138,7 @@ class Proxy:
 
 
 class Refusing:
-    """Accepts connections and closes them at once, as a proxy in front of a store that is away."""
+    """Accepts connections and closes them at once, as a proxy in front of a store that is unavailable."""
 
     def __init__(self) -> None:
         self.connections = 0

@@ -104,8 +104,8 @@ class ReadNumbers:
     def skip(self, number: int, to: int) -> None:
         """Continue at `to` after everything before `number` was read: the items between them have left the ring.
 
-        While the log is away, a replay comes here with each try. So only ranges that hold early events are kept, and
-        none for a skip of nothing: they would be as many as the tries.
+        While the log is unavailable, each try of a replay calls this. So only ranges that hold early events are kept,
+        and none for a skip of nothing: they would be as many as the tries.
         """
         if number == to:
             return

@@ -38,7 +38,7 @@ REFUSAL_SECONDS = 30.0
 """How long a refused append counts against readiness. Not for ever: an instance that a load balancer has taken out gets
 no publication that could succeed and prove that the store was mended."""
 HEARTBEAT_SLOTS = 16  # the turns of one interval: not all subscribers are written to at once
-GOING_AWAY = "This instance is draining: send the request again, and another instance answers"
+DRAINING = "This instance is draining: send the request again, and another instance answers"
 
 
 class HubSnapshot(NamedTuple):
@@ -177,7 +177,7 @@ class Hub:
                         raise
                     subscriber = self._make_waiting_subscriber(interest, start, format, partitions, issued_at)
                 if self.draining:  # since it came: nothing would close it any more
-                    raise Unavailable(GOING_AWAY)
+                    raise Unavailable(DRAINING)
                 self.check_revoked(interest, issued_at)
                 if self.schemes.partitions_for(interest) == partitions:  # no other scheme was announced meanwhile
                     break

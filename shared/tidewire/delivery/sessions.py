@@ -7,7 +7,7 @@ import time
 from typing import Self
 
 from tidewire.delivery.groups import Sink
-from tidewire.delivery.hub import GOING_AWAY, Hub
+from tidewire.delivery.hub import DRAINING, Hub
 from tidewire.delivery.limits import Connections
 from tidewire.delivery.subscriber import Subscriber
 from tidewire.errors import Unauthorized, Unavailable
@@ -147,7 +147,7 @@ class Session:
             raise Unauthorized("The token was revoked")
         if self.subscriber.ending == "token-expired":
             raise Unauthorized("The token is not valid: it has expired")
-        raise Unavailable(GOING_AWAY)
+        raise Unavailable(DRAINING)
 
     def _set_timer(self, warn_at: float) -> None:
         """Warn at that time; if it is not before the end, only end."""

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from tidewire.delivery.hub import GOING_AWAY, Hub
+from tidewire.delivery.hub import DRAINING, Hub
 from tidewire.delivery.sessions import Session, Sessions
 from tidewire.errors import TidewireError, TransportUnavailable, Unavailable
 from tidewire.http.answers import Answer, encode, respond
@@ -151,7 +151,7 @@ class StreamApp:
         if method != "GET":
             return problem(405, "This path takes GET", headers={"allow": "GET"})
         if self._hub.draining:
-            raise Unavailable(GOING_AWAY)
+            raise Unavailable(DRAINING)
         return None
 
     def _refuse_stream(self, headers: Mapping[str, str]) -> Problem | None:

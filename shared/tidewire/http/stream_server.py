@@ -107,14 +107,14 @@ class StreamServer:
     async def _watch(self) -> None:
         """Follow rotated secrets between requests, and report to CloudWatch once a minute while there are streams."""
         function = self._known.get("AWS_LAMBDA_FUNCTION_NAME")
-        worst = away = 0.0
+        worst = silent = 0.0
         for check in itertools.count(1):
             await asyncio.sleep(CHECK_SECONDS)
-            away = 0.0 if self.hub.tail_running else away + CHECK_SECONDS
-            if away:  # the store's password may have been rotated, and open streams send no request that would fail
+            silent = 0.0 if self.hub.tail_running else silent + CHECK_SECONDS
+            if silent:  # the store's password may have been rotated, and open streams send no request that would fail
                 self._environment.request_refresh()
             await self._follow_rotation()
-            worst = max(worst, away, self.hub.fanout.tail_lag.take_worst())
+            worst = max(worst, silent, self.hub.fanout.tail_lag.take_worst())
             if check % CHECKS_PER_REPORT == 0:
                 if function is not None and self.hub.subscribers:
                     await self._report(function, worst)

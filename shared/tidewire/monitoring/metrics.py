@@ -73,8 +73,8 @@ def _gauges(hub: Hub) -> Iterator[Metric]:
         ("state",),
     )
     yield _gauge("realtime_tail_running", "1 while the tail is reading, or is not needed", hub.tail_running)
-    away = isinstance(hub.transport, Fallible) and hub.transport.is_away
-    yield _gauge("realtime_transport_away", "1 while the transport is unavailable", away)
+    unavailable = isinstance(hub.transport, Fallible) and hub.transport.is_unavailable
+    yield _gauge("realtime_transport_away", "1 while the transport is unavailable", unavailable)
     refused = "1 while the last append was refused for a lasting reason, for 30 s at most"
     yield _gauge("realtime_append_refused", refused, hub.refusal is not None)
     yield _gauge("realtime_draining", "1 once the instance drains its streams", hub.draining)

@@ -181,7 +181,7 @@ class Fallible(Protocol):
     """A transport that knows whether the last call reached its store: every one whose store is not this process."""
 
     @property
-    def is_away(self) -> bool:
+    def is_unavailable(self) -> bool:
         """Whether the store is known to be unavailable; nothing is sent."""
 
 

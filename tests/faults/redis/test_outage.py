@@ -1,4 +1,4 @@
-"""Redis is away: publishers get 503, streams stay open, and nothing is lost or repeated."""
+"""Redis is unavailable: publishers get 503, streams stay open, and nothing is lost or repeated."""
 
 import asyncio
 import random

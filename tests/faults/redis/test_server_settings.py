@@ -50,7 +50,7 @@ def test_a_redis_in_cluster_mode_is_refused_at_the_start(make_redis: MakeRedis, 
 async def test_cluster_mode_found_after_the_start_is_reported(
     make_redis: MakeRedis, make_instance: MakeInstance
 ) -> None:
-    """Redis was away at the start. No stream becomes ready, and the reason is logged once."""
+    """Redis was unavailable at the start. No stream becomes ready, and the reason is logged once."""
     redis = await asyncio.to_thread(in_cluster_mode, make_redis)
     await asyncio.to_thread(redis.kill)
     instance = await asyncio.to_thread(make_instance, **on_redis(redis, REALTIME_USER_SHARDS="8"))

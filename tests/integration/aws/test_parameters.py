@@ -128,7 +128,7 @@ def test_a_refused_value_is_read_again_at_a_limited_rate() -> None:
     assert environment.read()["REALTIME_PUBLISH_KEYS"] == "new"
 
 
-def test_a_store_that_is_away_later_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_store_that_is_unavailable_later_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
     clock = Clock()
     put("/key", "hunter2")
     environment = Environment({"REALTIME_PUBLISH_KEYS": "ssm:/key"}, clock)

@@ -240,7 +240,7 @@ async def test_a_failed_renewal_keeps_the_valid_token() -> None:
         nonlocal calls
         calls += 1
         if calls > 1:
-            raise OSError("the application's server is away")
+            raise OSError("the application's server is unavailable")
         return "opaque"
 
     server = Server(stream(ready("1"), control("expiring", seconds=30), 30.0, event("2", "b"), SILENCE))

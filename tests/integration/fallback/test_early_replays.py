@@ -17,12 +17,12 @@ from tidewire.transports.fallback.fallback import Fallback
 
 from tests.contract.acts import event
 from tests.contract.stores import MemoryStore
-from tests.integration.fallback.away import AwayLog, Instance
 from tests.support.clocks import virtual_time
 from tests.support.sinks import RecordingSink, subscribed
+from tests.support.unavailable_log import Instance, UnavailableLog
 
 
-class BreakingLog(AwayLog):
+class BreakingLog(UnavailableLog):
     """A log that becomes unavailable in the middle of a read, after its second item, as often as a test says."""
 
     breaks = 0
@@ -33,7 +33,7 @@ class BreakingLog(AwayLog):
             if self.breaks and count == 2:
                 self.breaks -= 1
                 self.leave()
-                raise TransportUnavailable("away in the middle")
+                raise TransportUnavailable("no answer in the middle")
             count += 1
             yield item
 
@@ -71,7 +71,7 @@ async def test_an_interrupted_replay_writes_early_events_meanwhile() -> None:
     assert sink.data == [0, 1, "early", "too", 2, 3, 4, "end"]
 
 
-class SlowHeads(AwayLog):
+class SlowHeads(UnavailableLog):
     """A log whose heads are read when the test says so, and are new then."""
 
     def __init__(self, log: Log) -> None:
@@ -98,10 +98,10 @@ async def test_an_early_event_that_a_replay_has_read_is_not_repeated() -> None:
             asyncio.create_task(hub.add(Interest(), Start(since=since), DATA, wait_for_log=True)) for since in starts
         ]
         await asyncio.sleep(1)
-        log.is_away = True
+        log.is_unavailable = True
         await hub.dispatch([event("early")])
         await witness.has("early")
-        log.is_away = False
+        log.is_unavailable = False
         await asyncio.sleep(30)  # the log holds it, and the tail has not brought it yet
         log.are_read.set()
         added = await asyncio.gather(*adding)

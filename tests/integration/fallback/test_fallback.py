@@ -1,4 +1,4 @@
-"""While the log is away, events are accepted, delivered at once, and appended later: once per connection."""
+"""While the log is unavailable, events are accepted, delivered at once, and appended later: once per connection."""
 
 import pytest
 from tidewire.delivery.ring_buffer import Ring
@@ -7,9 +7,9 @@ from tidewire.model.partitions import Partitions
 
 from tests.contract.acts import event
 from tests.contract.stores import MemoryStore
-from tests.integration.fallback.away import Instance, ids_in_log
 from tests.support.clocks import virtual_time
 from tests.support.sinks import subscribed
+from tests.support.unavailable_log import Instance, ids_in_log
 from tests.support.waiting import eventually
 
 AB = Partitions(frozenset({"a"}), user_shards=2)
@@ -89,7 +89,7 @@ async def test_a_later_subscriber_gets_an_early_event_from_the_log() -> None:
             here.log.leave()
             await here.hub.dispatch([event("early")])
             await old.has("early")
-            here.log.is_away = False  # it answers again, but the tail has delivered nothing yet
+            here.log.is_unavailable = False  # it answers again, but the tail has delivered nothing yet
             await eventually(lambda: here.fallback.backlog.events == 0)
             async with subscribed(here.hub, since="earliest") as new:
                 await new.has("early")
@@ -229,7 +229,7 @@ async def test_a_stream_resumed_in_an_outage_misses_nothing() -> None:
         assert sink.order == ["early", "missed", "realtime.ready", "end"]
 
 
-async def test_a_page_does_not_wait_for_a_log_that_is_away() -> None:
+async def test_a_page_does_not_wait_for_a_log_that_is_unavailable() -> None:
     async with Instance(MemoryStore()) as here:
         here.log.leave()
         with pytest.raises(TransportUnavailable):

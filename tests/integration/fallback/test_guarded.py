@@ -1,4 +1,4 @@
-"""While the log is away: revoked tokens and rate limits."""
+"""While the log is unavailable: revoked tokens and rate limits."""
 
 import asyncio
 from contextlib import AsyncExitStack
@@ -15,9 +15,9 @@ from tidewire.transports.redis.streams import RedisStreams
 
 from tests.contract.acts import event
 from tests.contract.stores import MemoryStore
-from tests.integration.fallback.away import AwayLog
 from tests.support.clocks import pass_time, virtual_time
 from tests.support.sinks import RecordingSink, subscribed
+from tests.support.unavailable_log import UnavailableLog
 
 KEEP = 1e12  # seconds: the times of these tests are small numbers
 
@@ -37,7 +37,7 @@ async def test_a_revoked_stream_of_an_outage_ends_after_it() -> None:
     store = MemoryStore()
     async with guard(store.open()) as elsewhere:
         await elsewhere.dispatch([Revocation("u1", 200).event()])
-        log = AwayLog(store.open())
+        log = UnavailableLog(store.open())
         log.leave()
         async with guard(Fallback(log)) as hub:
             async with (
@@ -60,7 +60,7 @@ async def test_nothing_is_replayed_to_a_revoked_stream() -> None:
     store = MemoryStore()
     async with guard(store.open()) as elsewhere:
         await elsewhere.dispatch([event("theirs", users=["u1"]), Revocation("u1", 200).event()])
-        log = AwayLog(store.open())
+        log = UnavailableLog(store.open())
         log.leave()
         async with guard(Fallback(log)) as hub, AsyncExitStack() as streams:
             sinks = [  # each reconnects to the log at another moment
@@ -76,7 +76,7 @@ async def test_nothing_is_replayed_to_a_revoked_stream() -> None:
 
 @virtual_time
 async def test_streams_that_left_in_an_outage_are_not_followed() -> None:
-    log = AwayLog(MemoryStore().open())
+    log = UnavailableLog(MemoryStore().open())
     log.leave()
     async with guard(Fallback(log)) as hub:
         async with subscribed(hub, "u1", wait_for_log=True):

@@ -11,9 +11,9 @@ from tidewire.transports.fallback.outbox import Entry
 
 from tests.contract.acts import event, place, publish
 from tests.contract.stores import MemoryStore
-from tests.integration.fallback.away import Instance, ids_in_log
 from tests.support.clocks import pass_time, virtual_time
 from tests.support.sinks import subscribed
+from tests.support.unavailable_log import Instance, ids_in_log
 from tests.support.waiting import eventually, spin
 
 
@@ -25,7 +25,7 @@ async def test_a_publish_behind_the_outbox_waits_and_is_durable() -> None:
         await publish(here.fallback, *range(300))
         here.log.seconds = 0.1
         here.log.come_back()
-        await eventually(lambda: not here.fallback.is_away)
+        await eventually(lambda: not here.fallback.is_unavailable)
         assert here.fallback.backlog.events > 0
         (receipt,) = await here.fallback.publish([event("after")])
         assert receipt.durable
@@ -35,15 +35,15 @@ async def test_a_publish_behind_the_outbox_waits_and_is_durable() -> None:
 
 @virtual_time
 async def test_a_publish_behind_a_new_outage_is_not_durable() -> None:
-    """It was waiting when the log went away again."""
+    """It was waiting when the log became unavailable again."""
     store = MemoryStore()
     async with Instance(store) as here, subscribed(here.hub) as sink:
         await sink.ready()
         here.log.leave()
         await here.hub.dispatch([event(n) for n in range(40)])
         here.log.seconds = 0.1
-        here.log.is_away = False
-        await eventually(lambda: not here.fallback.is_away)
+        here.log.is_unavailable = False
+        await eventually(lambda: not here.fallback.is_unavailable)
         waiting = asyncio.create_task(here.hub.dispatch([event("waits"), event("too")]))
         await spin()
         here.log.leave()

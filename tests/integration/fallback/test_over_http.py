@@ -1,4 +1,4 @@
-"""The fallback over HTTP, with a real Redis or Postgres that goes away and comes back."""
+"""The fallback over HTTP, with a real Redis or Postgres that stops and starts again."""
 
 import asyncio
 
@@ -59,9 +59,7 @@ async def test_an_outage_of_redis_loses_nothing(make_redis: MakeRedis, make_inst
     assert "the log is back" in here.log()
 
 
-async def test_an_instance_starts_while_redis_is_away_and_serves(
-    make_redis: MakeRedis, make_instance: MakeInstance
-) -> None:
+async def test_an_instance_starts_and_serves_without_redis(make_redis: MakeRedis, make_instance: MakeInstance) -> None:
     redis = make_redis()
     redis.kill()
     instance = make_instance(**on_redis(redis, **FALLBACK))
@@ -108,7 +106,7 @@ async def eventually_subscribed(instance: Instance) -> None:
     await eventually(waits)
 
 
-async def test_an_instance_starts_while_postgres_is_away_and_serves(
+async def test_an_instance_starts_and_serves_without_postgres(
     make_postgres: MakePostgres, make_instance: MakeInstance
 ) -> None:
     postgres = await asyncio.to_thread(make_postgres)

@@ -19,9 +19,9 @@ from tidewire.model.record import Record
 
 from tests.contract.acts import event, read
 from tests.contract.stores import MemoryStore
-from tests.integration.fallback.away import Instance
 from tests.support.clocks import pass_time, virtual_time
 from tests.support.sinks import RecordingSink, subscribed
+from tests.support.unavailable_log import Instance
 
 INSTANCES = 2
 CLIENTS = 3
@@ -119,7 +119,7 @@ class World:
         self.instances[number].log.come_back()
 
     async def answer_without_a_tail(self, number: int) -> None:
-        self.instances[number].log.is_away = False
+        self.instances[number].log.is_unavailable = False
 
     async def lose_an_answer(self, number: int) -> None:
         self.instances[number].log.answers_lost += 1

@@ -13,7 +13,6 @@ from tidewire.transports.upstash.rest_log import UpstashRest
 from tests.contract.acts import event as draft
 from tests.contract.acts import publish as publish_to
 from tests.contract.stores import MemoryStore
-from tests.integration.fallback.away import Instance, ids_in_log
 from tests.integration.fallback.over_http import back, early
 from tests.support.clients import event, follow, get, metrics, publish, receipts
 from tests.support.clocks import virtual_time
@@ -22,6 +21,7 @@ from tests.support.postgres_server import MakePostgres, PostgresServer
 from tests.support.processes import Instance as Process
 from tests.support.processes import MakeInstance, MakeRedis
 from tests.support.redis_records import read_log
+from tests.support.unavailable_log import Instance, ids_in_log
 from tests.support.upstash_stand_in import StandIn
 from tests.support.waiting import eventually
 
@@ -199,8 +199,8 @@ async def test_a_waiting_publisher_gets_the_error_of_its_event() -> None:
         here.log.leave()
         await publish_to(here.fallback, *range(40))
         here.log.seconds = 0.1
-        here.log.is_away = False
-        await eventually(lambda: not here.fallback.is_away)
+        here.log.is_unavailable = False
+        await eventually(lambda: not here.fallback.is_unavailable)
         waiting = asyncio.create_task(here.fallback.publish([draft("bad", id="bad")]))
         with pytest.raises(EventRefused, match="poison"):
             await waiting
@@ -239,7 +239,7 @@ async def test_an_outbox_full_of_refused_events_serves_others(bound: str, caplog
         for number in range(len(names)):
             await here.fallback.publish([draft(id=f"good {number}")])
         await eventually(lambda: here.fallback.backlog.events == 0)
-        assert not here.fallback.is_away
+        assert not here.fallback.is_unavailable
         logged = await ids_in_log(store)
     assert logged == ["good", "good too", *(f"good {number}" for number in range(len(names)))]
     lines = [record.message for record in caplog.records if "SET ASIDE" in record.message]

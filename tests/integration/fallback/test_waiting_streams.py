@@ -20,9 +20,9 @@ from tidewire.transports.fallback.fallback import Fallback
 
 from tests.contract.acts import event
 from tests.contract.stores import MemoryStore
-from tests.integration.fallback.away import AwayLog, Instance
 from tests.support.clocks import virtual_time
 from tests.support.sinks import RecordingSink, subscribed
+from tests.support.unavailable_log import Instance, UnavailableLog
 from tests.support.waiting import eventually
 
 AFTER_NOW = 1e10  # s since 1970, of the log's clock: a stream of an outage begins at the time of this process's clock
@@ -115,7 +115,7 @@ async def test_the_log_is_tried_at_least_once_a_second() -> None:
             assert len(sink.chunks) < 2_400
             here.log.come_back()
             # The fallback itself tries the log now and then; from then on the stream needs no more than a second.
-            await eventually(lambda: not here.fallback.is_away)
+            await eventually(lambda: not here.fallback.is_unavailable)
             began = loop.time()
             await sink.ready()
             assert loop.time() - began <= RETRY_CAP + 0.1
@@ -216,15 +216,15 @@ async def test_a_waiting_stream_that_left_is_written_no_more() -> None:
 async def test_a_stream_that_need_not_wait_is_refused_in_an_outage() -> None:
     async with Instance(MemoryStore()) as here:
         here.log.leave()
-        with pytest.raises(TransportUnavailable, match="away"):
+        with pytest.raises(TransportUnavailable, match="unavailable"):
             await here.hub.add(Interest(), Start(), DATA)
-        with pytest.raises(TransportUnavailable, match="away"):
+        with pytest.raises(TransportUnavailable, match="unavailable"):
             async with here.hub.subscribe(Interest(), Start(), DATA):
                 pass
         assert here.hub.snapshot().readers == {}
 
 
-class SlowToAnswer(AwayLog):
+class SlowToAnswer(UnavailableLog):
     """A log whose tail is answered for the first time when the test says."""
 
     def __init__(self, log: Log) -> None:
@@ -263,7 +263,7 @@ async def test_ready_waits_for_the_first_answer_of_the_tail() -> None:
     async with Hub(Fallback(log)) as hub, subscribed(hub, wait_for_log=True) as sink:
         place = Cursor((await log.head((ALL,))).positions).encode()
         await asyncio.sleep(RETRY_CAP + 0.5)
-        log.is_away = True
+        log.is_unavailable = True
         await hub.dispatch([event("early")])
         await sink.has("early")
         assert len(sink.chunks) == 1
@@ -271,7 +271,7 @@ async def test_ready_waits_for_the_first_answer_of_the_tail() -> None:
         await asyncio.sleep(20 * RETRY_CAP)
         assert sink.order == ["early"]
         assert sink.chunks[1:] == [DATA.heartbeat(place)] * 20
-        log.is_away = False
+        log.is_unavailable = False
         log.answered.set()
         assert (await sink.ready())["recovered"]
         await hub.dispatch([event("end")])
@@ -315,14 +315,14 @@ async def test_a_slow_waiting_stream_gets_each_event_once() -> None:
             here.log.come_back()
             last = offset_of(witness.cursor) + 5
             await witness.until(lambda: offset_of(witness.cursor) == last)
-            here.log.is_away = True
+            here.log.is_unavailable = True
             here.hub.fanout.broadcast(Gap("trimmed", ALL, here.hub.fanout.positions[ALL]))
             await here.hub.dispatch([event(4), event(5)])
             sink.release()
             await sink.has(5)
             assert sink.data == [1, 2, 3, 4, 5]
             assert sink.cursor == ""
-            here.log.is_away = False
+            here.log.is_unavailable = False
             await sink.ready()
             await eventually(lambda: here.fallback.backlog.events == 0)
             await here.hub.dispatch([event("end")])

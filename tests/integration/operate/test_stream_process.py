@@ -101,7 +101,7 @@ async def test_metrics_are_reported_under_the_namespace(server: StreamServer, re
     assert sums == {"realtime_deliveries": 2.0}
 
 
-async def test_a_tail_that_is_away_is_a_lag_that_grows(make_redis: MakeRedis, reports: Lines) -> None:
+async def test_a_tail_that_is_unavailable_is_a_lag_that_grows(make_redis: MakeRedis, reports: Lines) -> None:
     redis = make_redis(aof=False)
     settings = {"REALTIME_TRANSPORT": "redis", "REDIS_URL": redis.url, "REALTIME_AUTH": "none"}
     server = StreamServer({**settings, "AWS_LAMBDA_FUNCTION_NAME": "tidewire-prod-stream"})

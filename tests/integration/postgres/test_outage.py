@@ -1,4 +1,4 @@
-"""Postgres is away, restarts or loses connections: publishes fail fast, and nothing acknowledged is lost."""
+"""Postgres is unavailable, restarts or loses connections: publishes fail fast, and nothing acknowledged is lost."""
 
 import asyncio
 import os
@@ -65,7 +65,7 @@ async def test_a_dead_idle_connection_fails_no_publish(
         await log.aclose()
 
 
-async def test_everything_fails_fast_while_postgres_is_away(
+async def test_everything_fails_fast_while_postgres_is_unavailable(
     make_postgres: MakePostgres,
 ) -> None:
     server = await asyncio.to_thread(make_postgres)

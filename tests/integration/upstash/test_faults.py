@@ -164,7 +164,7 @@ async def test_a_kept_connection_that_died_fails_no_publish(log: UpstashRest, up
     await publish(log, 2)
 
 
-async def test_a_server_that_is_away_is_unavailable(log: UpstashRest, upstash: StandIn) -> None:
+async def test_a_server_that_is_unavailable_is_unavailable(log: UpstashRest, upstash: StandIn) -> None:
     await asyncio.to_thread(upstash.stop)
     for call in (publish(log, 1), log.head(("all",)), log.seek(("all",), 0), log.ping()):
         with pytest.raises(TransportUnavailable):

@@ -107,7 +107,7 @@ async def test_tcp_and_rest_share_one_log(
         assert again.seen.gaps == []
 
 
-async def test_streams_stay_open_while_rest_is_away(upstash: StandIn, make_instance: MakeInstance) -> None:
+async def test_streams_stay_open_while_rest_is_unavailable(upstash: StandIn, make_instance: MakeInstance) -> None:
     """Health reports that the tail reconnects."""
     instance = await asyncio.to_thread(make_instance, **on_rest(upstash, **FAST_POLLS))
     async with follow(instance) as here:

@@ -67,7 +67,7 @@ class Store(StagedLog):
         self.head_calls: list[tuple[str, ...]] = []
         self.on_head: Callable[[], object] = lambda: None
         self.head_seconds = 0.0
-        self.is_away = False
+        self.is_unavailable = False
         self.handlers: list[Handler] = []
         self.open = 0
 
@@ -83,8 +83,8 @@ class Store(StagedLog):
         self.head_calls.append(tuple(partitions))
         found = Cursor({name: self.heads[name] for name in partitions})
         await asyncio.sleep(self.head_seconds)
-        if self.is_away:
-            raise TransportUnavailable("away")
+        if self.is_unavailable:
+            raise TransportUnavailable("no answer")
         self.on_head()
         return found
 

@@ -47,7 +47,7 @@ class Read(ControlPartition):
         self.times.append(asyncio.get_running_loop().time())
         if self.failures:
             self.failures -= 1
-            raise TransportUnavailable("away")
+            raise TransportUnavailable("no answer")
         self.reads.append((None if after is None else after.offset, until.offset))
         await pass_time(1)
         self.in_read()
@@ -180,7 +180,7 @@ async def test_what_is_missing_is_read_again_until_it_succeeds(
     waits = [later - earlier for earlier, later in zip(here.one.times, here.one.times[1:], strict=False)]
     assert waits == pytest.approx([0.05, 0.1, 0.2, 0.4])
     assert [line.getMessage() for line in caplog.records] == [
-        "the control partitions cannot be read, trying again: away"
+        "the control partitions cannot be read, trying again: no answer"
     ]
 
 

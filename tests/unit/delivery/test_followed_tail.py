@@ -92,7 +92,7 @@ async def test_without_a_log_a_reader_waits_until_it_listens() -> None:
     await pass_time(10)
     assert not following.done()
     assert followed.trouble is None
-    listening.set_exception(TransportUnavailable("away"))
+    listening.set_exception(TransportUnavailable("no answer"))
     with pytest.raises(TransportUnavailable):
         await following
     assert await followed.records_behind() == 0

@@ -109,13 +109,13 @@ async def test_a_refusal_counts_until_an_append_succeeds(monkeypatch: pytest.Mon
         clock.advance(0.001)
         assert refusal() is None
         await fails(TransportRefused("read-only"))
-        await fails(TransportUnavailable("away"))
+        await fails(TransportUnavailable("no answer"))
         assert refusal() == "read-only"
         log.failure = None
         await hub.dispatch([event(3)])
         assert refusal() is None
         assert (hub.refused, hub.published) == (8, 1)
-        await fails(TransportUnavailable("away"))
+        await fails(TransportUnavailable("no answer"))
         assert refusal() is None
 
 

@@ -28,17 +28,17 @@ def announced(offset: int, scheme: Partitions, *, time: int = 1_000, since: int 
 
 
 class ControlLog(MemoryLog):
-    """A log that holds these records in its control partition, and can be away."""
+    """A log that holds these records in its control partition, and can be unavailable."""
 
     def __init__(self, *records: Record) -> None:
         super().__init__()
         self.records = list(records)
-        self.is_away = False
+        self.is_unavailable = False
         self.replays: list[tuple[int, int]] = []  # (after, until)
 
     async def replay(self, after: Cursor, until: Cursor) -> AsyncIterator[Record | Gap]:
-        if self.is_away:
-            raise TransportUnavailable("away")
+        if self.is_unavailable:
+            raise TransportUnavailable("no answer")
         begin, end = after.positions[SCHEMES], until.positions[SCHEMES]
         assert begin.check == "", "unknown: it is the check of an earlier record"
         self.replays.append((begin.offset, end.offset))
@@ -172,13 +172,13 @@ async def test_the_first_record_of_a_new_process_is_read() -> None:
 
 async def test_a_record_after_a_failed_read_is_read_with_it() -> None:
     here = await known(OWN)
-    here.log.is_away = True
+    here.log.is_unavailable = True
     assert not here.schemes.on_item(announced(3, WITH_B))
     with pytest.raises(TransportUnavailable):
         await here.catch_up()
     assert not here.schemes.on_item(announced(2, OWN)), "what is before the failed one is still missing"
     assert not here.schemes.on_item(announced(4, OWN))
-    here.log.is_away = False
+    here.log.is_unavailable = False
     here.log.records += [announced(3, WITH_B), announced(4, OWN)]
     await here.catch_up()
     assert here.names == {ALL, "a", "b"}

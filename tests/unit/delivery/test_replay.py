@@ -176,7 +176,7 @@ async def test_a_read_goes_to_the_head_that_is_read_first() -> None:
 @virtual_time
 async def test_an_interrupted_replay_continues_at_its_place(page_of: PageOf, caplog: pytest.LogCaptureFixture) -> None:
     """With new heads, after a pause and a heartbeat; the warning says why."""
-    away = TransportUnavailable(f"the store is away, {page_of.__name__}")
+    away = TransportUnavailable(f"the store is unavailable, {page_of.__name__}")
     later = Cursor({ALL: Position(7, 2_000)})
     log = PagedLog([page_of(*numbered(1, 3)), away], [away], [page_of(*numbered(3, 5))])
     outlet, stats = RecordingOutlet(), Stats()

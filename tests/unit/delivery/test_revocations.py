@@ -23,11 +23,11 @@ DAY = 86_400.0
 
 
 class CountingLog(MemoryLog):
-    """Counts what is read, and can be away."""
+    """Counts what is read, and can be unavailable."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.is_away = False
+        self.is_unavailable = False
         self.seeks = 0
         self.replayed: list[tuple[int, int]] = []  # (after, until) of each replay
 
@@ -36,8 +36,8 @@ class CountingLog(MemoryLog):
         return await super().seek(partitions, time)
 
     async def replay(self, after: Cursor, until: Cursor) -> AsyncIterator[Record | Gap]:
-        if self.is_away:
-            raise TransportUnavailable("away")
+        if self.is_unavailable:
+            raise TransportUnavailable("no answer")
         self.replayed.append((after.positions[REVOCATIONS].offset, until.positions[REVOCATIONS].offset))
         async for item in super().replay(after, until):
             yield item
@@ -181,12 +181,12 @@ async def test_after_a_gap_all_is_read_up_to_its_place(clock: Clock) -> None:
     await revocations.catch_up(await revoke(log, "u1"))
     end = await revoke(log, "u2", "u3")
     assert not revocations.on_item(Gap("trimmed", REVOCATIONS, end))
-    log.is_away = True
+    log.is_unavailable = True
     with pytest.raises(TransportUnavailable):
         await revocations.catch_up()
     later = await revoke(log, "u4")
     assert revocations.on_item(Record(Revocation("u4", NOW).event(), REVOCATIONS, later))
-    log.is_away = False
+    log.is_unavailable = False
     await revocations.catch_up()
     assert log.replayed == [(0, 1), (0, 3)]
     assert len(revocations) == 4

@@ -9,7 +9,7 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
-from tidewire.delivery.hub import GOING_AWAY, Hub
+from tidewire.delivery.hub import DRAINING, Hub
 from tidewire.delivery.limits import Connections
 from tidewire.delivery.revocations import Revocation, Revocations
 from tidewire.delivery.sessions import EXPIRING_SECONDS, PAGE_SECONDS, Session, Sessions
@@ -27,9 +27,9 @@ from tidewire.transports.memory import MemoryLog
 from tests.contract.acts import event, publish
 from tests.contract.staged import StagedLog
 from tests.contract.stores import MemoryStore
-from tests.integration.fallback.away import Instance
 from tests.support.clocks import pass_time, virtual_time
 from tests.support.sinks import RecordingSink
+from tests.support.unavailable_log import Instance
 
 QUERY = parse_subscribe_request(b"", {})
 POLL = parse_subscribe_request(b"wait=20", {})
@@ -242,7 +242,7 @@ class SilentReplay(StagedLog):
 @pytest.mark.parametrize(
     ("ending", "error"),
     [
-        ("draining", Unavailable(GOING_AWAY)),
+        ("draining", Unavailable(DRAINING)),
         ("revoked", Unauthorized("The token was revoked")),
         ("token-expired", Unauthorized("The token is not valid: it has expired")),
     ],

@@ -175,10 +175,10 @@ async def test_without_a_log_every_start_but_now_is_a_gap(start: Start, has_miss
     assert place == Place(BOTH, {}, Cursor({}), [Gap("no-log", ALL, None)] if has_missed else ())
 
 
-async def test_a_log_that_is_away_is_no_place() -> None:
+async def test_a_log_that_is_unavailable_is_no_place() -> None:
     class Away(MemoryLog):
         async def seek(self, partitions: Sequence[str], time: int | None) -> Cursor:
-            raise TransportUnavailable("away")
+            raise TransportUnavailable("no answer")
 
     for start in (Start("nonsense"), Start(since="earliest"), Start(cursor(all=10))):
         with pytest.raises(TransportUnavailable):

@@ -147,12 +147,12 @@ async def test_the_lag_counts_the_records_still_to_be_brought() -> None:
 
 
 @virtual_time
-async def test_the_lag_is_unknown_while_the_log_is_away() -> None:
+async def test_the_lag_is_unknown_while_the_log_is_unavailable() -> None:
     here = Here()
     await here.follow("a")
-    here.store.is_away = True
+    here.store.is_unavailable = True
     assert await here.followed.records_behind() is None
-    here.store.is_away = False
+    here.store.is_unavailable = False
     here.store.head_seconds = 3.0
     began = asyncio.get_running_loop().time()
     assert await here.followed.records_behind() is None

@@ -11,9 +11,9 @@ from tidewire.transports.memory import MemoryLog
 from tests.contract.acts import event, publish
 from tests.contract.staged import StagedLog
 from tests.contract.stores import MemoryStore
-from tests.integration.fallback.away import AwayLog
 from tests.support.clocks import Clock
 from tests.support.sinks import subscribed
+from tests.support.unavailable_log import UnavailableLog
 from tests.support.waiting import spin
 from tests.unit.delivery.members import Listener, record
 
@@ -117,8 +117,8 @@ async def test_the_tail_lag_costs_a_request_only_with_subscribers() -> None:
             assert (await values(hub))["realtime_tail_behind_records"] == 0
 
 
-async def test_a_log_that_is_away_has_no_lag_and_counts_refusals() -> None:
-    log = AwayLog(MemoryLog())
+async def test_an_unavailable_log_has_no_lag_and_counts_refusals() -> None:
+    log = UnavailableLog(MemoryLog())
     async with Hub(log) as hub, subscribed(hub) as sink:
         await sink.ready()
         log.leave()

@@ -1,4 +1,4 @@
-"""The circuit breaker: a store that is away gets one call at a time, and is found when it is back."""
+"""The circuit breaker: a store that is unavailable gets one call at a time, and is found when it is back."""
 
 import asyncio
 from types import SimpleNamespace
@@ -14,7 +14,7 @@ from tests.support.waiting import spin
 
 
 class Lost(Exception):
-    """Raised by a driver whose store is away."""
+    """Raised by a driver whose store is unavailable."""
 
 
 class Refused(Exception):
@@ -46,7 +46,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def make_breaker(hold: float = 0.0) -> CircuitBreaker:
-    return CircuitBreaker((Lost,), lambda _: TransportUnavailable("the store is away"), lambda _: hold)
+    return CircuitBreaker((Lost,), lambda _: TransportUnavailable("the store is unavailable"), lambda _: hold)
 
 
 async def opened(breaker: CircuitBreaker, store: Store) -> None:
@@ -59,7 +59,7 @@ async def opened(breaker: CircuitBreaker, store: Store) -> None:
 
 
 async def fails(breaker: CircuitBreaker, store: Store, *, even_if_open: bool = False) -> TransportUnavailable:
-    with pytest.raises(TransportUnavailable, match="the store is away") as caught:
+    with pytest.raises(TransportUnavailable, match="the store is unavailable") as caught:
         await breaker.run(store, even_if_open=even_if_open)
     return caught.value
 

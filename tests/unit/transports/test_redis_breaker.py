@@ -8,7 +8,7 @@ from tidewire.transports.redis.pool import make_circuit_breaker, unavailable
 
 
 @pytest.mark.parametrize("error", [ConnectionLost("EOF"), ReadTimeout("no answer in time"), NotServing("LOADING")])
-async def test_the_breaker_opens_when_redis_is_away(error: Exception) -> None:
+async def test_the_breaker_opens_when_redis_is_unavailable(error: Exception) -> None:
     breaker = make_circuit_breaker()
 
     async def fail() -> None:

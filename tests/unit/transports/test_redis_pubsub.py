@@ -98,7 +98,7 @@ async def test_a_refused_command_is_not_sent_again(fake: FakeRedis) -> None:
     assert caught.value.detail == "Redis cannot be used now (CommandError: NOPERM)"
     assert len(fake.commands) == 1
     assert fake.dropped == []
-    assert not transport.is_away
+    assert not transport.is_unavailable
 
 
 @virtual_time
@@ -124,19 +124,19 @@ async def test_a_timeout_drops_idle_connections_and_ends_the_call(fake: FakeRedi
     assert len(fake.commands) == 1
 
 
-async def test_health_is_probed_while_redis_is_away(fake: FakeRedis) -> None:
+async def test_health_is_probed_while_redis_is_unavailable(fake: FakeRedis) -> None:
     transport = RedisPubSub("redis://h")
     fake.faults = [RedisConnectionError("no")] * 3
     for _ in range(3):
         with pytest.raises(TransportUnavailable):
             await transport.take("key", 1, 1, 1)
-    assert transport.is_away
+    assert transport.is_unavailable
     with pytest.raises(TransportUnavailable):
         await transport.take("key", 1, 1, 1)
     assert len(fake.commands) == 3, "only a health check is sent"
     await transport.ping()
     assert fake.commands[-1] == ("EVALSHA", PUBLISH.sha, 1, KEY)
-    assert not transport.is_away
+    assert not transport.is_unavailable
 
 
 async def test_closing_closes_the_client(fake: FakeRedis) -> None:

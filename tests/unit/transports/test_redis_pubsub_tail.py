@@ -210,7 +210,7 @@ async def test_a_confirmed_subscription_closes_the_breaker(fake: FakeRedis) -> N
         with pytest.raises(TransportUnavailable):
             await transport.take("key", 1, 1, 1)
     async with tailing(transport, "all"):
-        assert not transport.is_away
+        assert not transport.is_unavailable
 
 
 @virtual_time

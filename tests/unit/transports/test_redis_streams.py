@@ -37,21 +37,21 @@ async def test_health_is_whether_an_append_would_be_accepted() -> None:
     model.faults[b"SET"] = [Exception("OOM command not allowed")]
     with pytest.raises(TransportRefused, match=r"^Redis cannot be used now \(CommandError: OOM\)$"):
         await log.ping()
-    assert not log.is_away
+    assert not log.is_unavailable
 
 
 @virtual_time
-async def test_health_is_probed_while_redis_is_away() -> None:
+async def test_health_is_probed_while_redis_is_unavailable() -> None:
     model = Model()
     log = RedisStreams("redis://h")
     model.redis.failure = ConnectionRefusedError()
     for _ in range(3):
         with pytest.raises(TransportUnavailable):
             await log.ping()
-    assert log.is_away
+    assert log.is_unavailable
     model.redis.failure = None
     await log.ping()
-    assert not log.is_away
+    assert not log.is_unavailable
 
 
 @virtual_time
@@ -98,7 +98,7 @@ async def test_a_refused_call_is_the_callers_error() -> None:
         with pytest.raises(error) as caught:
             await read(log, at(START, "a"), at(START._replace(offset=1), "a"))
         assert fault.partition(" ")[0] in caught.value.detail
-    assert not log.is_away
+    assert not log.is_unavailable
 
 
 @virtual_time
@@ -121,7 +121,7 @@ async def test_a_reply_without_each_position_is_an_error() -> None:
 
 
 @virtual_time
-async def test_a_lost_store_is_away_after_some_calls() -> None:
+async def test_a_lost_store_is_unavailable_after_some_calls() -> None:
     model = Model()
     log = RedisStreams("redis://h")
     model.redis.failure = ConnectionRefusedError()
@@ -132,7 +132,7 @@ async def test_a_lost_store_is_away_after_some_calls() -> None:
         await log.take("a", 1, 1, 1)
     with pytest.raises(TransportUnavailable, match=lost):
         await read(log, at(START, "a"), at(START._replace(offset=1), "a"))
-    assert log.is_away
+    assert log.is_unavailable
 
 
 @virtual_time

@@ -254,9 +254,9 @@ async def test_an_answered_read_closes_the_breaker() -> None:
         with pytest.raises(TransportUnavailable):
             await log.ping()
     model.redis.failure = None
-    assert log.is_away
+    assert log.is_unavailable
     async with tailing(log, all=START):
-        assert not log.is_away
+        assert not log.is_unavailable
 
 
 @virtual_time

@@ -66,7 +66,7 @@ async def test_a_cancelled_caller_does_not_cancel_the_read() -> None:
 
 async def test_a_failed_head_fails_for_all_its_callers() -> None:
     """The next call reads again."""
-    failures = [TransportUnavailable("away")]
+    failures = [TransportUnavailable("no answer")]
 
     async def read(partitions: Sequence[str]) -> Cursor:
         if failures:
@@ -153,7 +153,7 @@ async def test_pages_expire_by_time_and_by_memory() -> None:
 
 
 async def test_a_read_that_fails_is_not_kept() -> None:
-    failures = [TransportUnavailable("away")]
+    failures = [TransportUnavailable("no answer")]
 
     async def read(partition: str, after: Position, until: int) -> Sequence[Record]:
         if failures:

@@ -55,7 +55,7 @@ class Fallback:
         self._buckets = LocalBuckets()
         self._outbox = Outbox(self._keys, max_events, max_bytes)
         self._warnings = ThrottledLog(log)
-        self._is_away = False  # the last append was lost: publishers do not wait for the next one
+        self._is_unavailable = False  # the last append was lost: publishers do not wait for the next one
         self._suspects: dict[
             Entry, str
         ] = {}  # refused while nothing else was accepted: either they are the cause, or the log is
@@ -86,7 +86,7 @@ class Fallback:
                 self._note_taken(events)
                 return receipts
         taken = self._take(events)
-        if self._is_away and not self._outbox.overflow:  # its publisher, and one that repeats it, must wait
+        if self._is_unavailable and not self._outbox.overflow:  # its publisher, and one that repeats it, must wait
             for entry, _ in taken:
                 entry.is_promised = True
             return [
@@ -125,15 +125,15 @@ class Fallback:
 
     async def take(self, bucket: str, cost: int, capacity: int, seconds: float) -> float:
         """Take from the shared bucket; from this process's own if the log is unavailable or has none."""
-        if isinstance(self._log, Buckets) and not self.is_away:
+        if isinstance(self._log, Buckets) and not self.is_unavailable:
             with suppress(TransportUnavailable):  # the publish that follows finds the log unavailable too
                 return await self._log.take(bucket, cost, capacity, seconds)
         return await self._buckets.take(bucket, cost, capacity, seconds)
 
     @property
-    def is_away(self) -> bool:
+    def is_unavailable(self) -> bool:
         """Whether the log is known to be unavailable."""
-        return self._is_away or (isinstance(self._log, Fallible) and self._log.is_away)
+        return self._is_unavailable or (isinstance(self._log, Fallible) and self._log.is_unavailable)
 
     @property
     def backlog(self) -> Backlog:
@@ -306,8 +306,8 @@ class Fallback:
 
     def _note_away(self, why: str) -> None:
         self._outbox.release_waiters()
-        if not self._is_away:
-            self._is_away = True
+        if not self._is_unavailable:
+            self._is_unavailable = True
             log.warning(
                 "the log is unavailable: published events are kept in memory and not durable until it is back: %s", why
             )
@@ -320,8 +320,8 @@ class Fallback:
         self._note_back()
 
     def _note_back(self) -> None:
-        if self._is_away:
-            self._is_away = False
+        if self._is_unavailable:
+            self._is_unavailable = False
             log.warning("the log is back: appending the %d events that were kept in memory", len(self._outbox))
 
 

@@ -163,7 +163,7 @@ class Pool:
             raise unavailable(error) from error
 
     @property
-    def is_away(self) -> bool:
+    def is_unavailable(self) -> bool:
         """Whether no connection could be opened the last times."""
         return self._breaker.is_open
 

@@ -104,9 +104,9 @@ class PostgresLog(LogBase[PostgresTail]):
         await self.fetch(self._check_sql)
 
     @property
-    def is_away(self) -> bool:
+    def is_unavailable(self) -> bool:
         """Whether no connection could be opened the last times."""
-        return self._pool.is_away
+        return self._pool.is_unavailable
 
     async def aclose(self) -> None:
         """Close every connection, once an append that is under way has been answered."""

@@ -151,7 +151,7 @@ class RedisPubSub:
             raise translate(error) from error
 
     @property
-    def is_away(self) -> bool:
+    def is_unavailable(self) -> bool:
         """Whether Redis is known to be unavailable."""
         return self.breaker.is_open
 

@@ -81,7 +81,7 @@ class RedisStreams(LogBase["_RedisTail"]):
             raise unavailable(error) from error
 
     @property
-    def is_away(self) -> bool:
+    def is_unavailable(self) -> bool:
         """Whether Redis is known to be unavailable."""
         return self.breaker.is_open
 

@@ -103,9 +103,9 @@ class UpstashRest(LogBase["_PollingTail"]):
             raise unavailable(reply) from reply
 
     @property
-    def is_away(self) -> bool:
+    def is_unavailable(self) -> bool:
         """Whether Upstash is known to be unavailable."""
-        return self.session.is_away
+        return self.session.is_unavailable
 
     async def aclose(self) -> None:
         """Close every connection."""

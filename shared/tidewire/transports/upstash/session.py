@@ -111,7 +111,7 @@ class Session:
         return [reply.result if reply.error is None else CommandError(reply.error) for reply in replies]
 
     @property
-    def is_away(self) -> bool:
+    def is_unavailable(self) -> bool:
         """Whether the last requests were lost."""
         return self._breaker.is_open
 

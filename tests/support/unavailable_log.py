@@ -1,4 +1,4 @@
-"""A log that a test can take away, and hubs with a fallback on it."""
+"""A log that a test can make unavailable, and hubs with a fallback on it."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
@@ -20,12 +20,12 @@ from tests.contract.staged import StagedLog
 from tests.contract.stores import MemoryStore
 
 
-class AwayLog(StagedLog):
-    """Forwards everything to a real log; while it is away, each call fails and the tail delivers nothing."""
+class UnavailableLog(StagedLog):
+    """Forwards everything to a real log; while it is unavailable, each call fails and the tail delivers nothing."""
 
     def __init__(self, log: Log) -> None:
         super().__init__(log)
-        self.is_away = False
+        self.is_unavailable = False
         self.seconds = 0.0  # of an append
         self.answers_lost = 0  # the number of next appends whose response is lost
         self.batches: list[list[str]] = []  # ids of each attempted append
@@ -35,13 +35,13 @@ class AwayLog(StagedLog):
         self.is_broken = False  # an append raises an unexpected error
 
     def leave(self) -> None:
-        """Be away from now on."""
-        self.is_away = True
+        """Be unavailable from now on."""
+        self.is_unavailable = True
         self.hold_tail()
 
     def come_back(self) -> None:
         """Answer again; the tail delivers what it has held."""
-        self.is_away = False
+        self.is_unavailable = False
         self.release_tail()
 
     async def publish(self, events: Sequence[Event]) -> list[Receipt]:
@@ -92,20 +92,20 @@ class AwayLog(StagedLog):
         self._check()
 
     def _check(self) -> None:
-        if self.is_away:
-            raise TransportUnavailable("the log is away")
+        if self.is_unavailable:
+            raise TransportUnavailable("the log is unavailable")
 
 
 class _HeldTail:
     """The tail of such a log; an unfollow drops the held records."""
 
-    def __init__(self, log: AwayLog, tail: Tail) -> None:
+    def __init__(self, log: UnavailableLog, tail: Tail) -> None:
         self._log = log
         self._tail = tail
 
     @property
     def running(self) -> bool:
-        return not self._log.is_away
+        return not self._log.is_unavailable
 
     def follow(self, positions: Mapping[str, Position | None]) -> Awaitable[None] | None:
         return self._tail.follow(positions)
@@ -123,7 +123,7 @@ async def ids_in_log(store: MemoryStore, partition: str = ALL) -> list[str]:
 
 
 class Instance:
-    """One process: a hub over a fallback over a log that can be away."""
+    """One process: a hub over a fallback over a log that can be unavailable."""
 
     def __init__(
         self,
@@ -135,7 +135,7 @@ class Instance:
         ring: Ring | None = None,
         window: float = 86_400.0,
     ) -> None:
-        self.log = AwayLog(store.open(scheme))
+        self.log = UnavailableLog(store.open(scheme))
         self.fallback = Fallback(self.log, scheme, max_events=max_events, max_bytes=max_bytes)
         self.hub = Hub(self.fallback, scheme, ring=ring, window=window)
 
