@@ -18,6 +18,7 @@ from scripts import bundle as builder
 from scripts import netlify_build
 from tests.browser.conftest import PATIENCE_MS, chromium  # noqa: F401 — a fixture
 from tests.browser.pages import Pages
+from tests.conftest import redis_server  # noqa: F401 — with a server of its own: other tests empty theirs
 from tests.deployed.cloud.cloud import SITE, Cloud
 from tests.deployed.cloud.stack import Stack
 from tests.repository.deploy.conftest import Package, here, once, package, project, template  # noqa: F401 — fixtures

@@ -1,0 +1,3 @@
+"""A Redis that no other folder's tests use: these tests count its commands and clients."""
+
+from tests.conftest import redis_server  # noqa: F401 — the same fixture, with a server of its own
