@@ -4,10 +4,10 @@ import asyncio
 import functools
 import logging
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from tidewire.delivery.hub import Hub
 from tidewire.delivery.revocations import Revocations
-from tidewire.delivery.tracer import Tracer
 from tidewire.errors import SettingsError
 from tidewire.model.partitions import Partitions
 from tidewire.monitoring.logs import configure
@@ -15,6 +15,9 @@ from tidewire.settings.config import Settings
 from tidewire.settings.endpoints import TRACE_VARIABLES
 from tidewire.settings.variables import unknown_variables
 from tidewire.transports.base import Log, Retention, Transport
+
+if TYPE_CHECKING:
+    from tidewire.delivery.tracer import Tracer
 
 logger = logging.getLogger(__name__)
 
@@ -136,7 +139,7 @@ def _warn_once(sentence: str) -> None:
     logger.warning(sentence)
 
 
-def _make_tracer(settings: Settings) -> Tracer:
+def _make_tracer(settings: Settings) -> "Tracer":
     try:
         from tidewire.monitoring.opentelemetry import Tracing
     except ModuleNotFoundError as error:

@@ -8,17 +8,19 @@ once. The cost of a record grows with the members that it is for, not with those
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from tidewire.delivery.early_delivery import Early, EarlyDelivery
 from tidewire.delivery.groups import Group, GroupIndex, Member
 from tidewire.delivery.position_waiters import PositionWaiters
 from tidewire.delivery.ring_buffer import Ring
-from tidewire.delivery.tracer import Tracer
 from tidewire.model.cursor import Position, encode, encode_one
 from tidewire.model.record import Gap, GapReason, Record
 from tidewire.primitives.counters import Histogram
 from tidewire.protocol.sse import Format
+
+if TYPE_CHECKING:
+    from tidewire.delivery.early_delivery import Early, EarlyDelivery
+    from tidewire.delivery.tracer import Tracer
 
 REST = 0.5
 """After a flush that took t, the next one waits t * REST for more frames. A write costs one system call per member,
@@ -57,9 +59,9 @@ class Fanout:
         ring: Ring,
         *,
         rereads: bool = False,
-        early: EarlyDelivery | None = None,
+        early: "EarlyDelivery | None" = None,
         clock: Callable[[], float] = time.time,
-        tracer: Tracer | None = None,
+        tracer: "Tracer | None" = None,
     ) -> None:
         """Deliver what `broadcast` is given; `rereads`: after a gap of the tail the members read the log again."""
         self.ring = ring
@@ -185,7 +187,7 @@ class Fanout:
             self.leave(member)
             member.fall_behind(None)
 
-    def _match(self, item: Record | Gap, early: Early | None) -> None:
+    def _match(self, item: Record | Gap, early: "Early | None") -> None:
         frames: dict[tuple[Format, tuple[str, ...]], bytes] = {}
         matched = 0
         groups = self._index.matches(item)

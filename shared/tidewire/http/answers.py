@@ -7,6 +7,7 @@ from typing import Any
 
 from tidewire.http.sinks import AsgiSink, Connection, Send, StreamSink
 from tidewire.monitoring.logs import REQUEST_ID, log_fields, requests
+from tidewire.protocol.headers import encode
 
 CLIENT_GONE = 499  # logged as the status if the client disconnected before the response, as nginx does
 
@@ -49,11 +50,6 @@ class Answer:
         if requests.isEnabledFor(level):
             fields = {"request_id": self.id, "method": self._method, "route": self._route, "status": self._status}
             requests.log(level, "request", extra=log_fields(**fields, ms=round((time.time() - self.began) * 1000, 1)))
-
-
-def encode(*headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
-    """Return headers in ASGI's form."""
-    return [(name.encode(), value.encode("latin-1")) for group in headers for name, value in group.items()]
 
 
 async def respond(send: Send, status: int, headers: Mapping[str, str], body: bytes) -> None:

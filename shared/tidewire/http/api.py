@@ -14,7 +14,6 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tidewire.errors import ContentTooLarge, InvalidRequest, TidewireError, Unavailable, UnsupportedCoding
-from tidewire.http.answers import encode
 from tidewire.monitoring.logs import REQUEST_ID, log_fields, request_id, requests
 from tidewire.primitives.throttled_log import ThrottledLog
 from tidewire.protocol.headers import (
@@ -22,6 +21,7 @@ from tidewire.protocol.headers import (
     check_single,
     combined,
     cors_headers,
+    encode,
     parse_media_type,
     preflight_headers,
 )

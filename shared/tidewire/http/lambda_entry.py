@@ -5,8 +5,9 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
+import msgspec
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -110,7 +111,7 @@ def configure_on_lambda(settings: Settings) -> None:
         configure(settings.log_level, settings.log_format)
 
 
-class _Made(NamedTuple):
+class _Made(msgspec.Struct, frozen=True):
     loop: asyncio.AbstractEventLoop
     hub: Hub
     mangum: Any

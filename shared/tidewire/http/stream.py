@@ -15,10 +15,10 @@ import msgspec
 from tidewire.delivery.hub import DRAINING, Hub
 from tidewire.delivery.sessions import Session, Sessions
 from tidewire.errors import TidewireError, TransportUnavailable, Unavailable
-from tidewire.http.answers import Answer, encode, respond
+from tidewire.http.answers import Answer, respond
 from tidewire.http.sinks import CONNECTION, Message, Send, StreamSink
 from tidewire.monitoring.logs import REQUEST_ID, log_fields, request_id, streams
-from tidewire.protocol.headers import SECURITY, check_single, combined, cors_headers, preflight_headers
+from tidewire.protocol.headers import SECURITY, check_single, combined, cors_headers, encode, preflight_headers
 from tidewire.protocol.problem import Problem, from_error, problem
 from tidewire.protocol.sse import CLOUDEVENTS, DATA, retry, rfc3339
 from tidewire.protocol.subscribe_request import SubscribeRequest, parse_subscribe_request

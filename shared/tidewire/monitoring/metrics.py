@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 from tidewire.delivery.hub import Hub
-from tidewire.delivery.subscriber import State
 from tidewire.model.record import GapReason
 from tidewire.primitives import counters
 from tidewire.primitives.counters import Histogram
@@ -64,6 +63,8 @@ def distributions(hub: Hub) -> Iterator[Distribution]:
 
 
 def _gauges(hub: Hub) -> Iterator[Metric]:
+    from tidewire.delivery.subscriber import State  # a function that only publishes starts without it
+
     now = hub.snapshot()
     yield Metric(
         "gauge",

@@ -67,6 +67,11 @@ def _media_type(text: str) -> str | None:
     return None if text[end:].strip() else match[1].lower()
 
 
+def encode(*headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    """Return headers in ASGI's form."""
+    return [(name.encode(), value.encode("latin-1")) for group in headers for name, value in group.items()]
+
+
 def bearer(headers: Mapping[str, str]) -> str | None:
     """Return the token of the Authorization header (RFC 6750), None without that header.
 

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Literal
 
 from tidewire.errors import SettingsError
-from tidewire.settings.postgres_url import check_url
 from tidewire.settings.variables import choice, defined, items, matching, split_url
 
 MAX_SCHEMA_NAME = 50  # the NOTIFY channel contains it too, and Postgres truncates names at 63 characters
@@ -79,8 +78,11 @@ def database_urls(environ: Mapping[str, str]) -> tuple[str, str | None]:
     env = defined(environ)
     direct, pooled = "NETLIFY_DATABASE_URL_UNPOOLED", "NETLIFY_DATABASE_URL"
     names = ["DATABASE_URL"] if "DATABASE_URL" in env else [name for name in (direct, pooled) if name in env]
-    for name in names:
-        check_url(name, env[name])
+    if names:
+        from tidewire.settings.postgres_url import check_url  # a function without Postgres starts without it
+
+        for name in names:
+            check_url(name, env[name])
     if not names:
         raise SettingsError(
             "DATABASE_URL",
