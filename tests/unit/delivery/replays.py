@@ -28,7 +28,7 @@ START = Position(7, 0)
 HEAD = Cursor({ALL: Position(7, 1_000)})
 
 
-class PagedLog(MemoryLog):
+class ScriptedLog(MemoryLog):
     """A log whose reads yield the pages that a test gives for each read; an exception in a page's place is raised."""
 
     def __init__(self, *reads: Sequence[Page | TransportUnavailable], seconds: float = 0.0) -> None:

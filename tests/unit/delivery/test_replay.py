@@ -27,9 +27,9 @@ from tests.unit.delivery.members import record
 from tests.unit.delivery.replays import (
     HEAD,
     START,
-    PagedLog,
     PageOf,
     RecordingOutlet,
+    ScriptedLog,
     both_forms,
     listed,
     make_replay,
@@ -47,7 +47,7 @@ async def test_a_stored_page_is_written_as_its_records_are(format: Format) -> No
     for page_of in (listed, stored):
         outlet, stats = RecordingOutlet(), Stats()
         pages = [page_of(*numbered(1, 4), record(4, users=("u2",))), page_of(record(5), record(6, users=("u2",)))]
-        progress = make_replay(PagedLog(pages), outlet, format=format, stats=stats, interest=Interest("u1"))
+        progress = make_replay(ScriptedLog(pages), outlet, format=format, stats=stats, interest=Interest("u1"))
         await progress.run(HEAD)
         assert outlet.held == [True, True]
         assert (progress.events, stats.replayed, stats.filtered) == (4, 4, 2)
@@ -62,7 +62,7 @@ async def test_counts_of_several_readers_add_up(page_of: PageOf) -> None:
     stats = Stats()
     for _ in range(2):
         page = page_of(*numbered(1, 4), record(4, users=("u2",)))
-        await make_replay(PagedLog([page]), RecordingOutlet(), stats=stats).run(HEAD)
+        await make_replay(ScriptedLog([page]), RecordingOutlet(), stats=stats).run(HEAD)
     assert (stats.replays, stats.replayed, stats.filtered) == (2, 6, 2)
 
 
@@ -75,7 +75,7 @@ async def test_a_page_that_begins_elsewhere_is_read_one_by_one() -> None:
         ({ALL: START, "other": START}, [1, 2, 3, 4]),
     ):
         outlet = RecordingOutlet()
-        progress = make_replay(PagedLog([stored(*numbered(1, 5))]), outlet, positions=positions)
+        progress = make_replay(ScriptedLog([stored(*numbered(1, 5))]), outlet, positions=positions)
         await progress.run(HEAD)
         assert outlet.sink.data == expected
         last = Cursor.parse(outlet.sink.cursor)
@@ -93,7 +93,7 @@ async def test_an_event_that_was_delivered_early_is_left_out(page_of: PageOf) ->
     def is_repetition(record: Record) -> bool:
         return record.event.id == "e2"
 
-    log = PagedLog([page_of(*numbered(1, 4))])
+    log = ScriptedLog([page_of(*numbered(1, 4))])
     progress = make_replay(log, outlet, stats=stats, is_repetition=is_repetition)
     await progress.run(HEAD)
     assert outlet.sink.data == [1, 3]
@@ -138,7 +138,7 @@ async def test_a_record_without_a_position_moves_no_place() -> None:
 async def test_a_reader_of_two_partitions_has_a_cursor_of_both() -> None:
     outlet = RecordingOutlet()
     records = [record(3), record(8, partition="other"), record(4)]
-    progress = make_replay(PagedLog([records]), outlet, positions={ALL: Position(7, 2), "other": Position(7, 7)})
+    progress = make_replay(ScriptedLog([records]), outlet, positions={ALL: Position(7, 2), "other": Position(7, 7)})
     await progress.run(HEAD)
     places = [Cursor.parse(event.last_event_id) for event in outlet.sink.all]
     assert [(place.positions[ALL].offset, place.positions["other"].offset) for place in places if place] == [
@@ -153,7 +153,7 @@ async def test_a_gap_is_announced_between_the_records_around_it() -> None:
     outlet, stats = RecordingOutlet(), Stats()
     gap = Gap("trimmed", ALL, Position(7, 4))
     lost = Gap("no-log", ALL, None)
-    progress = make_replay(PagedLog([[*numbered(1, 3), gap, record(5), gap, lost]]), outlet, stats=stats)
+    progress = make_replay(ScriptedLog([[*numbered(1, 3), gap, record(5), gap, lost]]), outlet, stats=stats)
     assert progress.recovered
     await progress.run(HEAD)
     assert outlet.sink.order == [1, 2, "realtime.gap", 5, "realtime.gap", "realtime.gap"]
@@ -167,7 +167,7 @@ async def test_a_gap_is_announced_between_the_records_around_it() -> None:
 @virtual_time
 async def test_a_read_goes_to_the_head_that_is_read_first() -> None:
     outlet = RecordingOutlet()
-    log = PagedLog([numbered(1, 3)])
+    log = ScriptedLog([numbered(1, 3)])
     await make_replay(log, outlet, heads=[HEAD]).run()
     assert log.asked == [(Cursor({ALL: START}), HEAD)]
 
@@ -178,7 +178,7 @@ async def test_an_interrupted_replay_continues_at_its_place(page_of: PageOf, cap
     """With new heads, after a pause and a heartbeat; the warning says why."""
     away = TransportUnavailable(f"the store is unavailable, {page_of.__name__}")
     later = Cursor({ALL: Position(7, 2_000)})
-    log = PagedLog([page_of(*numbered(1, 3)), away], [away], [page_of(*numbered(3, 5))])
+    log = ScriptedLog([page_of(*numbered(1, 3)), away], [away], [page_of(*numbered(3, 5))])
     outlet, stats = RecordingOutlet(), Stats()
     progress = make_replay(log, outlet, heads=[HEAD, later], stats=stats)
     with caplog.at_level(logging.WARNING):
@@ -207,7 +207,7 @@ async def test_heads_that_cannot_be_read_are_tried_again() -> None:
         return HEAD
 
     place = Place((ALL,), {ALL: START})
-    progress = Replay(PagedLog([numbered(1, 3)]), place, outlet, Interest(), DATA, Stats(), read_heads)
+    progress = Replay(ScriptedLog([numbered(1, 3)]), place, outlet, Interest(), DATA, Stats(), read_heads)
     await progress.run()
     assert tries == [(ALL,)] * 3
     assert len(outlet.pauses) == 2
@@ -218,7 +218,7 @@ async def test_heads_that_cannot_be_read_are_tried_again() -> None:
 @virtual_time
 async def test_a_reader_without_room_reads_on_to_the_same_head(page_of: PageOf) -> None:
     """What was taken is not written again, and the page that was held is read again."""
-    log = PagedLog([page_of(*numbered(1, 301))], [page_of(*numbered(201, 301))])
+    log = ScriptedLog([page_of(*numbered(1, 301))], [page_of(*numbered(201, 301))])
     outlet = RecordingOutlet(1)
     await make_replay(log, outlet).run(HEAD)
     assert outlet.waited_for == [outlet.room]
