@@ -1,13 +1,15 @@
 """Members that want the same events form a group; an index finds the groups of a record."""
 
 from collections.abc import Awaitable, Iterator, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from tidewire.delivery.early_delivery import Early
 from tidewire.model.audience import Interest
 from tidewire.model.event import Event
 from tidewire.model.record import Gap, Record
 from tidewire.protocol.sse import Format
+
+if TYPE_CHECKING:
+    from tidewire.delivery.early_delivery import Early
 
 
 class Sink(Protocol):
@@ -47,7 +49,7 @@ class Member(Protocol):
         Everything up to that place was written. `writable`: the sink takes no more until it is done.
         """
 
-    def received(self, early: Early) -> bool:
+    def received(self, early: "Early") -> bool:
         """Return whether the member was sent this event before the log held it."""
 
 

@@ -14,9 +14,10 @@ from tidewire.http.api import JSON_HEADERS, media_type, read_body, to_response
 from tidewire.http.routes import cloudevents_handshake, traced_post
 from tidewire.model.cursor import MAX_LENGTH, Cursor
 from tidewire.model.event import Event
-from tidewire.protocol import cloudevents, publish_request
+from tidewire.protocol import publish_request
 from tidewire.protocol.headers import bearer
 from tidewire.protocol.problem import problem
+from tidewire.protocol.publish_request import BATCHED, STRUCTURED
 from tidewire.security.publish_keys import PublishKeys, check_types
 from tidewire.settings.config import Settings
 from tidewire.transports.base import Receipt
@@ -45,15 +46,25 @@ def routes(hub: Hub, settings: Settings) -> list[BaseRoute]:
     return [traced_post(hub, PATH, publish), cloudevents_handshake(PATH, settings.publish_rate)]
 
 
-_JSON_TYPES = ("application/json", cloudevents.STRUCTURED, cloudevents.BATCHED)
+_JSON_TYPES = ("application/json", STRUCTURED, BATCHED)
 
 
 async def _events(request: Request) -> list[Event] | None:
     """Return the events of the request, None if its content type is not supported."""
-    kind, is_binary = media_type(request), "ce-specversion" in request.headers
-    if kind in (cloudevents.STRUCTURED, cloudevents.BATCHED):
+    kind = media_type(request)
+    if kind in (STRUCTURED, BATCHED) or any(name.startswith("ce-") for name in request.headers):
+        return await _cloudevents(request, kind)
+    return await _plain(request) if kind == "application/json" else None
+
+
+async def _cloudevents(request: Request, kind: str | None) -> list[Event] | None:
+    """Return the events of a request with a type or a header of CloudEvents."""
+    from tidewire.protocol import cloudevents  # a function that receives none starts without it
+
+    is_binary = "ce-specversion" in request.headers
+    if kind in (STRUCTURED, BATCHED):
         cloudevents.check_headers(request.headers)
-        return cloudevents.parse_structured(await _read(request), kind == cloudevents.BATCHED)
+        return cloudevents.parse_structured(await _read(request), batched=kind == BATCHED)
     if is_binary and kind is not None and kind.endswith(("/json", "+json")):
         return cloudevents.parse_binary(request.headers, await _read(request))
     if is_binary and "content-type" not in request.headers and not await _read(request):
@@ -61,6 +72,10 @@ async def _events(request: Request) -> list[Event] | None:
     if kind != "application/json":
         return None
     cloudevents.check_headers(request.headers)
+    return await _plain(request)
+
+
+async def _plain(request: Request) -> list[Event]:
     body = await _read(request)
     return publish_request.parse_events(body, publish_request.idempotency_key(request.headers.get("idempotency-key")))
 

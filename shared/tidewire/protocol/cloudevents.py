@@ -11,11 +11,9 @@ import msgspec
 from tidewire.errors import ContentTooLarge, InvalidRequest
 from tidewire.model import event as rules
 from tidewire.model.event import Event
-from tidewire.protocol.publish_request import MAX_EVENT_BYTES, split
+from tidewire.protocol.publish_request import BATCHED, MAX_EVENT_BYTES, STRUCTURED, split
 from tidewire.protocol.strict_json import check_all, check_json, name_pointer
 
-STRUCTURED = "application/cloudevents+json"
-BATCHED = "application/cloudevents-batch+json"
 MAX_ATTRIBUTES = 32
 MAX_ATTRIBUTE_LENGTH = 1_024  # characters
 AUDIENCE = "userids"  # our extension attribute: comma-separated user ids

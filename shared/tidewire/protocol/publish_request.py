@@ -7,6 +7,9 @@ from tidewire.model import event as rules
 from tidewire.model.event import Event, new_id
 from tidewire.protocol.strict_json import check_all, check_json, decode
 
+STRUCTURED, BATCHED = "application/cloudevents+json", "application/cloudevents-batch+json"
+"""Content types of CloudEvents; `tidewire.protocol.cloudevents` parses such bodies."""
+
 MAX_EVENTS = 100
 MAX_EVENT_BYTES = 256 * 1024
 MAX_BODY_BYTES = 1024 * 1024
