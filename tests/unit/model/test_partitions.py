@@ -83,3 +83,13 @@ def test_a_users_shard_is_the_same_in_every_process_and_release() -> None:
         "all:u7",
         "all:u5",
     ]
+
+
+@pytest.mark.parametrize(("shards", "copies"), [(MAX_COPIES, MAX_COPIES), (MAX_COPIES + 1, 1)])
+def test_an_event_has_at_most_so_many_copies(shards: int, copies: int) -> None:
+    scheme = Partitions(user_shards=256)
+    by_shard = {scheme.route(make("a", (f"u{n}",)))[0][0]: f"u{n}" for n in range(200)}
+    event = make("a", tuple(by_shard.values())[:shards])
+    routed = scheme.route(event)
+    assert len(routed) == copies
+    assert (routed == [(ALL, event)]) is (copies == 1)
