@@ -14,6 +14,11 @@ from tests.support.processes import ROOT, Instance, inherited
 TEXT = (ROOT / "examples" / "Dockerfile").read_text()
 
 
+def test_the_base_image_is_pinned_by_digest() -> None:
+    [base] = re.findall(r"^FROM (.+)$", TEXT, re.MULTILINE)
+    assert re.fullmatch(r"python:3\.\d+\.\d+-slim@sha256:[0-9a-f]{64}", base)
+
+
 def test_the_image_serves_and_its_health_check_works(tmp_path: Path) -> None:
     """The files that it copies are enough for its command, and the health check fails until the server answers."""
     for line in re.findall(r"^COPY (.+)$", TEXT, re.MULTILINE):
