@@ -24,17 +24,17 @@ def full(name: str) -> list[Any]:
 
 
 def test_shortened_durations_are_those_of_the_readme() -> None:
-    parts = [part for part in text_of("bench/README.md").split("\n\n") if part.startswith("Durations were cut")]
-    assert len(parts) == 1, "bench/README.md says in one paragraph what `Durations were cut` to"
+    parts = [part for part in text_of("bench/README.md").split("\n\n") if part.startswith("Durations were shortened")]
+    assert len(parts) == 1, "bench/README.md must have one paragraph about shortened durations"
     paragraph = " ".join(parts[0].split())
     [tail], [endtoend], [rate] = full("tail"), full("endtoend"), full("rate")
     seconds, [connections] = full("idle")
     assert tail == endtoend
     for cut in (
-        f"{WORDS[tail]} seconds a rate for `tail` and `endtoend`",
+        f"{WORDS[tail]} seconds per rate for `tail` and `endtoend`",
         f"{rate} events for `rate`",
         f"{seconds:g} s for `idle` with {connections:,} connections",
         f"no bursts through sse-starlette at {fanout.SLOWEST:,} connections",
-        f"{WORDS[coldstart.STARTS]} starts a sample for `coldstart`",
+        f"{WORDS[coldstart.STARTS]} starts per sample for `coldstart`",
     ):
         assert cut in paragraph
