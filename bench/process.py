@@ -58,7 +58,7 @@ class Child:
                 stdout=sink if stdout is None else stdout,
                 stderr=sink,
                 start_new_session=True,
-                preexec_fn=_tie(core),  # noqa: PLW1509  no thread runs while a child starts
+                preexec_fn=_tie(core),  # noqa: PLW1509 — no thread runs while a child starts
             )
         self.pid = self.popen.pid
 

@@ -36,7 +36,7 @@ async def read(events: int, ready: int, seconds: float) -> list[int]:
     head = await transport.head(["all"])
     async with transport.on_message(handler) as tail:
         tail.follow(head.positions)
-        while not tail.running:  # noqa: ASYNC110  the tail has no event to wait for
+        while not tail.running:  # noqa: ASYNC110 — the tail has no event to wait for
             await asyncio.sleep(0.01)
         os.write(ready, b"r")
         async with asyncio.timeout(seconds):

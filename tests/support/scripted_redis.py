@@ -38,8 +38,8 @@ class ScriptedRedis:
     def install(self) -> "ScriptedRedis":
         """Answer the connections of the running loop, which is the test's own."""
         loop = asyncio.get_running_loop()
-        loop.create_connection = self._connect  # type: ignore[method-assign,assignment]
-        loop.create_unix_connection = self._connect_to_path  # type: ignore[method-assign,assignment]
+        loop.create_connection = self._connect  # type: ignore[method-assign,assignment]  # in place of sockets
+        loop.create_unix_connection = self._connect_to_path  # type: ignore[method-assign,assignment]  # in place of sockets
         return self
 
     @property

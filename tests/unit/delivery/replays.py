@@ -110,7 +110,7 @@ def stored(*records: Record) -> RecordPage:
 
 
 def numbered(start: int, stop: int, **options: object) -> list[Record]:
-    return [record(offset, **options) for offset in range(start, stop)]  # type: ignore[arg-type]
+    return [record(offset, **options) for offset in range(start, stop)]  # type: ignore[arg-type]  # options of `record`
 
 
 def offset_of(cursor: str, partition: str = ALL) -> int:

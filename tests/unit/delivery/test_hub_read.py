@@ -149,7 +149,7 @@ async def test_the_cursor_of_a_read_has_only_partitions_in_use() -> None:
     scheme = Partitions(frozenset({"a"}))
     async with Hub(MemoryLog(scheme, pause=yield_once), scheme) as hub:
         await hub.dispatch([event(1, type="a"), event(2)])
-        heads = (await hub.transport.head((ALL, "a"))).positions  # type: ignore[attr-defined]
+        heads = (await hub.transport.head((ALL, "a"))).positions  # type: ignore[attr-defined]  # a log
         start = Cursor({ALL: heads[ALL], "a": Position(heads["a"].epoch, 0, "", heads["a"].time)})
         sink = RecordingSink()
         await hub.read(Interest(), Start(start.encode()), DATA, sink)

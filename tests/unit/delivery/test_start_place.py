@@ -84,7 +84,7 @@ async def test_the_head_has_only_the_partitions_of_the_reader() -> None:
 async def test_a_time_is_searched_in_the_log(since: object, time: int | None) -> None:
     found = {ALL: Position(7, 20), "a": Position(7, 30)}
     log = SeekLog({time: found})
-    place = await place_of(log, Start(since=since))  # type: ignore[arg-type]
+    place = await place_of(log, Start(since=since))  # type: ignore[arg-type]  # a parameter is a str
     assert place == Place(BOTH, found, HEADS)
     assert log.asked == [(BOTH, time)]
 

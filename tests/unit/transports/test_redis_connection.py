@@ -108,7 +108,7 @@ async def test_a_socket_is_kept_alive() -> None:
             options.append(cast(tuple[int, int, int], option))
 
     class Open(Peer):
-        def get_extra_info(self, name: str) -> object:  # type: ignore[override]
+        def get_extra_info(self, name: str) -> object:  # type: ignore[override]  # one parameter suffices here
             return Socket() if name == "socket" else None
 
     connection = Connection(ADDRESS)
