@@ -37,6 +37,7 @@ from tidewire.transports.redis.layout import (
 EPOCH = 1_764_000_000_000
 LIMITS: Arguments = [1_500, 7, 2_500]
 META = "{rt:realtime.schemes}:meta"
+BELL: Arguments = ["rt:=bell", "PUBLISH"]
 
 
 def layout() -> Layout:
@@ -148,17 +149,25 @@ def test_appends_are_one_call_per_partition() -> None:
                 *("{rt:all}:id:scope-1", "{rt:all:u1}:id:8 t 1", "{rt:all:u1}:meta", "{rt:t}:id:t 1", "{rt:t}:meta"),
                 "{rt:all}:id:scope-2",
             ],
-            [*LIMITS, "check", "1", pack(first), 2, "/s 2", pack(second), 0],
+            [*LIMITS, "check", *BELL, "1", pack(first), 2, "/s 2", pack(second), 0],
         ),
         (
             ["rt:t", "{rt:t}:meta", "rt:realtime.schemes", META, "{rt:t}:id:scope-2"],
-            [*LIMITS, "check", "/s 2", pack(second), 0],
+            [*LIMITS, "check", *BELL, "/s 2", pack(second), 0],
         ),
         (
             ["rt:realtime.schemes", META, "rt:realtime.schemes", META, "{rt:realtime.schemes}:id:scope-3"],
-            [int(FOREVER.age * 1000), FOREVER.events, 86_400_000, "check", "3", pack(third), 0],
+            [int(FOREVER.age * 1000), FOREVER.events, 86_400_000, "check", *BELL, "3", pack(third), 0],
         ),
     ]
+
+
+def test_a_cluster_rings_in_the_partitions_slot() -> None:
+    cluster = Layout("rt", Retention(), sharded=True)
+    assert layout().bell("a") == layout().bell("b") == "rt:=bell"
+    assert cluster.bell("all:u3") == "{rt:all:u3}:bell"
+    ((_, arguments),) = cluster.append("check", [part(0, "t", event("1"))]).calls
+    assert arguments[4:6] == ["{rt:t}:bell", "SPUBLISH"]
 
 
 @pytest.mark.parametrize("text", [bytes, str])

@@ -3,12 +3,15 @@
 Keys of the partition `all` under the prefix `rt`, all in one cluster slot:
 
     rt:all              the stream; an entry's id is <epoch>-<offset>, its field `e` holds check, time and event
-    {rt:all}:meta       the counter: epoch, seq, check, time; and the marks of clocks that jumped
+    {rt:all}:meta       the counter: epoch, seq, check, time; the marks of clocks that jumped; when the doorbell rang
     {rt:all}:id:<scope> the position of the event with this scope; expires with the idempotency window
     {rt}:rate:<bucket>  the level of a publish key's token bucket; expires when it is full again
     {rt}:health         never exists; see `write_check`
 
 The partition `realtime.schemes` has the same keys as any other, and each append reads its counter.
+
+Each append rings the doorbell for readers that cannot block: it publishes the partition on the channel `rt:=bell` (no
+partition's name has a `=`), or in a cluster, whose messages reach every node, on the shard channel `{rt:all}:bell`.
 """
 
 import hashlib
@@ -99,10 +102,11 @@ def write_check(prefix: str) -> Arguments:
 
 
 class Layout:
-    """The keys of one prefix, and the arguments and replies of the scripts."""
+    """The keys of one prefix, and the arguments and replies of the scripts; `sharded` is a Redis Cluster."""
 
-    def __init__(self, prefix: str, retention: Retention) -> None:
+    def __init__(self, prefix: str, retention: Retention, *, sharded: bool = False) -> None:
         self.prefix = prefix
+        self._sharded = sharded
         self._limits = _limits(retention)
         self._forever = _limits(FOREVER)
 
@@ -118,6 +122,10 @@ class Layout:
         stream = self.stream(partition)
         return [stream, f"{{{stream}}}:meta"]
 
+    def bell(self, partition: str) -> str:
+        """Return the channel on which an append to this partition rings; its message is the partition."""
+        return f"{{{self.stream(partition)}}}:bell" if self._sharded else f"{self.prefix}:=bell"
+
     def append(self, expected: str, parts: Sequence[Part]) -> "AppendCalls":
         """Return the calls of `APPEND` for these parts, one per partition; see `Append`."""
         batches: dict[str, list[tuple[int, Part]]] = {}
@@ -126,7 +134,8 @@ class Layout:
         calls = []
         for partition, batch in batches.items():
             keys = [*self.keys(partition), *self.keys(SCHEMES)]
-            arguments = [*(self._forever if partition == SCHEMES else self._limits), expected]
+            arguments: Arguments = [*(self._forever if partition == SCHEMES else self._limits), expected]
+            arguments += (self.bell(partition), "SPUBLISH" if self._sharded else "PUBLISH")
             for _, part in batch:
                 keys.append(self._id(partition, part.scope))
                 for other, scope in part.others:

@@ -4,7 +4,8 @@
 --       then for each event its idempotency key, and for each of its partitions under other schemes the idempotency
 --       key and the meta hash there
 -- ARGV  1 retention in ms, 2 maximum number of records kept (0: no limit), 3 idempotency window in ms, 4 the check of
---       the control partition's last record that the writer knows ('' for none),
+--       the control partition's last record that the writer knows ('' for none), 5 the channel of the doorbell ('' for
+--       none), 6 the command that rings it: PUBLISH, or in a cluster SPUBLISH,
 --       then for each event: the text that its check is chained over, its JSON, the number of other partitions
 -- Returns for each event {epoch, offset, check, time in ms, 1 if it was appended before}; if it is known only under
 -- other schemes, {'known', its position in each of those partitions, or ''}: then it is not appended. If the control
@@ -13,6 +14,9 @@
 -- The offset comes from a counter and not from the clock, so that a reader can prove that no record is missing. The
 -- counter has a key of its own: it outlives trimmed and expired records. An entry's id is <epoch>-<offset>; its one field
 -- holds the check (8 hex digits), the time (13 digits) and the event.
+--
+-- The doorbell tells readers that cannot block that the log has new records; its message is the partition. It rings at
+-- most once per partition and millisecond, so a reader reads no sooner than 1 ms after it rang.
 
 local stream, meta = KEYS[1], KEYS[2]
 local retention, maximum, window = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
@@ -27,8 +31,8 @@ end
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 
-local epoch, seq, check, time, trim_at, behind, marks =
-  unpack(redis.call('HMGET', meta, 'epoch', 'seq', 'check', 'time', 'trim_at', 'behind', 'marks'))
+local epoch, seq, check, time, trim_at, behind, marks, rang =
+  unpack(redis.call('HMGET', meta, 'epoch', 'seq', 'check', 'time', 'trim_at', 'behind', 'marks', 'rang'))
 if not epoch then
   -- A new log, or one whose counter was lost: the stream may hold records of a history that has ended.
   redis.call('UNLINK', stream)
@@ -72,7 +76,7 @@ end
 
 local receipts, appended = {}, false
 local at = 5
-for i = 5, #ARGV, 3 do
+for i = 7, #ARGV, 3 do
   local chained, event, others = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2])
   local receipt = known_position(KEYS[at], epoch)
   if not receipt and others > 0 then
@@ -128,6 +132,14 @@ if now >= trim_at then
   end
   marks = table.concat(kept, '', math.max(1, #kept - 7))
 end
+
+-- A user without the right to publish appends all the same. `rang` then stays, so that another user's append rings.
+local channel, moment = ARGV[5], string.format('%.0f', now)
+if channel ~= '' and rang ~= moment then
+  local rung = redis.pcall(ARGV[6], channel, string.match(stream, ':(.*)'))  -- no prefix has a colon
+  if type(rung) == 'number' then rang = moment end
+end
 redis.call('HSET', meta, 'epoch', epoch, 'seq', string.format('%.0f', seq), 'check', check, 'time', stamp,
-  'trim_at', string.format('%.0f', trim_at), 'behind', behind and string.format('%.0f', behind) or '', 'marks', marks)
+  'trim_at', string.format('%.0f', trim_at), 'behind', behind and string.format('%.0f', behind) or '', 'marks', marks,
+  'rang', rang or '')
 return receipts
