@@ -22,6 +22,8 @@ SAMPLERS = tuple(
     f"{parent}{own}" for parent in ("", "parentbased_") for own in ("always_on", "always_off", "traceidratio")
 )
 
+_TCP = re.compile(r"(unix|rediss?|rediss?\+(sentinel|cluster))://")
+
 LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
@@ -30,16 +32,27 @@ def redis_urls(env: Mapping[str, str], transport: str) -> tuple[str | None, str 
     if transport not in ("redis", "redis-pubsub"):
         return None, None, None
     url = env.get("REDIS_URL")
-    tcp = url if url is not None and url.startswith(("redis://", "rediss://", "unix://")) else None
+    tcp = url if url is not None and _TCP.match(url) else None
+    kind = None
     if tcp is not None:
-        split_url(env, "REDIS_URL")
+        from tidewire.settings.redis_url import parse_redis_url  # a function that uses REST starts without it
+
+        kind = parse_redis_url(tcp).kind
     if transport == "redis-pubsub":
         if tcp is None:
             raise SettingsError("REDIS_URL", "must be a redis:// or rediss:// URL: Pub/Sub needs a connection")
+        if kind == "cluster":
+            raise SettingsError(
+                "REDIS_URL", "names a cluster, which redis-pubsub cannot use: use REALTIME_TRANSPORT=redis"
+            )
         return tcp, None, None
     if url is not None and tcp is None:
         if not url.startswith(("https://", "http://")):
-            raise SettingsError("REDIS_URL", "must begin with redis:// or rediss:// (TCP) or https:// (Upstash's REST)")
+            raise SettingsError(
+                "REDIS_URL",
+                "must begin with redis:// or rediss:// (TCP), with redis+sentinel:// or redis+cluster://, or with https://"
+                " (Upstash's REST)",
+            )
         if env.get("UPSTASH_REDIS_REST_URL", url) != url:
             raise SettingsError("UPSTASH_REDIS_REST_URL", "differs from the REST endpoint in REDIS_URL: set only one")
         return None, *_rest(env, "REDIS_URL", "REDIS_TOKEN")

@@ -11,6 +11,7 @@ StoreError
 
 import re
 from enum import Flag, auto
+from typing import NamedTuple
 
 from tidewire.errors import AppendRefused, TransportRefused, TransportUnavailable
 
@@ -43,11 +44,27 @@ class ConnectionClosed(StoreError):
     """This process closed its connections."""
 
 
+class Redirection(NamedTuple):
+    """The node of a cluster to which MOVED or ASK sends a command.
+
+    https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/
+    """
+
+    asking: bool  # ASK: only this command, after ASKING; else the slot has moved
+    slot: int
+    host: str  # '' is the host of the node that answers
+    port: int
+
+
 class CommandError(StoreError):
     """The store refused one command; `code` is the first word of its reply: NOSCRIPT, OOM, READONLY …"""
 
+    redirection: Redirection | None
+    """Where MOVED and ASK lead. Not part of the text."""
+
     def __init__(self, text: str) -> None:
         self.code = code_of(text)
+        self.redirection = _redirection(text)
         super().__init__(self.code)
 
 
@@ -63,7 +80,8 @@ class Refusal(Flag):
     """It may concern the keys or the values of one append alone: a right that is missing for one partition, a key of
     another type, a limit. It may as well concern all of them."""
     CLUSTER = auto()
-    """The server runs in cluster mode."""
+    """The server runs in cluster mode, which needs another URL. From a node of a cluster it passes: slots are being
+    moved, or a primary is being replaced."""
 
 
 _NOT_SERVING, _LASTING, _ONE_APPEND, _CLUSTER = Refusal
@@ -77,6 +95,7 @@ REFUSALS: dict[str, Refusal] = {
     "ASK": _LASTING | _CLUSTER,
     "CROSSSLOT": _LASTING | _CLUSTER,
     "CLUSTERDOWN": _LASTING | _CLUSTER,
+    "TRYAGAIN": _LASTING | _CLUSTER,
     "MISCONF": _LASTING,
     "NOREPLICAS": _LASTING,
     "OOM": _LASTING,
@@ -111,24 +130,37 @@ def code_of(text: str) -> str:
     return word
 
 
+_REDIRECTION = re.compile(r"(MOVED|ASK) (\d{1,5}) ([^ ?]*):(\d{1,5})", re.ASCII)  # an IPv6 address has no brackets
+
+
+def _redirection(text: str) -> Redirection | None:
+    found = _REDIRECTION.fullmatch(text)
+    return None if found is None else Redirection(found[1] == "ASK", int(found[2]), found[3], int(found[4]))
+
+
 def is_not_serving(reply: object) -> bool:
     """Return whether a reply says that the server does no work now, or is not the primary any more."""
     return isinstance(reply, CommandError) and Refusal.NOT_SERVING in REFUSALS.get(reply.code, _NONE)
 
 
-def unavailable(store: str, error: Exception | str, retry_after: int = 1) -> TransportUnavailable:
+def unavailable(
+    store: str, error: Exception | str, retry_after: int = 1, *, is_cluster: bool = False
+) -> TransportUnavailable:
     """Return the error for the caller; its type follows from the code of a refusal.
 
     `error` is the exception, or a reason of our own. Of an exception that is not ours, only the type is named.
+    `is_cluster` says that the store is used as a cluster.
     """
     code = error.code if isinstance(error, CommandError | NotServing) else None
     means = _NONE if code is None else REFUSALS.get(code, _NONE)
+    if is_cluster and _CLUSTER in means:
+        means = _NONE
     kind = TransportUnavailable
     if Refusal.LASTING in means:
         kind = TransportRefused
     if Refusal.ONE_APPEND in means:
         kind = AppendRefused
-    hint = ": it runs in cluster mode, which is not supported; use a server without it" if _CLUSTER in means else ""
+    hint = ": it runs in cluster mode, which needs a URL that begins with redis+cluster://" if _CLUSTER in means else ""
     reason = error if isinstance(error, str) else describe(error)
     return kind(f"{store} cannot be used now ({reason}){hint}", retry_after)
 

@@ -18,7 +18,8 @@ from tidewire.model.event import Event
 from tidewire.protocol.sse import DATA
 from tidewire.transports.base import Log
 from tidewire.transports.errors import ConnectionClosed, ConnectionLost, StoreError
-from tidewire.transports.redis.connection import Address, Command, Connection
+from tidewire.transports.redis.address import Address, Command
+from tidewire.transports.redis.connection import Connection
 from tidewire.transports.redis.pool import CONNECTIONS, ConnectionPool
 from tidewire.transports.redis.streams import RedisStreams
 

@@ -8,7 +8,8 @@ from typing import Self, cast
 
 import pytest
 from tidewire.transports.errors import CommandError, ConnectionLost, NotServing, ReadTimeout
-from tidewire.transports.redis.connection import Address, Connection
+from tidewire.transports.redis.address import Address
+from tidewire.transports.redis.connection import Connection
 from tidewire.transports.sockets import SOCKET_OPTIONS
 
 from tests.support.clocks import virtual_time

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from tidewire.transports.errors import CommandError, ConnectionClosed, ConnectionLost, NotServing, ReadTimeout
-from tidewire.transports.redis.connection import Address
+from tidewire.transports.redis.address import Address
 from tidewire.transports.redis.pool import CONNECTIONS, TIMEOUT, ConnectionPool
 
 from tests.support.clocks import virtual_time

@@ -105,7 +105,7 @@ async def test_cluster_mode_is_refused() -> None:
     ScriptedRedis(lambda *_: info(mode="cluster").encode()).install()
     with pytest.raises(SettingsError) as caught:
         await check_server("redis://h", None, None)
-    expected = "names a Redis in cluster mode, which is not supported: use one without it"
+    expected = "names a Redis in cluster mode: begin the URL with redis+cluster:// or rediss+cluster://"
     assert str(caught.value) == str(SettingsError("REDIS_URL", expected))
 
 

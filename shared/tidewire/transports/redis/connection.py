@@ -6,94 +6,14 @@ function that starts cold as much as the import of all of Tidewire. The protocol
 """
 
 import asyncio
-import ssl
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, cast
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from collections.abc import Sequence
+from typing import Any, cast
 
 import hiredis
 
-from tidewire.errors import SettingsError
 from tidewire.transports.errors import CommandError, ConnectionLost, NotServing, ReadTimeout
-from tidewire.transports.sockets import client_context, keep_alive
-
-Command = Sequence[str | bytes | int]
-
-OPTIONS = ("db", "ssl_ca_certs", "ssl_cert_reqs")
-
-
-class Address(NamedTuple):
-    """A server's address and the credentials for it."""
-
-    host: str
-    port: int
-    path: str | None  # of a Unix socket, instead of host and port
-    tls: ssl.SSLContext | None
-    handshake: tuple[Command, ...]  # AUTH and SELECT, if they are needed
-
-    @classmethod
-    def parse(cls, url: str) -> "Address":
-        """Read `redis://[[user]:password@]host[:port][/db]`, `rediss://…` or `unix://…/path?db=…`.
-
-        Options: `db`, `ssl_ca_certs` (a file), `ssl_cert_reqs=none` (any certificate). Raises SettingsError.
-        """
-        parts = urlsplit(url)
-        given = parse_qsl(parts.query, keep_blank_values=True)
-        options = dict(given)
-        _check(parts, options, len(given))
-        tls = None
-        if parts.scheme == "rediss":
-            verify = options.get("ssl_cert_reqs", "required")
-            if verify not in ("required", "none"):
-                raise SettingsError("REDIS_URL", "ssl_cert_reqs must be required or none")
-            try:
-                tls = client_context(options.get("ssl_ca_certs"), verify=verify == "required")
-            except OSError:
-                raise SettingsError("REDIS_URL", "ssl_ca_certs does not name a file with certificates") from None
-        local = parts.scheme == "unix"
-        db = options.get("db") or ("" if local else parts.path.strip("/")) or "0"
-        if not (db.isascii() and db.isdigit() and len(db) < 6):
-            raise SettingsError("REDIS_URL", "the database after the last / must be a number")
-        handshake: list[Command] = []
-        if parts.password:
-            user = [unquote(parts.username)] if parts.username else []
-            handshake.append(["AUTH", *user, unquote(parts.password)])
-        if db != "0":
-            handshake.append(["SELECT", db])
-        return cls(
-            parts.hostname or "localhost",
-            parts.port or 6379,
-            unquote(parts.path) if local else None,
-            tls,
-            tuple(handshake),
-        )
-
-
-def _check(parts: SplitResult, options: Mapping[str, str], given: int) -> None:
-    """Raise SettingsError for parts of a URL that would be ignored."""
-    local, secure = parts.scheme == "unix", parts.scheme == "rediss"
-    path = parts.path.strip("/")
-    problem = None
-    if unknown := sorted(options.keys() - set(OPTIONS)):
-        problem = f"has an unknown option ({unknown[0]}): the options are {', '.join(OPTIONS)}"
-    elif given > len(options):
-        problem = "has an option twice"
-    elif not secure and (needing := sorted(name for name in options if name.startswith("ssl_"))):
-        problem = f"has the option {needing[0]}, which needs rediss://"
-    elif not local and path and options.get("db", path) != path:
-        problem = "names two databases, after the last / and as db"
-    elif parts.fragment:
-        problem = "has a #: in a password write it %23, and / as %2F, ? as %3F, @ as %40"
-    elif parts.username and not parts.password:
-        problem = "names a user without a password: write redis://user:password@host"
-    elif local and (parts.hostname or not path):
-        problem = "must name the socket with its whole path: unix:///run/redis.sock"
-    elif secure and not parts.hostname:
-        problem = "names no host, so that no certificate can be checked"
-    elif parts.port == 0:
-        problem = "has the port 0"
-    if problem is not None:
-        raise SettingsError("REDIS_URL", problem)
+from tidewire.transports.redis.address import Address, Command
+from tidewire.transports.sockets import keep_alive
 
 
 class Connection(asyncio.Protocol):

@@ -9,7 +9,8 @@ from tidewire.primitives.backoff import Backoff
 from tidewire.primitives.circuit_breaker import CircuitBreaker
 from tidewire.transports import errors
 from tidewire.transports.errors import ConnectionClosed, ConnectionLost, NotServing, ReadTimeout, is_not_serving
-from tidewire.transports.redis.connection import Address, Command, Connection
+from tidewire.transports.redis.address import Address, Command
+from tidewire.transports.redis.connection import Connection
 
 TIMEOUT = 5.0  # seconds for any command but the tail's; a publisher gets its 503 after it, not after minutes
 
@@ -29,11 +30,16 @@ class ConnectionPool:
     A connection that is lost, silent, or leads to a server that is not the primary evicts all others: a restart, a NAT
     or a failover has done the same to every connection opened before. `on_evicted` is called if the connection had
     worked before, for connections that are not in this pool.
+
+    With `redirects`, a refusal that names another node of a cluster (MOVED) is a reply, and evicts nothing.
     """
 
-    def __init__(self, address: Address, on_evicted: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, address: Address, on_evicted: Callable[[], None] = lambda: None, *, redirects: bool = False
+    ) -> None:
         self._address = address
         self._on_evicted = on_evicted
+        self._redirects = redirects
         self._timeout = TIMEOUT
         self._turns = asyncio.Semaphore(CONNECTIONS)
         self._idle: list[Connection] = []  # a stack: the connection used last is used next
@@ -109,7 +115,7 @@ class ConnectionPool:
                 self._check_open()  # `aclose` could not close it before it was connected
             replies = await connection.call(commands, self._timeout, first=until - clock())
             for reply in replies:
-                if is_not_serving(reply):
+                if is_not_serving(reply) and not (self._redirects and reply.redirection is not None):
                     raise NotServing(reply.code)
         except BaseException as error:
             if isinstance(error, ConnectionLost | ReadTimeout) and connection in self._reusable and not self._closed:

@@ -28,7 +28,7 @@ from tidewire.transports.base import Handler, Receipt, Retention
 from tidewire.transports.errors import CommandError, ConnectionLost, NotServing, ReadTimeout, StoreError, describe
 from tidewire.transports.log_base import stop
 from tidewire.transports.log_follower import UNKNOWN_FAILURE
-from tidewire.transports.redis.connection import Address
+from tidewire.transports.redis.address import Address
 from tidewire.transports.redis.layout import PUBLISH, TAKE, Call, Script, publish_call, take_call
 from tidewire.transports.redis.pool import TIMEOUT, make_circuit_breaker, unavailable
 from tidewire.transports.redis.redis_py import FAILURES, TailConnections, make_client, translate

@@ -5,7 +5,8 @@ import re
 
 from tidewire.errors import SettingsError, TransportUnavailable
 from tidewire.transports.errors import StoreError
-from tidewire.transports.redis.connection import Address, Connection
+from tidewire.transports.redis.address import Address
+from tidewire.transports.redis.connection import Connection
 from tidewire.transports.upstash.session import Session
 
 TIMEOUT = 2.0  # seconds for the connection, and again for the reply
@@ -14,6 +15,11 @@ _EVICTS = (
     "Redis may evict keys when its memory is full (maxmemory-policy is {policy}): an event whose id was evicted is"
     " appended a second time, and events are lost before REALTIME_RETENTION; set maxmemory-policy to noeviction"
 )
+
+_CLUSTER = {
+    "REDIS_URL": "names a Redis in cluster mode: begin the URL with redis+cluster:// or rediss+cluster://",
+    "UPSTASH_REDIS_REST_URL": "names a Redis in cluster mode, which has no REST API: set REDIS_URL=redis+cluster://…",
+}
 
 
 async def check_server(url: str | None, rest_url: str | None, rest_token: str | None) -> list[str]:
@@ -28,7 +34,7 @@ async def check_server(url: str | None, rest_url: str | None, rest_token: str | 
         assert rest_token is not None
         variable, text = "UPSTASH_REDIS_REST_URL", await _over_rest(rest_url, rest_token)
     if re.search(r"^redis_mode:cluster\b", text, re.MULTILINE):
-        raise SettingsError(variable, "names a Redis in cluster mode, which is not supported: use one without it")
+        raise SettingsError(variable, _CLUSTER[variable])
     policy = re.search(r"^maxmemory_policy:([a-z-]+)", text, re.MULTILINE)
     return [] if policy is None or policy[1] == "noeviction" else [_EVICTS.format(policy=policy[1])]
 

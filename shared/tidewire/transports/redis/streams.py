@@ -20,7 +20,8 @@ from tidewire.transports.errors import CommandError, StoreError, describe
 from tidewire.transports.log_base import LogBase, PageSize, stop
 from tidewire.transports.log_follower import UNKNOWN_FAILURE, FollowingTail, TailPageSize, control_first
 from tidewire.transports.redis import pool
-from tidewire.transports.redis.connection import Address, Command, Connection
+from tidewire.transports.redis.address import Address, Command
+from tidewire.transports.redis.connection import Connection
 from tidewire.transports.redis.layout import (
     APPEND,
     RANGE,
