@@ -3,7 +3,7 @@
 import os
 from collections.abc import AsyncIterator, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 import redis
@@ -13,6 +13,7 @@ from hypothesis import Phase, settings
 from tests.contract.stores import PostgresStore, PubSubStore, RedisStore, UpstashStore
 from tests.support.postgres_server import make_postgres, postgres_database, postgres_server, postgres_url  # noqa: F401 — fixtures
 from tests.support.processes import Instance, MakeInstance, MakeRedis, RedisServer, ServerProcess, StartInstance
+from tests.support.redis_cluster import MakeCluster, RedisCluster
 from tests.support.upstash_stand_in import StandIn
 
 # A time limit for one example would measure how busy the machine is; pytest-timeout bounds a test.
@@ -112,6 +113,40 @@ def make_redis(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
         def make(*, aof: bool = True, options: Sequence[str] = ()) -> RedisServer:
             server = RedisServer(tmp_path_factory.mktemp("redis"), aof=aof, options=options)
             return _start(server, stack, request)
+
+        yield make
+
+
+@pytest.fixture(scope="session")
+def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisCluster]:
+    """This worker's cluster; a test takes it as `redis_cluster`."""
+    cluster = RedisCluster(tmp_path_factory.mktemp("cluster"))
+    with ExitStack() as stack:
+        stack.callback(cluster.stop)
+        yield cluster.start()
+
+
+@pytest.fixture
+def redis_cluster(request: pytest.FixtureRequest, shared_cluster: RedisCluster) -> RedisCluster:
+    """The shared cluster, empty and as it was at the start.
+
+    A test may move slots and fail over; for anything worse, `make_cluster`.
+    """
+    request.node.stash.setdefault(_started, []).extend(shared_cluster.nodes)
+    shared_cluster.tidy()
+    return shared_cluster
+
+
+@pytest.fixture
+def make_cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeCluster]:
+    """Starts a cluster for this test alone, to be broken."""
+    with ExitStack() as stack:
+
+        def make(**options: Any) -> RedisCluster:
+            cluster = RedisCluster(tmp_path_factory.mktemp("cluster"), **options)
+            request.node.stash.setdefault(_started, []).extend(cluster.nodes)
+            stack.callback(cluster.stop)
+            return cluster.start()
 
         yield make
 

@@ -163,9 +163,11 @@ class RedisServer(ServerProcess):
         super().__init__(folder)
         self._aof = aof
         self._options = list(options)
+        self.bus_port = 0  # of a node of a cluster
         if "--cluster-enabled" in options:
             # Its bus listens on the port + 10,000 otherwise, which an outgoing connection may have.
-            self._options += ["--cluster-port", str(free_port())]
+            self.bus_port = free_port()
+            self._options += ["--cluster-port", str(self.bus_port)]
 
     @property
     def url(self) -> str:
