@@ -76,9 +76,13 @@ def _make_log(settings: Settings, *, stateless: bool) -> Transport:
         assert settings.rest_token is not None
         poll = {"poll_min": settings.poll_min, "poll_max": settings.poll_max}
         return UpstashRest(settings.rest_url, settings.rest_token, settings.prefix, partitions, retention, **poll)
+    assert settings.redis_url is not None
+    if "+cluster://" in settings.redis_url[:18]:
+        from tidewire.transports.redis.cluster import ClusterStreams
+
+        return ClusterStreams(settings.redis_url, settings.prefix, partitions, retention)
     from tidewire.transports.redis.streams import RedisStreams
 
-    assert settings.redis_url is not None
     return RedisStreams(settings.redis_url, settings.prefix, partitions, retention)
 
 

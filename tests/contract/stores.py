@@ -9,9 +9,11 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import asyncpg
+import redis as sync_redis
 import redis.asyncio as redis
 from tidewire.errors import TransportUnavailable
 from tidewire.model.event import Event
@@ -21,12 +23,15 @@ from tidewire.transports.base import Handler, Log, Receipt, Retention, Tail, Tra
 from tidewire.transports.fallback.fallback import Fallback
 from tidewire.transports.memory import MemoryLog
 from tidewire.transports.postgres.log import PostgresLog
+from tidewire.transports.redis.cluster import ClusterStreams
 from tidewire.transports.redis.layout import Arguments
 from tidewire.transports.redis.pubsub import RedisPubSub
 from tidewire.transports.redis.streams import RedisStreams
 from tidewire.transports.upstash.rest_log import UpstashRest
 
 from tests.support.clocks import Clock
+from tests.support.processes import HOST
+from tests.support.redis_cluster import RedisCluster
 from tests.support.upstash_stand_in import StandIn
 
 NO_SCHEME = Partitions()
@@ -188,6 +193,47 @@ class Backup:
             await pipeline.execute()
 
 
+class ClusterStore(LogStore):
+    """A real Redis Cluster, emptied for the test."""
+
+    def __init__(self, cluster: RedisCluster) -> None:
+        super().__init__()
+        self.cluster = cluster
+
+    def _make(self, partitions: Partitions, retention: Retention) -> ClusterStreams:
+        return ClusterStreams(self.cluster.url, partitions=partitions, retention=retention)
+
+    async def pass_time(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    async def wipe(self) -> None:
+        await asyncio.sleep(0.002)  # the epoch is a time in ms: two logs of one millisecond would share it
+        await asyncio.to_thread(self.cluster.flush)
+
+    async def back_up(self) -> Callable[[], Awaitable[None]]:
+        return partial(asyncio.to_thread, await asyncio.to_thread(self._back_up))
+
+    def _back_up(self) -> Callable[[], None]:
+        kept = []
+        for node in self.cluster.primaries():
+            with sync_redis.Redis(host=HOST, port=node.port, protocol=2) as client:
+                kept.append((node.port, [part for key in client.scan_iter() for part in (key, client.dump(key))]))
+
+        def restore() -> None:
+            for port, dumps in kept:
+                with sync_redis.Redis(host=HOST, port=port, protocol=2) as client:
+                    client.eval(RESTORE, 0, *dumps)
+
+        return restore
+
+
+RESTORE = """
+for _, key in ipairs(redis.call('KEYS', '*')) do redis.call('UNLINK', key) end
+for i = 1, #ARGV, 2 do redis.call('RESTORE', ARGV[i], 0, ARGV[i + 1]) end
+"""
+"""Replaces all keys of a node in one step, as a failover does. A transaction could not: its keys must share a slot."""
+
+
 class FallbackStore(RedisStore):
     """The same Redis behind a fallback to memory, which changes nothing while Redis answers."""
 
@@ -319,6 +365,7 @@ class PubSubStore(Store):
 LOGS: dict[str, tuple[type[LogStore], tuple[str, ...]]] = {
     "memory": (MemoryStore, ()),
     "redis": (RedisStore, ("redis_url",)),
+    "cluster": (ClusterStore, ("redis_cluster",)),
     "upstash": (UpstashStore, ("redis_url", "upstash")),
     "fallback": (FallbackStore, ("redis_url",)),
     "postgres": (PostgresStore, ("postgres_url",)),

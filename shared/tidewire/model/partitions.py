@@ -1,7 +1,7 @@
 """Partitions of the log: those that an event is appended to, and those that a subscriber reads."""
 
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
@@ -43,6 +43,12 @@ class Partitions(msgspec.Struct, frozen=True):
         if len(shards) > MAX_COPIES:
             return [(base, event)]
         return [(shard, msgspec.structs.replace(event, user_ids=tuple(users))) for shard, users in shards.items()]
+
+    def names(self) -> Iterator[str]:
+        """Yield every partition of the scheme."""
+        for base in (ALL, *sorted(self.types)):
+            yield base
+            yield from (f"{base}:u{shard}" for shard in range(self.user_shards))
 
     def copies(self, events: Iterable[Event]) -> int:
         """Return the number of records that these events become."""

@@ -49,18 +49,31 @@ class Placed(NamedTuple):
 Elsewhere = Mapping[tuple[str, str], Position]
 """The members of `Part.others` in which an event is known, with its positions."""
 
-Answer = Placed | Elsewhere | None
-"""Placed; or, if the event is known under other schemes, its positions there: nothing was appended; None: refused."""
+Answer = Placed | Elsewhere | TransportUnavailable | None
+"""Placed; or, if the event is known under other schemes, its positions there: nothing was appended; or the error of a
+store of several nodes, one of which was lost; None: refused, since the writer does not know the registry's newest
+announcement."""
 
 Append = Callable[[str, Sequence[Part]], Awaitable[tuple[Sequence[Answer], Registry | None]]]
 """(expected check, parts) → an answer for each part, and the registry if its check is not the expected one."""
 
 
 class Writer:
-    """Routes events to partitions, and appends them by the store's `append`. Raises TransportUnavailable."""
+    """Routes events to partitions, and appends them by the store's `append`. Raises TransportUnavailable.
+
+    `under_newest_scheme` is for a store that cannot compare ids of several partitions in one atomic step: while several
+    schemes are in use, all writers that know them append under the one that was announced last. So only its partitions
+    grow, and an id that another scheme has already is found by a read before the append.
+    """
 
     def __init__(
-        self, scheme: Partitions, retention: Retention, append: Append, clock: Callable[[], float] = time.time
+        self,
+        scheme: Partitions,
+        retention: Retention,
+        append: Append,
+        clock: Callable[[], float] = time.time,
+        *,
+        under_newest_scheme: bool = False,
     ) -> None:
         self.registry = Registry()
         self._scheme = scheme
@@ -68,34 +81,40 @@ class Writer:
         self._append = append
         self._clock = clock
         self._announced = 0.0
+        self._under_newest_scheme = under_newest_scheme
 
     async def publish(self, events: Sequence[Event]) -> list[Receipt]:
         """Append all events; see `Transport.publish`."""
         positions: list[dict[str, Position]] = [{} for _ in events]
         duplicate = [True] * len(events)
-        left = [
-            Part(index, partition, stored, self._scheme.scope(partition, stored))
-            for index, event in enumerate(events)
-            for partition, stored in self._scheme.route(event)
-        ]
+        scheme = self._scheme
+        left = _parts(scheme, dict(enumerate(events)))
         for _ in range(_ROUNDS):
             if not left:
                 return [Receipt(e.id, p, d) for e, p, d in zip(events, positions, duplicate, strict=True)]
             await self.announce()
-            parts = self._with_others(left, events)
+            if self._under_newest_scheme and (newest := self._newest_scheme()) != scheme:
+                scheme = newest
+                left = _parts(scheme, {part.number: events[part.number] for part in left})
+            parts = self._with_others(left, events, scheme)
             answers, registry = await self._append(self.registry.check, parts)
             left = []
+            lost: dict[int, TransportUnavailable] = {}
             for part, answer in zip(parts, answers, strict=True):
                 if answer is None:
                     left.append(part)
+                elif isinstance(answer, TransportUnavailable):
+                    lost[part.number] = answer
                 elif isinstance(answer, Placed):
                     _note(positions[part.number], part.partition, answer.position)
                     duplicate[part.number] = duplicate[part.number] and answer.duplicate
                 else:
                     for (name, _), position in answer.items():
                         _note(positions[part.number], name, position)
-                    if (rest := self._unserved(part, events[part.number], answer)) is not None:
+                    if (rest := self._unserved(part, events[part.number], answer, scheme)) is not None:
                         left.append(rest)
+            if lost:
+                raise _partly_lost(lost, events)
             if registry is not None:
                 self.registry = registry
         raise TransportUnavailable(
@@ -154,12 +173,17 @@ class Writer:
     def _announcement(self, scheme: Partitions, since: int | None = None) -> Announcement:
         return Announcement(tuple(sorted(scheme.types)), scheme.user_shards, int(self._keep * 1000), since)
 
-    def _pieces(self, event: Event) -> list[tuple[tuple[str, str], Event]]:
-        """Return the (partition, scope) of an event under other schemes; they may equal those under this one."""
-        others = self.registry.schemes(self._scheme)[1:] if self.registry.announced else ()
-        return [((name, scheme.scope(name, piece)), piece) for scheme in others for name, piece in scheme.route(event)]
+    def _newest_scheme(self) -> Partitions:
+        """Return the scheme in use that was announced last; the same for every writer that knows the registry."""
+        in_use = self.registry.in_use
+        return max(in_use, key=lambda scheme: in_use[scheme].since, default=self._scheme)
 
-    def _with_others(self, parts: Sequence[Part], events: Sequence[Event]) -> list[Part]:
+    def _pieces(self, event: Event, scheme: Partitions) -> list[tuple[tuple[str, str], Event]]:
+        """Return the (partition, scope) of an event under other schemes; they may equal those under this one."""
+        others = self.registry.schemes(scheme)[1:] if self.registry.announced else ()
+        return [((name, other.scope(name, piece)), piece) for other in others for name, piece in other.route(event)]
+
+    def _with_others(self, parts: Sequence[Part], events: Sequence[Event], scheme: Partitions) -> list[Part]:
         if not self.registry.announced:
             return list(parts)
         found = []
@@ -167,14 +191,14 @@ class Writer:
             users = part.event.user_ids
             others = dict.fromkeys(
                 place
-                for place, piece in self._pieces(events[part.number])
+                for place, piece in self._pieces(events[part.number], scheme)
                 if place != (part.partition, part.scope)
                 and (users is None or not set(users).isdisjoint(piece.user_ids or ()))
             )
             found.append(part._replace(others=tuple(others)))
         return found
 
-    def _unserved(self, part: Part, event: Event, known: Elsewhere) -> Part | None:
+    def _unserved(self, part: Part, event: Event, known: Elsewhere, scheme: Partitions) -> Part | None:
         """Return the part for those of its users who have it under no other scheme; None if there are none.
 
         An append to several partitions may have ended half way, and its retry may use another scheme.
@@ -182,9 +206,31 @@ class Writer:
         users = part.event.user_ids
         if users is None:
             return None
-        served = {user for place, piece in self._pieces(event) if place in known for user in piece.user_ids or ()}
+        served = {
+            user for place, piece in self._pieces(event, scheme) if place in known for user in piece.user_ids or ()
+        }
         rest = tuple(user for user in users if user not in served)
         return part._replace(event=msgspec.structs.replace(part.event, user_ids=rest)) if rest else None
+
+
+def _partly_lost(lost: Mapping[int, TransportUnavailable], events: Sequence[Event]) -> TransportUnavailable:
+    """Return the error for a publication that names each event of which a part was lost; the others were appended."""
+    first = next(iter(lost.values()))
+    if len(events) == 1:
+        return first
+    errors = [(f"/{number}", error.detail) for number, error in sorted(lost.items())]
+    landed = len(events) - len(lost)
+    detail = f"{first.detail}; {landed} of {len(events)} events were appended, those that errors does not name"
+    return type(first)(detail, first.retry_after, errors)
+
+
+def _parts(scheme: Partitions, events: Mapping[int, Event]) -> list[Part]:
+    """Return the parts of events under a scheme; `events` is by number."""
+    return [
+        Part(number, partition, stored, scheme.scope(partition, stored))
+        for number, event in events.items()
+        for partition, stored in scheme.route(event)
+    ]
 
 
 def _announcing(index: int, announcement: Announcement) -> Part:

@@ -54,8 +54,9 @@ class LogBase(ABC, Generic[TailT]):
         *,
         reads_at_once: int | None,
         clock: Callable[[], float] = time.time,
+        under_newest_scheme: bool = False,
     ) -> None:
-        self._writer = Writer(partitions, retention, self._append, clock)
+        self._writer = Writer(partitions, retention, self._append, clock, under_newest_scheme=under_newest_scheme)
         self._tails: dict[TailT, None] = {}  # in order: a set would make random tests depend on addresses
         self._heads = SharedHead(self._read_heads) if reads_at_once else None
         self._pages = SharedPages(self._read_page, reads_at_once) if reads_at_once else None

@@ -99,13 +99,15 @@ class LogFollower:
         at = self.positions
         return {name: head for name, head in heads.items() if name in at and head[:2] > at[name][:2]}
 
-    async def verify(self, read_heads: ReadHeads) -> bool:
+    async def verify(self, read_heads: ReadHeads, partitions: Iterable[str] | None = None) -> bool:
         """Check that the log still holds our positions, and return whether it holds records after them.
 
+        `partitions`: only these of the followed ones.
         A failover may have restored an older state. A read after our position does not notice that: the offsets that
         are counted again are below it.
         """
-        before = dict(self.positions)
+        names = self.positions.keys() if partitions is None else self.positions.keys() & set(partitions)
+        before = {name: self.positions[name] for name in names}
         heads = (await read_heads(tuple(before))).positions
         for name, head in heads.items():
             at = before[name]

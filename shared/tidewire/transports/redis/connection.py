@@ -6,7 +6,7 @@ function that starts cold as much as the import of all of Tidewire. The protocol
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import hiredis
@@ -29,6 +29,8 @@ class Connection(asyncio.Protocol):
         self._answered: asyncio.Future[None] | None = None
         self._deadline: asyncio.Timeout | None = None
         self._read_timeout = 0.0
+        self._on_reply: Callable[[Any], None] | None = None
+        self._on_lost: Callable[[ConnectionLost], None] | None = None
 
     @property
     def usable(self) -> bool:
@@ -82,6 +84,15 @@ class Connection(asyncio.Protocol):
             self._answered = self._deadline = None
         return self._replies
 
+    def listen(self, on_reply: Callable[[Any], None], on_lost: Callable[[ConnectionLost], None]) -> None:
+        """Hand over every reply from now on, as an open connection with subscriptions needs it; `call` ends."""
+        self._on_reply, self._on_lost = on_reply, on_lost
+
+    def write(self, commands: Sequence[Command]) -> None:
+        """Send commands to whose replies this connection listens."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(b"".join([hiredis.pack_command(tuple(command)) for command in commands]))  # type: ignore[arg-type]  # any length
+
     def close(self) -> None:
         """Close the connection at once; a call under way raises ConnectionLost."""
         if self._transport is not None:
@@ -97,10 +108,15 @@ class Connection(asyncio.Protocol):
         try:
             self._reader.feed(data)
             while (reply := self._reader.gets()) is not False:
-                self._replies.append(reply)
+                if self._on_reply is None:
+                    self._replies.append(reply)
+                else:
+                    self._on_reply(reply)
         except ConnectionLost:  # not RESP; the parser's text may quote the data
             self._lose(ConnectionLost("not a Redis server"))
             self.close()
+            return
+        if self._on_reply is not None:
             return
         if self._answered is None or len(self._replies) > self._expected:
             self.close()  # the next caller would take the surplus for its own replies
@@ -116,5 +132,7 @@ class Connection(asyncio.Protocol):
         self._lose(ConnectionLost("EOF" if exc is None else type(exc).__name__))
 
     def _lose(self, error: ConnectionLost) -> None:
+        if self._on_lost is not None:
+            self._on_lost(error)
         if self._answered is not None and not self._answered.done():
             self._answered.set_exception(error)

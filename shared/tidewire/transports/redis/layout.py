@@ -7,6 +7,7 @@ Keys of the partition `all` under the prefix `rt`, all in one cluster slot:
     {rt:all}:id:<scope> the position of the event with this scope; expires with the idempotency window
     {rt}:rate:<bucket>  the level of a publish key's token bucket; expires when it is full again
     {rt}:health         never exists; see `write_check`
+    {rt:all}:fence      in a cluster: the registry's check that an append must name (`cluster.py`)
 
 The partition `realtime.schemes` has the same keys as any other, and each append reads its counter.
 
@@ -22,6 +23,7 @@ from typing import Any
 
 import msgspec
 
+from tidewire.errors import TransportUnavailable
 from tidewire.model.cursor import Position
 from tidewire.model.partition_schemes import Registry, read_announcement
 from tidewire.model.partitions import SCHEMES
@@ -133,19 +135,35 @@ class Layout:
             batches.setdefault(part.partition, []).append((index, part))
         calls = []
         for partition, batch in batches.items():
-            keys = [*self.keys(partition), *self.keys(SCHEMES)]
-            arguments: Arguments = [*(self._forever if partition == SCHEMES else self._limits), expected]
-            arguments += (self.bell(partition), "SPUBLISH" if self._sharded else "PUBLISH")
+            keys, arguments = self._append_nothing(partition, expected)
             for _, part in batch:
-                keys.append(self._id(partition, part.scope))
+                keys.append(self.id(partition, part.scope))
                 for other, scope in part.others:
-                    keys += (self._id(other, scope), self.keys(other)[1])
+                    keys += (self.id(other, scope), self.keys(other)[1])
                 arguments += (part.event.chained, pack(part.event), len(part.others))
             calls.append((keys, arguments))
         return AppendCalls(len(parts), list(batches.values()), calls)
 
-    def _id(self, partition: str, scope: str) -> str:
+    def read_registry(self) -> Call:
+        """Return a call of `APPEND` that appends nothing: no registry has this check, so it returns the registry."""
+        return self._append_nothing(SCHEMES, "?")
+
+    def id(self, partition: str, scope: str) -> str:
+        """Return the key of an event's idempotency key in a partition."""
         return f"{{{self.stream(partition)}}}:id:{scope}"
+
+    def fence(self, partition: str) -> str:
+        """Return the key of a partition's fence, its own copy of the registry's check in a cluster."""
+        return f"{{{self.stream(partition)}}}:fence"
+
+    def _append_nothing(self, partition: str, expected: str) -> Call:
+        keys = self.keys(partition)
+        if self._sharded and partition != SCHEMES:
+            keys += (f"{{{self.stream(partition)}}}:none", self.fence(partition))
+        else:
+            keys += self.keys(SCHEMES)
+        limits = self._forever if partition == SCHEMES else self._limits
+        return keys, [*limits, expected, self.bell(partition), "SPUBLISH" if self._sharded else "PUBLISH"]
 
 
 def _limits(retention: Retention) -> Arguments:
@@ -159,13 +177,17 @@ class AppendCalls(msgspec.Struct, frozen=True):
     batches: list[list[tuple[int, Part]]]
     calls: list[Call]
 
-    def answers(self, replies: Sequence[Sequence[Any]]) -> tuple[list[Answer], Registry | None]:
-        """Return the result of `Append` from the replies to `calls`."""
+    def answers(self, replies: Sequence[Any]) -> tuple[list[Answer], Registry | None]:
+        """Return the result of `Append` from the replies to `calls`; a lost one is a TransportUnavailable."""
         answers: list[Answer] = [None] * self.count
         registry = None
         for batch, reply in zip(self.batches, replies, strict=True):
-            if _text(reply[0]) == "schemes":
-                registry = _parse_registry(reply)
+            if isinstance(reply, TransportUnavailable):
+                for index, _ in batch:
+                    answers[index] = reply
+                continue
+            if is_outdated(reply):
+                registry = parse_registry(reply)
                 continue
             for (index, part), answer in zip(batch, reply, strict=True):
                 if _text(answer[0]) == "known":
@@ -181,7 +203,13 @@ def _text(value: Any) -> Any:
     return value.decode() if isinstance(value, bytes) else value
 
 
-def _parse_registry(reply: Sequence[Any]) -> Registry:
+def is_outdated(reply: Sequence[Any]) -> bool:
+    """Return whether `APPEND` refused a call because its writer does not know the registry's last announcement."""
+    return bool(reply) and _text(reply[0]) == "schemes"
+
+
+def parse_registry(reply: Sequence[Any]) -> Registry:
+    """Return the registry in such a reply; in a cluster, the fence of a partition in place of its check."""
     entries = [(_bytes(id), [_bytes(field) for field in fields]) for id, fields in reply[2]]
     records = parse_entries(SCHEMES, entries)
     announced = [(read_announcement(event), position) for event, _, position in records]

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import math
+from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from tidewire.primitives.throttled_log import ThrottledLog
 from tidewire.transports.appending import Answer, Part
 from tidewire.transports.base import Handler, Retention
 from tidewire.transports.errors import CommandError, StoreError, describe
-from tidewire.transports.log_base import LogBase, PageSize, stop
+from tidewire.transports.log_base import LogBase, PageSize, TailT, stop
 from tidewire.transports.log_follower import UNKNOWN_FAILURE, FollowingTail, TailPageSize, control_first
 from tidewire.transports.redis import pool
 from tidewire.transports.redis.address import Address, Command
@@ -48,8 +49,69 @@ BLOCK = 30.0
 CHECK_HEADS = 60.0  # seconds between two checks of a silent tail: a demoted node may keep the connection open
 
 
-class RedisStreams(LogBase["_RedisTail"]):
-    """A `Log` on Redis Streams."""
+class StreamsLog(LogBase[TailT]):
+    """A `Log` on Redis Streams, on the commands that `send` carries: to one server, or to the nodes of a cluster."""
+
+    def __init__(
+        self, layout: Layout, partitions: Partitions, retention: Retention, *, under_newest_scheme: bool = False
+    ) -> None:
+        super().__init__(partitions, retention, reads_at_once=CONNECTIONS // 2, under_newest_scheme=under_newest_scheme)
+        self._page_size = PageSize()
+        self.layout = layout
+        self.timeout = pool.TIMEOUT  # seconds for a reply that does not wait for an append
+
+    @abstractmethod
+    async def send(self, commands: Sequence[Command], *, even_if_open: bool = False) -> list[Any]:
+        """Return the replies, raw; the reply of a refused command is a CommandError. Raises TransportUnavailable.
+
+        `even_if_open`: see `CircuitBreaker.run`.
+        """
+
+    async def take(self, bucket: str, cost: int, capacity: int, seconds: float) -> float:
+        """Take from a bucket that all processes share, in one round trip; see `Buckets.take`."""
+        (wait,) = await self._run(TAKE, [take_call(self.layout.prefix, bucket, cost, capacity, seconds)])
+        return int(wait) / 1000
+
+    async def _read_positions(self, partitions: Sequence[str], time: int | None) -> Cursor:
+        wanted = "head" if time is None else str(time)
+        groups = self._same_call(partitions)
+        calls: list[Call] = [([key for name in group for key in self.layout.keys(name)], [wanted]) for group in groups]
+        replies = await self._run(SEEK, calls)
+        return Cursor(
+            {
+                name: parse_position(position)
+                for group, reply in zip(groups, replies, strict=True)
+                for name, position in zip(group, reply, strict=True)
+            }
+        )
+
+    def _same_call(self, partitions: Sequence[str]) -> Sequence[Sequence[str]]:
+        """Return groups of partitions whose positions one call of a script may read: by default one each."""
+        return [(name,) for name in partitions]
+
+    async def _read_page(self, partition: str, after: Position, until: int) -> Sequence[Record]:
+        start, end = f"{after.epoch}-{after.offset + 1}", f"{after.epoch}-{until}"
+        count = self._page_size.records
+        (entries,) = await self.send([["XRANGE", self.layout.stream(partition), start, end, "COUNT", count]])
+        if isinstance(entries, CommandError):
+            raise unavailable(entries) from entries
+        if len(entries) < count and (entries[-1][0] if entries else b"") != end.encode():
+            # Fewer than the primary's head promised: a replica that is behind must not pass for a loss.
+            (entries,) = await self._run(RANGE, [(self.layout.keys(partition), [start, end, count])])
+        fitting = self._page_size.fit([len(fields[1]) for _, fields in entries])
+        return parse_page(partition, entries[:fitting])
+
+    async def _run(self, script: Script, calls: Sequence[Call]) -> list[Any]:
+        """Return the reply of each call of a script, all in one round trip. Raises TransportUnavailable."""
+        replies = await script.run(calls, self.send)
+        for reply in replies:
+            if isinstance(reply, CommandError):
+                raise unavailable(reply) from reply
+        return replies
+
+
+class RedisStreams(StreamsLog["_RedisTail"]):
+    """A `Log` on Redis Streams on one server."""
 
     def __init__(
         self,
@@ -60,26 +122,24 @@ class RedisStreams(LogBase["_RedisTail"]):
         *,
         block: float = BLOCK,
     ) -> None:
-        super().__init__(partitions, retention, reads_at_once=CONNECTIONS // 2)
-        self._page_size = PageSize()
-        self.layout = Layout(prefix, retention)
+        super().__init__(Layout(prefix, retention), partitions, retention)
         self.block = block
-        self.timeout = pool.TIMEOUT  # seconds for a reply that does not wait for an append
         self.address = Address.parse(url)
         self._pool = ConnectionPool(self.address, self._reconnect_tails)
         self.breaker = make_circuit_breaker()
 
-    async def take(self, bucket: str, cost: int, capacity: int, seconds: float) -> float:
-        """Take from a bucket that all processes share, in one round trip; see `Buckets.take`."""
-        (wait,) = await self._run(TAKE, [take_call(self.layout.prefix, bucket, cost, capacity, seconds)])
-        return int(wait) / 1000
+    async def send(self, commands: Sequence[Command], *, even_if_open: bool = False) -> list[Any]:
+        """Return the replies, raw; see `StreamsLog.send`."""
+        try:
+            return await self.breaker.run(lambda: self._pool.send(commands), even_if_open=even_if_open)
+        except StoreError as error:
+            raise unavailable(error) from error
 
     async def ping(self) -> None:
         """Return if Redis would accept an append."""
-        try:
-            await self.breaker.run(lambda: self._execute(*write_check(self.layout.prefix)), even_if_open=True)
-        except StoreError as error:
-            raise unavailable(error) from error
+        (reply,) = await self.send([write_check(self.layout.prefix)], even_if_open=True)
+        if isinstance(reply, CommandError):
+            raise unavailable(reply) from reply
 
     @property
     def is_unavailable(self) -> bool:
@@ -92,8 +152,11 @@ class RedisStreams(LogBase["_RedisTail"]):
         await self._pool.aclose()
 
     async def unblock(self, client_id: int) -> bool:
-        """End the blocking read of another connection; False if it was not blocked."""
-        return bool(await self._execute("CLIENT", "UNBLOCK", client_id))
+        """End the blocking read of another connection; False if it was not blocked. Raises StoreError."""
+        (reply,) = await self._pool.send([["CLIENT", "UNBLOCK", client_id]])
+        if isinstance(reply, CommandError):
+            raise reply
+        return bool(reply)
 
     async def read_heads_by(self, send: Send, partitions: Sequence[str]) -> Cursor:
         """Return the heads that `send` reads, in one command. Raises StoreError."""
@@ -118,55 +181,10 @@ class RedisStreams(LogBase["_RedisTail"]):
         calls = self.layout.append(expected, parts)
         return calls.answers(await self._run(APPEND, calls.calls))
 
-    async def _read_positions(self, partitions: Sequence[str], time: int | None) -> Cursor:
-        # One call per partition: in a cluster they may be on several nodes. Control partitions share one.
-        groups: dict[str, list[str]] = {}
-        for name in partitions:
-            groups.setdefault("" if name.startswith(RESERVED_TYPES) else name, []).append(name)
-        wanted = "head" if time is None else str(time)
-        calls: list[Call] = [
-            ([key for name in group for key in self.layout.keys(name)], [wanted]) for group in groups.values()
-        ]
-        replies = await self._run(SEEK, calls)
-        return Cursor(
-            {
-                name: parse_position(position)
-                for group, reply in zip(groups.values(), replies, strict=True)
-                for name, position in zip(group, reply, strict=True)
-            }
-        )
-
-    async def _read_page(self, partition: str, after: Position, until: int) -> Sequence[Record]:
-        start, end = f"{after.epoch}-{after.offset + 1}", f"{after.epoch}-{until}"
-        count = self._page_size.records
-        try:
-            entries = await self.breaker.run(
-                lambda: self._execute("XRANGE", self.layout.stream(partition), start, end, "COUNT", count)
-            )
-        except StoreError as error:
-            raise unavailable(error) from error
-        if len(entries) < count and (entries[-1][0] if entries else b"") != end.encode():
-            # Fewer than the primary's head promised: a replica that is behind must not pass for a loss.
-            (entries,) = await self._run(RANGE, [(self.layout.keys(partition), [start, end, count])])
-        fitting = self._page_size.fit([len(fields[1]) for _, fields in entries])
-        return parse_page(partition, entries[:fitting])
-
-    async def _run(self, script: Script, calls: Sequence[Call]) -> list[Any]:
-        """Return the reply of each call of a script, all in one round trip."""
-        try:
-            replies = await self.breaker.run(lambda: script.run(calls, self._pool.send))
-        except StoreError as error:
-            raise unavailable(error) from error
-        for reply in replies:
-            if isinstance(reply, CommandError):
-                raise unavailable(reply) from reply
-        return replies
-
-    async def _execute(self, *command: Any) -> Any:
-        (reply,) = await self._pool.send((command,))
-        if isinstance(reply, CommandError):
-            raise reply
-        return reply
+    def _same_call(self, partitions: Sequence[str]) -> Sequence[Sequence[str]]:
+        control = [name for name in partitions if name.startswith(RESERVED_TYPES)]
+        rest = [(name,) for name in partitions if not name.startswith(RESERVED_TYPES)]
+        return [control, *rest] if control else rest
 
 
 class _RedisTail(FollowingTail):
