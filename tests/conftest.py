@@ -14,6 +14,7 @@ from tests.contract.stores import PostgresStore, PubSubStore, RedisStore, Upstas
 from tests.support.postgres_server import make_postgres, postgres_database, postgres_server, postgres_url  # noqa: F401 — fixtures
 from tests.support.processes import Instance, MakeInstance, MakeRedis, RedisServer, ServerProcess, StartInstance
 from tests.support.redis_cluster import MakeCluster, RedisCluster
+from tests.support.sentinel import MakeSentinels, SentinelGroup
 from tests.support.upstash_stand_in import StandIn
 
 # A time limit for one example would measure how busy the machine is; pytest-timeout bounds a test.
@@ -147,6 +148,40 @@ def make_cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
             request.node.stash.setdefault(_started, []).extend(cluster.nodes)
             stack.callback(cluster.stop)
             return cluster.start()
+
+        yield make
+
+
+@pytest.fixture(scope="session")
+def shared_sentinels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SentinelGroup]:
+    """This worker's sentinels; a test takes them as `sentinel_group`."""
+    group = SentinelGroup(tmp_path_factory.mktemp("sentinel"))
+    with ExitStack() as stack:
+        stack.callback(group.stop)
+        yield group.start()
+
+
+@pytest.fixture
+def sentinel_group(request: pytest.FixtureRequest, shared_sentinels: SentinelGroup) -> SentinelGroup:
+    """The shared sentinels, all up, with an empty primary; which server that is may differ from test to test.
+
+    A test may fail over; for anything worse, `make_sentinels`.
+    """
+    request.node.stash.setdefault(_started, []).extend(shared_sentinels.processes)
+    shared_sentinels.tidy()
+    return shared_sentinels
+
+
+@pytest.fixture
+def make_sentinels(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeSentinels]:
+    """Starts servers and sentinels for this test alone, to be broken."""
+    with ExitStack() as stack:
+
+        def make(**options: Any) -> SentinelGroup:
+            group = SentinelGroup(tmp_path_factory.mktemp("sentinel"), **options)
+            request.node.stash.setdefault(_started, []).extend(group.processes)
+            stack.callback(group.stop)
+            return group.start()
 
         yield make
 

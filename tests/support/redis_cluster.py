@@ -89,8 +89,7 @@ class RedisCluster:
     @property
     def url(self) -> str:
         """The address for clients, with each node as a seed."""
-        seeds = ",".join(node.address for node in self.nodes)
-        return f"{self.access.scheme}+cluster://{self.access.userinfo}{seeds}{self.access.query}"
+        return self.access.url(",".join(node.address for node in self.nodes), "+cluster")
 
     def start(self) -> Self:
         """Returns when each node serves its slots, and each replica has a link."""

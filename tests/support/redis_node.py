@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import redis
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -58,9 +58,17 @@ class Access:
         return f"{quote(self.user)}:{quote(self.password, safe='')}@" if self.password else ""
 
     @property
-    def query(self) -> str:
-        """What ends a client's URL: empty, or the certificate authority."""
-        return f"?ssl_ca_certs={quote(str(self.certificate))}" if self.certificate else ""
+    def query(self) -> dict[str, str]:
+        """The options of a client's URL: none, or the certificate authority and the client certificate."""
+        if self.certificate is None:
+            return {}
+        mine = {"ssl_certfile": str(self.certificate), "ssl_keyfile": str(self.key)} if self.client_certificates else {}
+        return {"ssl_ca_certs": str(self.certificate), **mine}
+
+    def url(self, hosts: str, kind: str = "", path: str = "", **options: str) -> str:
+        """A client's URL: kind is empty, `+cluster` or `+sentinel`."""
+        query = urlencode({**options, **self.query}, quote_via=quote, safe="/")
+        return f"{self.scheme}{kind}://{self.userinfo}{hosts}{path}{query and '?' + query}"
 
     @property
     def admin_password(self) -> str:
@@ -84,7 +92,7 @@ class Access:
             users += ["--user", *f"{self.user} on >{self.password} {self.permissions}".split()]
         return [*listening, *users]
 
-    def connection(self, port: int) -> redis.Connection:
+    def connection(self, port: int) -> Any:
         """A connection as the user `default`, not opened yet; its replies are lists, integers and text."""
         how: dict[str, Any] = {
             "host": HOST,
@@ -94,10 +102,10 @@ class Access:
             "decode_responses": True,
             "socket_timeout": ANSWER_SECONDS,
         }
-        if self.certificate is None:
-            return redis.Connection(**how)
-        mine = str(self.certificate)
-        return redis.SSLConnection(**how, ssl_ca_certs=mine, ssl_certfile=mine, ssl_keyfile=str(self.key))
+        if self.certificate:
+            how |= {"ssl_ca_certs": self.certificate, "ssl_certfile": self.certificate, "ssl_keyfile": self.key}
+        kind: Any = redis.SSLConnection if self.certificate else redis.Connection  # it has no types
+        return kind(**how)
 
 
 OPEN = Access()
@@ -125,7 +133,7 @@ class RedisNode(RedisServer):
     @property
     def url(self) -> str:
         """The address of this server alone."""
-        return f"{self.access.scheme}://{self.access.userinfo}{HOST}:{self.port}{self.access.query}"
+        return self.access.url(self.address)
 
     @property
     def address(self) -> str:
@@ -164,7 +172,7 @@ class RedisNode(RedisServer):
             return connection.read_response()
 
     @contextmanager
-    def connected(self) -> Iterator[redis.Connection]:
+    def connected(self) -> Iterator[Any]:
         """A connection of its own, as the user `default`."""
         connection = self.access.connection(self.port)
         try:
@@ -211,7 +219,7 @@ class RedisNode(RedisServer):
 def start_all(servers: Sequence[ServerProcess]) -> None:
     """Start them at once; raises ServerError for one that does not start."""
     with ThreadPoolExecutor(len(servers)) as pool:
-        list(pool.map(ServerProcess.start, servers))
+        list(pool.map(lambda server: server.start(), servers))
 
 
 def stop_all(servers: Sequence[ServerProcess]) -> None:
@@ -221,12 +229,12 @@ def stop_all(servers: Sequence[ServerProcess]) -> None:
 
 
 def await_that(what: str, holds: Callable[[], bool], seconds: float = START_SECONDS) -> None:
-    """Return once it holds; servers that do not answer yet count as no. Raises ServerError after the deadline."""
+    """Return once it holds; raises ServerError after the deadline. Servers that do not answer alike yet count as no."""
 
     def tried() -> bool:
         try:
             return holds()
-        except (RedisError, OSError):
+        except (RedisError, OSError, ServerError):
             return False
 
     try:
