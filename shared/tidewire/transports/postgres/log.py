@@ -28,7 +28,7 @@ from tidewire.transports.postgres.tail import CHECK_HEADS, NewRecords, PostgresT
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 """The last migration that this code needs."""
 
 TAIL_BYTES = 4 * 1024 * 1024
