@@ -12,7 +12,7 @@ from tidewire.delivery.replay import Place
 from tidewire.model.audience import Interest
 from tidewire.model.cursor import Cursor, Start
 from tidewire.model.record import Gap
-from tidewire.transports.base import Log
+from tidewire.transports.base import Log, SeveralClocks
 
 ReadHeads = Callable[[Sequence[str]], Awaitable[Cursor]]
 
@@ -75,8 +75,10 @@ async def _after_cursor(
     places = dict(heads.positions)
     missing = [name for name in partitions if name not in cursor.positions]
     if missing and cursor.time:  # it was written under another scheme: what came since then may be unseen
+        # The time is of another partition's clock; reading a little too much repeats less than reading too little loses.
+        tolerance = log.clock_tolerance if isinstance(log, SeveralClocks) else 0
         for begin, names in schemes.starts(interest, missing, cursor.time).items():
-            places.update((await log.seek(names, begin)).positions)
+            places.update((await log.seek(names, max(begin - tolerance, 0))).positions)
     places.update(cursor.positions)
     readable, lost = schemes.left_over(interest, cursor)
     gaps = [Gap("trimmed", partitions[0], places[partitions[0]])] if lost else ()

@@ -177,6 +177,15 @@ class Log(Transport, Protocol):
 
 
 @runtime_checkable
+class SeveralClocks(Log, Protocol):
+    """A log whose partitions are on several servers, each of which dates its own records."""
+
+    @property
+    def clock_tolerance(self) -> int:
+        """By how many milliseconds these clocks may differ, so that nothing is lost."""
+
+
+@runtime_checkable
 class Fallible(Protocol):
     """A transport that knows whether the last call reached its store: every one whose store is not this process."""
 

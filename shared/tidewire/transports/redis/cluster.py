@@ -38,6 +38,7 @@ from tidewire.transports.redis.streams import StreamsLog
 FENCE = Script.load("fence")
 KNOWN = Script.load("known")
 
+CLOCK_TOLERANCE = 1_000  # ms: nodes with NTP differ by a few
 _ROUNDS = 20  # fences that another writer raised at the same moment
 
 
@@ -80,6 +81,11 @@ class ClusterStreams(StreamsLog[ClusterTail]):
     def is_unavailable(self) -> bool:
         """Whether a node is known to be unavailable."""
         return any(node.breaker.is_open for node in self.nodes.nodes)
+
+    @property
+    def clock_tolerance(self) -> int:
+        """By how many milliseconds the clocks of the nodes may differ."""
+        return CLOCK_TOLERANCE
 
     async def aclose(self) -> None:
         """Close every connection."""
