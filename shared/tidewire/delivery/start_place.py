@@ -75,7 +75,7 @@ async def _after_cursor(
     places = dict(heads.positions)
     missing = [name for name in partitions if name not in cursor.positions]
     if missing and cursor.time:  # it was written under another scheme: what came since then may be unseen
-        # The time is of another partition's clock; reading a little too much repeats less than reading too little loses.
+        # The time is that of another partition's clock, which may be ahead of these.
         tolerance = log.clock_tolerance if isinstance(log, SeveralClocks) else 0
         for begin, names in schemes.starts(interest, missing, cursor.time).items():
             places.update((await log.seek(names, max(begin - tolerance, 0))).positions)
