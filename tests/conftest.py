@@ -53,6 +53,22 @@ def redis_url(redis_server: RedisServer) -> str:
     return redis_server.url
 
 
+@pytest.fixture(scope="session")
+def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """This worker's Valkey, as `redis_server`."""
+    server = RedisServer(tmp_path_factory.mktemp("valkey"), kind="valkey")
+    with ExitStack() as stack:
+        stack.callback(server.stop)
+        yield server.start()
+
+
+@pytest.fixture
+def valkey_url(valkey_server: RedisServer) -> str:
+    """The shared Valkey, emptied."""
+    assert valkey_server.ask("FLUSHALL") == "+OK"
+    return valkey_server.url
+
+
 @pytest.fixture
 async def redis_client(redis_url: str) -> AsyncIterator[redis.asyncio.Redis]:
     """A client of the shared Redis."""

@@ -5,10 +5,10 @@ from collections.abc import AsyncIterator
 import pytest
 from tidewire.transports.base import Log
 
-from tests.contract.stores import CARRIERS, LOGS, LogStore, Store
+from tests.contract.stores import CARRIERS, LOGS, LogStore, Store, each
 
 
-@pytest.fixture(params=[*LOGS, *CARRIERS])
+@pytest.fixture(params=each(LOGS, CARRIERS))
 def made_store(request: pytest.FixtureRequest) -> Store:
     """A store of any transport; request `any_store`, which closes it too."""
     make, fixtures = {**LOGS, **CARRIERS}[request.param]
@@ -22,7 +22,7 @@ async def any_store(made_store: Store) -> AsyncIterator[Store]:
     await made_store.aclose()
 
 
-@pytest.fixture(params=LOGS)
+@pytest.fixture(params=each(LOGS))
 def made_log_store(request: pytest.FixtureRequest) -> LogStore:
     """A store with a log; request `store`, which closes it too."""
     make, fixtures = LOGS[request.param]
@@ -42,7 +42,7 @@ def log(store: LogStore) -> Log:
     return store.open()
 
 
-@pytest.fixture(params=CARRIERS)
+@pytest.fixture(params=each(CARRIERS))
 def made_carrier_store(request: pytest.FixtureRequest) -> Store:
     """A store of a transport without a log; request `carrier_store`, which closes it too."""
     make, fixtures = CARRIERS[request.param]

@@ -7,12 +7,13 @@ it to LOGS or, if it has no log, to CARRIERS, with the fixtures that start its s
 import asyncio
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
 import asyncpg
+import pytest
 import redis as sync_redis
 import redis.asyncio as redis
 from tidewire.errors import TransportUnavailable
@@ -366,6 +367,7 @@ LOGS: dict[str, tuple[type[LogStore], tuple[str, ...]]] = {
     "memory": (MemoryStore, ()),
     "redis": (RedisStore, ("redis_url",)),
     "cluster": (ClusterStore, ("redis_cluster",)),
+    "valkey": (RedisStore, ("valkey_url",)),
     "upstash": (UpstashStore, ("redis_url", "upstash")),
     "fallback": (FallbackStore, ("redis_url",)),
     "postgres": (PostgresStore, ("postgres_url",)),
@@ -378,4 +380,17 @@ CARRIERS: dict[str, tuple[type[Store], tuple[str, ...]]] = {
 }
 """The same for transports without a log."""
 
-__all__ = ["ALL", "CARRIERS", "LOGS", "CarrierStore", "LogStore", "MemoryStore", "RedisStore", "Store"]
+ONLY_IN_FULL = {"valkey"}
+"""Stores that `scripts/test` leaves out: another server for a transport that it tests already."""
+
+
+def each(*stores: Iterable[str]) -> list[Any]:
+    """The names of stores, as parameters of a fixture."""
+    return [
+        pytest.param(name, marks=[pytest.mark.full] if name in ONLY_IN_FULL else [])
+        for group in stores
+        for name in group
+    ]
+
+
+__all__ = ["ALL", "CARRIERS", "LOGS", "CarrierStore", "LogStore", "MemoryStore", "RedisStore", "Store", "each"]

@@ -156,11 +156,12 @@ class ServerProcess(ABC):
 class RedisServer(ServerProcess):
     """A Redis of its own, empty at first. With `aof`, every acknowledged write is on disk.
 
-    Then a restart keeps everything; without it, a restart loses everything.
+    Then a restart keeps everything; without it, a restart loses everything. `kind` is a key of `servers.SERVERS`.
     """
 
-    def __init__(self, folder: Path, *, aof: bool = False, options: Sequence[str] = ()) -> None:
+    def __init__(self, folder: Path, *, aof: bool = False, options: Sequence[str] = (), kind: str = "redis") -> None:
         super().__init__(folder)
+        self._kind = kind
         self._aof = aof
         self._options = list(options)
         self.bus_port = 0  # of a node of a cluster
@@ -175,7 +176,7 @@ class RedisServer(ServerProcess):
 
     def command(self) -> Sequence[str]:
         return [
-            str(servers.find("redis")),
+            str(servers.find(self._kind)),
             *("--bind", HOST, "--port", str(self.port)),
             *("--dir", str(self.folder), "--save", ""),
             *("--appendonly", "yes" if self._aof else "no"),

@@ -62,6 +62,7 @@ class RedisCluster:
         node_timeout: float = NODE_TIMEOUT,
         access: Access = OPEN,
         options: Sequence[str] = (),
+        kind: str = "redis",
     ) -> None:
         settings = [
             *("--cluster-enabled", "yes", "--cluster-node-timeout", str(round(node_timeout * 1000))),
@@ -73,7 +74,8 @@ class RedisCluster:
             *options,
         ]
         self.nodes = [
-            ClusterNode(folder, access=access, aof=aof, options=settings) for _ in range(primaries * (1 + replicas))
+            ClusterNode(folder, access=access, aof=aof, options=settings, kind=kind)
+            for _ in range(primaries * (1 + replicas))
         ]
         self.access = access
         self._homes = [
@@ -296,6 +298,7 @@ class MakeCluster(Protocol):
         node_timeout: float = NODE_TIMEOUT,
         access: Access = OPEN,
         options: Sequence[str] = (),
+        kind: str = "redis",
     ) -> RedisCluster: ...
 
 

@@ -115,8 +115,16 @@ OPEN = Access()
 class RedisNode(RedisServer):
     """One server of several, in a folder of its own."""
 
-    def __init__(self, folder: Path, *, access: Access = OPEN, aof: bool = False, options: Sequence[str] = ()) -> None:
-        super().__init__(folder, aof=aof, options=options)
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        access: Access = OPEN,
+        aof: bool = False,
+        options: Sequence[str] = (),
+        kind: str = "redis",
+    ) -> None:
+        super().__init__(folder, aof=aof, options=options, kind=kind)
         self.access = access
         own = folder / str(self.port)
         own.mkdir()

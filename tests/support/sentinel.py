@@ -23,9 +23,15 @@ class Sentinel(RedisNode):
     """One `redis-server --sentinel`; it rewrites its own configuration file."""
 
     def __init__(
-        self, folder: Path, configuration: Sequence[str], *, access: Access = OPEN, period: float = PERIOD
+        self,
+        folder: Path,
+        configuration: Sequence[str],
+        *,
+        access: Access = OPEN,
+        period: float = PERIOD,
+        kind: str = "redis",
     ) -> None:
-        super().__init__(folder, access=access)
+        super().__init__(folder, access=access, kind=kind)
         self._period = period
         self._file = folder / str(self.port) / "sentinel.conf"
         self._configuration = list(configuration)
@@ -74,12 +80,15 @@ class SentinelGroup:
         access: Access = OPEN,
         sentinel_access: Access | None = None,
         options: Sequence[str] = (),
+        kind: str = "redis",
     ) -> None:
         self.access = access
         self.sentinel_access = sentinel_access or Access(
             certificate=access.certificate, client_certificates=access.client_certificates
         )
-        self.servers = [RedisNode(folder, access=access, aof=aof, options=options) for _ in range(1 + replicas)]
+        self.servers = [
+            RedisNode(folder, access=access, aof=aof, options=options, kind=kind) for _ in range(1 + replicas)
+        ]
         first = self.servers[0]
         configuration = [
             f"sentinel monitor {SERVICE} {HOST} {first.port} {sentinels // 2 + 1}",
@@ -92,7 +101,8 @@ class SentinelGroup:
         if self.sentinel_access.admin_password:
             configuration.append(f"sentinel sentinel-pass {self.sentinel_access.admin_password}")
         self.sentinels = [
-            Sentinel(folder, configuration, access=self.sentinel_access, period=period) for _ in range(sentinels)
+            Sentinel(folder, configuration, access=self.sentinel_access, period=period, kind=kind)
+            for _ in range(sentinels)
         ]
 
     @property
@@ -223,6 +233,7 @@ class MakeSentinels(Protocol):
         access: Access = OPEN,
         sentinel_access: Access | None = None,
         options: Sequence[str] = (),
+        kind: str = "redis",
     ) -> SentinelGroup: ...
 
 

@@ -30,6 +30,7 @@ class Server:
 
 SERVERS = {
     "redis": Server("TIDEWIRE_REDIS_SERVER", ("redis-server", "valkey-server"), (6, 2)),
+    "valkey": Server("TIDEWIRE_VALKEY_SERVER", ("valkey-server",), (8, 0)),
     "postgres": Server(
         "TIDEWIRE_POSTGRES",
         ("postgres",),

@@ -108,7 +108,8 @@ REFUSALS: dict[str, Refusal] = {
 
 _NONE = Refusal(0)
 _WRAPPED = re.compile(rf"\b({'|'.join(code for code, means in REFUSALS.items() if means != _ONE_APPEND)})\b")
-_NOT_ALLOWED = "The user executing the script can't"  # Redis 7.0 says this for NOPERM inside a script
+# NOPERM inside a script: Redis up to 7.0 and KeyDB; Redis from 7.2 and Valkey.
+_NOT_ALLOWED = ("The user executing the script can't", "ACL failure in script")
 _LIMIT = re.compile(r"max [a-z ]{1,40} exceeded")  # Upstash: "max request size exceeded"
 
 
@@ -123,7 +124,7 @@ def code_of(text: str) -> str:
     if not (word.isascii() and word.isupper() and word.isalpha()):
         word = "ERR"
     if word == "ERR":
-        if _NOT_ALLOWED in text:
+        if any(words in text for words in _NOT_ALLOWED):
             return "NOPERM"
         if "script" in text and (inside := _WRAPPED.search(text)) is not None:
             return inside[1]

@@ -100,9 +100,11 @@ async def test_a_server_that_is_unavailable_gives_no_warnings() -> None:
     assert await check_server("redis://h", None, None) == []
 
 
+@pytest.mark.parametrize("field", ["redis_mode", "server_mode"], ids=["redis", "valkey"])
 @virtual_time
-async def test_cluster_mode_is_refused() -> None:
-    ScriptedRedis(lambda *_: info(mode="cluster").encode()).install()
+async def test_cluster_mode_is_refused(field: str) -> None:
+    text = info(mode="cluster").replace("redis_mode", field)
+    ScriptedRedis(lambda *_: text.encode()).install()
     with pytest.raises(SettingsError) as caught:
         await check_server("redis://h", None, None)
     expected = "names a Redis in cluster mode: begin the URL with redis+cluster:// or rediss+cluster://"

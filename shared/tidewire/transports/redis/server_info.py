@@ -33,7 +33,7 @@ async def check_server(url: str | None, rest_url: str | None, rest_token: str | 
         assert rest_url is not None
         assert rest_token is not None
         variable, text = "UPSTASH_REDIS_REST_URL", await _over_rest(rest_url, rest_token)
-    if re.search(r"^redis_mode:cluster\b", text, re.MULTILINE):
+    if re.search(r"^(redis|server)_mode:cluster\b", text, re.MULTILINE):  # Redis, Valkey
         raise SettingsError(variable, _CLUSTER[variable])
     policy = re.search(r"^maxmemory_policy:([a-z-]+)", text, re.MULTILINE)
     return [] if policy is None or policy[1] == "noeviction" else [_EVICTS.format(policy=policy[1])]
