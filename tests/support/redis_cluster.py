@@ -245,6 +245,13 @@ class RedisCluster:
         if self.primary_of(slot) is not to:
             self.begin_move(slot, to).finish()
 
+    def move_slots_at_once(self, first: int, last: int, to: ClusterNode) -> None:
+        """Move a range of one primary's slots as Valkey 9 does: clients see neither ASK nor TRYAGAIN."""
+        source = self.primary_of(first)
+        source.call("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", first, last, "NODE", to.id)
+        await_that(f"slots {first}-{last} are at {to}", lambda: self.primary_of(last) is to)
+        self.wait_until_ok()
+
     def flush(self) -> None:
         """Delete all keys."""
         for node in self.primaries():

@@ -82,3 +82,16 @@ def test_a_cluster_demands_tls_and_a_password(make_cluster: MakeCluster, tmp_pat
     source.call("SET", key := cluster.key_on(source), "value")
     cluster.move_slot(cluster.slot_of(key), target)
     assert target.call("GET", key) == "value"
+
+
+@pytest.mark.full
+def test_valkey_moves_slots_at_once(make_cluster: MakeCluster) -> None:
+    cluster = make_cluster(kind="valkey")
+    source, target = cluster.primaries()[:2]
+    source.call("SET", key := cluster.key_on(source), "value")
+    slot = cluster.slot_of(key)
+    cluster.move_slots_at_once(slot, slot, target)
+    assert target.call("GET", key) == "value"
+    assert cluster.primary_of(key) is target
+    promoted = cluster.failover(target)
+    assert promoted.call("GET", key) == "value"
