@@ -109,6 +109,7 @@ class RedisCluster:
             if (primary := self._replicates.get(node.port)) is not None:
                 node.call("CLUSTER", "REPLICATE", ids[primary.port])
         self.wait_until_ok()
+        self.flush()
         return self
 
     def stop(self) -> None:
@@ -253,9 +254,10 @@ class RedisCluster:
         self.wait_until_ok()
 
     def flush(self) -> None:
-        """Delete all keys."""
+        """Delete all keys, at the replicas too."""
         for node in self.primaries():
-            node.call("FLUSHALL")
+            copies = sum(replica.answers for replica in self.replicas_of(node))
+            node.write("FLUSHALL", copies=copies)
 
     def tidy(self) -> None:
         """Undo what tests have done: nodes run, roles and slots are where they were at the start, no key is left."""

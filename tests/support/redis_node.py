@@ -179,6 +179,19 @@ class RedisNode(RedisServer):
             connection.send_command(*words, check_health=False)
             return connection.read_response()
 
+    def write(self, *words: object, copies: int) -> Any:
+        """The reply to a command that writes, once this many replicas have it; raises ServerError if they do not.
+
+        A replica that has just got all data has a link, and is sent nothing more for up to a second.
+        """
+        with self.connected() as connection:  # one, for WAIT is about the writes of its own connection
+            connection.send_command(*words, check_health=False)
+            reply = connection.read_response()
+            connection.send_command("WAIT", copies, round(ANSWER_SECONDS * 1000) - 500, check_health=False)
+            if (had := connection.read_response()) < copies:
+                raise ServerError(f"{self}: {had} of {copies} replicas have the write")
+        return reply
+
     @contextmanager
     def connected(self) -> Iterator[Any]:
         """A connection of its own, as the user `default`."""

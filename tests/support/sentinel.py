@@ -126,6 +126,7 @@ class SentinelGroup:
         await_that("all replicas have links", lambda: all(replica.is_linked() for replica in replicas))
         start_all(self.sentinels)
         self.wait_until_ok()
+        self.flush()
         return self
 
     def stop(self) -> None:
@@ -207,7 +208,11 @@ class SentinelGroup:
             elif not process.answers:
                 process.resume()
         self.wait_until_ok()
-        self.primary.call("FLUSHALL")
+        self.flush()
+
+    def flush(self) -> None:
+        """Delete all keys, at the replicas too."""
+        self.primary.write("FLUSHALL", copies=sum(replica.answers for replica in self.replicas))
 
     def _ask_for_failover(self, former: RedisNode) -> bool:
         if self.primary is not former:

@@ -13,8 +13,7 @@ def test_a_planned_failover_is_followed_by_all(sentinel_group: SentinelGroup, nu
     """The second time too, with another primary at its start."""
     former = sentinel_group.primary
     assert former.call("DBSIZE") == 0
-    former.call("SET", "key", "value")
-    former.call("WAIT", 2, 5_000)
+    former.write("SET", "key", "value", copies=2)
     promoted = sentinel_group.failover()
     assert promoted is sentinel_group.primary is not former
     assert promoted.call("GET", "key") == "value"
