@@ -2,7 +2,8 @@
 
 It follows https://upstash.com/docs/redis/features/restapi: a JSON command to `/`, a list of them to `/pipeline` and
 `/multi-exec`; `{"result": …}` or `{"error": …}` for each; base64 if `Upstash-Encoding` is base64; 400, 401 and
-405. Commands that block are refused.
+405. Commands that block are refused. `/subscribe/<channel>` is an event stream: `data: subscribe,<channel>,1`, then
+`data: message,<channel>,<message>`. The documentation names no keepalives, and there are none.
 """
 
 import asyncio
@@ -10,7 +11,7 @@ import base64
 import json
 import threading
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -36,6 +37,15 @@ class Fault:
     silent: bool = False  # the request is read, and that is all
 
 
+Ring = Callable[[str], Sequence[tuple[float, str]]]
+"""A published message → what the subscriber gets instead, and after how many seconds."""
+
+
+def at_once(message: str) -> Sequence[tuple[float, str]]:
+    """Deliver each message as it was published."""
+    return ((0.0, message),)
+
+
 @dataclass(frozen=True)
 class Request:
     """One request, with its headers and body."""
@@ -54,7 +64,12 @@ class StandIn:
         self.token = TOKEN
         self.requests: list[Request] = []
         self.connections = 0
-        self.faults: deque[Fault] = deque()  # one for each request, from the next one on
+        self.faults: deque[Fault] = deque()  # one for each request but SUBSCRIBE, from the next one on
+        self.stream_faults: deque[Fault] = deque()  # one for each SUBSCRIBE, from the next one on
+        self.ring: Ring = at_once
+        self.streams = 0  # that are open
+        self.latency = 0.0  # seconds of a round trip
+        self._subscribers: set[asyncio.Task[None]] = set()
         self.replica_offset: int | None = None  # plain reads see no entry after it: a replica that is behind
         self.most_bytes: int | None = None  # of one command's reply
         self.most_request_bytes: int | None = None  # of a request
@@ -91,6 +106,15 @@ class StandIn:
         """Cut every connection and refuse new ones."""
         asyncio.run_coroutine_threadsafe(self._refuse(), self._loop).result()
 
+    def cut_streams(self) -> None:
+        """End every event stream."""
+
+        async def cut() -> None:
+            for task in list(self._subscribers):
+                task.cancel()
+
+        asyncio.run_coroutine_threadsafe(cut(), self._loop).result()
+
     async def _listen(self) -> None:
         self._server = await asyncio.start_server(self._serve, HOST, self.port, limit=2**20)
 
@@ -121,6 +145,10 @@ class StandIn:
         method, path, _ = head.split(b"\r\n")[0].decode().split(" ")
         _, headers = parse_head(b"HTTP/1.1 200 OK" + head[head.index(b"\r\n") :])
         body = await reader.readexactly(int(headers.get("content-length", "0")))
+        if path.startswith("/subscribe/"):
+            await self._serve_stream(path, headers, reader, writer)
+            return False
+        await asyncio.sleep(self.latency / 2)
         commands = self._commands(path, body)
         self.requests.append(Request(path, headers, commands or []))
         fault = self.faults.popleft() if self.faults else None
@@ -136,8 +164,60 @@ class StandIn:
         lines += [f"{name}: {value}" for name, value in extra.items()]
         whole = ("\r\n".join(lines) + "\r\n\r\n").encode() + answer
         keep = None if fault is None else fault.keep
+        await asyncio.sleep(self.latency / 2)
         writer.write(whole[:keep])
         return keep is None
+
+    async def _serve_stream(
+        self, path: str, headers: Mapping[str, str], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        channel = path.removeprefix("/subscribe/")
+        self.requests.append(Request(path, headers, [["SUBSCRIBE", channel]]))
+        fault = self.stream_faults.popleft() if self.stream_faults else None
+        if fault is not None and fault.silent:
+            await asyncio.Event().wait()
+        if fault is None and headers.get("authorization") != f"Bearer {self.token}":
+            fault = Fault(401, body=b'{"error":"WRONGPASS invalid or missing auth token"}')
+        if fault is not None:
+            lines = [f"HTTP/1.1 {fault.status} Other", f"content-length: {len(fault.body)}", "connection: close"]
+            lines += [f"{name}: {value}" for name, value in fault.headers.items()]
+            writer.write(("\r\n".join(lines) + "\r\n\r\n").encode() + fault.body)
+            await writer.drain()
+            return
+        await asyncio.sleep(self.latency / 2)
+        task = asyncio.create_task(self._stream(channel, writer))
+        self._subscribers.add(task)
+        self.streams += 1
+        try:
+            await asyncio.wait((task, gone := asyncio.create_task(reader.read())), return_when=asyncio.FIRST_COMPLETED)
+            gone.cancel()
+        finally:
+            task.cancel()
+            self._subscribers.discard(task)
+            self.streams -= 1
+
+    async def _stream(self, channel: str, writer: asyncio.StreamWriter) -> None:
+        """Write what Redis publishes on the channel, changed by `ring`."""
+        loop = asyncio.get_running_loop()
+        redis, to_redis = await asyncio.open_connection(HOST, self.redis_port)
+        parser = hiredis.Reader()
+
+        def write(data: str) -> None:
+            if not writer.is_closing():
+                event = f"data: {data}\n\n".encode()
+                writer.write(f"{len(event):x}\r\n".encode() + event + b"\r\n")
+
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
+        to_redis.write(hiredis.pack_command(("SUBSCRIBE", channel)))
+        try:
+            while data := await redis.read(2**16):
+                parser.feed(data)
+                while (reply := parser.gets()) is not False:
+                    kind, of, message = (str(part.decode() if isinstance(part, bytes) else part) for part in reply)
+                    for delay, text in self.ring(message) if kind == "message" else ((0.0, message),):
+                        loop.call_later(delay + self.latency / 2, write, f"{kind},{of},{text}")
+        finally:
+            to_redis.close()
 
     def _commands(self, path: str, body: bytes) -> list[list[Any]] | None:
         """Return the commands, or None if the body has none."""

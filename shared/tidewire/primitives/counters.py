@@ -80,6 +80,8 @@ WEBHOOKS = Counter(
     "realtime_webhooks", "Webhooks by source (from realtime.toml, or `unknown`) and verdict", ("source", "verdict")
 )
 RECONNECTS = Counter("realtime_tail_reconnects", "Reconnects of the tail")
+RINGS = Counter("realtime_bell_rings", "Rings of the doorbell received, of any partition (Upstash over REST)")
+BELL_CUTS = Counter("realtime_bell_cuts", "Times the subscription to the doorbell ended or was refused")
 
 CIRCUIT_OPENED = Counter(
     "realtime_circuit_opened", "Times the circuit breaker opened because the transport was unavailable"
@@ -93,7 +95,7 @@ OUTBOX_SET_ASIDE = Counter(
 OUTBOX_REFUSED = Counter("realtime_outbox_refused", "Events refused because the outbox was full")
 
 ALL = (
-    *(WEBHOOKS, RECONNECTS, CIRCUIT_OPENED, CIRCUIT_REFUSED),
+    *(WEBHOOKS, RECONNECTS, RINGS, BELL_CUTS, CIRCUIT_OPENED, CIRCUIT_REFUSED),
     *(OUTBOX_TAKEN, OUTBOX_APPENDED, OUTBOX_REFUSED, OUTBOX_SET_ASIDE),
 )
 """Every counter that /api/metrics exports."""

@@ -3,6 +3,7 @@
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from tidewire.model.cursor import Cursor, Position
 from tidewire.model.event import RESERVED_TYPES
@@ -32,6 +33,13 @@ class TailPageSize:
         maximum = min(log_base.PAGE, self.records * 2) if full else self.FIRST
         fitting = log_base.PAGE_BYTES * len(sizes) // max(sum(sizes), 1) if sizes else maximum
         self.records = max(1, min(maximum, fitting))
+
+
+class NewRecords(NamedTuple):
+    """The next records of a partition; `last` is the last entry's epoch and offset, readable or not."""
+
+    records: Sequence[Record]
+    last: tuple[int, int]
 
 
 def control_first(partitions: Iterable[str]) -> list[str]:

@@ -98,11 +98,11 @@ async def test_nothing_appended_rings_nothing(redis_store: RedisStore, listener:
 
 async def test_a_cluster_rings_on_shard_channels(redis_store: RedisStore) -> None:
     async with redis_store.client.pubsub() as pubsub:
-        await pubsub.execute_command("SSUBSCRIBE", "{rt:all}:bell")  # type: ignore[no-untyped-call]  # redis-py leaves it so
+        await pubsub.execute_command("SSUBSCRIBE", "{rt:all}:bell")
         await append_at(redis_store, 5_000, "a", layout=Layout("rt", KEEP_ALL, sharded=True))
         async with asyncio.timeout(5):
-            assert (await pubsub.parse_response())[0] == b"ssubscribe"  # type: ignore[no-untyped-call]
-            assert await pubsub.parse_response() == [b"smessage", b"{rt:all}:bell", b"all"]  # type: ignore[no-untyped-call]
+            assert (await pubsub.parse_response())[0] == b"ssubscribe"
+            assert await pubsub.parse_response() == [b"smessage", b"{rt:all}:bell", b"all"]
 
 
 @pytest.fixture

@@ -44,6 +44,10 @@ Send = Callable[[Sequence[Arguments]], Awaitable[list[Any]]]
 """Commands → their replies, in one round trip; a reply may be a CommandError."""
 
 
+OWN_RING = "="
+"""The message by which a reader rings for itself, to prove that rings arrive; no partition's name."""
+
+
 class Script(msgspec.Struct, frozen=True):
     """A Lua script, and the hash by which Redis caches it."""
 

@@ -3,6 +3,7 @@
 A `Session` handles retries and refusals, and assigns each reply to its command. Below it are two HTTP clients with the
 same `post`: `LeanHttp` for functions that start cold (to publish, take from a bucket or answer a health check), and the
 vendor's client, `upstash-redis`, for long-lived readers; its import alone takes longer than a cold start.
+`EventStreams` subscribes to a channel.
 """
 
 import asyncio
@@ -10,7 +11,7 @@ import contextlib
 import email.utils
 import math
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ from tidewire.transports.lean_http import HttpClient, LeanHttp, Response
 from tidewire.transports.redis.layout import Arguments
 
 if TYPE_CHECKING:
+    from tidewire.transports.upstash.event_stream import EventStreams
     from tidewire.transports.upstash.vendor_client import VendorClient
 
 READ_TIMEOUT = 5.0  # seconds without a byte; a publisher gets its 503 after it, not after minutes
@@ -38,12 +40,20 @@ TOO_LARGE = "max request size exceeded"  # Upstash says this of a request, and o
 HOLD_SECONDS = 30.0  # the longest time for which one refusal stops all requests, whatever Retry-After says
 
 _RETRY_AFTER = {401: 30, 403: 30, 429: 5}  # seconds, without a header: no client can correct a wrong token
+_REFUSALS = (HTTPStatus.REQUEST_TIMEOUT, *_RETRY_AFTER)  # of this request, below 500; any other speaks of SUBSCRIBE
 _TIMEOUT_RETRY_AFTER = math.ceil(READ_TIMEOUT)
 _MAX_RETRY_AFTER = 3_600
 
 _PROXIES = ("https_proxy", "http_proxy", "all_proxy")
 
 Command = list[str | int]
+
+Messages = AsyncIterator[str]
+"""The data of a subscription's events: `subscribe,<channel>,1`, then `message,<channel>,<message>` for each message."""
+
+
+class NoEventStreamError(Exception):
+    """The server answers SUBSCRIBE with something else than an event stream; its `args` are the HTTP status."""
 
 
 class _Reply(msgspec.Struct):
@@ -63,13 +73,14 @@ class Session:
 
     def __init__(self, url: str, token: str) -> None:
         self._url = url
-        self._token = token
+        self._authorization = {"authorization": f"Bearer {token}"}
         self._sync_token = ""
         self._breaker = CircuitBreaker((TransportUnavailable,), _unchanged, _hold)
         self._turn = asyncio.Semaphore(CONNECTIONS)
         self._lean = LeanHttp(url, read_timeout=READ_TIMEOUT, keepalive=KEEPALIVE)
         self._path = f"{urlsplit(url).path}/pipeline"
         self._vendor: VendorClient | None = None
+        self._streams: EventStreams | None = None
         self._behind_proxy = any(os.environ.get(name) or os.environ.get(name.upper()) for name in _PROXIES)
 
     async def send(
@@ -85,10 +96,43 @@ class Session:
         is_lean = cold and not self._behind_proxy
         return await self._breaker.run(lambda: self._exchange(texts, is_lean, in_turn), even_if_open=even_if_open)
 
+    @contextlib.asynccontextmanager
+    async def subscribe(self, channel: str) -> AsyncIterator[Messages]:
+        """Subscribe to a channel, and give what arrives; raises TransportUnavailable, also while it is read.
+
+        Raises NoEventStreamError if the server, or a proxy in front of it, has no event stream to give.
+        """
+        if self._streams is None:
+            from tidewire.transports.upstash.event_stream import EventStreams
+
+            self._streams = EventStreams(self._url, timeout=READ_TIMEOUT, behind_proxy=self._behind_proxy)
+        path = f"{urlsplit(self._url).path}/subscribe/{channel}"
+        try:
+            async with self._streams.open(path, self._authorization) as stream:
+                if not stream.is_events:
+                    await self._refuse_stream(stream.status, stream.headers)
+                async with contextlib.aclosing(stream.data()) as messages:
+                    yield messages
+        except StoreError as error:
+            raise unavailable(error) from error
+
+    async def _refuse_stream(self, status: int, headers: Mapping[str, str]) -> None:
+        is_known = status in _REFUSALS or status >= HTTPStatus.INTERNAL_SERVER_ERROR
+        if not is_known or status == HTTPStatus.NOT_IMPLEMENTED:
+            raise NoEventStreamError(status)
+        error = _refused(Response(status, headers, b""))
+        if _hold(error):
+
+            async def refuse() -> None:
+                raise error
+
+            await self._breaker.run(refuse)  # which sends nothing for as long as Upstash asked for
+        raise error
+
     async def post(self, client: HttpClient, commands: Sequence[Command]) -> list[Any]:
         """Return the replies to commands that `client` sends. Raises TransportUnavailable."""
         headers = {
-            "authorization": f"Bearer {self._token}",
+            **self._authorization,
             "content-type": "application/json",
             "upstash-sync-token": self._sync_token,  # a replica replies only once it holds what this process has seen
         }
@@ -129,8 +173,9 @@ class Session:
     async def aclose(self) -> None:
         """Close every connection."""
         await self._lean.aclose()
-        if self._vendor is not None:
-            await self._vendor.aclose()
+        for client in (self._vendor, self._streams):
+            if client is not None:
+                await client.aclose()
 
     async def _exchange(self, commands: Sequence[Command], is_lean: bool, in_turn: bool) -> list[Any]:
         try:

@@ -2,8 +2,10 @@
 --
 -- KEYS  1 the stream, 2 its meta hash, and the same of further partitions (if one node holds them all)
 -- ARGV  1 'head', or a time in ms: the position before the first record at or after it (0: before the oldest kept)
+--       2 a channel and 3 a message: the reader rings for itself, in the same command (optional)
 -- Returns for each partition {epoch, offset, check ('' if unknown), time in ms}. If no record lies before the position,
 -- the time is that of the log's start or of its oldest record: records of other partitions since then may be unseen.
+-- Behind them, if it was to ring: 1 if it has rung, 0 if the user or the server does not publish.
 
 local function seek(stream, meta)
   local epoch, seq, check, time, marks = unpack(redis.call('HMGET', meta, 'epoch', 'seq', 'check', 'time', 'marks'))
@@ -56,4 +58,7 @@ end
 
 local positions = {}
 for i = 1, #KEYS, 2 do positions[#positions + 1] = seek(KEYS[i], KEYS[i + 1]) end
+if ARGV[2] then
+  positions[#positions + 1] = type(redis.pcall('PUBLISH', ARGV[2], ARGV[3])) == 'number' and 1 or 0
+end
 return positions
