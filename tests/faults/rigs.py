@@ -163,7 +163,7 @@ class UpstashRig(RedisRig):
     time_outs: Mapping[str, float] = {
         "upstash.session.READ_TIMEOUT": TIME_OUT,
         "upstash.session.EXCHANGE_TIMEOUT": 2 * TIME_OUT,
-        "upstash.rest_log.VERIFY": 0.5,
+        "upstash.tail.VERIFY": 0.5,
     }
 
     async def _start(self) -> None:

@@ -1,16 +1,22 @@
-"""A session that counts the commands of a log over REST, in virtual time, while the log grows as a test wants."""
+"""A session that counts the commands of a log over REST, in virtual time, while the log grows as a test wants.
+
+Its doorbell rings a moment after each event, unless it is `mute`; a test cuts or silences the stream, or rings itself.
+"""
 
 import asyncio
 from bisect import bisect
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 from tidewire.model.event import Event
+from tidewire.model.partitions import ALL
 from tidewire.model.record import pack
 from tidewire.transports.log_base import chain
-from tidewire.transports.redis.layout import APPEND, SEEK, Arguments
+from tidewire.transports.redis.layout import APPEND, OWN_RING, SEEK, Arguments
 from tidewire.transports.upstash.rest_log import UpstashRest
+from tidewire.transports.upstash.session import NoEventStreamError
 
 from tests.support.clocks import pass_time
 
@@ -26,6 +32,60 @@ class Ledger:
         self._every = every
         self._moments = sorted(moments)
         self._appended = 0
+        self.refuses_streams = False  # SUBSCRIBE is a 404
+        self.refuses_rings = False  # PUBLISH is not permitted
+        self.mute = False  # appends do not ring
+        self.silent = False  # nothing arrives on the stream but the confirmation
+        self.streams: list[asyncio.Queue[str]] = []  # that are open; "" cuts one
+
+    @asynccontextmanager
+    async def subscribe(self, channel: str) -> AsyncIterator[AsyncIterator[str]]:
+        """Subscribe, as `Session.subscribe` does."""
+        self.commands["SUBSCRIBE"] += 1
+        await pass_time(0.02)
+        if self.refuses_streams:
+            raise NoEventStreamError(404)
+        queue: asyncio.Queue[str] = asyncio.Queue()
+        ringing = asyncio.create_task(self._ring_for_events(queue))
+        self.streams.append(queue)
+
+        async def messages() -> AsyncIterator[str]:
+            yield f"subscribe,{channel},1"
+            while name := await queue.get():
+                if not self.silent:
+                    yield f"message,{channel},{name}"
+
+        try:
+            yield messages()
+        finally:
+            ringing.cancel()
+            self.streams.remove(queue)
+
+    async def _ring_for_events(self, queue: asyncio.Queue[str]) -> None:
+        seen = self.length
+        while True:
+            await asyncio.sleep(self._seconds_to_next())
+            if self.length > seen and not self.mute:
+                queue.put_nowait(ALL)
+            seen = self.length
+
+    def _seconds_to_next(self) -> float:
+        """Seconds until the next event by itself."""
+        now = asyncio.get_running_loop().time()
+        nexts = [moment for moment in self._moments if moment > now][:1]
+        if self._every is not None:
+            nexts.append((int(now / self._every) + 1) * self._every)
+        return min(nexts, default=1e9) - now + 1e-6
+
+    def ring(self, name: str = ALL) -> None:
+        """Ring on every open stream."""
+        for queue in self.streams:
+            queue.put_nowait(name)
+
+    def cut(self) -> None:
+        """End every open stream."""
+        for queue in self.streams:
+            queue.put_nowait("")
 
     async def send(self, commands: Sequence[Arguments], *, in_turn: bool = True, cold: bool = False) -> list[Any]:
         self.commands.update(str(command[0]) for command in commands)
@@ -44,10 +104,17 @@ class Ledger:
     def _reply(self, command: Arguments) -> Any:
         if command[:2] == ["EVALSHA", APPEND.sha]:
             self._appended += 1
+            if not self.mute:
+                self.ring()
             return [["1", str(self.length), check(self.length), "0", 0]]
         if command[0] == "EVALSHA":
             assert command[1] == SEEK.sha
-            return [["1", str(self.length), check(self.length), "0"]] * (int(command[2]) // 2)
+            heads: list[Any] = [["1", str(self.length), check(self.length), "0"]] * (int(command[2]) // 2)
+            if command[-1] == OWN_RING:
+                heads.append(0 if self.refuses_rings else 1)
+                if not self.refuses_rings:
+                    self.ring(OWN_RING)
+            return heads
         assert command[0] == "XREAD"
         after = int(str(command[-1]).partition("-")[2])
         entries = [entry(number) for number in range(after + 1, self.length + 1)]

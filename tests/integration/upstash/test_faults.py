@@ -25,6 +25,7 @@ from tests.support.waiting import eventually
 
 ERROR = b'{"error":"ERR no"}'
 LOST_ANSWER = Fault(run=True, keep=0)
+NO_STREAM = Fault(404)  # of SUBSCRIBE: the tail polls, and meets whatever fault is next
 
 REFUSALS: dict[str, tuple[Fault, int]] = {
     # the response, and the seconds of the publisher's Retry-After
@@ -185,6 +186,7 @@ async def test_scripts_are_sent_in_full_once_after_a_restart(upstash_store: Upst
 
 async def test_the_tail_resumes_after_every_kind_of_refusal(upstash_store: UpstashStore, upstash: StandIn) -> None:
     """It misses and repeats nothing."""
+    upstash.stream_faults.append(NO_STREAM)
     publisher = upstash_store.open()
     async with Hub(upstash_store.open()) as hub, subscribed(hub) as sink:
         await sink.ready()
@@ -215,6 +217,7 @@ async def test_the_tail_is_not_running_during_an_outage(upstash_store: UpstashSt
 
 
 async def test_during_a_refusal_the_tail_sends_nothing(log: UpstashRest, upstash: StandIn) -> None:
+    upstash.stream_faults.append(NO_STREAM)
     async with tailing(log, await log.head(("all",))) as (received, tail):
         await publish(log, 1)
         await received.has(1)
@@ -233,7 +236,7 @@ async def test_during_a_refusal_the_tail_sends_nothing(log: UpstashRest, upstash
 async def test_an_older_state_is_a_gap_without_a_lost_connection(
     upstash_store: UpstashStore, monkeypatch: pytest.MonkeyPatch, counted_again: int
 ) -> None:
-    monkeypatch.setattr("tidewire.transports.upstash.rest_log.VERIFY", 0.05)
+    monkeypatch.setattr("tidewire.transports.upstash.tail.VERIFY", 0.05)
     log = upstash_store.open()
     await publish(log, "a", "b")
     backup = await upstash_store.back_up()

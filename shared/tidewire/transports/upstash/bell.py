@@ -64,8 +64,8 @@ class _NotRungError(Exception):
 class Bell:
     """Listens while partitions are followed. `on_ring` gets the partition, and returns whether it is followed.
 
-    `on_change` is called when a subscription was confirmed or has ended: the log must be read then, since rings before
-    were missed.
+    `on_subscribed` is called when a subscription was confirmed: the log must be read then, since what rang before was
+    missed. `on_change` is called when `heard` may have changed.
     """
 
     def __init__(
@@ -73,12 +73,15 @@ class Bell:
         subscribe: Subscribe,
         channel: str,
         on_ring: Callable[[str], bool],
+        *,
+        on_subscribed: Callable[[], None],
         on_change: Callable[[], None],
     ) -> None:
         self.advice: str | None = None
         self._subscribe = subscribe
         self._channel = channel
         self._on_ring = on_ring
+        self._on_subscribed = on_subscribed
         self._on_change = on_change
         self._deadline: asyncio.Timeout | None = None  # of the open stream
         self._end: Exception | None = None  # why the stream was ended by us; None if its deadline passed
@@ -210,7 +213,7 @@ class Bell:
             if kind == "subscribe":
                 self._subscribed_at = self._now()
                 self._set_deadline(None)  # the tail reads the heads now, and rings
-                self._on_change()
+                self._on_subscribed()
             elif kind == "message":
                 self._on_message(message)
             elif kind == "unsubscribe":
@@ -220,15 +223,16 @@ class Bell:
         now = self._now()
         if self._heard_at is None and self._missed_at is None:
             self.advice = None
-        self._heard_at = now
+        was_heard, self._heard_at = self.heard, now
         self._set_deadline(None)
-        if message == OWN_RING:
-            return
-        RINGS.add()
-        if self._on_ring(message):
-            self._rung[message] = now
-        if self._missed_at is not None and now - self._missed_at >= TRUST:
-            self._missed_at = self.advice = None
+        if message != OWN_RING:
+            RINGS.add()
+            if self._on_ring(message):
+                self._rung[message] = now
+            if self._missed_at is not None and now - self._missed_at >= TRUST:
+                self._missed_at = self.advice = None
+        if not was_heard:
+            self._on_change()
 
     def _judge(self, name: str, since: float) -> None:
         del self._late[name]

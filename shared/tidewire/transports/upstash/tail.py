@@ -56,13 +56,20 @@ class RestTail(FollowingTail):
     def __init__(self, rest: Source, handler: Handler, poll_min: float, poll_max: float) -> None:
         super().__init__(handler)
         self._rest = rest
-        self._bell = Bell(rest.session.subscribe, rest.bell, on_ring=self._on_ring, on_change=self._on_bell_change)
+        self._bell = Bell(
+            rest.session.subscribe,
+            rest.bell,
+            self._on_ring,
+            on_subscribed=self._on_subscribed,
+            on_change=self._on_bell_change,
+        )
         self._page_size = TailPageSize()
         self._unread = True  # a partition is followed of which no read was answered yet
         self._min = poll_min
         self._max = max(poll_min, poll_max)
         self._wait = poll_min  # seconds until the next poll
         self._wake = asyncio.Event()
+        self._bell_changed = False  # which alone woke the tail: it polls from now on, or not any more
         self._not_before = 0.0  # on the loop's clock, as the following: 1 ms after the last ring
         self._verify_at = 0.0  # the next read of the heads
         self._read_at = 0.0  # when the last answered read of records began
@@ -96,7 +103,7 @@ class RestTail(FollowingTail):
         if not ahead:
             return
         if not self._bell.heard:
-            self._wake.set()
+            self._read_soon()
         self._expected.update(ahead)
         if self._overdue is None:
             self._overdue = asyncio.get_running_loop().call_later(OVERDUE, self._on_overdue)
@@ -107,7 +114,7 @@ class RestTail(FollowingTail):
         self._bell.doubt()
         await self.follower.verify(self._rest.read_heads)
         self._verify_at = 0.0
-        self._wake.set()
+        self._read_soon()
 
     async def run(self) -> None:
         """Read until cancelled."""
@@ -148,15 +155,20 @@ class RestTail(FollowingTail):
     async def _rest_until_due(self) -> None:
         """Wait for a ring or another reason to read; while the bell is not heard, for the next poll."""
         clock = asyncio.get_running_loop().time
-        self._wanted = self.follower.ahead(self._wanted)
-        polls = not self._bell.heard or bool(self._wanted)
-        due = clock() + self._wait if polls else max(self._verify_at, clock())
-        with suppress(TimeoutError):
-            async with asyncio.timeout_at(due):
-                await self._wake.wait()
-        if not self._wake.is_set():
-            return
-        self._wait = self._min
+        while True:
+            self._wanted = self.follower.ahead(self._wanted)
+            polls = not self._bell.heard or bool(self._wanted)
+            due = clock() + self._wait if polls else max(self._verify_at, clock())
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(due):
+                    await self._wake.wait()
+            if not self._wake.is_set():
+                return
+            self._wait = self._min
+            if not self._bell_changed:
+                break
+            self._bell_changed = False
+            self._wake.clear()
         if not self._unread:  # a new subscriber does not wait
             await asyncio.sleep(max(self._not_before - clock(), self._seconds_until_allowed(), 0.0))
 
@@ -174,8 +186,8 @@ class RestTail(FollowingTail):
         if clock() >= self._verify_at:  # instead of a poll: the heads also say whether there are new records
             partitions, self._unread = tuple(self.follower.positions), False
             rung, self._rung = self._rung, {}
+            self._verify_at = clock() + VERIFY  # it may be brought forward while the heads are read
             is_ahead = await self.follower.verify(self._read_heads)
-            self._verify_at = clock() + VERIFY
             if not is_ahead and not self._unread:
                 self.follower.mark_read(partitions)
                 return False
@@ -220,7 +232,7 @@ class RestTail(FollowingTail):
             moved = self.follower.positions.get(name) is not rung[name]
             self._verify_at = min(self._verify_at, now + self._max if moved else 0.0)
         if self._verify_at <= now:
-            self._wake.set()
+            self._read_soon()
             return False
         return True
 
@@ -237,13 +249,22 @@ class RestTail(FollowingTail):
         if at is not None:
             self._rung[partition] = at
             self._not_before = asyncio.get_running_loop().time() + AFTER_RING
-            self._wake.set()
+            self._read_soon()
         return at is not None
 
-    def _on_bell_change(self) -> None:
-        """Read now: rings were missed until now, or will be from now on."""
+    def _on_subscribed(self) -> None:
+        """Read the heads: what rang before was missed."""
         self._verify_at = 0.0
-        self._wait = self._min
+        self._read_soon()
+
+    def _on_bell_change(self) -> None:
+        """Poll from now on, or not any more; the first time soon, but the subscription may be back by then."""
+        if not self._wake.is_set():
+            self._bell_changed = True
+            self._wake.set()
+
+    def _read_soon(self) -> None:
+        self._bell_changed = False
         self._wake.set()
 
     def _on_overdue(self) -> None:
@@ -252,8 +273,8 @@ class RestTail(FollowingTail):
         if self._expected:
             self._wanted.update(self._expected)
             self._expected = {}
-            self._wake.set()
+            self._read_soon()
 
     def _on_followed(self, partitions: Iterable[str]) -> None:
         self._unread = True
-        self._wake.set()
+        self._read_soon()
