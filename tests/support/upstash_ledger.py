@@ -36,6 +36,10 @@ class Ledger:
         self.refuses_rings = False  # PUBLISH is not permitted
         self.mute = False  # appends do not ring
         self.silent = False  # nothing arrives on the stream but the confirmation
+        self.open_error: Exception | None = None  # what opening a stream raises
+        self.lag = 0.0  # seconds by which reads of records are behind: a replica
+        self.own_rings = 0
+        self._appended_at: list[float] = []
         self.streams: list[asyncio.Queue[str]] = []  # that are open; "" cuts one
 
     @asynccontextmanager
@@ -43,6 +47,8 @@ class Ledger:
         """Subscribe, as `Session.subscribe` does."""
         self.commands["SUBSCRIBE"] += 1
         await pass_time(0.02)
+        if self.open_error is not None:
+            raise self.open_error
         if self.refuses_streams:
             raise NoEventStreamError(404)
         queue: asyncio.Queue[str] = asyncio.Queue()
@@ -77,6 +83,11 @@ class Ledger:
             nexts.append((int(now / self._every) + 1) * self._every)
         return min(nexts, default=1e9) - now + 1e-6
 
+    def append(self) -> None:
+        """Append an event, without a ring."""
+        self._appended += 1
+        self._appended_at.append(asyncio.get_running_loop().time())
+
     def ring(self, name: str = ALL) -> None:
         """Ring on every open stream."""
         for queue in self.streams:
@@ -103,7 +114,7 @@ class Ledger:
 
     def _reply(self, command: Arguments) -> Any:
         if command[:2] == ["EVALSHA", APPEND.sha]:
-            self._appended += 1
+            self.append()
             if not self.mute:
                 self.ring()
             return [["1", str(self.length), check(self.length), "0", 0]]
@@ -111,13 +122,16 @@ class Ledger:
             assert command[1] == SEEK.sha
             heads: list[Any] = [["1", str(self.length), check(self.length), "0"]] * (int(command[2]) // 2)
             if command[-1] == OWN_RING:
+                self.own_rings += 1
                 heads.append(0 if self.refuses_rings else 1)
                 if not self.refuses_rings:
                     self.ring(OWN_RING)
             return heads
         assert command[0] == "XREAD"
         after = int(str(command[-1]).partition("-")[2])
-        entries = [entry(number) for number in range(after + 1, self.length + 1)]
+        visible = asyncio.get_running_loop().time() - self.lag
+        lagging = sum(moment > visible for moment in self._appended_at) if self.lag else 0
+        entries = [entry(number) for number in range(after + 1, self.length - lagging + 1)]
         return [[command[4], entries]] if entries else None
 
 

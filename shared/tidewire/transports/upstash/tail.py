@@ -186,10 +186,12 @@ class RestTail(FollowingTail):
         if clock() >= self._verify_at:  # instead of a poll: the heads also say whether there are new records
             partitions, self._unread = tuple(self.follower.positions), False
             rung, self._rung = self._rung, {}
-            self._verify_at = clock() + VERIFY  # it may be brought forward while the heads are read
+            began = clock()
+            self._verify_at = began + VERIFY  # it may be brought forward while the heads are read
             is_ahead = await self.follower.verify(self._read_heads)
             if not is_ahead and not self._unread:
                 self.follower.mark_read(partitions)
+                self._read_at = began
                 return False
             self._rung = {**rung, **self._rung}
         found_any, more = False, True
