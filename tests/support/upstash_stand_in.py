@@ -181,8 +181,12 @@ class StandIn:
         if fault is not None:
             lines = [f"HTTP/1.1 {fault.status} Other", f"content-length: {len(fault.body)}", "connection: close"]
             lines += [f"{name}: {value}" for name, value in fault.headers.items()]
+            if fault.keep is not None:
+                lines[1:2] = []
             writer.write(("\r\n".join(lines) + "\r\n\r\n").encode() + fault.body)
             await writer.drain()
+            if fault.keep is not None:
+                await reader.read()  # the head was sent, and no more until the client leaves
             return
         await asyncio.sleep(self.latency / 2)
         task = asyncio.create_task(self._stream(channel, writer))

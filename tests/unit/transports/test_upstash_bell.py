@@ -179,6 +179,18 @@ async def test_a_ring_for_another_partition_reads_nothing() -> None:
 
 
 @virtual_time
+async def test_a_ring_at_the_end_does_not_keep_the_stream() -> None:
+    """The last subscriber leaves in the moment in which a ring arrives."""
+    log, ledger = make_log()
+    async with tailing(log, START) as (_, tail):
+        await heard(tail, ledger)
+        ledger.ring()
+        tail.unfollow(list(START.positions))
+        await pass_time(1)
+        assert ledger.streams == []
+
+
+@virtual_time
 async def test_rings_of_one_moment_are_one_read() -> None:
     log, ledger = make_log()
     async with tailing(log, START) as (_, tail):

@@ -124,7 +124,8 @@ class Bell:
                 pause = TRY_AGAIN
                 self._advise(NOT_RUNG)
             except TransportUnavailable as error:
-                pause = min(error.retry_after, HOLD_SECONDS) if error.retry_after > 1 else 0.0
+                if self._subscribed_at is None:  # it was not opened, rather than cut
+                    pause = min(error.retry_after, HOLD_SECONDS)
                 self._warnings.warn(f"the doorbell is not heard, subscribing again: {error.detail}")
             except Exception:  # noqa: BLE001 - `exception` logs it
                 self._warnings.exception("the doorbell failed, subscribing again")
@@ -249,11 +250,12 @@ class Bell:
 
     def _end_stream(self, why: Exception) -> None:
         if self._end is None:
-            self._end = why
             self._set_deadline(self._now())
+            self._end = why
 
     def _set_deadline(self, at: float | None) -> None:
-        if self._deadline is not None and not self._deadline.expired():
+        """Move the moment at which the stream is ended; what is ending stays so, whatever arrives meanwhile."""
+        if self._deadline is not None and self._end is None and not self._deadline.expired():
             self._deadline.reschedule(at)
 
     def _close(self) -> None:
