@@ -8,7 +8,7 @@ from typing import NamedTuple
 from tidewire.errors import TransportUnavailable
 from tidewire.model.cursor import Cursor, Position
 from tidewire.primitives.backoff import Backoff
-from tidewire.transports.base import Advising, Explaining, Handler, Log, Tail, Transport, Verifying
+from tidewire.transports.base import Advising, Explaining, Handler, Log, Ringing, Tail, Transport, Verifying
 
 FIRST_READ_SECONDS = 2.0  # within which the store should have answered the tail's first read of a partition
 HEAD_TRIES = 3  # to read heads that are not behind the tail; between two of them the tail finds out why they are
@@ -128,6 +128,12 @@ class FollowedTail:
         """Why the tail is slower than it should be, and what to do; None if it is not."""
         tail: object = self._tail
         return tail.advice if isinstance(tail, Advising) else None
+
+    @property
+    def bell_heard(self) -> bool | None:
+        """Whether the tail hears its doorbell; None if it has none, or nothing is followed."""
+        tail: object = self._tail
+        return tail.bell_heard if isinstance(tail, Ringing) and self._positions else None
 
     async def records_behind(self) -> int | None:
         """Return how many records of the followed partitions the tail has not read yet; None if the log is unavailable.

@@ -74,6 +74,8 @@ def _gauges(hub: Hub) -> Iterator[Metric]:
         ("state",),
     )
     yield _gauge("realtime_tail_running", "1 while the tail is reading, or is not needed", hub.tail_running)
+    if (heard := hub.tail.bell_heard) is not None:
+        yield _gauge("realtime_bell_heard", "1 while the doorbell of a log over REST is heard, 0 while it polls", heard)
     unavailable = isinstance(hub.transport, Fallible) and hub.transport.is_unavailable
     yield _gauge("realtime_transport_away", "1 while the transport is unavailable", unavailable)
     refused = "1 while the last append was refused for a lasting reason, for 30 s at most"

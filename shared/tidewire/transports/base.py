@@ -112,6 +112,15 @@ class Advising(Protocol):
         """What is wrong, and how to correct it; None if nothing is."""
 
 
+@runtime_checkable
+class Ringing(Tail, Protocol):
+    """A tail that a doorbell wakes, and that polls while it does not hear it."""
+
+    @property
+    def bell_heard(self) -> bool:
+        """Whether the tail relies on the doorbell now."""
+
+
 class Transport(Protocol):
     """Carries events from any process to every process."""
 

@@ -30,7 +30,7 @@ from tidewire.tools.cost.workload import LIMITS, MAX_AUDIENCE, MAX_REQUEST_BYTES
 from tidewire.transports import log_base
 from tidewire.transports.base import Log
 from tidewire.transports.redis import streams
-from tidewire.transports.upstash import rest_log
+from tidewire.transports.upstash import rest_log, tail
 
 from tests.contract.acts import at, event, publish, tailing
 from tests.contract.stores import RedisStore, UpstashStore
@@ -231,16 +231,17 @@ async def test_a_tail_reads_per_arrival_and_per_block(redis_store: RedisStore) -
     assert commands.blocking_reads(0, block) == pytest.approx(1 / block)
 
 
-def test_an_idle_hour_is_180_commands_by_tcp_and_720_by_rest() -> None:
+def test_an_idle_hour_is_180_commands_by_tcp_and_60_by_rest() -> None:
     assert commands.blocking_reads(0) * HOUR == pytest.approx(120)
     idle = commands.following(Workload(1, 1, transport="redis-tcp"), commands.Reading(0, 0))
     assert idle * HOUR == pytest.approx(120 + 60)
-    assert commands.polls(0) * HOUR == pytest.approx(720)
-    assert commands.polls(1e6) * HOUR == pytest.approx(14_400)
+    rest = Workload(1, 1, transport="upstash-rest")
+    assert commands.following(rest, commands.Reading(0, 0)) * HOUR == pytest.approx(60)
+    assert commands.following(rest, commands.Reading(1e6, 1e6)) * HOUR == pytest.approx(14_400 + 60)
 
 
-@pytest.mark.parametrize(("every", "hours"), [(300.0, 2), (10.0, 0.4), (1.0, 0.1)])
-def test_polls_over_rest_match_the_markov_chain(every: float, hours: float) -> None:
+@pytest.mark.parametrize(("every", "hours"), [(300.0, 2), (10.0, 0.4), (1.0, 0.1), (0.05, 0.1)])
+def test_reads_over_rest_follow_the_rings(every: float, hours: float) -> None:
     chance = random.Random(7)
     moments, now = [], 0.0
     while now < hours * HOUR:
@@ -256,7 +257,9 @@ def test_polls_over_rest_match_the_markov_chain(every: float, hours: float) -> N
 
     counted: list[int] = []
     count()
-    assert counted[0] / hours == pytest.approx(commands.polls(len(moments) / hours / HOUR) * HOUR, rel=0.08)
+    arrivals = len(moments) / hours / HOUR
+    expected = commands.following(Workload(1, 1, transport="upstash-rest"), commands.Reading(arrivals, arrivals)) * HOUR
+    assert counted[0] / hours == pytest.approx(expected, rel=0.12)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES[::2], ids=SCHEME_IDS[::2])
@@ -270,7 +273,7 @@ async def test_over_rest_partitions_cost_nothing(upstash_store: UpstashStore, sc
     async with guarded(upstash_store.open(scheme), scheme) as hub:
         async with subscribed(hub, "u1") as first:
             await first.ready()
-            await eventually(lambda: hub.tail_running)
+            await eventually(lambda: hub.tail.bell_heard)
             assert upstash_store.upstash.commands.total() == commands.opening_alone(load)
             upstash_store.upstash.requests.clear()
             async with subscribed(hub, "u2") as second:
@@ -283,7 +286,7 @@ async def test_over_rest_partitions_cost_nothing(upstash_store: UpstashStore, sc
 
 
 @virtual_time
-async def test_over_rest_a_waiting_poll_polls_the_store() -> None:
+async def test_over_rest_a_waiting_poll_subscribes() -> None:
     """Besides two reads of the heads."""
     seconds = 20.0
     log, ledger = make_log()
@@ -303,8 +306,8 @@ async def test_over_rest_a_waiting_poll_polls_the_store() -> None:
 
 def test_the_model_uses_the_limits_of_the_code() -> None:
     assert (commands.BLOCK, commands.HEADS) == (streams.BLOCK, streams.CHECK_HEADS)
-    assert (commands.POLL_MIN, commands.POLL_MAX) == (rest_log.POLL_MIN, rest_log.POLL_MAX)
-    assert commands.POLL_GROWTH == rest_log.SLOWING
+    assert commands.POLL_MIN == rest_log.POLL_MIN
+    assert commands.HEADS == tail.VERIFY
     assert commands.PAGE == log_base.PAGE
     assert modes.PAGE_EVENTS == MAX_EVENTS
     assert modes.LAG_SECONDS == CHECK_SECONDS * CHECKS_PER_REPORT

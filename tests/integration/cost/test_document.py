@@ -38,9 +38,9 @@ def test_the_table_of_commands_is_the_model_s() -> None:
         ),
         "a poll that waits": (
             f"{commands.polling(tcp_waits) - commands.polling(tcp)} more",
-            f"{commands.polling(rest_waits) - commands.polling(rest)} in",
+            f"{commands.polling(rest_waits) - commands.polling(rest)} more",
         ),
-        "a process with subscribers": ("180 an hour", "720 an hour"),
+        "a process with subscribers": ("180 an hour", "60 an hour"),
         "a replay": (f"1 per page of {commands.PAGE} records", "the same"),
     }
     for name, cells in rows.items():
@@ -48,10 +48,8 @@ def test_the_table_of_commands_is_the_model_s() -> None:
         _, _, *shown, _ = [cell.strip() for cell in row.split("|")]
         for cell, starts in zip(shown, cells, strict=True):
             assert cell.startswith(starts), row
-    alone = 86_400.0  # seconds between two arrivals
-    extra = (commands.polls(1 / alone) - commands.polls(0)) * alone
-    assert f"| {extra:.1f} polls more, if it comes alone; at most 14,400" in DOCUMENT
-    assert "| 720, and 5 to 6 for each event that comes alone |" in (ROOT / "docs" / "transports.md").read_text()
+    assert "| 1; at most 14,400 an hour |" in DOCUMENT
+    assert "| 60, and 1 for each event that comes alone |" in (ROOT / "docs" / "transports.md").read_text()
 
 
 def test_the_table_of_the_deployment_guide_is_the_model_s() -> None:

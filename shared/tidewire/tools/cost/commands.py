@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from tidewire.tools.cost.workload import MONTH_SECONDS, Workload
 
 BLOCK = 30.0  # seconds of one blocking read over TCP: two per minute while no event arrives
-HEADS = 60.0  # seconds between two reads of the heads meanwhile
+HEADS = 60.0  # seconds between two reads of the heads meanwhile; over REST too, where each also tests the doorbell
 MAX_COPIES = 16  # of one event
-POLL_MIN, POLL_MAX, POLL_GROWTH = 0.25, 5.0, 1.5  # seconds between polls over REST, and their growth without records
+POLL_MIN = 0.25  # seconds between two reads over REST, on average, however often the doorbell rings
 PAGE = 500  # records of one replay command
 RECONNECT_SECONDS = 2.0  # between two streams of a client; the events in between are replayed
 CONTROL = 1  # control partitions that every process with streams follows
@@ -75,7 +75,7 @@ def following(load: Workload, reading: Reading) -> float:
     if load.transport == "redis-tcp":
         reads = blocking_reads(reading.arrivals)
         return reads + min(1 / HEADS, max(reads - reading.arrivals, 0.0))  # the heads are read after an empty read
-    return polls(reading.arrivals) if load.transport == "upstash-rest" else 0.0
+    return rung_reads(reading.arrivals) + 1 / HEADS if load.transport == "upstash-rest" else 0.0
 
 
 def blocking_reads(arrivals: float, block: float = BLOCK) -> float:
@@ -85,34 +85,9 @@ def blocking_reads(arrivals: float, block: float = BLOCK) -> float:
     return arrivals / -math.expm1(-arrivals * block)
 
 
-def polls(arrivals: float, fastest: float = POLL_MIN, slowest: float = POLL_MAX) -> float:
-    """Return the polls per second: the shortest interval after a poll with records, then growing intervals.
-
-    Computed as a Markov chain with a state per interval; arrivals are independent.
-    """
-    waits = [fastest]
-    while waits[-1] < slowest:
-        waits.append(min(waits[-1] * POLL_GROWTH, slowest))
-    share, taken, passed = 1.0, 0.0, 0.0
-    for wait in waits[:-1]:
-        taken += share
-        passed += share * wait
-        share *= math.exp(-arrivals * wait)
-    brings = -math.expm1(-arrivals * waits[-1])
-    if brings < 1e-12:
-        return 1 / slowest
-    last = share / brings  # polls at the longest interval until one has records
-    return (taken + last) / (passed + last * waits[-1])
-
-
-def polls_within(seconds: float) -> int:
-    """Return the polls of a process that follows the log for this time without records; the first is immediate."""
-    count, passed, wait = 1, 0.0, POLL_MIN
-    while passed + wait <= seconds:
-        passed += wait
-        wait = min(wait * POLL_GROWTH, POLL_MAX)
-        count += 1
-    return count
+def rung_reads(arrivals: float) -> float:
+    """Return the reads per second over REST: one per ring, and at most one per `POLL_MIN` on average."""
+    return min(arrivals, 1 / POLL_MIN)
 
 
 def opening_alone(load: Workload) -> int:
@@ -124,7 +99,7 @@ def opening_alone(load: Workload) -> int:
     """
     schemes = 1 if load.partitions or load.shards else 0
     if load.transport == "upstash-rest":
-        return 2 + schemes  # the heads, and once more with the tail
+        return 4 + schemes  # the heads, and once more with the tail; SUBSCRIBE, and the heads after it
     return 2 * (partitions(load) + CONTROL) + 3 + 2 * schemes if load.transport == "redis-tcp" else 0
 
 
@@ -145,7 +120,7 @@ def polling(load: Workload) -> int:
     if load.transport == "postgres":
         return 0
     if load.transport == "upstash-rest":
-        return 2 + polls_within(load.poll_wait) if load.poll_wait else 1
+        return 5 if load.poll_wait else 1  # the subscriber's heads and the tail's; then as for a stream
     heads = partitions(load) + CONTROL
     # Five reads (two for the partitions as they are added, one interrupted, one with the event, one after it), and two
     # CLIENT UNBLOCK.

@@ -16,7 +16,7 @@ from tidewire.tools.doctor.streams import Arrival, Stream, now, open_stream
 
 MAX_WAIT = 20.0  # seconds; the protocol's maximum
 HEAD_START = 0.1  # seconds from the start of a long poll to the publication of its event
-ATTEMPTS = 3  # events of the buffering check: a tail over REST polls less often before the first of them
+ATTEMPTS = 3  # events of the buffering check: a tail over REST that must poll is slow before the first of them
 SLOW_MS = 1_000.0  # of the 99th percentile
 
 NOT_SHARED = (
@@ -158,7 +158,8 @@ async def latency(deployment: Deployment) -> Finding:
     )
     if measured["p99Ms"] > SLOW_MS:
         advice = (
-            "Check the distance to the store and cold starts; for a store over REST, REALTIME_POLL_MIN and _MAX"
+            "Check the distance to the store and cold starts; for a store over REST, whether its doorbell is heard"
+            " (docs/transports.md)"
             " (docs/transports.md)"
         )
         return warn(summary + cut, advice, **measured)
