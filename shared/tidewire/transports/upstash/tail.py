@@ -21,7 +21,9 @@ warnings = ThrottledLog(log)
 
 SLOWING = 1.5  # factor of the wait after a poll without records: 12 s from the fastest to the slowest poll
 VERIFY = 60.0  # seconds: reads do not notice a store that fell back to an older state, and no connection breaks
-AFTER_RING = 0.001  # seconds: an append within the same millisecond of the store's clock does not ring again
+AFTER_RING = 0.002
+"""Seconds from a ring to the read: an append within the same millisecond of the store's clock does not ring again. The
+second millisecond is for timers that fire early."""
 OVERDUE = 1.0  # seconds after which a record that this process knows of should have rung
 BURST = 10  # reads that rings may cause at once; on average at most one per POLL_MIN, since each is billed
 
@@ -70,7 +72,7 @@ class RestTail(FollowingTail):
         self._wait = poll_min  # seconds until the next poll
         self._wake = asyncio.Event()
         self._bell_changed = False  # which alone woke the tail: it polls from now on, or not any more
-        self._not_before = 0.0  # on the loop's clock, as the following: 1 ms after the last ring
+        self._not_before = 0.0  # on the loop's clock, as the following: `AFTER_RING` after the last ring
         self._verify_at = 0.0  # the next read of the heads
         self._read_at = 0.0  # when the last answered read of records began
         self._rung: dict[str, Position] = {}  # partitions that rang since the last read began, and our positions then
@@ -133,6 +135,8 @@ class RestTail(FollowingTail):
         while True:
             await self.follower.wait_for_partitions()
             self._wake.clear()
+            if asyncio.get_running_loop().time() < self._not_before:
+                self._read_soon()  # once more: a ring came during the wait, and its millisecond is not over
             try:
                 found = await self._read()
             except TransportUnavailable as error:
