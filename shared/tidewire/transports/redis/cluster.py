@@ -129,7 +129,7 @@ class ClusterStreams(StreamsLog[ClusterTail]):
         return answers, registry
 
     async def _find_known(self, parts: Sequence[Part]) -> list[Answer]:
-        """Return for each part its positions under other schemes; None if it is new there."""
+        """Return for each part its positions under other schemes, None if it is new there, or why that is not known."""
         answers: list[Answer] = [None] * len(parts)
         wanted: dict[str, dict[str, None]] = {}
         for part in parts:
@@ -142,11 +142,15 @@ class ClusterStreams(StreamsLog[ClusterTail]):
             for name, scopes in wanted.items()
         ]
         found: dict[tuple[str, str], Position] = {}
-        for (name, scopes), reply in zip(wanted.items(), await self._run(KNOWN, calls), strict=True):
-            found |= {(name, scope): parse_position(at) for scope, at in zip(scopes, reply, strict=True) if at}
+        lost: dict[str, TransportUnavailable] = {}
+        for (name, scopes), reply in zip(wanted.items(), await KNOWN.run(calls, self.nodes.send), strict=True):
+            if isinstance(reply, CommandError | TransportUnavailable):
+                lost[name] = _refused(reply) if isinstance(reply, CommandError) else reply
+            else:
+                found |= {(name, scope): parse_position(at) for scope, at in zip(scopes, reply, strict=True) if at}
         for index, part in enumerate(parts):
             known = {place: found[place] for place in part.others if place in found}
-            answers[index] = known or None
+            answers[index] = next((lost[name] for name, _ in part.others if name in lost), None) or known or None
         return answers
 
     async def _read_registry(self) -> Registry:

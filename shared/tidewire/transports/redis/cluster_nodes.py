@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from redis.asyncio.cluster import ClusterNode, RedisCluster
@@ -73,15 +74,14 @@ class ClusterNodes:
         self._on_changed = on_changed
         self._on_evicted = on_evicted
         self._nodes: dict[str, Node] = {}
-        self._client: RedisCluster | None = None
-        self._known = False
+        self._client: RedisCluster | None = None  # with the slots as they were discovered last
         self._refreshing: asyncio.Task[None] | None = None
         self._closed = False
 
     @property
     def is_known(self) -> bool:
         """Whether the nodes and their slots have been discovered."""
-        return self._known
+        return self._client is not None
 
     @property
     def nodes(self) -> Sequence[Node]:
@@ -90,21 +90,21 @@ class ClusterNodes:
 
     def owner(self, key: str) -> Node | None:
         """Return the node that owns a key as far as this process knows; None if no node does."""
-        if not self._known:
+        if self._client is None:
             return None
-        assert self._client is not None
         owners = self._client.nodes_manager.slots_cache.get(key_slot(key.encode()))
         return self._node(owners[0]) if owners else None
 
     def replicas(self, node: Node) -> Sequence[str]:
         """Return the names of a primary's replicas."""
-        assert self._client is not None
+        if self._client is None:
+            return ()
         slots = self._client.nodes_manager.slots_cache.values()
         return next((tuple(each.name for each in nodes[1:]) for nodes in slots if nodes[0].name == node.name), ())
 
     async def discover(self) -> None:
         """Discover the nodes unless they are known. Raises TransportUnavailable."""
-        if not self._known:
+        if self._client is None:
             await self.refresh()
 
     async def refresh(self) -> None:
@@ -135,8 +135,10 @@ class ClusterNodes:
             if not left or clock() >= until:
                 return replies
             if not all(_is_moved(replies[index]) for index in left):
-                await self._refresh_or_wait()
-                await asyncio.sleep(backoff.next())
+                with suppress(TransportUnavailable, TimeoutError):  # else the next try fails, or finds the node again
+                    async with asyncio.timeout_at(until):
+                        await self.refresh()
+                        await asyncio.sleep(backoff.next())
                 # A node that is known to be unavailable is not waited for, unless another one owns its slots now.
                 left = [index for index in left if not self._is_unavailable(commands[index])]
 
@@ -150,7 +152,7 @@ class ClusterNodes:
         self._closed = True
         if self._refreshing is not None:
             self._refreshing.cancel()
-        await asyncio.gather(*(node.pool.aclose() for node in self._nodes.values()), self._close_client())
+        await asyncio.gather(*(node.pool.aclose() for node in self._nodes.values()), _close(self._client))
 
     async def _try(
         self, commands: Sequence[Command], indexes: Iterable[int], even_if_open: bool
@@ -188,11 +190,9 @@ class ClusterNodes:
     async def _redirect(self, node: Node, to: Redirection, command: Command, reply: CommandError) -> Reply:
         """Note a slot's new owner; or, while a slot is being moved, ask the node that takes it."""
         host = to.host or node.address.host
-        assert self._client is not None
-        manager = self._client.nodes_manager
         if not to.asking:
-            if to.slot in manager.slots_cache:
-                await manager.move_slot(MovedError(f"{to.slot} {host}:{to.port}"))
+            if self._client is not None and to.slot in self._client.nodes_manager.slots_cache:
+                await self._client.nodes_manager.move_slot(MovedError(f"{to.slot} {host}:{to.port}"))
             self._on_changed()
             return reply
         target = self._node(ClusterNode(host, to.port))
@@ -202,30 +202,32 @@ class ClusterNodes:
             return error
         return answer
 
-    async def _refresh_or_wait(self) -> None:
-        try:
-            await self.refresh()
-        except TransportUnavailable:
-            return  # the next try fails, or has found the node again
-
     async def _refresh(self) -> None:
         if self._closed:
             raise unavailable("The Redis Cluster", ConnectionClosed("the connections to Redis were closed"))
-        if self._client is None:
-            self._client = self._make_client()
-        try:
-            async with asyncio.timeout(TIMEOUT):
-                await self._client.nodes_manager.initialize()
-        except (RedisClusterException, TimeoutError, IndexError, *FAILURES) as error:
-            # Of all nodes that were known, none answers: begin at the seeds again, whose names may lead elsewhere now.
-            await self._close_client()
-            raise unavailable("The Redis Cluster", _cause(error), is_cluster=True) from error
-        self._known = True
+        # Of the nodes that were known, none may be left: then the seeds are asked, whose names may lead elsewhere now.
+        if self._client is None or await self._discover_with(self._client) is not None:
+            client = self._make_client()
+            failure = await self._discover_with(client)
+            if failure is not None:
+                await _close(client)
+                raise unavailable("The Redis Cluster", _cause(failure), is_cluster=True) from failure
+            before, self._client = self._client, client
+            await _close(before)
+        assert self._client is not None
         present = self._client.nodes_manager.nodes_cache
-        gone = [name for name in self._nodes if name not in present]
-        for name in gone:
+        for name in [name for name in self._nodes if name not in present]:
             await self._nodes.pop(name).pool.aclose()
         self._on_changed()
+
+    async def _discover_with(self, client: RedisCluster) -> BaseException | None:
+        """Return None once this client knows nodes and slots, or else the failure."""
+        try:
+            async with asyncio.timeout(TIMEOUT):
+                await client.nodes_manager.initialize()
+        except (RedisClusterException, TimeoutError, IndexError, *FAILURES) as error:
+            return error
+        return None
 
     def _make_client(self) -> RedisCluster:
         scheme, _, rest = self._url.partition("://")
@@ -243,12 +245,6 @@ class ClusterNodes:
             driver_info=None,
         )
 
-    async def _close_client(self) -> None:
-        client, self._client, self._known = self._client, None, False
-        if client is not None:
-            await client.nodes_manager.aclose()
-            await client.nodes_manager.aclose("startup_nodes")
-
     def _node(self, found: ClusterNode) -> Node:
         node = self._nodes.get(found.name)
         if node is None:
@@ -256,6 +252,12 @@ class ClusterNodes:
                 found.name, self._servers.node(found.host, int(found.port)), self._on_evicted
             )
         return node
+
+
+async def _close(client: RedisCluster | None) -> None:
+    if client is not None:
+        await client.nodes_manager.aclose()
+        await client.nodes_manager.aclose("startup_nodes")
 
 
 def _key(command: Command) -> str:
