@@ -41,9 +41,9 @@ def redis_urls(env: Mapping[str, str], transport: str) -> tuple[str | None, str 
     if transport == "redis-pubsub":
         if tcp is None:
             raise SettingsError("REDIS_URL", "must be a redis:// or rediss:// URL: Pub/Sub needs a connection")
-        if kind == "cluster":
+        if kind != "single":
             raise SettingsError(
-                "REDIS_URL", "names a cluster, which redis-pubsub cannot use: use REALTIME_TRANSPORT=redis"
+                "REDIS_URL", "names sentinels or a cluster, which redis-pubsub cannot use: use REALTIME_TRANSPORT=redis"
             )
         return tcp, None, None
     if url is not None and tcp is None:

@@ -75,11 +75,25 @@ async def test_a_connection_is_usable_while_it_is_open() -> None:
     ScriptedRedis(always("OK")).install()
     connection = Connection(ADDRESS)
     found = [connection.usable]
-    connection.close()
     await connection.connect(5)
     found.append(connection.usable)
     connection.close()
     assert [*found, connection.usable] == [False, True, False]
+
+
+@virtual_time
+async def test_a_connection_closed_while_it_opens_is_not_used() -> None:
+    """A failover while it opened: it leads to the old primary."""
+    redis = ScriptedRedis(always("OK")).install()
+    redis.delay = 1
+    connection = Connection(ADDRESS)
+    opening = asyncio.create_task(connection.connect(5))
+    await asyncio.sleep(0.5)
+    connection.close()
+    with pytest.raises(ConnectionLost):
+        await opening
+    assert redis.opened[0].is_closing()
+    assert redis.opened[0].commands == []
 
 
 @pytest.mark.parametrize("opened", [True, False])

@@ -31,6 +31,7 @@ class Connection(asyncio.Protocol):
         self._read_timeout = 0.0
         self._on_reply: Callable[[Any], None] | None = None
         self._on_lost: Callable[[ConnectionLost], None] | None = None
+        self._closed = False
 
     @property
     def usable(self) -> bool:
@@ -38,8 +39,9 @@ class Connection(asyncio.Protocol):
         return self._transport is not None and not self._transport.is_closing()
 
     async def connect(self, seconds: float) -> None:
-        """Open the connection and authenticate. Raises ConnectionLost and ReadTimeout."""
+        """Open the connection and authenticate within this time. Raises ConnectionLost and ReadTimeout."""
         loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
         at = self._address
         try:
             async with asyncio.timeout(seconds):
@@ -51,8 +53,12 @@ class Connection(asyncio.Protocol):
             raise ReadTimeout("no connection in time") from None
         except OSError as error:
             raise ConnectionLost(type(error).__name__) from error
+        if self._closed:  # while it was being opened
+            self.close()
+            raise ConnectionLost("closed")
         if at.handshake:
-            for command, reply in zip(at.handshake, await self.call(at.handshake, seconds), strict=True):
+            replies = await self.call(at.handshake, seconds, first=until - loop.time())
+            for command, reply in zip(at.handshake, replies, strict=True):
                 if isinstance(reply, CommandError):
                     self.close()
                     if command[0] == "SELECT" and reply.code == "ERR":
@@ -94,7 +100,8 @@ class Connection(asyncio.Protocol):
             self._transport.write(b"".join([hiredis.pack_command(tuple(command)) for command in commands]))  # type: ignore[arg-type]  # any length
 
     def close(self) -> None:
-        """Close the connection at once; a call under way raises ConnectionLost."""
+        """Close the connection at once, and do not open it any more; a call under way raises ConnectionLost."""
+        self._closed = True
         if self._transport is not None:
             self._transport.abort()
 

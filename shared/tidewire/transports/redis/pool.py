@@ -2,14 +2,14 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from tidewire.errors import TransportUnavailable
 from tidewire.primitives.backoff import Backoff
 from tidewire.primitives.circuit_breaker import CircuitBreaker
 from tidewire.transports import errors
 from tidewire.transports.errors import ConnectionClosed, ConnectionLost, NotServing, ReadTimeout, is_not_serving
-from tidewire.transports.redis.address import Address, Command
+from tidewire.transports.redis.address import Address, Command, Servers
 from tidewire.transports.redis.connection import Connection
 
 TIMEOUT = 5.0  # seconds for any command but the tail's; a publisher gets its 503 after it, not after minutes
@@ -19,6 +19,45 @@ CONNECTIONS = 16
 reconnect at once would take the server's last connection."""
 
 _TRIES = 3  # after a lost connection; a command that is sent again repeats nothing, since every event has an id
+
+
+class Locator(Protocol):
+    """Knows which server the commands go to."""
+
+    async def locate(self) -> Address:
+        """Return the address for a new connection. Raises StoreError."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close what it has opened; `locate` raises ConnectionClosed from now on."""
+        ...
+
+
+class FixedAddress:
+    """A `Locator` for a URL that names the one server."""
+
+    def __init__(self, address: Address) -> None:
+        self._address = address
+
+    async def locate(self) -> Address:
+        """Return the address."""
+        return self._address
+
+    async def aclose(self) -> None:
+        """Do nothing."""
+
+
+def make_locator(url: str, on_moved: Callable[[], None] = lambda: None) -> Locator:
+    """Return a locator for a URL of one server, or of sentinels; `on_moved` is called when they name another primary.
+
+    Raises SettingsError.
+    """
+    servers = Servers.parse(url)
+    if servers.kind != "sentinel":
+        return FixedAddress(Address.parse(url))
+    from tidewire.transports.redis.sentinel import Sentinels  # a process with one server starts without it
+
+    return Sentinels(servers, on_moved)
 
 
 class ConnectionPool:
@@ -31,15 +70,19 @@ class ConnectionPool:
     or a failover has done the same to every connection opened before. `on_evicted` is called if the connection had
     worked before, for connections that are not in this pool.
 
-    With `redirects`, a refusal that names another node of a cluster (MOVED) is a reply, and evicts nothing.
+    With `returns_redirections`, a refusal that names another node of a cluster (MOVED) is a reply, and evicts nothing.
     """
 
     def __init__(
-        self, address: Address, on_evicted: Callable[[], None] = lambda: None, *, redirects: bool = False
+        self,
+        server: "Address | Locator",
+        on_evicted: Callable[[], None] = lambda: None,
+        *,
+        returns_redirections: bool = False,
     ) -> None:
-        self._address = address
+        self._locator = FixedAddress(server) if isinstance(server, Address) else server
         self._on_evicted = on_evicted
-        self._redirects = redirects
+        self._returns_redirections = returns_redirections
         self._timeout = TIMEOUT
         self._turns = asyncio.Semaphore(CONNECTIONS)
         self._idle: list[Connection] = []  # a stack: the connection used last is used next
@@ -69,6 +112,12 @@ class ConnectionPool:
         while self._idle:
             self._drop(self._idle.pop())
 
+    def reset(self) -> None:
+        """Close every connection now: the primary is another server. Calls under way are made again there."""
+        self.evict()
+        for connection in tuple(self._open):
+            self._drop(connection)
+
     async def aclose(self) -> None:
         """Close every connection, also those in use and those that are being opened; no other one is opened."""
         self._closed = True
@@ -80,7 +129,14 @@ class ConnectionPool:
         await self._wait_for_turn()
         try:
             self._check_open()  # the pool may have been closed while this call waited
-            return await self._send_on(self._take(), commands)
+            until = asyncio.get_running_loop().time() + self._timeout  # a caller waits for one time-out
+            connection = self._take()
+            if connection is None:
+                connection = Connection(await self._locator.locate())
+                self._check_open()
+                self._open.add(connection)
+                self._reusable.add(connection)
+            return await self._send_on(connection, commands, until)
         finally:
             self._turns.release()
 
@@ -94,28 +150,26 @@ class ConnectionPool:
         except TimeoutError:
             raise ReadTimeout("no connection became free in time") from None
 
-    def _take(self) -> Connection:
+    def _take(self) -> Connection | None:
+        """Return an open connection that no call uses, if there is one."""
         while self._idle:
             connection = self._idle.pop()
             if connection.usable:
                 return connection
             self._drop(connection)
-        connection = Connection(self._address)
-        self._open.add(connection)
-        self._reusable.add(connection)
-        return connection
+        return None
 
-    async def _send_on(self, connection: Connection, commands: Sequence[Command]) -> list[Any]:
+    async def _send_on(self, connection: Connection, commands: Sequence[Command], until: float) -> list[Any]:
+        """Send on a connection, opened if it is new; the first byte must come by `until` on the loop's clock."""
         clock = asyncio.get_running_loop().time
-        until = clock() + self._timeout  # for connecting and the first byte together: a caller waits for one time-out
         worked_before = connection.usable
         try:
             if not worked_before:
-                await connection.connect(self._timeout)
+                await connection.connect(until - clock())
                 self._check_open()  # `aclose` could not close it before it was connected
             replies = await connection.call(commands, self._timeout, first=until - clock())
             for reply in replies:
-                if is_not_serving(reply) and not (self._redirects and reply.redirection is not None):
+                if is_not_serving(reply) and not (self._returns_redirections and reply.redirection is not None):
                     raise NotServing(reply.code)
         except BaseException as error:
             if isinstance(error, ConnectionLost | ReadTimeout) and connection in self._reusable and not self._closed:

@@ -5,8 +5,8 @@ import re
 
 from tidewire.errors import SettingsError, TransportUnavailable
 from tidewire.transports.errors import StoreError
-from tidewire.transports.redis.address import Address
 from tidewire.transports.redis.connection import Connection
+from tidewire.transports.redis.pool import Locator, make_locator
 from tidewire.transports.upstash.session import Session
 
 TIMEOUT = 2.0  # seconds for the connection, and again for the reply
@@ -28,7 +28,7 @@ async def check_server(url: str | None, rest_url: str | None, rest_token: str | 
     There are none if the server does not answer, or refuses INFO. Raises SettingsError if the log cannot work with it.
     """
     if url is not None:
-        variable, text = "REDIS_URL", await _over_tcp(Address.parse(url))
+        variable, text = "REDIS_URL", await _over_tcp(make_locator(url))
     else:
         assert rest_url is not None
         assert rest_token is not None
@@ -39,15 +39,18 @@ async def check_server(url: str | None, rest_url: str | None, rest_token: str | 
     return [] if policy is None or policy[1] == "noeviction" else [_EVICTS.format(policy=policy[1])]
 
 
-async def _over_tcp(address: Address) -> str:
-    connection = Connection(address)
+async def _over_tcp(locator: Locator) -> str:
+    connection: Connection | None = None
     try:
+        connection = Connection(await locator.locate())
         await connection.connect(TIMEOUT)
         (reply,) = await connection.call([["INFO"]], TIMEOUT)
     except StoreError:
         return ""
     finally:
-        connection.close()
+        if connection is not None:
+            connection.close()
+        await locator.aclose()
     return reply.decode() if isinstance(reply, bytes) else ""
 
 

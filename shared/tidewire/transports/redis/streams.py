@@ -21,7 +21,7 @@ from tidewire.transports.errors import CommandError, StoreError, describe
 from tidewire.transports.log_base import LogBase, PageSize, TailT, stop
 from tidewire.transports.log_follower import UNKNOWN_FAILURE, FollowingTail, TailPageSize, control_first
 from tidewire.transports.redis import pool
-from tidewire.transports.redis.address import Address, Command
+from tidewire.transports.redis.address import Command
 from tidewire.transports.redis.connection import Connection
 from tidewire.transports.redis.layout import (
     APPEND,
@@ -38,7 +38,7 @@ from tidewire.transports.redis.layout import (
     take_call,
     write_check,
 )
-from tidewire.transports.redis.pool import CONNECTIONS, ConnectionPool, make_circuit_breaker, unavailable
+from tidewire.transports.redis.pool import CONNECTIONS, ConnectionPool, make_circuit_breaker, make_locator, unavailable
 
 log = logging.getLogger(__name__)
 warnings = ThrottledLog(log)
@@ -124,8 +124,9 @@ class RedisStreams(StreamsLog["_RedisTail"]):
     ) -> None:
         super().__init__(Layout(prefix, retention), partitions, retention)
         self.block = block
-        self.address = Address.parse(url)
-        self._pool = ConnectionPool(self.address, self._reconnect_tails)
+        self._locator = make_locator(url, self._on_moved)
+        self.locate = self._locator.locate
+        self._pool = ConnectionPool(self._locator, self._reconnect_tails)
         self.breaker = make_circuit_breaker()
 
     async def send(self, commands: Sequence[Command], *, even_if_open: bool = False) -> list[Any]:
@@ -150,6 +151,7 @@ class RedisStreams(StreamsLog["_RedisTail"]):
         """Close every connection."""
         await super().aclose()
         await self._pool.aclose()
+        await self._locator.aclose()
 
     async def unblock(self, client_id: int) -> bool:
         """End the blocking read of another connection; False if it was not blocked. Raises StoreError."""
@@ -169,6 +171,10 @@ class RedisStreams(StreamsLog["_RedisTail"]):
     def evict(self) -> None:
         """Close idle connections now, and those in use when they become free, but not those of tails."""
         self._pool.evict()
+
+    def _on_moved(self) -> None:
+        self._pool.reset()
+        self._reconnect_tails()
 
     def _reconnect_tails(self) -> None:
         for tail in self._tails:
@@ -202,7 +208,7 @@ class _RedisTail(FollowingTail):
         self._wanted = 0  # counts changes of what is followed: a read that began before the last one is stale
         self._reading = math.inf  # the count at which the read that is under way began; infinity if there is none
         self._covered = -1  # the count at which this connection's last answered read began
-        self._connection: Connection | None = None  # while it is blocked, or about to be
+        self._connection: Connection | None = None
         self._client_id = 0  # of the connection that reads
         self._interrupting: asyncio.Task[None] | None = None
 
@@ -228,14 +234,13 @@ class _RedisTail(FollowingTail):
     async def _run(self) -> None:
         backoff = Backoff()
         while True:
-            connection = Connection(self._redis.address)
             try:
                 await self.follower.wait_for_partitions()
+                connection = self._connection = Connection(await self._redis.locate())
                 await connection.connect(self._redis.timeout)
                 self._client_id = int(await _execute(connection, self._redis.timeout, "CLIENT", "ID"))
                 await self._check_heads(connection)
                 await self._read(connection)
-                self._connection = connection
                 self._redis.breaker.close()  # other calls need not wait for its probe
                 self.running = True
                 backoff.reset()
@@ -249,9 +254,9 @@ class _RedisTail(FollowingTail):
                 warnings.exception("tail failed, reconnecting")
             finally:
                 self.running = False
+                self.reconnect()
                 self._connection = None
                 self._covered = -1
-                connection.close()
             RECONNECTS.add()
             await asyncio.sleep(backoff.next())
 
