@@ -143,6 +143,14 @@ async def test_the_documented_permissions_are_enough(redis_server: RedisServer, 
     assert await denied(admin) == []
 
 
+async def test_streams_work_where_reads_cannot_be_interrupted(redis_server: RedisServer, admin: Any) -> None:
+    """Dragonfly and Google Memorystore refuse CLIENT UNBLOCK; a stream of a new partition waited for 30 s."""
+    await allow(admin, [rule for rule in documented("streams only") if rule != "+client|unblock"])
+    for _ in range(2):
+        await streams(f"redis://ann:p@{HOST}:{redis_server.port}", redis_server.url)
+    assert {*await denied(admin)} == {b"client|unblock"}
+
+
 @pytest.mark.full
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("process", ROLES)

@@ -46,6 +46,9 @@ warnings = ThrottledLog(log)
 BLOCK = 30.0
 """Seconds that one XREAD waits: two commands per minute while idle. TCP keepalive finds a dead connection as early."""
 
+UNINTERRUPTED_BLOCK = 1.0
+"""The same on a server that refuses CLIENT UNBLOCK (Dragonfly, Google Memorystore): new partitions wait for its end."""
+
 CHECK_HEADS = 60.0  # seconds between two checks of a silent tail: a demoted node may keep the connection open
 
 
@@ -204,6 +207,8 @@ class _RedisTail(FollowingTail):
         super().__init__(handler)
         self._redis = redis
         self._page_size = TailPageSize()
+        self._block = redis.block
+        self._can_interrupt = True
         self._check_at = 0.0  # on the loop's clock
         self._wanted = 0  # counts changes of what is followed: a read that began before the last one is stale
         self._reading = math.inf  # the count at which the read that is under way began; infinity if there is none
@@ -278,7 +283,7 @@ class _RedisTail(FollowingTail):
         wait, count = 0.0, self._page_size.records
         limits: list[str | int] = ["COUNT", count]
         if self._covered == began:
-            wait = self._redis.block
+            wait = self._block
             limits += ["BLOCK", int(wait * 1000)]
         try:
             reply = await _execute(connection, wait + self._redis.timeout, "XREAD", *limits, "STREAMS", *names, *after)
@@ -298,20 +303,27 @@ class _RedisTail(FollowingTail):
 
     def _on_followed(self, partitions: Iterable[str]) -> None:
         self._wanted += 1
-        if self._interrupting is None or self._interrupting.done():
+        if self._can_interrupt and (self._interrupting is None or self._interrupting.done()):
             self._interrupting = asyncio.create_task(self._interrupt())
 
     async def _interrupt(self) -> None:
         """End a blocked read that began before the last `follow`, so that the next one covers it.
 
         The read may be on its way to the server, not blocked yet: then UNBLOCK returns 0 and is sent again. And while
-        its reply is on its way here, `follow` may have been called once more.
+        its reply is on its way here, `follow` may have been called once more. If the server refuses UNBLOCK, this read
+        is ended by a new connection, and later ones are short.
         """
         backoff = Backoff(base=0.01, cap=0.5)
         while self._reading < self._wanted:
             try:
                 await self._redis.unblock(self._client_id)
                 pause = 0.005
+            except CommandError as error:
+                self._can_interrupt = False
+                self._block = min(self._block, UNINTERRUPTED_BLOCK)
+                warnings.warn(f"cannot interrupt reads ({describe(error)}): the tail reads every {self._block:g} s")
+                self.reconnect()
+                return
             except StoreError as error:
                 warnings.warn(f"cannot interrupt the tail's read, which ends by itself: {describe(error)}")
                 pause = backoff.next()
