@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import aclosing, asynccontextmanager
 from heapq import heapify, heappop, heapreplace
 from itertools import accumulate
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from tidewire.model.cursor import Cursor, Position
 from tidewire.model.event import Event
@@ -148,7 +148,7 @@ class LogBase(ABC, Generic[TailT]):
         """Return a tail whose `run` was not called yet."""
 
 
-async def stop(task: asyncio.Task[None]) -> None:
+async def stop(task: asyncio.Task[Any]) -> None:
     """Cancel a task, and return when it has ended.
 
     It is cancelled again until it ends: before Python 3.12 the `wait_for` in which redis-py sends may swallow a

@@ -47,7 +47,7 @@ class Node:
     def __init__(self, name: str, address: Address, on_evicted: Callable[[str], None]) -> None:
         self.name = name
         self.address = address
-        self.pool = ConnectionPool(address, lambda: on_evicted(name), redirects=True)
+        self.pool = ConnectionPool(address, lambda: on_evicted(name), returns_redirections=True)
         self.breaker = CircuitBreaker((ConnectionLost, ReadTimeout), self._unavailable)
 
     async def send(self, commands: Sequence[Command], *, even_if_open: bool = False) -> list[Any]:
