@@ -127,8 +127,8 @@ def make_redis(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     """Starts a Redis for this test alone, to be killed, paused and restarted."""
     with ExitStack() as stack:
 
-        def make(*, aof: bool = True, options: Sequence[str] = ()) -> RedisServer:
-            server = RedisServer(tmp_path_factory.mktemp("redis"), aof=aof, options=options)
+        def make(*, aof: bool = True, options: Sequence[str] = (), kind: str = "redis") -> RedisServer:
+            server = RedisServer(tmp_path_factory.mktemp(kind), aof=aof, options=options, kind=kind)
             return _start(server, stack, request)
 
         yield make

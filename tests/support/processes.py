@@ -243,7 +243,7 @@ class Instance(ServerProcess):
 class MakeRedis(Protocol):
     """The fixture `make_redis`."""
 
-    def __call__(self, *, aof: bool = True, options: Sequence[str] = ()) -> RedisServer: ...
+    def __call__(self, *, aof: bool = True, options: Sequence[str] = (), kind: str = "redis") -> RedisServer: ...
 
 
 class StartInstance(Protocol):

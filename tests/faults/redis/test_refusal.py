@@ -33,11 +33,12 @@ from tests.support.redis_records import names_in_log
         ("ACL SETUSER default resetkeys ~other:*", "ACL SETUSER default allkeys", "NOPERM"),
     ],
 )
+@pytest.mark.parametrize("kind", ["redis", pytest.param("valkey", marks=pytest.mark.full)])
 async def test_a_lasting_refusal_is_named_by_readiness(
-    make_redis: MakeRedis, make_instance: MakeInstance, begin: str, end: str, code: str
+    make_redis: MakeRedis, make_instance: MakeInstance, kind: str, begin: str, end: str, code: str
 ) -> None:
     """Redis answered PING, so readiness said `ready` while every publication was refused."""
-    redis = await asyncio.to_thread(make_redis, aof=False)
+    redis = await asyncio.to_thread(make_redis, aof=False, kind=kind)
     instance = await asyncio.to_thread(make_instance, **on_redis(redis))
     await publish_all(instance, ["before"])
     assert redis.ask(begin) == "+OK"

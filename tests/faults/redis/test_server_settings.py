@@ -18,21 +18,26 @@ from tests.support.instance_settings import on_redis
 from tests.support.processes import ROOT, Instance, MakeInstance, MakeRedis, RedisServer, inherited
 
 
-def in_cluster_mode(make_redis: MakeRedis) -> RedisServer:
+def in_cluster_mode(make_redis: MakeRedis, kind: str = "redis") -> RedisServer:
     """Start one node that holds all slots."""
-    redis = make_redis(aof=False, options=("--cluster-enabled", "yes"))
+    redis = make_redis(aof=False, options=("--cluster-enabled", "yes"), kind=kind)
     assert redis.ask("CLUSTER ADDSLOTSRANGE 0 16383") == "+OK"
     return redis
 
 
+FULL = pytest.mark.full
 MODULES = ["functions.local", "functions.stream"]
 
 
 @pytest.mark.parametrize("module", MODULES)
-@pytest.mark.parametrize("transport", ["redis", "redis-pubsub"])
-def test_a_redis_in_cluster_mode_is_refused_at_the_start(make_redis: MakeRedis, transport: str, module: str) -> None:
-    """The log's keys are in several slots, so that each read would fail with CROSSSLOT."""
-    redis = in_cluster_mode(make_redis)
+@pytest.mark.parametrize(
+    ("transport", "kind"), [("redis", "redis"), ("redis-pubsub", "redis"), pytest.param("redis", "valkey", marks=FULL)]
+)
+def test_a_redis_in_cluster_mode_is_refused_at_the_start(
+    make_redis: MakeRedis, transport: str, kind: str, module: str
+) -> None:
+    """The log's keys are in several slots, so that each read would fail with CROSSSLOT. Valkey has its own INFO."""
+    redis = in_cluster_mode(make_redis, kind)
     ran = subprocess.run(
         [sys.executable, "-m", module],
         cwd=ROOT,
