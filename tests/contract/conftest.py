@@ -6,6 +6,19 @@ import pytest
 from tidewire.transports.base import Log
 
 from tests.contract.stores import CARRIERS, LOGS, LogStore, Store, each
+from tests.support.sentinel import SentinelGroup
+
+
+@pytest.fixture
+def sentinel_url(sentinel_group: SentinelGroup) -> str:
+    """The URL of a primary that sentinels know."""
+    return sentinel_group.url
+
+
+@pytest.fixture
+def sentinel_primary(sentinel_group: SentinelGroup) -> str:
+    """The URL of that primary itself."""
+    return sentinel_group.primary.url
 
 
 @pytest.fixture(params=each(LOGS, CARRIERS))

@@ -154,10 +154,10 @@ class RedisStore(LogStore):
 
     BLOCK = 5.0  # seconds of one blocking read: longer than a test waits, so that none depends on its end
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, server: str | None = None) -> None:
         super().__init__()
         self.url = url
-        self.client = redis.Redis.from_url(url, protocol=2)
+        self.client = redis.Redis.from_url(server or url, protocol=2)
 
     def _make(self, partitions: Partitions, retention: Retention) -> Log:
         return RedisStreams(self.url, partitions=partitions, retention=retention, block=self.BLOCK)
@@ -367,6 +367,7 @@ LOGS: dict[str, tuple[type[LogStore], tuple[str, ...]]] = {
     "memory": (MemoryStore, ()),
     "redis": (RedisStore, ("redis_url",)),
     "cluster": (ClusterStore, ("redis_cluster",)),
+    "sentinel": (RedisStore, ("sentinel_url", "sentinel_primary")),
     "valkey": (RedisStore, ("valkey_url",)),
     "upstash": (UpstashStore, ("redis_url", "upstash")),
     "fallback": (FallbackStore, ("redis_url",)),
