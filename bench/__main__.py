@@ -16,7 +16,10 @@ from bench.samples import load_all
 from bench.self_check import check_client
 from bench.session import require_clean_tree, session
 
-NAMES = ["fanout", "peruser", "idle", "rate", "tail", "endtoend", "held", "replay", "herd", "coldstart", "rediscost"]
+NAMES = [
+    *("fanout", "peruser", "idle", "rate", "tail", "endtoend", "held", "replay", "herd", "coldstart", "rediscost"),
+    "rest",
+]
 RESULTS = Path("bench/results")
 QUICK_RESULTS = Path("build/bench/quick")  # separate from full results
 

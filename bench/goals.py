@@ -61,6 +61,7 @@ def _redis(text: str, metric: str, case: str, goal: float, stretch: float) -> Go
 
 RATE, TAIL, IDLE = "10/s to 1,000", "500/s", "4,000"
 FEW, MANY, SHARDED = "1 of 100", "1 of 10,000", "one of 1,000 users, 256 shards"
+REST = "round trip 20 ms"
 US, NCHAN, PAIR = "tidewire", "nchan", "C pair"
 
 GOALS = [
@@ -94,6 +95,8 @@ GOALS = [
     _redis("round trips per POST of 1 event", "commands", "published, 1 per POST", 1, 1),
     _redis("round trips per POST of 100 events", "commands", "published, 100 per POST", 1, 1),
     _redis("bytes read from Redis per byte delivered to one user of 1,000", "read_per_delivered", SHARDED, 2.0, 1.2),
+    Goal("commands per idle hour over REST", "rest", "commands_hour", (REST, "doorbell"), None, 90, 60),
+    Goal("ms from receipt to reader over REST, p50", "rest", "acknowledged_p50_ms", (REST, "doorbell"), None, 40, 30),
     Goal(
         "events per minute to 1,000 matching connections, 60 s, nothing lost",
         "held",

@@ -212,7 +212,8 @@ class StandIn:
                 writer.write(f"{len(event):x}\r\n".encode() + event + b"\r\n")
 
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
-        to_redis.write(hiredis.pack_command(("SUBSCRIBE", channel)))
+        packed: Any = ("SUBSCRIBE", channel)
+        to_redis.write(hiredis.pack_command(packed))
         try:
             while data := await redis.read(2**16):
                 parser.feed(data)

@@ -25,7 +25,8 @@ NO_STREAM = Fault(404)  # of SUBSCRIBE: the tail polls
 async def test_an_idle_hour_costs_60_commands() -> None:
     """A read of the heads per minute, which also rings for the reader itself."""
     log, ledger = make_log()
-    async with tailing(log, at(Position(1, 0))) as (_, tail):
+    async with log.on_message(Received()) as tail:
+        tail.follow(at(Position(1, 0)).positions)
         await pass_time(60)
         assert tail.bell_heard
         ledger.commands.clear()
@@ -165,7 +166,9 @@ async def test_an_event_is_read_at_once_after_its_ring() -> None:
 async def test_an_own_event_does_not_wait_for_a_slow_poll(mute: bool) -> None:
     """A record that this process knows of is read soon, if its ring is lost."""
     log, ledger = make_log()
-    async with tailing(log, at(Position(1, 0))) as (received, tail):
+    received = Received()
+    async with log.on_message(received) as tail:
+        tail.follow(at(Position(1, 0)).positions)
         await pass_time(63)
         ledger.mute = mute
         for number in (1, 2):

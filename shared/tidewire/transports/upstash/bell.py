@@ -187,7 +187,7 @@ class Bell:
         self._end = None
         try:
             async with self._subscribe(self._channel) as messages, asyncio.timeout(ANSWER) as deadline:
-                if self._end is not None:
+                if self._end_reason() is not None:
                     return  # stopped while it was opened
                 self._deadline = deadline
                 try:
@@ -195,7 +195,7 @@ class Bell:
                 finally:
                     self._deadline = None
         except TimeoutError:
-            end = self._end
+            end = self._end_reason()
             if isinstance(end, _StopListening):
                 return
             if end is not None:
@@ -252,6 +252,9 @@ class Bell:
         if self._end is None:
             self._set_deadline(self._now())
             self._end = why
+
+    def _end_reason(self) -> Exception | None:
+        return self._end
 
     def _set_deadline(self, at: float | None) -> None:
         """Move the moment at which the stream is ended; what is ending stays so, whatever arrives meanwhile."""
