@@ -27,6 +27,7 @@ from tests.contract.acts import at, head, read
 from tests.contract.stores import RedisStore
 from tests.support.certificates import certify
 from tests.support.processes import HOST, MakeRedis
+from tests.support.redis_node import Access, RedisNode
 from tests.support.sinks import subscribed
 from tests.support.waiting import eventually, spin
 
@@ -265,6 +266,24 @@ async def test_over_tls_only_a_trusted_server_gets_the_password(redis_url: str, 
                 with pytest.raises(ConnectionLost, match="SSLCertVerificationError"):
                     await connections.send([["ECHO", "a"]])
             await connections.aclose()
+
+
+async def test_a_server_may_demand_a_client_certificate(tmp_path: Path) -> None:
+    access = Access.over_tls(tmp_path, password="pw", client_certificates=True)
+    without = Access(password="pw", certificate=access.certificate)
+    server = await asyncio.to_thread(RedisNode(tmp_path, access=access).start)
+    try:
+        for client, accepted in ((access, True), (without, False)):
+            url = client.url(server.address)
+            connections = ConnectionPool(Address.parse(url))
+            if accepted:
+                assert await connections.send([["ECHO", "a"]]) == [b"a"]
+            else:
+                with pytest.raises(ConnectionLost):
+                    await connections.send([["ECHO", "a"]])
+            await connections.aclose()
+    finally:
+        await asyncio.to_thread(server.stop)
 
 
 async def test_the_user_and_the_database_of_the_url_are_used(redis_url: str, blocking_redis: redis.Redis) -> None:

@@ -88,6 +88,29 @@ async def test_a_silent_primary_is_left(group: SentinelGroup, make_instance: Mak
         assert [stored.event["id"] for stored in (await read_log(new))["all"]][1:] == ["after", "here", "resumed"]
 
 
+async def test_what_a_failover_discards_is_a_gap(group: SentinelGroup, make_instance: MakeInstance) -> None:
+    """The old primary acknowledged an event that no replica had: who received it, and who resumes after it, is told."""
+    instance = await on_sentinel(group, make_instance)
+    async with follow(instance) as live:
+        await publish_all(instance, ["before"])
+        await live.has("before")
+        former, (replica,) = group.primary, group.replicas
+        await asyncio.to_thread(lambda: former.write("SET", "copied", "1", copies=1))
+        await asyncio.to_thread(replica.pause)
+        former.call("CLIENT", "KILL", "TYPE", "replica")  # or the replica would find the event in its socket
+        await publish_all(instance, ["lost"])
+        await live.has("before", "lost")
+        cursor = live.cursor
+        await asyncio.to_thread(former.kill)
+        await asyncio.to_thread(replica.resume)
+        await publish_until_accepted(instance, event("after"))
+        await live.seen.until(lambda: "after" in live.names)
+        assert live.seen.gaps != []
+        async with follow(instance, last_event_id=cursor) as resumed:
+            await resumed.seen.until(lambda: resumed.seen.gaps != [])
+            await resumed.seen.until(lambda: "after" in resumed.names)
+
+
 async def test_without_sentinels_work_goes_on(group: SentinelGroup, make_instance: MakeInstance) -> None:
     """Open connections need none, and new ones lead to the last known primary."""
     instance = await on_sentinel(group, make_instance)
