@@ -5,10 +5,13 @@ import json
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.support.clients import open_stream
+from tidewire.model.cursor import Cursor
+
+from tests.support.clients import Requests, open_stream, receipts
 from tests.support.processes import Instance
 from tests.support.redis_records import StoredEvent
 from tests.support.sse_decoder import SseEvent
@@ -17,6 +20,8 @@ from tests.support.waiting import Growing
 USERS = [f"user-{n}" for n in range(20)]
 TYPES = ["order", "chat", "metric", "note"]
 MEAN_CUT = 20_000  # bytes per connection: each subscriber resumes about fifteen times
+STEADY = 5  # subscribers that are cut only by faults of the instances
+LARGEST_BATCH = 40
 FOR_SOME = 0.85  # of the events are for some users, the others for everyone
 FAULT_SECONDS = 60.0  # for one fault; they take a few
 AWAY = 0.05  # seconds before a refused client tries the other instance
@@ -119,6 +124,8 @@ class Subscriber:
             return
         data = json.loads(dispatched.data)
         assert dispatched.type == data["type"]
+        if self.control["realtime.gap"] and data in self.received:
+            return  # after a gap, a partition begins again at its oldest record
         assert data["id"] in self.owed, f"{self.name} saw {data['id']} twice, or it is not for {self.user}"
         self.owed.remove(data["id"])
         self.received.append(data)
@@ -146,6 +153,86 @@ def make_marks() -> list[dict[str, Any]]:
 
 def with_data(draft: dict[str, Any], text: str) -> dict[str, Any]:
     return {**draft, "data": {"id": draft["id"], "type": draft["type"], "text": text}}
+
+
+def make_batches(events: Sequence[dict[str, Any]], rng: random.Random) -> list[list[dict[str, Any]]]:
+    """Return the events in batches of random sizes."""
+    batches, start = [], 0
+    while start < len(events):
+        size = rng.choice([1, 1, 1, 2, 10, LARGEST_BATCH])
+        batches.append(list(events[start : start + size]))
+        start += size
+    return batches
+
+
+async def publish_until_accepted(
+    instances: Sequence[Instance],
+    batches: Iterable[Sequence[Mapping[str, Any]]],
+    progress: Progress,
+    rng: random.Random,
+) -> None:
+    """Publish each batch until it is accepted, always with the same ids."""
+    async with AsyncExitStack() as stack:
+        lines = [await stack.enter_async_context(Requests(instance)) for instance in instances]
+        turn = rng.randrange(len(lines))
+        for batch in batches:
+            await progress.may_go_on()
+            # With line ends between its tokens, `data` is several data: lines of one frame.
+            text = json.dumps(batch if len(batch) > 1 else batch[0], indent=rng.choice([None, None, 1]))
+            while (accepted := await _try_to_publish(lines[turn % len(lines)], text)) is None:
+                progress.refused += 1
+                turn += 1
+                await asyncio.sleep(rng.uniform(0, AWAY))
+            assert [receipt["id"] for receipt in accepted] == [sent["id"] for sent in batch]
+            progress.keep(accepted)
+
+
+async def _try_to_publish(line: Requests, text: str) -> Sequence[Mapping[str, Any]] | None:
+    """Return the receipts, or None if the publish must be retried."""
+    try:
+        answer = await line.post(text)
+    except (OSError, EOFError):
+        return None
+    if answer.status == 503:
+        answer.assert_unavailable()
+        return None
+    return receipts(answer)
+
+
+def make_subscriber(number: int, rng: random.Random, instances: Sequence[Instance]) -> Subscriber:
+    """Return a subscriber of random tastes."""
+    return Subscriber(
+        name=f"subscriber {number}",
+        user=rng.choice(USERS) if number % 5 else None,
+        types=frozenset(rng.sample(TYPES, rng.choice([1, 2, 3]))) if number % 3 else None,
+        since=rng.choice(["now", "earliest"]),
+        steady=number < STEADY,
+        rng=random.Random(rng.random()),
+        instances=instances,
+        turn=number,
+    )
+
+
+def assert_whole(log: Mapping[str, Sequence[StoredEvent]], published: Iterable[Mapping[str, Any]]) -> None:
+    """Each acknowledged event is in the log, once per partition, with contiguous offsets."""
+    for partition, records in log.items():
+        assert [record.offset for record in records] == list(range(1, len(records) + 1)), partition
+        assert len({record.epoch for record in records}) == 1, partition
+        assert max(Counter(record.event["id"] for record in records).values()) == 1, f"{partition} has one twice"
+    kept = {record.event["id"] for records in log.values() for record in records}
+    assert kept == {sent["id"] for sent in published}
+
+
+def assert_receipts_fit(log: Mapping[str, Sequence[StoredEvent]], accepted: Mapping[str, Mapping[str, Any]]) -> None:
+    """Each receipt has the position of its event, also after retries."""
+    places: dict[str, dict[str, tuple[int, int]]] = {}
+    for records in log.values():
+        for record in records:
+            places.setdefault(record.event["id"], {})[record.partition] = (record.epoch, record.offset)
+    for id, receipt in accepted.items():
+        cursor = Cursor.parse(receipt["cursor"])
+        assert cursor is not None
+        assert {name: at[:2] for name, at in cursor.positions.items()} == places[id], id
 
 
 def assert_has_its_own(subscriber: Subscriber, log: Mapping[str, Sequence[StoredEvent]]) -> None:

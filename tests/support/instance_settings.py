@@ -1,14 +1,15 @@
 """Settings of an instance on each store, open to everyone."""
 
 from tests.support.processes import RedisServer
+from tests.support.redis_cluster import RedisCluster
 from tests.support.upstash_stand_in import StandIn
 
 FAST_POLLS = {"REALTIME_POLL_MIN": "10ms", "REALTIME_POLL_MAX": "100ms"}
 FALLBACK = {"REALTIME_FALLBACK": "memory"}
 
 
-def on_redis(redis: RedisServer, **more: str) -> dict[str, str]:
-    """Settings for the log in this Redis."""
+def on_redis(redis: RedisServer | RedisCluster, **more: str) -> dict[str, str]:
+    """Settings for the log in this Redis, or in this cluster."""
     return {"REALTIME_TRANSPORT": "redis", "REDIS_URL": redis.url, "REALTIME_AUTH": "none", **more}
 
 

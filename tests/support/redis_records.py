@@ -8,6 +8,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from tests.support.processes import RedisServer
+from tests.support.redis_cluster import RedisCluster
 
 CHECK_AND_TIME = 21  # characters before the event in a stream entry
 
@@ -35,6 +36,14 @@ async def read_log(redis: RedisServer) -> dict[str, list[StoredEvent]]:
                 epoch, offset = map(int, entry_id.split("-"))
                 event = json.loads(fields["e"][CHECK_AND_TIME:])
                 log.setdefault(partition, []).append(StoredEvent(partition, epoch, offset, event))
+    return log
+
+
+async def read_cluster_log(cluster: RedisCluster) -> dict[str, list[StoredEvent]]:
+    """Return the same from all nodes of a cluster."""
+    log: dict[str, list[StoredEvent]] = {}
+    for node in cluster.primaries():
+        log |= await read_log(node)
     return log
 
 
