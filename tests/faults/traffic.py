@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -33,8 +34,9 @@ class Progress(Growing):
     def __init__(self, events: int) -> None:
         super().__init__()
         self.receipts: dict[str, Mapping[str, Any]] = {}
+        self.times: dict[str, float] = {}  # of the receipts
         self.refused = 0
-        self._events = events
+        self.events = events
         self._allowed = 0.0
 
     def allow(self, share: float) -> None:
@@ -43,16 +45,17 @@ class Progress(Growing):
 
     def keep(self, accepted: Iterable[Mapping[str, Any]]) -> None:
         self.receipts.update((receipt["id"], receipt) for receipt in accepted)
+        self.times.update((receipt["id"], time.monotonic()) for receipt in accepted)
         self.grow()
 
     async def reaches(self, share: float) -> None:
-        await self.until(lambda: len(self.receipts) >= share * self._events, FAULT_SECONDS)
+        await self.until(lambda: len(self.receipts) >= share * self.events, FAULT_SECONDS)
 
     async def may_go_on(self) -> None:
-        await self.until(lambda: len(self.receipts) < self._allowed * self._events, FAULT_SECONDS)
+        await self.until(lambda: len(self.receipts) < self._allowed * self.events, FAULT_SECONDS)
 
     def __str__(self) -> str:
-        return f"{len(self.receipts)} receipts of {self._events}, allowed: {self._allowed}"
+        return f"{len(self.receipts)} receipts of {self.events}, allowed: {self._allowed}"
 
 
 @dataclass
@@ -73,6 +76,7 @@ class Subscriber:
     control: Counter[str] = field(default_factory=Counter)
     closings: list[str] = field(default_factory=list)
     connections: int = 0
+    gap_at: float = 0.0  # the last one
     primed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def matches(self, event: Mapping[str, Any]) -> bool:
@@ -119,6 +123,8 @@ class Subscriber:
             self.control[dispatched.type] += 1
             if dispatched.type == "realtime.ready":
                 self.primed.set()
+            elif dispatched.type == "realtime.gap":
+                self.gap_at = time.monotonic()
             elif dispatched.type == "realtime.closing":
                 self.closings.append(json.loads(dispatched.data)["reason"])
             return

@@ -125,7 +125,7 @@ class Writer:
     async def announce(self) -> None:
         """Announce this writer's scheme if the registry lacks it, or if the announcement is old.
 
-        Raises TransportRefused if the list of schemes is full.
+        Raises TransportUnavailable: TransportRefused if the list of schemes is full.
         """
         for _ in range(_ROUNDS):
             due = self._due()
@@ -137,6 +137,9 @@ class Writer:
             if registry is not None:
                 self.registry = registry
                 continue
+            for answer in answers:
+                if isinstance(answer, TransportUnavailable):
+                    raise answer
             placed = [answer.position for answer in answers if isinstance(answer, Placed)]
             times = [position.time for position in placed]
             self.registry = self.registry.extended(list(zip(due, times, strict=True)), placed[-1].check)
