@@ -5,7 +5,9 @@ import time
 from pathlib import Path
 
 import pytest
+from tidewire.errors import SettingsError
 from tidewire.transports.redis.sentinel import INTERVAL
+from tidewire.transports.redis.server_info import check_server
 
 from tests.support.clients import event, follow, get, publish, publish_all, publish_until_accepted, reasons, receipts
 from tests.support.processes import Instance, MakeInstance
@@ -155,14 +157,19 @@ async def test_a_sentinel_that_was_cut_off_is_outvoted(group: SentinelGroup, mak
     assert new is not former
 
 
-async def test_a_name_that_sentinels_do_not_know(group: SentinelGroup, make_instance: MakeInstance) -> None:
-    settings = {"REALTIME_TRANSPORT": "redis", "REALTIME_AUTH": "none"}
-    instance = await asyncio.to_thread(make_instance, **settings, REDIS_URL=group.url.replace("/tide", "/other"))
-    (await publish(instance, event("one"))).assert_unavailable()
-    assert "know no primary of the name" in await reasons(instance)
+async def test_the_start_checks_what_the_sentinels_say(group: SentinelGroup) -> None:
+    assert await check_server(group.url, None, None) == []
+    with pytest.raises(SettingsError, match="that the sentinels do not know"):
+        await check_server(group.url.replace("/tide", "/other"), None, None)
+    await asyncio.to_thread(group.kill_primary)
+    (warning,) = await check_server(group.url, None, None)
+    assert "cannot reach the primary" in warning
+    for sentinel in group.sentinels:
+        await asyncio.to_thread(sentinel.kill)
+    assert await check_server(group.url, None, None) == []
 
 
-@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+@pytest.mark.parametrize("tls", [False, pytest.param(True, marks=pytest.mark.full)], ids=["plain", "tls"])
 async def test_sentinels_have_other_credentials(
     make_sentinels: MakeSentinels, make_instance: MakeInstance, tmp_path: Path, tls: bool
 ) -> None:

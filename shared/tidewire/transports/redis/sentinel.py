@@ -86,9 +86,11 @@ class Sentinels:
     async def aclose(self) -> None:
         """Stop asking, and close the connections to the sentinels."""
         self._closed = True
-        for task in (self._watching, self._asking):
-            if task is not None:
-                await stop(task)
+        if self._watching is not None:
+            await stop(self._watching)
+        if self._asking is not None:
+            self._asking.cancel()
+            await asyncio.wait((self._asking,))
         while self._kept:
             self._kept.popitem()[1][1].close()
 

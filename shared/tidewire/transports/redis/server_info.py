@@ -8,7 +8,6 @@ from tidewire.errors import SettingsError, TransportUnavailable
 from tidewire.transports.errors import StoreError
 from tidewire.transports.redis.address import Address, Servers
 from tidewire.transports.redis.connection import Connection
-from tidewire.transports.redis.pool import FixedAddress, Locator, make_locator
 from tidewire.transports.upstash.session import Session
 
 TIMEOUT = 2.0  # seconds for the connection, and again for the reply
@@ -16,6 +15,12 @@ TIMEOUT = 2.0  # seconds for the connection, and again for the reply
 _EVICTS = (
     "Redis may evict keys when its memory is full (maxmemory-policy is {policy}): an event whose id was evicted is"
     " appended a second time, and events are lost before REALTIME_RETENTION; set maxmemory-policy to noeviction"
+)
+
+_UNKNOWN = "names a primary that the sentinels do not know: end the URL with the name of their `sentinel monitor` line"
+_UNREACHABLE = (
+    "this process cannot reach the primary that the sentinels name: it is down, or they name it by an address that is"
+    " only valid in its own network (sentinel monitor, replica-announce-ip)"
 )
 
 _CLUSTER = {
@@ -33,13 +38,35 @@ async def check_server(url: str | None, rest_url: str | None, rest_token: str | 
         servers = Servers.parse(url)
         if servers.kind == "cluster":
             return _check_nodes([text for text in await _of_all(servers.seeds) if text])
-        variable, text = "REDIS_URL", await _over_tcp(make_locator(url))
+        if servers.kind == "sentinel":
+            return await _behind_sentinels(servers)
+        variable, text = "REDIS_URL", await _over_tcp(servers.seeds[0]) or ""
     else:
         assert rest_url is not None
         assert rest_token is not None
         variable, text = "UPSTASH_REDIS_REST_URL", await _over_rest(rest_url, rest_token)
     if _is_cluster(text):
         raise SettingsError(variable, _CLUSTER[variable])
+    return _evictions([text])
+
+
+async def _behind_sentinels(servers: Servers) -> list[str]:
+    from tidewire.transports.redis.sentinel import Sentinels, UnknownService  # for such a URL alone
+
+    sentinels = Sentinels(servers)
+    try:
+        primary = await sentinels.locate()
+    except UnknownService:
+        raise SettingsError("REDIS_URL", _UNKNOWN) from None
+    except StoreError:
+        return []
+    finally:
+        await sentinels.aclose()
+    text = await _over_tcp(primary)
+    if text is None:
+        return [_UNREACHABLE]
+    if _is_cluster(text):
+        raise SettingsError("REDIS_URL", _CLUSTER["REDIS_URL"])
     return _evictions([text])
 
 
@@ -59,22 +86,20 @@ def _evictions(texts: Sequence[str]) -> list[str]:
     return [_EVICTS.format(policy=policy) for policy in policies]
 
 
-async def _of_all(addresses: Sequence[Address]) -> list[str]:
-    return await asyncio.gather(*(_over_tcp(FixedAddress(address)) for address in addresses))
+async def _of_all(addresses: Sequence[Address]) -> list[str | None]:
+    return await asyncio.gather(*map(_over_tcp, addresses))
 
 
-async def _over_tcp(locator: Locator) -> str:
-    connection: Connection | None = None
+async def _over_tcp(address: Address) -> str | None:
+    """Return INFO: '' if the server refuses it, None if there is no answer."""
+    connection = Connection(address)
     try:
-        connection = Connection(await locator.locate())
         await connection.connect(TIMEOUT)
         (reply,) = await connection.call([["INFO"]], TIMEOUT)
     except StoreError:
-        return ""
+        return None
     finally:
-        if connection is not None:
-            connection.close()
-        await locator.aclose()
+        connection.close()
     return reply.decode() if isinstance(reply, bytes) else ""
 
 
