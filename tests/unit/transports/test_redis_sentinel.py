@@ -140,6 +140,20 @@ async def test_without_an_answer_the_last_primary_is_used() -> None:
 
 
 @virtual_time
+async def test_sentinels_that_disagree_do_not_alternate() -> None:
+    """They have one epoch, as if their users may not read it: the primary changes once most of them name another."""
+    rig = Rig(a=named("p"), b=named("p"), c=SILENCE)
+    assert await rig.host() == "p"
+    rig.answers |= {"a": named("q"), "b": named("p")}
+    for _ in range(5):
+        assert await rig.host() == "p"
+    rig.answers |= {"b": named("q")}
+    assert await rig.host() == "q"
+    assert rig.moves == 1
+    await rig.sentinels.aclose()
+
+
+@virtual_time
 async def test_callers_share_one_question() -> None:
     rig = Rig(a=named("p"), b=named("p"), c=named("p"))
     rig.redis.delay = 1

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -38,6 +39,10 @@ class _Answer(NamedTuple):
     host: str
     port: int
     is_down: bool
+
+    @property
+    def place(self) -> tuple[str, int]:
+        return self.host, self.port
 
 
 class UnknownService(ConnectionLost):
@@ -119,11 +124,15 @@ class Sentinels:
         up = [answer for answer in agreed if not answer.is_down]
         if not up:
             raise ConnectionLost("the sentinels report that the primary is down")
-        before, self._known = self._known, up[0]
-        if before is not None and (before.host, before.port) != (up[0].host, up[0].port):
+        before = self._known
+        named_by = Counter(answer.place for answer in up)
+        # Of two that as many sentinels name, it stays the one before: else connections would be closed every second.
+        found = max(up, key=lambda at: (named_by[at.place], before is not None and at.place == before.place))
+        self._known = found
+        if before is not None and before.place != found.place:
             log.warning("Sentinel names another primary: reconnecting")
             self._on_moved()
-        return self._servers.node(up[0].host, up[0].port)
+        return self._servers.node(found.host, found.port)
 
     async def _ask_all(self) -> tuple[list[_Answer | None], list[str]]:
         """Return the answers, None for an unknown name, and the reasons of those who did not answer."""
