@@ -15,6 +15,7 @@ from tests.support.redis_node import Access
 from tests.support.redis_records import read_log
 from tests.support.sentinel import MakeSentinels, SentinelGroup
 
+DOCUMENTED = "+sentinel|get-master-addr-by-name +sentinel|master"
 RECOVERY = 10.0
 """Seconds from the fault until a publish is accepted: the sentinels notice (1 s), elect (1 to 2 s) and promote; the
 rest is for a busy machine."""
@@ -173,7 +174,7 @@ async def test_the_start_checks_what_the_sentinels_say(group: SentinelGroup) -> 
 async def test_sentinels_have_other_credentials(
     make_sentinels: MakeSentinels, make_instance: MakeInstance, tmp_path: Path, tls: bool
 ) -> None:
-    data, theirs = Access("ann", "p@ss"), Access("watcher", "s,cret/")
+    data, theirs = Access("ann", "p@ss"), Access("watcher", "s,cret/", permissions=DOCUMENTED)
     if tls:
         data = Access.over_tls(tmp_path, user="ann", password="p@ss", client_certificates=True)
         theirs = Access("watcher", "s,cret/", certificate=data.certificate, client_certificates=True)
