@@ -7,7 +7,7 @@ from tidewire.delivery.hub import Hub
 from tidewire.model.cursor import Cursor, Position
 from tidewire.model.partitions import ALL, Partitions
 from tidewire.model.permissions import REVOCATIONS
-from tidewire.transports.upstash.tail import BURST
+from tidewire.transports.upstash.tail import AFTER_RING, BURST
 
 from tests.contract.acts import Received, at, publish, tailing
 from tests.contract.stores import UpstashStore
@@ -151,13 +151,15 @@ async def test_constant_rings_do_not_exceed_the_fastest_poll() -> None:
 
 @virtual_time
 async def test_an_event_is_read_at_once_after_its_ring() -> None:
-    log, _ = make_log(moments=[100.0, 100.3, 100.6, 160.0])
+    """After the millisecond in which further appends do not ring, and a round trip of 20 ms."""
+    moments = [100.0, 100.3, 100.6, 160.0]
+    log, _ = make_log(moments=moments)
     seen: list[float] = []
     async with log.on_message(lambda _: seen.append(asyncio.get_running_loop().time())) as tail:
         tail.follow(at(Position(1, 0)).positions)
         await pass_time(200)
-    late = [round(moment - due, 3) for moment, due in zip(seen, [100.0, 100.3, 100.6, 160.0], strict=True)]
-    assert late == [0.022] * 4  # the wait after a ring, and a round trip
+    delays = [arrived - moment for arrived, moment in zip(seen, moments, strict=True)]
+    assert delays == pytest.approx([AFTER_RING + 0.02] * 4, abs=0.0005)
 
 
 @virtual_time
