@@ -6,6 +6,7 @@ documented. The vendor's Python client cannot stream, so httpx, which it brings,
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from http import HTTPStatus
@@ -19,6 +20,11 @@ from tidewire.transports.sockets import SOCKET_OPTIONS
 LINE_BYTES = 64 * 1024  # of one line: a message is a partition's name
 
 MEDIA_TYPE = "text/event-stream"
+_HEADERS = {
+    "accept": MEDIA_TYPE,
+    "accept-encoding": "identity",  # a compressing proxy may hold an event back until more have come
+    "cache-control": "no-cache",
+}
 
 
 class EventStream:
@@ -62,11 +68,13 @@ class EventStreams:
         else:
             transport = httpx.AsyncHTTPTransport(socket_options=SOCKET_OPTIONS)
             self._client = httpx.AsyncClient(timeout=timeouts, transport=transport)
+        if logging.getLogger("httpx").level == logging.NOTSET:
+            logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs the URL of each request
 
     @asynccontextmanager
     async def open(self, path: str, headers: Mapping[str, str]) -> AsyncIterator[EventStream]:
         """POST, and give the response, whatever its status. Raises StoreError."""
-        request = self._client.build_request("POST", self._origin + path, headers={**headers, "accept": MEDIA_TYPE})
+        request = self._client.build_request("POST", self._origin + path, headers={**headers, **_HEADERS})
         try:
             async with asyncio.timeout(self._timeout):  # also a proxy that holds the response back until it ends
                 response = await self._client.send(request, stream=True)
