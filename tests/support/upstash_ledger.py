@@ -88,6 +88,11 @@ class Ledger:
         self._appended += 1
         self._appended_at.append(asyncio.get_running_loop().time())
 
+    def lose(self) -> None:
+        """Lose the last event, as a store that falls back to an older state."""
+        self._appended -= 1
+        self._appended_at.pop()
+
     def ring(self, name: str = ALL) -> None:
         """Ring on every open stream."""
         for queue in self.streams:

@@ -233,6 +233,25 @@ async def test_a_ring_without_a_record_is_checked_at_the_primary() -> None:
 
 
 @virtual_time
+async def test_a_record_that_the_store_lost_is_not_polled_for() -> None:
+    """The heads named it, and no read has ever returned it."""
+    log, ledger = make_log()
+    async with following(log) as (received, tail):
+        await heard(tail, ledger)
+        ledger.lag = 1_000.0
+        ledger.append()
+        ledger.ring()
+        await pass_time(10)
+        assert ledger.commands["XREAD"] >= 5
+        ledger.lose()
+        await pass_time(120)
+        ledger.commands.clear()
+        await pass_time(600)
+        assert ledger.commands.total() <= 11
+        assert received.items == []
+
+
+@virtual_time
 async def test_random_faults_of_rings_lose_nothing() -> None:
     """Rings are dropped, doubled, delayed and reordered, and streams cut; each record comes once, in order."""
     for seed in range(40):

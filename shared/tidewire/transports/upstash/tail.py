@@ -224,7 +224,7 @@ class RestTail(FollowingTail):
             self._bell.note_own_ring(rung=rung, sent_at=sent_at)
         else:
             heads = await self._rest.read_heads(partitions)
-        self._wanted.update(self.follower.ahead(heads.positions))
+        self._wanted = self.follower.ahead(heads.positions)
         return heads
 
     def _reached(self, rung: Mapping[str, Position], found: Mapping[str, object]) -> bool:
