@@ -53,11 +53,17 @@ def _make_log(settings: Settings, *, stateless: bool) -> Transport:
         return RedisPubSub(settings.redis_url, settings.prefix, partitions, retention)
     if settings.transport == "postgres":
         from tidewire.transports.postgres.log import PostgresLog
+        from tidewire.transports.postgres.sleeping import Sleep
 
         assert settings.database_url is not None
         url = settings.database_pooled_url if stateless else None
         return PostgresLog(
-            url or settings.database_url, settings.prefix, partitions, retention, listen_url=settings.database_url
+            url or settings.database_url,
+            settings.prefix,
+            partitions,
+            retention,
+            listen_url=settings.database_url,
+            sleep=Sleep(settings.sleep_after, settings.wake_every),
         )
     if settings.transport == "eventbridge":
         from tidewire.transports.eventbridge import EventBridge

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from tidewire.errors import TransportUnavailable
 from tidewire.model.cursor import Cursor, Position
 from tidewire.primitives.backoff import Backoff
-from tidewire.transports.base import Advising, Explaining, Handler, Log, Ringing, Tail, Transport, Verifying
+from tidewire.transports.base import Advising, Dozing, Explaining, Handler, Log, Ringing, Tail, Transport, Verifying
 
 FIRST_READ_SECONDS = 2.0  # within which the store should have answered the tail's first read of a partition
 HEAD_TRIES = 3  # to read heads that are not behind the tail; between two of them the tail finds out why they are
@@ -136,12 +136,15 @@ class FollowedTail:
         return tail.bell_heard if isinstance(tail, Ringing) and self._positions else None
 
     async def records_behind(self) -> int | None:
-        """Return how many records of the followed partitions the tail has not read yet; None if the log is unavailable.
+        """Return how many records of the followed partitions the tail has not read yet.
 
-        Costs one request for heads if anything is followed.
+        None if the log is unavailable, or may sleep. Costs one request for heads if anything is followed.
         """
         if self.log is None or not self._positions:
             return 0
+        tail: object = self._tail
+        if isinstance(tail, Dozing) and tail.dozes:
+            return None
         try:
             async with asyncio.timeout(LAG_SECONDS):
                 heads = await self.log.head(tuple(self._positions))

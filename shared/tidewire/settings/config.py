@@ -75,6 +75,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     dead_letter_queue: str | None = None
     poll_min: float = 0.25
     poll_max: float = 5.0
+    sleep_after: float | None = None
+    wake_every: float = 3_600.0
     auth_required: bool = False
     publish_keys: tuple[PublishKey, ...] = ()
     jwt_secret: str | None = None
@@ -138,6 +140,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         redis_url, rest_url, rest_token = redis_urls(env, transport)
         database_url, database_pooled_url = database_urls(env) if transport == "postgres" else (None, None)
         poll_min = duration(env, "REALTIME_POLL_MIN", 0.25, 0.01, 60.0)
+        retention = duration(env, "REALTIME_RETENTION", 86_400.0, 0.1)
         return cls(
             transport=transport,
             prefix=schema_name(env) if transport == "postgres" else key_prefix(env),
@@ -152,6 +155,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             dead_letter_queue=dead_letter_queue(env),
             poll_min=poll_min,
             poll_max=duration(env, "REALTIME_POLL_MAX", max(5.0, poll_min), poll_min, 300.0),
+            sleep_after=_sleep_after(env, transport),
+            wake_every=_wake_every(env, retention),
             auth_required=required,
             publish_keys=keys,
             jwt_secret=env.get("REALTIME_JWT_SECRET"),
@@ -159,7 +164,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             jwt_issuer=env.get("REALTIME_JWT_ISSUER"),
             jwt_audience=env.get("REALTIME_JWT_AUDIENCE"),
             jwt_leeway=duration(env, "REALTIME_JWT_LEEWAY", 5.0, 0.0, 300.0),
-            retention=duration(env, "REALTIME_RETENTION", 86_400.0, 0.1),
+            retention=retention,
             max_events=integer(env, "REALTIME_MAX_EVENTS", MEMORY_MAX_EVENTS if transport == "memory" else 0, 1),
             memory_mib=integer(env, "REALTIME_MEMORY_MIB", MEMORY_MIB, 1),
             idempotency_window=duration(env, "REALTIME_IDEMPOTENCY_WINDOW", 86_400.0, 0.1),
@@ -222,6 +227,22 @@ def _namespace(env: Mapping[str, str]) -> str | None:
     """Return the CloudWatch namespace; AWS reserves those that begin with AWS/."""
     name = "REALTIME_METRICS_NAMESPACE"
     return matching(env, name, r"(?!AWS/)[A-Za-z0-9._/#:-]{1,255}", "") if name in env else None
+
+
+def _sleep_after(env: Mapping[str, str], transport: TransportName) -> float | None:
+    name = "REALTIME_SLEEP_AFTER"
+    if name in env and transport != "postgres":
+        raise SettingsError(name, f"is for the transport postgres, whose compute may sleep: with {transport}, unset it")
+    return duration(env, name, 0.0, 1.0) if name in env else None
+
+
+def _wake_every(env: Mapping[str, str], retention: float) -> float:
+    """Return the seconds between two wake-ups: at most half the retention, or what was missed might be deleted."""
+    name = "REALTIME_WAKE_EVERY"
+    every = duration(env, name, min(3_600.0, retention / 2), 1.0) if retention >= 2.0 else retention / 2
+    if every > retention / 2:
+        raise SettingsError(name, "must be at most half of REALTIME_RETENTION: missed events must be kept until then")
+    return every
 
 
 def _fallback(env: Mapping[str, str], transport: TransportName, on_lambda: bool) -> bool:

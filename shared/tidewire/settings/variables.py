@@ -46,11 +46,13 @@ NAMES = frozenset(
         "REALTIME_RETENTION",
         "REALTIME_RETRY",
         "REALTIME_SECRETS_MAX_AGE",
+        "REALTIME_SLEEP_AFTER",
         "REALTIME_STALL_SECONDS",
         "REALTIME_STREAM_SECONDS",
         "REALTIME_STREAM_URL",
         "REALTIME_TRANSPORT",
         "REALTIME_USER_SHARDS",
+        "REALTIME_WAKE_EVERY",
     }
 )
 """Every `REALTIME_*` variable; docs/configuration.md lists them too, and those of stores and platforms."""

@@ -121,6 +121,15 @@ class Ringing(Tail, Protocol):
         """Whether the tail relies on the doorbell now."""
 
 
+@runtime_checkable
+class Dozing(Protocol):
+    """A tail whose store may sleep while no subscriber and no publisher uses it."""
+
+    @property
+    def dozes(self) -> bool:
+        """Whether this was configured: then nothing else should read from the store, such as a scrape of metrics."""
+
+
 class Transport(Protocol):
     """Carries events from any process to every process."""
 

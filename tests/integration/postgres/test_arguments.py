@@ -74,7 +74,7 @@ async def call(connection: Any, arguments: Call, number: int) -> Any:
 async def test_each_form_of_a_call_is_unambiguous(
     application: Connect, data: Sequence[str], users: dict[str | None, Any]
 ) -> None:
-    """An application that does nothing unusual must not get the error "function is not unique"."""
+    """An application that does nothing unusual must not get the error `function is not unique`."""
     connection = await application()
     for number, arguments in enumerate(calls(data, users)):
         receipt = await call(connection, arguments, number)

@@ -24,6 +24,7 @@ from tidewire.transports.log_base import PAGE, PAGE_BYTES, LogBase
 from tidewire.transports.postgres.appends import Appends, Call, Entry
 from tidewire.transports.postgres.connection import CONNECTIONS, POOLED_HOST, Fetch, Pool, Row, Server
 from tidewire.transports.postgres.errors import MIGRATE, event_refused
+from tidewire.transports.postgres.sleeping import Sleep, Sleeping
 from tidewire.transports.postgres.tail import CHECK_HEADS, NewRecords, PostgresTail
 
 log = logging.getLogger(__name__)
@@ -60,6 +61,7 @@ class PostgresLog(LogBase[PostgresTail]):
         *,
         listen_url: str | None = None,
         check: float = CHECK_HEADS,
+        sleep: Sleep = Sleep(),
     ) -> None:
         super().__init__(partitions, retention, reads_at_once=CONNECTIONS // 2)
         self._server = Server(url)
@@ -69,6 +71,7 @@ class PostgresLog(LogBase[PostgresTail]):
         self._scheme = partitions
         self._limits = _limits(retention)
         self._check = check
+        self._sleeping = Sleeping(sleep)
         self._pool = Pool(self._server, on_silence=self._refresh_tails)
         self._appends = Appends(self._append_call)
         self._configured = False
@@ -100,8 +103,12 @@ class PostgresLog(LogBase[PostgresTail]):
             yield tail
 
     async def ping(self) -> None:
-        """Return if Postgres answers, has the schema and takes writes; else raise TransportUnavailable."""
-        await self.fetch(self._check_sql)
+        """Return if Postgres answers, has the schema and takes writes; else raise TransportUnavailable.
+
+        While the database may sleep, the last answer counts: a health check would wake it.
+        """
+        if not self._sleeping.asleep:
+            await self.fetch(self._check_sql)
 
     @property
     def is_unavailable(self) -> bool:
@@ -156,7 +163,7 @@ class PostgresLog(LogBase[PostgresTail]):
             await asyncio.shield(self._configuring)
 
     def _make_tail(self, handler: Handler) -> PostgresTail:
-        return PostgresTail(self, self._listen_server, self._channel, handler, self._check)
+        return PostgresTail(self, self._listen_server, self._channel, handler, self._check, self._sleeping)
 
     async def _append(self, expected: str, parts: Sequence[Part]) -> tuple[list[Answer], Registry | None]:
         entries = [Entry(p.partition, p.scope, p.event.chained, pack(p.event).decode(), _join(p.others)) for p in parts]
@@ -169,7 +176,11 @@ class PostgresLog(LogBase[PostgresTail]):
         return answers, None
 
     async def _append_call(self, call: Call) -> list[Row]:
-        limits = _limits(FOREVER) if call.partitions == [SCHEMES] else self._limits
+        limits = self._limits
+        if call.partitions == [SCHEMES]:
+            limits = _limits(FOREVER)
+        else:
+            self._sleeping.use()
         try:
             return await self._pool.fetch(self._append_sql, *call, *limits)
         except TransportUnavailable as error:
@@ -184,6 +195,7 @@ class PostgresLog(LogBase[PostgresTail]):
         return heads
 
     async def _read_positions(self, partitions: Sequence[str], time: int | None) -> Cursor:
+        self._sleeping.use()
         return await self._fetch_positions(self.fetch, partitions, time)
 
     async def _fetch_positions(self, fetch: Fetch, partitions: Sequence[str], time: int | None) -> Cursor:
@@ -205,6 +217,7 @@ class PostgresLog(LogBase[PostgresTail]):
         return Registry(head.check, [(one, at.time) for one, at in announced if one and at])
 
     async def _read_page(self, partition: str, after: Position, until: int) -> list[Record]:
+        self._sleeping.use()
         return parse_rows(await self.fetch(self._page_sql, partition, after.epoch, after.offset, until))
 
     async def _configure(self) -> None:

@@ -16,6 +16,7 @@ from tidewire.transports.base import Handler
 from tidewire.transports.log_follower import UNKNOWN_FAILURE, FollowingTail, control_first
 from tidewire.transports.postgres import connection
 from tidewire.transports.postgres.connection import Fetch, Row, Server, listen
+from tidewire.transports.postgres.sleeping import Sleeping
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,9 @@ NOT_NOTIFIED = (
     "a NOTIFY of this process does not reach its own LISTEN: a pooler in front of the database gives each transaction"
     f" another session. Events are polled for, up to {POLL_MAX:g} s late: let DATABASE_URL name the direct host"
 )
+
+_SLEEPS = "the log is not used: the database may sleep until it is (REALTIME_SLEEP_AFTER)"
+_AWAKE = "the log is used again: the tail checks its heads"
 
 
 class NewRecords(NamedTuple):
@@ -75,11 +79,15 @@ class _NotNotifiedError(Exception):
 class PostgresTail(FollowingTail):
     """Reads all followed partitions in one statement whenever a notification arrives for one of them.
 
-    `running`: the last read was answered, on whichever connection; while none listens, the tail polls.
+    `running`: the last read was answered, on whichever connection; while none listens, the tail polls. While the
+    database may sleep (`sleeping`), it sends nothing: an open connection still listens, and a lost one stays lost.
     """
 
-    def __init__(self, source: Source, server: Server, channel: str, handler: Handler, check: float) -> None:
+    def __init__(
+        self, source: Source, server: Server, channel: str, handler: Handler, check: float, sleeping: Sleeping
+    ) -> None:
         super().__init__(handler)
+        self._sleeping = sleeping
         self._source = source
         self._server = server
         self._channel = channel
@@ -97,6 +105,16 @@ class PostgresTail(FollowingTail):
         self._notified = asyncio.Event()  # that one has arrived
         self.advice: str | None = None
         self._warnings = ThrottledLog(log)
+
+    @property
+    def dozes(self) -> bool:
+        """Whether the database may sleep at times."""
+        return self._sleeping.enabled
+
+    @property
+    def asleep(self) -> bool:
+        """Whether the database may sleep now; see `Sleeping`."""
+        return self._sleeping.asleep
 
     def expect(self, heads: Mapping[str, Position]) -> None:
         """Read up to these heads soon, if no notification arrives for them."""
@@ -121,11 +139,13 @@ class PostgresTail(FollowingTail):
 
     async def run(self) -> None:
         """Read until cancelled."""
+        self._sleeping.add_listener(self._wake.set)
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._listen())
                 tasks.create_task(self._poll())
         finally:
+            self._sleeping.remove_listener(self._wake.set)
             if self._overdue is not None:
                 self._overdue.cancel()
 
@@ -134,6 +154,7 @@ class PostgresTail(FollowingTail):
         backoff = Backoff()
         while True:
             await self.follower.wait_for_partitions()
+            await self._sleeping.until_due()
             pause = None
             try:
                 async with listen(self._server, self._channel, self._on_notification, self._on_lost) as fetch:
@@ -183,22 +204,34 @@ class PostgresTail(FollowingTail):
     async def _serve(self, fetch: Fetch) -> None:
         """Read when a notification arrives, and check the heads regularly; return once no partition is followed.
 
-        A database that sleeps while it is not used should be left alone then.
+        A database that sleeps while it is not used should be left alone then. The same holds if it may sleep because
+        the log is not used: then also return if the connection is lost, as it is when the database falls asleep.
         """
         loop = asyncio.get_running_loop()
         next_check = loop.time() + self._check
         checks = 0
+        was_asleep = False
+        if self._sleeping.asleep:  # this connection is of a wake-up, and will be cut before the next check
+            await self._source.sweep(fetch)
         while True:
             self._wake.clear()
             if self._reconnect_requested:
+                if self._sleeping.asleep:
+                    return
                 raise TransportUnavailable("the listening connection was closed, or is as old as one that failed")
             await self._read(fetch)
+            asleep = self._sleeping.asleep
+            if asleep != was_asleep:
+                was_asleep = asleep
+                log.info(_SLEEPS if asleep else _AWAKE)
             try:
-                async with asyncio.timeout_at(next_check):
+                async with asyncio.timeout_at(loop.time() + self._sleeping.seconds() if asleep else next_check):
                     await self._wake.wait()
             except TimeoutError:
                 if not self.follower.positions:
                     return
+                if self._sleeping.asleep and not asleep:
+                    continue
                 await self._check_heads(fetch)
                 if checks % SWEEP_EVERY == 0:
                     await self._source.sweep(fetch)
@@ -211,6 +244,7 @@ class PostgresTail(FollowingTail):
         while True:
             await self._not_listening.wait()
             await self.follower.wait_for_partitions()
+            await self._sleeping.until_due()
             await asyncio.sleep(pause)
             if not self._not_listening.is_set():
                 pause = POLL_MIN
@@ -237,6 +271,7 @@ class PostgresTail(FollowingTail):
             if await self.follower.verify(lambda names: self._source.read_heads(fetch, names)):
                 self._read_soon(self.follower.positions)
             self._alive_at = asyncio.get_running_loop().time()
+            self._sleeping.answered()
 
     async def _read(self, fetch: Fetch) -> None:
         """Deliver the new records of partitions that are due, page by page."""
@@ -248,6 +283,8 @@ class PostgresTail(FollowingTail):
                 self._alive_at = asyncio.get_running_loop().time()
                 self.running = True
                 self.follower.mark_read(after)
+                if pages:
+                    self._sleeping.use()
                 for page in map(pages.__getitem__, control_first(pages)):
                     if positions.get(page.partition) is not after[page.partition]:
                         self._due.add(page.partition)  # unfollowed meanwhile, and perhaps followed again from elsewhere
