@@ -14,7 +14,7 @@ from tidewire.monitoring.logs import configure
 from tidewire.settings.config import Settings
 from tidewire.settings.endpoints import TRACE_VARIABLES
 from tidewire.settings.variables import unknown_variables
-from tidewire.transports.base import Log, Retention, Transport
+from tidewire.transports.base import Inspection, Log, Retention, Transport
 
 if TYPE_CHECKING:
     from tidewire.delivery.tracer import Tracer
@@ -121,6 +121,18 @@ async def survey(settings: Settings) -> Sequence[str]:
 
     found = await check_server(settings.redis_url, settings.rest_url, settings.rest_token)
     return () if settings.transport == "redis-pubsub" else found  # Pub/Sub keeps nothing that could be evicted
+
+
+async def inspect_store(settings: Settings) -> Inspection | None:
+    """Return what each server of the store answers to the doctor; None if the store has none that can be asked.
+
+    Raises SettingsError if the servers are not of the kind that the settings name.
+    """
+    if settings.transport not in ("redis", "redis-pubsub") or settings.redis_url is None:
+        return None
+    from tidewire.transports.redis.inspection import inspect_redis
+
+    return await inspect_redis(settings.redis_url)
 
 
 def make_hub(settings: Settings, *, stateless: bool = False) -> Hub:

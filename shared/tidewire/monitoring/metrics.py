@@ -3,14 +3,14 @@
 docs/operate/README.md explains each metric and what to do about it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 from tidewire.delivery.hub import Hub
 from tidewire.model.record import GapReason
 from tidewire.primitives import counters
 from tidewire.primitives.counters import Histogram
-from tidewire.transports.base import Backlog, Buffering, Fallible
+from tidewire.transports.base import Backlog, Buffering, Fallible, Nodes, StoreNode, Transport
 
 Labels = tuple[str, ...]
 
@@ -78,6 +78,7 @@ def _gauges(hub: Hub) -> Iterator[Metric]:
         yield _gauge("realtime_bell_heard", "1 while the doorbell of a log over REST is heard, 0 while it polls", heard)
     unavailable = isinstance(hub.transport, Fallible) and hub.transport.is_unavailable
     yield _gauge("realtime_transport_away", "1 while the transport is unavailable", unavailable)
+    yield from _nodes(hub.transport)
     refused = "1 while the last append was refused for a lasting reason, for 30 s at most"
     yield _gauge("realtime_append_refused", refused, hub.refusal is not None)
     yield _gauge("realtime_draining", "1 once the instance drains its streams", hub.draining)
@@ -92,6 +93,20 @@ def _gauges(hub: Hub) -> Iterator[Metric]:
     backlog = hub.transport.backlog if isinstance(hub.transport, Buffering) else Backlog(0, 0)
     yield _gauge("realtime_outbox_events", "Events in the outbox, in this process's memory", backlog.events)
     yield _gauge("realtime_outbox_bytes", "Memory used by the events in the outbox", backlog.bytes)
+
+
+def _nodes(transport: Transport) -> Iterator[Metric]:
+    """Yield the gauges of the servers of a cluster; one label, whose values are the cluster's nodes."""
+    nodes = transport.store_nodes() if isinstance(transport, Nodes) else ()
+
+    def by_node(name: str, help: str, value: Callable[[StoreNode], float]) -> Metric:
+        return Metric("gauge", name, help, {(node.name,): value(node) for node in nodes}, ("node",))
+
+    yield by_node("realtime_node_up", "1 while a node of the store answers", lambda node: node.is_available)
+    yield by_node("realtime_node_partitions", "Partitions followed at a node", lambda node: node.partitions)
+    yield by_node(
+        "realtime_node_tail_running", "1 while the tail reads at a node, or need not", lambda node: node.is_read
+    )
 
 
 def _counters(hub: Hub) -> Iterator[Metric]:

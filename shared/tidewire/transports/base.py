@@ -7,7 +7,7 @@ What only some transports or tails can do has a protocol of its own.
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import msgspec
 
@@ -201,6 +201,44 @@ class SeveralClocks(Log, Protocol):
     @property
     def clock_tolerance(self) -> int:
         """By how many milliseconds these clocks may differ, so that nothing is lost."""
+
+
+class StoreNode(msgspec.Struct, frozen=True):
+    """One server of a store; its name is `host:port`, which responses to the public must not contain.
+
+    `partitions`: those that this process follows there. `behind` of a replica: bytes and seconds, as its primary counts
+    them; None if that is not known.
+    """
+
+    name: str
+    role: Literal["primary", "replica", "sentinel"]
+    is_available: bool = True
+    partitions: int = 0
+    is_read: bool = True  # the tail reads there, or has nothing to read there
+    behind: tuple[int, int] | None = None
+
+
+class StoreProblem(msgspec.Struct, frozen=True):
+    """What an operator should change in a store's servers; if `is_severe`, events are refused or arrive nowhere."""
+
+    text: str
+    remedy: str
+    is_severe: bool = False
+
+
+class Inspection(msgspec.Struct, frozen=True):
+    """The answers of all servers of a store, to an operator's question."""
+
+    nodes: Sequence[StoreNode]
+    problems: Sequence[StoreProblem]
+
+
+@runtime_checkable
+class Nodes(Protocol):
+    """A transport over several servers, which knows without a command in what state each is."""
+
+    def store_nodes(self) -> Sequence[StoreNode]:
+        """Return the servers to which this process has sent something since they joined."""
 
 
 @runtime_checkable

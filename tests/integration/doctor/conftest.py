@@ -59,6 +59,10 @@ def _trusts_nobody(authority: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(authority))
 
 
+WITHOUT_STORE = [name for name in CHECKS if name != "store"]
+"""The checks that need no address of the store."""
+
+
 async def findings(
     url: str, *checks: str, key: str | None = PUBLISH_KEY, limits: Limits = LIMITS, **given: Any
 ) -> dict[str, Finding]:

@@ -69,7 +69,7 @@ async def test_a_token_signed_here_needs_the_right_secret(instance: Instance, se
 async def test_authentication_off_fails_unless_local(open_instance: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
     found = await findings(open_instance.url, key=None)
     assert (with_verdict(found, "fail"), with_verdict(found, "warn")) == ([], ["anonymous-publish"])
-    assert with_verdict(found, "skip") == ["wrong-key", "token", "ticket", "forged-token"]
+    assert with_verdict(found, "skip") == ["store", "wrong-key", "token", "ticket", "forged-token"]
     monkeypatch.setattr(Deployment, "is_local", False)
     elsewhere = await findings(open_instance.url, "health", "anonymous-publish", "metrics", key=None)
     assert elsewhere["anonymous-publish"].verdict == "fail"

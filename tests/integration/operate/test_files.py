@@ -121,6 +121,8 @@ SERIES: dict[str, tuple[str, str]] = {
     "TidewireOutboxFilling": ("realtime_outbox_events", "5001x15"),
     "TidewireOutboxFull": ("realtime_outbox_refused_total", "0+1x15"),
     "TidewireTailNotReading": ("realtime_tail_running", "0x15"),
+    "TidewireNodeAway": ('realtime_node_up{node="10.0.0.5:6379"}', "0x15"),
+    "TidewireNodeNotRead": ('realtime_node_tail_running{node="10.0.0.5:6379"}', "0x15"),
     "TidewireTailBehind": ("realtime_tail_behind_records", "1001x15"),
     "TidewireTailReconnects": ("realtime_tail_reconnects_total", "0+1x15"),
     "TidewireLoss": ('realtime_gaps_total{reason="trimmed"}', "0+1x15"),
@@ -129,6 +131,8 @@ SERIES: dict[str, tuple[str, str]] = {
     "TidewireSlowSubscribers": ("realtime_back_to_log_total", "0+99x30"),
     "TidewireWebhooksRefused": ('realtime_webhooks_total{source="github",verdict="bad-signature"}', "0+9x15"),
 }
+
+WELL_AT_1 = {"realtime_tail_running", "realtime_node_up", "realtime_node_tail_running"}
 
 
 def test_every_alert_fires_only_for_its_cause(tmp_path: Path) -> None:
@@ -155,7 +159,10 @@ def test_every_alert_fires_only_for_its_cause(tmp_path: Path) -> None:
                 ],
             }
         )
-    well = [{"series": name, "values": "1x15" if "running" in name else "0x15"} for name, _ in SERIES.values()]
+    well = [
+        {"series": name, "values": "1x15" if "running" in name or "up" in name else "0x15"}
+        for name, _ in SERIES.values()
+    ]
     tests.append(
         {
             "interval": "1m",

@@ -13,7 +13,7 @@ TRIGGER = ROOT / "examples" / "postgres_trigger.sql"
 
 
 async def test_the_trigger_publishes_each_committed_change(postgres_store: PostgresStore, application: Connect) -> None:
-    """To the row's owner alone, without the owner's id; a rollback publishes nothing, and a second run changes nothing."""
+    """To the owner of the row alone, without the owner id; a rollback publishes nothing, a second run changes nothing."""
     log, connection = postgres_store.open(), await application()
     try:
         for _ in range(2):

@@ -14,11 +14,13 @@ from tidewire.tools.doctor.page import page
 from tidewire.tools.doctor.reach import clock, health, metrics, reachability
 from tidewire.tools.doctor.resume import resume
 from tidewire.tools.doctor.settings import settings
+from tidewire.tools.doctor.store import store
 
 Check = Callable[[Deployment], Awaitable[Finding]]
 
 CHECKS: Mapping[str, Check] = {
     "settings": settings,
+    "store": store,
     "reachability": reachability,
     "health": health,
     "clock": clock,

@@ -20,7 +20,7 @@ from tidewire.primitives.backoff import Backoff
 from tidewire.primitives.counters import OUTBOX_APPENDED, OUTBOX_REFUSED, OUTBOX_SET_ASIDE, OUTBOX_TAKEN
 from tidewire.primitives.throttled_log import ThrottledLog
 from tidewire.primitives.token_bucket import LocalBuckets
-from tidewire.transports.base import Backlog, Buckets, Fallible, Handler, Log, Receipt, Tail
+from tidewire.transports.base import Backlog, Buckets, Fallible, Handler, Log, Nodes, Receipt, StoreNode, Tail
 from tidewire.transports.fallback.outbox import Entry, Key, Outbox
 from tidewire.transports.log_base import stop
 
@@ -134,6 +134,10 @@ class Fallback:
     def is_unavailable(self) -> bool:
         """Whether the log is known to be unavailable."""
         return self._is_unavailable or (isinstance(self._log, Fallible) and self._log.is_unavailable)
+
+    def store_nodes(self) -> Sequence[StoreNode]:
+        """Return the servers of the log below; see `Nodes`."""
+        return self._log.store_nodes() if isinstance(self._log, Nodes) else ()
 
     @property
     def backlog(self) -> Backlog:

@@ -19,7 +19,7 @@ from tidewire.model.partition_schemes import Registry
 from tidewire.model.partitions import SCHEMES, Partitions
 from tidewire.transports import errors
 from tidewire.transports.appending import Answer, Part
-from tidewire.transports.base import Handler, Retention
+from tidewire.transports.base import Handler, Retention, StoreNode
 from tidewire.transports.errors import CommandError
 from tidewire.transports.redis.address import Command
 from tidewire.transports.redis.cluster_nodes import ClusterNodes, Node
@@ -81,6 +81,16 @@ class ClusterStreams(StreamsLog[ClusterTail]):
     def is_unavailable(self) -> bool:
         """Whether a node is known to be unavailable."""
         return any(node.breaker.is_open for node in self.nodes.nodes)
+
+    def store_nodes(self) -> Sequence[StoreNode]:
+        """Return the primaries that this process uses; see `Nodes`."""
+        readers = {reader.node: reader for tail in self._tails for reader in tail.readers}
+        states = []
+        for node in self.nodes.nodes:
+            reader = readers.get(node)
+            followed, is_read = (0, True) if reader is None else (len(reader.partitions), reader.running)
+            states.append(StoreNode(node.name, "primary", not node.breaker.is_open, followed, is_read))
+        return states
 
     @property
     def clock_tolerance(self) -> int:

@@ -1,16 +1,13 @@
 """A Redis server's own settings, read by INFO at the start and by the doctor, and their effect on the log."""
 
 import asyncio
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 from tidewire.errors import SettingsError, TransportUnavailable
 from tidewire.transports.errors import StoreError
-from tidewire.transports.redis.address import Address, Servers
-from tidewire.transports.redis.connection import Connection
+from tidewire.transports.redis.address import Servers
+from tidewire.transports.redis.topology import TIMEOUT, call, find_servers, parse_info
 from tidewire.transports.upstash.session import Session
-
-TIMEOUT = 2.0  # seconds for the connection, and again for the reply
 
 _EVICTS = (
     "Redis may evict keys when its memory is full (maxmemory-policy is {policy}): an event whose id was evicted is"
@@ -32,22 +29,32 @@ _CLUSTER = {
 async def check_server(url: str | None, rest_url: str | None, rest_token: str | None) -> list[str]:
     """Return warnings for the operator; it is queried over TCP if there is a URL for that.
 
-    There are none if the server does not answer, or refuses INFO. Raises SettingsError if the log cannot work with it.
+    Each node of a cluster is asked. There are none if the server does not answer, or refuses INFO. Raises SettingsError
+    if the log cannot work with it.
     """
     if url is not None:
         servers = Servers.parse(url)
-        if servers.kind == "cluster":
-            return _check_nodes([text for text in await _of_all(servers.seeds) if text])
         if servers.kind == "sentinel":
             return await _behind_sentinels(servers)
-        variable, text = "REDIS_URL", await _over_tcp(servers.seeds[0]) or ""
-    else:
-        assert rest_url is not None
-        assert rest_token is not None
-        variable, text = "UPSTASH_REDIS_REST_URL", await _over_rest(rest_url, rest_token)
-    if _is_cluster(text):
-        raise SettingsError(variable, _CLUSTER[variable])
-    return _evictions([text])
+        return _check("REDIS_URL", await _over_tcp(servers), is_cluster=servers.kind == "cluster")
+    assert rest_url is not None
+    assert rest_token is not None
+    return _check("UPSTASH_REDIS_REST_URL", {"": parse_info(await _over_rest(rest_url, rest_token))}, is_cluster=False)
+
+
+def _check(variable: str, found: Mapping[str, Mapping[str, str]], *, is_cluster: bool) -> list[str]:
+    evicting: dict[str, list[str]] = {}
+    for name, info in found.items():
+        mode = info.get("redis_mode", info.get("server_mode"))  # Redis, Valkey
+        if mode == "cluster" and not is_cluster:
+            raise SettingsError(variable, _CLUSTER[variable])
+        policy = info.get("maxmemory_policy", "noeviction")
+        if policy != "noeviction":
+            evicting.setdefault(policy, []).append(name)
+    return [
+        (f"{', '.join(names)}: " if is_cluster else "") + _EVICTS.format(policy=policy)
+        for policy, names in evicting.items()
+    ]
 
 
 async def _behind_sentinels(servers: Servers) -> list[str]:
@@ -62,45 +69,28 @@ async def _behind_sentinels(servers: Servers) -> list[str]:
         return []
     finally:
         await sentinels.aclose()
-    text = await _over_tcp(primary)
-    if text is None:
-        return [_UNREACHABLE]
-    if _is_cluster(text):
-        raise SettingsError("REDIS_URL", _CLUSTER["REDIS_URL"])
-    return _evictions([text])
-
-
-def _check_nodes(texts: Sequence[str]) -> list[str]:
-    if any(not _is_cluster(text) for text in texts):
-        raise SettingsError("REDIS_URL", "names a Redis without cluster mode: begin the URL with redis:// or rediss://")
-    return _evictions(texts)
-
-
-def _is_cluster(info: str) -> bool:
-    return re.search(r"^(redis|server)_mode:cluster\b", info, re.MULTILINE) is not None  # Redis, Valkey
-
-
-def _evictions(texts: Sequence[str]) -> list[str]:
-    found = [re.search(r"^maxmemory_policy:([a-z-]+)", text, re.MULTILINE) for text in texts]
-    policies = sorted({policy[1] for policy in found if policy is not None} - {"noeviction"})
-    return [_EVICTS.format(policy=policy) for policy in policies]
-
-
-async def _of_all(addresses: Sequence[Address]) -> list[str | None]:
-    return await asyncio.gather(*map(_over_tcp, addresses))
-
-
-async def _over_tcp(address: Address) -> str | None:
-    """Return INFO: '' if the server refuses it, None if there is no answer."""
-    connection = Connection(address)
     try:
-        await connection.connect(TIMEOUT)
-        (reply,) = await connection.call([["INFO"]], TIMEOUT)
+        (reply,) = await call(primary, [["INFO"]])
     except StoreError:
-        return None
-    finally:
-        connection.close()
-    return reply.decode() if isinstance(reply, bytes) else ""
+        return [_UNREACHABLE]
+    return _check("REDIS_URL", {"": parse_info(reply)}, is_cluster=False)
+
+
+async def _over_tcp(servers: Servers) -> Mapping[str, Mapping[str, str]]:
+    """Return the INFO of each server that answers, by its name."""
+    try:
+        found = await find_servers(servers)
+    except StoreError:
+        return {}
+    replies = await asyncio.gather(*(call(server.address, [["INFO"]]) for server in found), return_exceptions=True)
+    infos: dict[str, Mapping[str, str]] = {}
+    for server, reply in zip(found, replies, strict=True):
+        if isinstance(reply, StoreError):
+            continue
+        if isinstance(reply, BaseException):
+            raise reply
+        infos[server.name] = parse_info(reply[0])
+    return infos
 
 
 async def _over_rest(url: str, token: str) -> str:
