@@ -10,7 +10,7 @@ from tests.support.redis_cluster import MakeCluster, RedisCluster
 from tests.support.waiting import eventually
 
 AVAILABLE = ("--cluster-require-full-coverage", "no")
-FOLLOWED = ("rt:all", "rt:realtime.schemes")
+FOLLOWED = ("rt:all", "rt:note", "rt:realtime.schemes")  # on two of three primaries
 
 
 async def ready(instance: Instance) -> Answer:
@@ -38,7 +38,7 @@ async def test_a_lost_node_is_named_in_metrics_and_not_in_public(
     """A frozen primary that nothing replaces: 503 with the reason, but no address; the log and the label have it."""
     cluster = await asyncio.to_thread(make_cluster, replicas=0, options=AVAILABLE)
     instance = await asyncio.to_thread(make_instance, **_on(cluster))
-    owner = cluster.primary_of(FOLLOWED[0])
+    owner = cluster.primary_of("rt:note")
     async with follow(instance) as follower:
         receipts(await publish(instance, event("before")))
         await follower.has("before")
@@ -71,9 +71,9 @@ async def test_other_nodes_may_be_away(make_cluster: MakeCluster, make_instance:
         unused = next(node for node in cluster.nodes if node not in map(cluster.primary_of, FOLLOWED))
         await asyncio.to_thread(cluster.kill, unused)
         receipts(await publish(instance, event("after")))
-        await follower.has("after")
+        await follower.has("before", "after")
         assert (await ready(instance)).status == 200
 
 
 def _on(cluster: RedisCluster) -> dict[str, str]:
-    return {"REALTIME_TRANSPORT": "redis", "REDIS_URL": cluster.url, "REALTIME_AUTH": "none"}
+    return {"REALTIME_TRANSPORT": "redis", "REDIS_URL": cluster.url, "REALTIME_AUTH": "none", "REALTIME_PARTITIONS": "note"}
