@@ -74,8 +74,9 @@ def _gauges(hub: Hub) -> Iterator[Metric]:
         ("state",),
     )
     yield _gauge("realtime_tail_running", "1 while the tail is reading, or is not needed", hub.tail_running)
-    if (heard := hub.tail.bell_heard) is not None:
-        yield _gauge("realtime_bell_heard", "1 while the doorbell of a log over REST is heard, 0 while it polls", heard)
+    heard = hub.tail.bell_heard
+    bell = "1 while the doorbell of a log over REST is heard, 0 while it polls"
+    yield Metric("gauge", "realtime_bell_heard", bell, {} if heard is None else {(): heard})
     unavailable = isinstance(hub.transport, Fallible) and hub.transport.is_unavailable
     yield _gauge("realtime_transport_away", "1 while the transport is unavailable", unavailable)
     yield from _nodes(hub.transport)
@@ -96,7 +97,7 @@ def _gauges(hub: Hub) -> Iterator[Metric]:
 
 
 def _nodes(transport: Transport) -> Iterator[Metric]:
-    """Yield the gauges of the servers of a cluster; one label, whose values are the cluster's nodes."""
+    """Yield the gauges of the servers that the transport uses now, which are few: the label needs no other bound."""
     nodes = transport.store_nodes() if isinstance(transport, Nodes) else ()
 
     def by_node(name: str, help: str, value: Callable[[StoreNode], float]) -> Metric:

@@ -19,6 +19,11 @@ class Address(NamedTuple):
     tls: ssl.SSLContext | None
     handshake: tuple[Command, ...]  # AUTH and SELECT, if they are needed
 
+    @property
+    def name(self) -> str:
+        """The server's name for operators: `host:port`, or the path of a socket."""
+        return self.path or f"{self.host}:{self.port}"
+
     @classmethod
     def parse(cls, url: str) -> "Address":
         """Return the address of one server: `redis://`, `rediss://` or `unix://`. Raises SettingsError."""

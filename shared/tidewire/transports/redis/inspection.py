@@ -7,7 +7,7 @@ from itertools import permutations
 from tidewire.transports.base import Inspection, StoreNode, StoreProblem
 from tidewire.transports.errors import CommandError, StoreError
 from tidewire.transports.redis.address import Address, Servers
-from tidewire.transports.redis.topology import SLOTS, Answer, ask_all, call, find_servers, name_of, pairs
+from tidewire.transports.redis.topology import SLOTS, Answer, ask_all, call, find_servers, pairs
 
 BEHIND_BYTES = 1 << 20  # of a replica that is worth a warning
 BEHIND_SECONDS = 10  # a replica reports once per second
@@ -150,7 +150,7 @@ async def _inspect_sentinels(servers: Servers) -> tuple[list[StoreNode], list[St
     named: dict[str, list[str]] = {}
     known = 0
     for seed, (state, problem) in zip(servers.seeds, found, strict=True):
-        name = name_of(seed)
+        name = seed.name
         nodes.append(StoreNode(name, "sentinel", bool(state)))
         if problem is not None:
             problems.append(problem)
@@ -169,7 +169,7 @@ async def _inspect_sentinels(servers: Servers) -> tuple[list[StoreNode], list[St
 
 async def _ask_sentinel(seed: Address, service: str) -> tuple[Mapping[str, str], StoreProblem | None]:
     """Return what a sentinel knows of the primary, and what is wrong with that."""
-    name = name_of(seed)
+    name = seed.name
     try:
         state, quorum = await call(seed, [["SENTINEL", "MASTER", service], ["SENTINEL", "CKQUORUM", service]])
     except StoreError as error:

@@ -24,6 +24,10 @@ _TRIES = 3  # after a lost connection; a command that is sent again repeats noth
 class Locator(Protocol):
     """Knows which server the commands go to."""
 
+    @property
+    def known(self) -> Address | None:
+        """The server that was located last; None before."""
+
     async def locate(self) -> Address:
         """Return the address for a new connection. Raises StoreError."""
         ...
@@ -37,11 +41,11 @@ class FixedAddress:
     """A `Locator` for a URL that names the one server."""
 
     def __init__(self, address: Address) -> None:
-        self._address = address
+        self.known = address
 
     async def locate(self) -> Address:
         """Return the address."""
-        return self._address
+        return self.known
 
     async def aclose(self) -> None:
         """Do nothing."""

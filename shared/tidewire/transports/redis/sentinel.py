@@ -70,6 +70,11 @@ class Sentinels:
         self._watching: asyncio.Task[None] | None = None
         self._closed = False
 
+    @property
+    def known(self) -> Address | None:
+        """The primary that was named last; None before any sentinel has answered."""
+        return None if self._known is None else self._servers.node(self._known.host, self._known.port)
+
     async def locate(self) -> Address:
         """Return the primary's address, found after this call began or shortly before.
 

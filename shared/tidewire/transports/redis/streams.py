@@ -16,7 +16,7 @@ from tidewire.primitives.backoff import Backoff
 from tidewire.primitives.counters import RECONNECTS
 from tidewire.primitives.throttled_log import ThrottledLog
 from tidewire.transports.appending import Answer, Part
-from tidewire.transports.base import Handler, Retention
+from tidewire.transports.base import Handler, Retention, StoreNode
 from tidewire.transports.errors import CommandError, StoreError, describe
 from tidewire.transports.log_base import LogBase, PageSize, TailT, stop
 from tidewire.transports.log_follower import UNKNOWN_FAILURE, FollowingTail, TailPageSize, control_first
@@ -149,6 +149,15 @@ class RedisStreams(StreamsLog["_RedisTail"]):
     def is_unavailable(self) -> bool:
         """Whether Redis is known to be unavailable."""
         return self.breaker.is_open
+
+    def store_nodes(self) -> Sequence[StoreNode]:
+        """Return the server, or the primary that the sentinels named last; see `Nodes`."""
+        at = self._locator.known
+        if at is None:
+            return ()
+        followed = sum(len(tail.follower.positions) for tail in self._tails)
+        is_read = all(tail.running or not tail.follower.positions for tail in self._tails)
+        return (StoreNode(at.name, "primary", not self.is_unavailable, followed, is_read),)
 
     async def aclose(self) -> None:
         """Close every connection."""

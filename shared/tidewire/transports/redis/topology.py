@@ -72,7 +72,7 @@ async def find_servers(servers: Servers) -> Sequence[Server]:
     Raises StoreError if no seed answers, and SettingsError if the seeds are not of the kind that the URL names.
     """
     if servers.kind == "single":
-        return [Server(name_of(servers.seeds[0]), servers.seeds[0])]
+        return [Server(servers.seeds[0].name, servers.seeds[0])]
     failure: StoreError = ConnectionLost("no seed")
     for seed in servers.seeds:
         try:
@@ -83,7 +83,7 @@ async def find_servers(servers: Servers) -> Sequence[Server]:
             failure = error
             continue
         if place is not None:
-            return [Server(f"{place[0]}:{place[1]}", servers.node(*place))]
+            return [Server(servers.node(*place).name, servers.node(*place))]
         failure = ConnectionLost("the sentinels know no primary of the name in REDIS_URL")
     raise failure
 
@@ -116,11 +116,6 @@ def parse_info(reply: Any) -> Mapping[str, str]:
     """Return the fields of a reply to INFO; none if it was refused."""
     text = reply.decode() if isinstance(reply, bytes) else reply if isinstance(reply, str) else ""
     return dict(line.partition(":")[::2] for line in text.splitlines() if ":" in line)
-
-
-def name_of(address: Address) -> str:
-    """Return a server's name for operators."""
-    return address.path or f"{address.host}:{address.port}"
 
 
 async def ask_all(servers: Sequence[Server]) -> Sequence[Answer]:

@@ -1,4 +1,4 @@
-"""Operating an instance on a cluster: readiness and metrics say which node is away, and only if it is needed."""
+"""Several servers of Redis: readiness and metrics say which one is away, and only if it is needed."""
 
 import asyncio
 
@@ -7,6 +7,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.support.clients import Answer, event, follow, get, publish, receipts
 from tests.support.processes import Instance, MakeInstance
 from tests.support.redis_cluster import MakeCluster, RedisCluster
+from tests.support.sentinel import SentinelGroup
 from tests.support.waiting import eventually
 
 AVAILABLE = ("--cluster-require-full-coverage", "no")
@@ -75,5 +76,29 @@ async def test_other_nodes_may_be_away(make_cluster: MakeCluster, make_instance:
         assert (await ready(instance)).status == 200
 
 
+async def test_metrics_name_the_primary_of_the_sentinels(
+    sentinel_group: SentinelGroup, make_instance: MakeInstance
+) -> None:
+    """After a planned failover, the new one."""
+    settings = {"REALTIME_TRANSPORT": "redis", "REDIS_URL": sentinel_group.url, "REALTIME_AUTH": "none"}
+    instance = await asyncio.to_thread(make_instance, **settings)
+    async with follow(instance) as follower:
+        receipts(await publish(instance, event("before")))
+        await follower.has("before")
+        former = sentinel_group.primary
+        assert (await gauges(instance))["tail_running"] == {former.address: 1}
+        primary = await asyncio.to_thread(sentinel_group.failover)
+
+        async def is_named() -> bool:
+            return (await gauges(instance))["tail_running"] == {primary.address: 1}
+
+        await eventually(is_named)
+
+
 def _on(cluster: RedisCluster) -> dict[str, str]:
-    return {"REALTIME_TRANSPORT": "redis", "REDIS_URL": cluster.url, "REALTIME_AUTH": "none", "REALTIME_PARTITIONS": "note"}
+    return {
+        "REALTIME_TRANSPORT": "redis",
+        "REDIS_URL": cluster.url,
+        "REALTIME_AUTH": "none",
+        "REALTIME_PARTITIONS": "note",
+    }
