@@ -203,6 +203,9 @@ class SeveralClocks(Log, Protocol):
         """By how many milliseconds these clocks may differ, so that nothing is lost."""
 
 
+Role = Literal["primary", "replica", "sentinel"]
+
+
 class StoreNode(msgspec.Struct, frozen=True):
     """One server of a store; its name is `host:port`, which responses to the public must not contain.
 
@@ -211,7 +214,7 @@ class StoreNode(msgspec.Struct, frozen=True):
     """
 
     name: str
-    role: Literal["primary", "replica", "sentinel"]
+    role: Role
     is_available: bool = True
     partitions: int = 0
     is_read: bool = True  # the tail reads there, or has nothing to read there

@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 import pytest
 from tidewire.errors import SettingsError, TransportUnavailable
 from tidewire.transports.redis import server_info
-from tidewire.transports.redis.server_info import TIMEOUT, check_server
+from tidewire.transports.redis.server_info import check_server
+from tidewire.transports.redis.topology import TIMEOUT
 
 from tests.support.clocks import virtual_time
 from tests.support.scripted_redis import HANG_UP, SILENCE, Reply, ScriptedRedis

@@ -1,17 +1,16 @@
 """`store`: the servers of the store, if this shell has their address: which are there, and how far behind."""
 
 from collections import Counter
-from typing import Literal
 
 from tidewire.errors import SettingsError
 from tidewire.settings.config import Settings
 from tidewire.settings.secrets import references
 from tidewire.tools.doctor.deployment import Deployment
 from tidewire.tools.doctor.findings import Finding, Measured, Verdict, fail, skip
-from tidewire.transports.base import Inspection
+from tidewire.transports.base import Inspection, Role
 from tidewire.wiring import inspect_store
 
-_PLURALS: dict[Literal["primary", "replica", "sentinel"], str] = {
+_PLURALS: dict[Role, str] = {
     "primary": "primaries",
     "replica": "replicas",
     "sentinel": "sentinels",

@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import permutations
 
-from tidewire.transports.base import Inspection, StoreNode, StoreProblem
+from tidewire.transports.base import Inspection, Role, StoreNode, StoreProblem
 from tidewire.transports.errors import CommandError, StoreError
 from tidewire.transports.redis.address import Address, Servers
-from tidewire.transports.redis.topology import SLOTS, Answer, ask_all, call, find_servers, pairs
+from tidewire.transports.redis.topology import SLOTS, Answer, ask_all, call, find_servers, number, pairs
 
 BEHIND_BYTES = 1 << 20  # of a replica that is worth a warning
 BEHIND_SECONDS = 10  # a replica reports once per second
@@ -37,7 +37,7 @@ async def inspect_redis(url: str) -> Inspection:
     else:
         (answer,) = answers
         problems += _primary(answer, needs_replica=servers.kind == "sentinel")
-        role = "replica" if answer.info.get("role") == "slave" else "primary"
+        role: Role = "replica" if answer.info.get("role") == "slave" else "primary"
         nodes += [StoreNode(answer.server.name, role, not answer.failure), *answer.replicas]
     for answer in answers:
         problems += _persistence(answer)
@@ -103,7 +103,7 @@ def _cluster(answers: Sequence[Answer]) -> Iterator[StoreProblem]:
     for answer in owners:
         if answer.server.name not in copied and not answer.failure:
             yield StoreProblem(f"the primary {answer.server.name} has no connected replica", _REPLICA)
-    old = [answer.server.name for answer in answers if int(answer.info.get("redis_version", "7").partition(".")[0]) < 7]
+    old = [answer.server.name for answer in answers if 0 < number(answer.info.get("redis_version")) < 7]
     if old:
         yield StoreProblem(
             f"{', '.join(old)}: older than Redis 7, without sharded channels: events arrive up to half a second late",
@@ -138,9 +138,8 @@ def _cluster_nodes(answers: Sequence[Answer]) -> Iterator[StoreNode]:
         replica.name: replica.behind for answer in answers for replica in answer.replicas
     }
     for answer in answers:
-        role = "replica" if answer.server.role == "replica" else "primary"
         is_available = not (answer.failure or answer.server.has_failed)
-        yield StoreNode(answer.server.name, role, is_available, behind=behind.get(answer.server.name))
+        yield StoreNode(answer.server.name, answer.server.role, is_available, behind=behind.get(answer.server.name))
 
 
 async def _inspect_sentinels(servers: Servers) -> tuple[list[StoreNode], list[StoreProblem]]:
@@ -156,7 +155,7 @@ async def _inspect_sentinels(servers: Servers) -> tuple[list[StoreNode], list[St
             problems.append(problem)
         if state:
             named.setdefault(f"{state['ip']}:{state['port']}", []).append(name)
-            known = max(known, 1 + int(state.get("num-other-sentinels", 0)))
+            known = max(known, 1 + number(state.get("num-other-sentinels")))
     if len(named) > 1:
         views = "; ".join(f"{', '.join(sentinels)}: {primary}" for primary, sentinels in named.items())
         remedy = "Wait for a failover to end; else check the network between the sentinels"

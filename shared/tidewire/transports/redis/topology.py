@@ -4,12 +4,13 @@ Nothing is kept: each function opens connections of its own, and closes them.
 """
 
 import asyncio
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tidewire.errors import SettingsError
-from tidewire.transports.base import StoreNode
+from tidewire.transports.base import Role, StoreNode
 from tidewire.transports.errors import CommandError, ConnectionLost, StoreError
 from tidewire.transports.redis.address import Address, Command, Servers
 from tidewire.transports.redis.connection import Connection
@@ -27,7 +28,7 @@ class Server(NamedTuple):
 
     name: str  # host:port, or the path of a Unix socket
     address: Address
-    role: str = "primary"
+    role: Role = "primary"
     primary: str = ""  # the name of the server that a replica follows
     slots: int = 0
     has_failed: bool = False  # as the other nodes say
@@ -45,12 +46,12 @@ class Answer(NamedTuple):
     @property
     def replicas(self) -> Sequence[StoreNode]:
         """The replicas that are connected to this primary."""
-        end = int(self.info.get("master_repl_offset", 0))
+        end = number(self.info.get("master_repl_offset"))
         found = []
         for field, value in self.info.items():
             if field.startswith("slave") and field[5:].isdecimal():
                 of = dict(pair.partition("=")[::2] for pair in value.split(","))
-                behind = max(end - int(of.get("offset", 0)), 0), max(int(of.get("lag", 0)), 0)
+                behind = max(end - number(of.get("offset")), 0), number(of.get("lag"))
                 name = f"{of.get('ip')}:{of.get('port')}"
                 found.append(StoreNode(name, "replica", of.get("state") == "online", behind=behind))
         return found
@@ -158,6 +159,12 @@ async def _find_nodes(servers: Servers, seed: Address) -> Sequence[Server]:
 def _size(slots: str) -> int:
     first, _, last = slots.partition("-")
     return int(last or first) - int(first) + 1
+
+
+def number(text: str | None) -> int:
+    """Return the number at the start of a field, 0 if there is none: vendors leave fields out, or write others."""
+    found = re.match(r"\d+", text or "")
+    return int(found[0]) if found else 0
 
 
 def pairs(reply: Any) -> Iterator[tuple[str, str]]:
