@@ -8,6 +8,7 @@ from typing import Any
 
 import asyncpg
 import pytest
+from tidewire.model.record import Record
 from tidewire.transports.postgres import migrations
 from tidewire.transports.postgres.log import PostgresLog
 from tidewire.transports.postgres.migrations import apply
@@ -125,7 +126,9 @@ async def test_jsonb_keeps_its_numbers(postgres_store: PostgresStore, applicatio
     async with tailing(log, await log.head(("all",))) as (received, _):
         await connection.execute("""select realtime_publish('t', '{"n": 12345678901234567890.10}'::jsonb)""")
         await received.until(lambda: bool(received.items))
-    assert received.items[0].event.data == b'{"n": 12345678901234567890.10}'
+    (record,) = received.items
+    assert isinstance(record, Record)
+    assert record.event.data == b'{"n": 12345678901234567890.10}'
 
 
 async def test_the_migration_runs_under_load(postgres_database: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import asyncpg
 import pytest
 from tidewire.model.partitions import ALL
+from tidewire.model.record import Record
 
 from tests.contract.acts import contents, read, tailing
 from tests.contract.stores import PostgresStore
@@ -13,7 +14,7 @@ TRIGGER = ROOT / "examples" / "postgres_trigger.sql"
 
 
 async def test_the_trigger_publishes_each_committed_change(postgres_store: PostgresStore, application: Connect) -> None:
-    """To the owner of the row alone, without the owner id; a rollback publishes nothing, a second run changes nothing."""
+    """To the owner of the row alone, without the owner id; a rollback publishes nothing, nor does a second run."""
     log, connection = postgres_store.open(), await application()
     try:
         for _ in range(2):
@@ -31,7 +32,7 @@ async def test_the_trigger_publishes_each_committed_change(postgres_store: Postg
             {"id": 7, "title": "write", "done": False},
             {"id": 7, "title": "write", "done": True},
         ]
-        assert [(item.event.type, item.event.user_ids) for item in received.items] == [
+        assert [(item.event.type, item.event.user_ids) for item in received.items if isinstance(item, Record)] == [
             ("task-created", ("42",)),
             ("task-updated", ("42",)),
         ]
