@@ -68,6 +68,7 @@ RUN_ELSEWHERE = {
     "python -m tidewire": "tests/integration/cli/running.py",
     "python -m functions.local": "tests/support/processes.py",
     "python3 scripts/netlify_build.py": "tests/repository/test_netlify_build.py",
+    "scripts/bench": "bench/__main__.py",  # takes minutes to hours, so no test runs it
     "scripts/chaos": "tests/faults/test_chaos.py",
     "scripts/fuzz": "tests/properties/test_delivery.py",
     "scripts/mutate": "scripts/mutate.py",  # takes an hour, so no test runs it
