@@ -49,7 +49,6 @@ async def test_a_resharding_that_stops_half_way(store: ClusterStore) -> None:
     slot = store.cluster.slot_of(STREAM)
     async with tailing(reader, cursor_at(await head(reader))) as (received, _):
         move = await asyncio.to_thread(store.cluster.begin_move, slot, elsewhere(store.cluster))
-        await publish(writer, "nothing has moved")
         await asyncio.to_thread(move.migrate, STREAM)
         began = time.monotonic()
         with pytest.raises(TransportUnavailable, match="TRYAGAIN"):
@@ -60,8 +59,8 @@ async def test_a_resharding_that_stops_half_way(store: ClusterStore) -> None:
         (receipt,) = await waiting
         assert not receipt.duplicate
         await received.has("waits")
-        assert received.data == ["nothing has moved", "waits"]
-    assert await all_of(reader) == ["before", "nothing has moved", "waits"]
+        assert received.data == ["waits"]
+    assert await all_of(reader) == ["before", "waits"]
 
 
 async def test_followed_partitions_are_resharded(store: ClusterStore) -> None:
@@ -70,7 +69,7 @@ async def test_followed_partitions_are_resharded(store: ClusterStore) -> None:
     writer, reader = store.open(scheme), store.open(scheme)
     await publish(writer, "first")
     users = [f"user-{n}" for n in range(12)]
-    names = scheme.names()
+    names = tuple(scheme.names())
     sent = 0
     async with tailing(reader, await reader.head(names)) as (received, _):
         moving = True

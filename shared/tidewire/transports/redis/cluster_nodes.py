@@ -154,7 +154,7 @@ class ClusterNodes:
             for index, reply in await self._try(commands, left, even_if_open, until):
                 replies[index] = reply
             if any(_is_silent(replies[index]) for index in left):
-                self._begin_refresh()  # a later caller must not wait for a node that was replaced meanwhile
+                _ = self._begin_refresh()  # a later caller must not wait for a node that was replaced meanwhile
             left = [index for index in left if _may_pass(replies[index])]
             if not left or clock() >= until:
                 return replies
