@@ -19,6 +19,7 @@ from bench.session import require_clean_tree, session
 NAMES = [
     *("fanout", "peruser", "idle", "rate", "tail", "endtoend", "held", "replay", "herd", "coldstart", "rediscost"),
     "rest",
+    "scaling",
 ]
 RESULTS = Path("bench/results")
 QUICK_RESULTS = Path("build/bench/quick")  # separate from full results

@@ -61,10 +61,15 @@ def bytes_read_by(pid: int, port: int) -> int:
 
 def bytes_moved(port: int) -> tuple[int, int]:
     """Return the bytes in and out over all connections since the start of Redis."""
+    found = info(port, "stats")
+    return int(found["total_net_input_bytes"]), int(found["total_net_output_bytes"])
+
+
+def info(port: int, section: str) -> dict[str, str]:
+    """Return a section of INFO, such as `cpu`."""
     with socket.create_connection(("127.0.0.1", port)) as peer:
-        peer.sendall(b"INFO stats\r\n")
+        peer.sendall(f"INFO {section}\r\n".encode())
         head, _, text = peer.recv(RECEIVE).partition(b"\r\n")
         while len(text) < int(head[1:]):
             text += peer.recv(RECEIVE)
-    found = dict(line.split(b":", 1) for line in text.splitlines() if b":" in line)
-    return int(found[b"total_net_input_bytes"]), int(found[b"total_net_output_bytes"])
+    return dict(line.split(":", 1) for line in text.decode().splitlines() if ":" in line)

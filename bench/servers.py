@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from bench.process import BenchError, Child, answers, free_port, run
+from tests.support.redis_cluster import RedisCluster
 
 YARDSTICKS = Path(__file__).parent / "yardsticks"
 MAX_CONNECTIONS = 12_000
@@ -98,6 +99,16 @@ def redis(tmp: Path, core: int | None = None) -> Iterator[Server]:
     with Child(argv, log=tmp / "redis.log", core=core) as child:
         child.wait_until(lambda: answers(port), "redis")
         yield Server("redis", child, port, port, "", "")
+
+
+@contextmanager
+def redis_cluster(tmp: Path) -> Iterator[RedisCluster]:
+    """Three primaries without replicas and without persistence, each in a folder of its own."""
+    cluster = RedisCluster(tmp, replicas=0)
+    try:
+        yield cluster.start()
+    finally:
+        cluster.stop()
 
 
 @contextmanager

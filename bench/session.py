@@ -18,7 +18,14 @@ from bench.process import BenchError, Child, cores
 from bench.samples import Results, Sample
 from bench.servers import Server, versions
 
-WRITTEN = ("bench/results", "bench/README.md", "chaos/results", "docs/reliability.md", "docs/reliability")
+WRITTEN = (
+    "bench/results",
+    "bench/README.md",
+    "chaos/results",
+    "docs/reliability.md",
+    "docs/reliability",
+    "docs/scaling.md",
+)
 """The files that benchmarks write, which must not make the tree dirty for the next benchmark."""
 
 
