@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import Any
 
 from bench.process import BenchError, Child, read_line
-from bench.redis_watch import info
+from bench.redis_watch import Commands, info
 from bench.servers import redis, redis_cluster, tidewire
 from bench.session import Session
 from bench.views import View
@@ -85,11 +85,6 @@ class Store:
         """Return the bytes that all nodes use."""
         return sum(int(info(port, "memory")["used_memory"]) for port in self.ports)
 
-    def calls(self) -> int:
-        """Return the number of commands since the start, without those of this measurement."""
-        found = [(name, text) for port in self.ports for name, text in info(port, "commandstats").items()]
-        return sum(int(text.split(",")[0].removeprefix("calls=")) for name, text in found if name != "cmdstat_info")
-
     def settings(self, prefix: str, shards: int = 0) -> dict[str, str]:
         """Return the environment of a process on this store."""
         found = {"REALTIME_TRANSPORT": "redis", "REDIS_URL": self.url, "REALTIME_PREFIX": prefix}
@@ -150,7 +145,8 @@ def read(session: Session, store: Store, run: int, who: str, shards: int) -> Non
     case = f"read at {READ_RATE:,}/s, {f'{shards} shards' if shards else 'no shards'}"
     seconds = session.pick(2, 1)
     events = READ_RATE * seconds
-    cost = []
+    cost: list[float] = []
+    found: list[float] = []
     with session.attempt(case, who, run):
         for readers in (0, READERS):
             settings = store.settings(f"r{run}-{shards}-{readers}", shards)
@@ -217,12 +213,14 @@ def idle(session: Session) -> None:
                 program.start()
                 watched.append((who, shards, store))
         time.sleep(2)  # the first reads
-        before = [store.calls() for _, _, store in watched]
-        time.sleep(seconds)
-        after = [store.calls() for _, _, store in watched]
-        for (who, shards, _), begin, end in zip(watched, before, after, strict=True):
+        with ExitStack() as watching:
+            counts = [
+                [watching.enter_context(Commands(port)) for port in store.ports] for _, _, store in watched
+            ]  # a script counts as one command, as it is billed
+            time.sleep(seconds)
+        for (who, shards, _), nodes in zip(watched, counts, strict=True):
             case = f"idle, {f'{shards} shards' if shards else 'no shards'}"
-            session.add(case, who, 0, idle_per_hour=(end - begin) / seconds * 3600)
+            session.add(case, who, 0, idle_per_hour=sum(node.total for node in nodes) / seconds * 3600)
 
 
 class LogLoad:
@@ -262,7 +260,7 @@ def log_load(session: Session, settings: Mapping[str, str], *words: Any) -> Iter
     argv = [sys.executable, "-m", "bench.log_load", *map(str, words)]
     log = session.tmp / "log-load.log"
     pipe = subprocess.PIPE
-    with Child(argv, log=log, env=env | {"REALTIME_AUTH": "none"} | settings, stdin=pipe, stdout=pipe) as child:
+    with Child(argv, log=log, env={**env, "REALTIME_AUTH": "none", **settings}, stdin=pipe, stdout=pipe) as child:
         program = LogLoad(child)
         program.line(SECONDS)
         yield program
