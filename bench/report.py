@@ -1,14 +1,16 @@
 """The report: tables in README.md, and plots beside the results."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 
-from bench import plot
+from bench import capacity, plot
 from bench.goals import GOALS
 from bench.samples import Results, Spread
 from bench.views import View
+
+SCALING = Path("docs/scaling.md")
 
 
 def render(found: dict[str, Results], modules: dict[str, ModuleType], folder: Path, readme: Path | None) -> None:
@@ -21,12 +23,17 @@ def render(found: dict[str, Results], modules: dict[str, ModuleType], folder: Pa
     if readme is None:
         print("\n\n".join(f"## {name}\n\n{text}" for name, text in sections.items()))
         return
-    text = readme.read_text()
+    readme.write_text(fill(readme.read_text(), sections))
+    SCALING.write_text(fill(SCALING.read_text(), capacity.sections(found)))
+
+
+def fill(text: str, sections: Mapping[str, str]) -> str:
+    """Return a page with the sections between their marks."""
     for name, section in sections.items():
         pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
         escaped = section.strip().replace("\\", "\\\\")
         text = re.sub(pattern, rf"\1\n{escaped}\n\n\2", text, flags=re.DOTALL)
-    readme.write_text(text)
+    return text
 
 
 def _goals(found: dict[str, Results]) -> str:

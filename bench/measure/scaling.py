@@ -91,6 +91,11 @@ class Store:
         return found | ({"REALTIME_USER_SHARDS": str(shards)} if shards else {})
 
 
+def append_prefix(run: int, number: int) -> str:
+    """Return the REALTIME_PREFIX of a case: a log of its own. It decides which node owns which partition."""
+    return f"a{run}-{number}"
+
+
 def measure(session: Session) -> None:
     """Appends, reads and latency alternate between the two; idle processes run once: counts hardly vary."""
     with ExitStack() as stack:
@@ -99,7 +104,7 @@ def measure(session: Session) -> None:
         }
         for run, who in session.rounds(WHO):
             for number, case in enumerate(CASES):
-                appended(session, stores[who], run, who, case, f"a{run}-{number}")
+                appended(session, stores[who], run, who, case, append_prefix(run, number))
         for run, who in session.rounds(WHO):
             for shards in READ_SHARDS:
                 read(session, stores[who], run, who, shards)
