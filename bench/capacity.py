@@ -88,8 +88,8 @@ def peak_events(users: float) -> float:
 
 
 def streaming_processes(users: float) -> int:
-    """Return the processes that hold the streams: at least two, so that one may die."""
-    return max(2, math.ceil(users * CONNECTED / STREAMS))
+    """Return the processes that hold the streams, with one more, so that one may die."""
+    return math.ceil(users * CONNECTED / STREAMS) + 1
 
 
 def redis_cores(figures: Figures, users: float, who: str = ONE, *, shards: bool = False) -> float:
@@ -334,12 +334,12 @@ def _deployments(figures: Figures) -> Iterator[str]:
         ("*in each:* streaming processes", lambda one: f"{one.streaming:,}"),
         ("publishing processes", lambda one: f"{one.publishing:,}" if one.publishing else "the same"),
         ("log and ids of a day, GiB", lambda one: f"{one.memory:.1f}"),
-        ("Redis, primary and replica", lambda one: f"2 × {one.node}"),
+        ("Redis, primary and replica", lambda one: f"{COPIES} {one.node}"),
         ("CPU of Redis, % of a core", lambda one: f"{one.redis * 100:.1f}"),
         ("CPU of a streaming process, % of a core", lambda one: f"{one.reader * 100:.1f}"),
         ("read from Redis, MB/s", lambda one: f"{one.network:.2f}"),
         *(
-            (f"*USD per month:* {name}" if index == 0 else name, lambda one, name=name: f"{one.costs[name]:,.0f}")  # type: ignore[misc]
+            (f"*USD per month:* {name}" if index == 0 else name, lambda one, name=name: f"{one.costs[name]:,.0f}")
             for index, name in enumerate(found[0].costs)
         ),
         ("total", lambda one: f"**{sum(one.costs.values()):,.0f}**"),

@@ -58,7 +58,7 @@ def test_assumptions_of_the_scaling_page_are_the_models() -> None:
     page = " ".join(text_of("docs/scaling.md").split())
     assert f"*c* = {capacity.CONNECTED:.0%}".replace("%", " %") in page
     assert f"*e* = {capacity.EVENTS_PER_DAY}, *p* = {capacity.PEAK}," in page
-    assert f"*U* · *c* / {capacity.STREAMS:,}, at least 2" in page
+    assert f"*U* · *c* / {capacity.STREAMS:,}, rounded up, and one more" in page
     assert capacity.BUSY == 0.5
     assert capacity.USABLE == 0.75
     assert capacity.CELL == 1_000_000
