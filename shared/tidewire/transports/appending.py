@@ -89,8 +89,11 @@ class Writer:
         duplicate = [True] * len(events)
         scheme = self._scheme
         left = _parts(scheme, dict(enumerate(events)))
+        lost: dict[int, TransportUnavailable] = {}
         for _ in range(_ROUNDS):
             if not left:
+                if lost:  # not before: the others are named as appended
+                    raise _partly_lost(lost, events)
                 return [Receipt(e.id, p, d) for e, p, d in zip(events, positions, duplicate, strict=True)]
             await self.announce()
             if self._under_newest_scheme and (newest := self._newest_scheme()) != scheme:
@@ -99,7 +102,6 @@ class Writer:
             parts = self._with_others(left, events, scheme)
             answers, registry = await self._append(self.registry.check, parts)
             left = []
-            lost: dict[int, TransportUnavailable] = {}
             for part, answer in zip(parts, answers, strict=True):
                 if answer is None:
                     left.append(part)
@@ -113,8 +115,6 @@ class Writer:
                         _note(positions[part.number], name, position)
                     if (rest := self._unserved(part, events[part.number], answer, scheme)) is not None:
                         left.append(rest)
-            if lost:
-                raise _partly_lost(lost, events)
             if registry is not None:
                 self.registry = registry
         raise TransportUnavailable(

@@ -114,7 +114,10 @@ def test_without_the_free_tier_nothing_is_free() -> None:
             "--batch: must be at most 5: a request has at most 1 MiB",
         ),
         ((*MANY, "--mode", "server"), "'server' is not one of 'lambda', 'managed', 'container', 'poll'"),
-        ((*MANY, "--transport", "kafka"), "'kafka' is not one of 'redis-tcp', 'upstash-rest', 'postgres'"),
+        (
+            (*MANY, "--transport", "kafka"),
+            "'kafka' is not one of 'redis-tcp', 'upstash-rest', 'redis-cluster', 'postgres'",
+        ),
         ((*MANY, "--region", "eu-central-1"), "--region: must be us-east-1, the region of the prices"),
     ],
 )

@@ -75,6 +75,7 @@ RUN_ELSEWHERE = {
     "scripts/netlify dev": "tests/integration/netlify/test_netlify_dev.py",
     "scripts/osls": "tests/repository/deploy/conftest.py",  # only `package`: the rest needs an AWS account
     "scripts/package": "tests/repository/deploy/conftest.py",
+    "scripts/test tests/": "tests/contract/conftest.py",
 }
 
 

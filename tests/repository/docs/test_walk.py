@@ -19,6 +19,7 @@ from tests.support.processes import ROOT
 EXAMPLES = {
     "examples/Dockerfile": "tests/repository/docs/test_dockerfile.py",
     "examples/event-source.html": "tests/browser/test_examples.py",
+    "examples/postgres_trigger.sql": "tests/integration/postgres/test_examples.py",
     "examples/nginx.conf": "tests/integration/proxies/conftest.py",
     "examples/tasks.jsx": "tests/browser/test_examples.py",
     "examples/webhooks/realtime.toml": "tests/unit/ingest/webhooks/example.py",

@@ -1,5 +1,6 @@
 """What the doctor cannot see on the servers of this machine: clocks that differ, old nodes, a vendor's refusals."""
 
+import re
 import time
 from collections.abc import Sequence
 
@@ -58,8 +59,9 @@ async def test_what_a_vendor_refuses_is_no_problem() -> None:
 async def test_clocks_may_differ_by_a_second() -> None:
     assert await problems(cluster(ahead=0.5)) == []
     (text,) = await problems(cluster(ahead=30))
-    assert text.startswith("the clock of two.example.com:6379 is at least 2")
-    assert text.endswith("s ahead of one.example.com:6379's")
+    assert re.fullmatch(
+        r"the clock of two\.example\.com:6379 is at least (29\.\d|30\.0) s ahead of one\.example\.com:6379's", text
+    )
 
 
 async def test_an_old_node_is_named() -> None:

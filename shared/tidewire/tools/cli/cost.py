@@ -37,6 +37,7 @@ NUMBERS: Mapping[str, str] = {
     "partitions": "Event types with a partition of their own (REALTIME_PARTITIONS).",
     "shards": "User shards (REALTIME_USER_SHARDS).",
     "retention_hours": "Hours that the log keeps an event (REALTIME_RETENTION).",
+    "nodes": "redis-cluster: nodes, half of them replicas.",
 }
 """The help of the number options with a default."""
 

@@ -28,6 +28,7 @@ TITLES: Mapping[str, str] = {
     "redis-commands": "Upstash: commands",
     "redis-bandwidth-gb": "Upstash: bandwidth",
     "redis-storage-gb": "Upstash: storage",
+    "cluster-node-hours": "ElastiCache: cluster nodes",
     "postgres-cu-hours": "Neon: compute",
     "postgres-storage-gb": "Neon: storage",
     "postgres-transfer-gb": "Neon: data out",

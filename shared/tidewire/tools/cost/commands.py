@@ -13,6 +13,7 @@ from tidewire.tools.cost.workload import MONTH_SECONDS, Workload
 BLOCK = 30.0  # seconds of one blocking read over TCP: two per minute while no event arrives
 HEADS = 60.0  # seconds between two reads of the heads meanwhile; over REST too, where each also tests the doorbell
 MAX_COPIES = 16  # of one event
+CLUSTER_POLL = 15.0  # seconds between two reads of a partition of a cluster, if nothing rings
 POLL_MIN = 0.25  # seconds between two reads over REST, on average, however often the doorbell rings
 PAGE = 500  # records of one replay command
 RECONNECT_SECONDS = 2.0  # between two streams of a client; the events in between are replayed
@@ -75,6 +76,8 @@ def following(load: Workload, reading: Reading) -> float:
     if load.transport == "redis-tcp":
         reads = blocking_reads(reading.arrivals)
         return reads + min(1 / HEADS, max(reads - reading.arrivals, 0.0))  # the heads are read after an empty read
+    if load.transport == "redis-cluster":  # a read per ring; each partition is also polled, and its head read
+        return reading.arrivals + (partitions(load) + CONTROL) * (1 / CLUSTER_POLL + 1 / HEADS)
     return rung_reads(reading.arrivals) + 1 / HEADS if load.transport == "upstash-rest" else 0.0
 
 

@@ -33,6 +33,7 @@ KEYS = (
     "redis-commands",
     "redis-bandwidth-gb",
     "redis-storage-gb",
+    "cluster-node-hours",
     "postgres-cu-hours",
     "postgres-storage-gb",
     "postgres-transfer-gb",

@@ -1,4 +1,4 @@
-"""The cost of the log: commands, bandwidth and storage on Upstash, or compute on Neon."""
+"""The cost of the log: commands, bandwidth and storage on Upstash, nodes of ElastiCache, or compute on Neon."""
 
 import math
 
@@ -13,6 +13,7 @@ COMMANDS_PER_SECOND = 10_000  # the limit of Upstash's plans
 CONNECTIONS = 104  # of Neon's smallest compute (docs/transports.md), 0.25 CU
 SMALLEST_CU, LARGEST_CU = 0.25, 16
 CONNECTIONS_PER_PROCESS = 5
+NODE_GB = 6.38 * 2**30 / GB * 0.75  # of data in a cache.m7g.large: ElastiCache reserves a quarter of its memory
 AWAKE_SECONDS = 300  # until Neon suspends the compute after the last query
 
 PAY_AS_YOU_GO = ("redis-commands", "redis-bandwidth-gb", "redis-storage-gb")
@@ -26,6 +27,9 @@ def charge(bill: Bill, load: Workload, reading: float, records: float, processes
     moved = bytes_moved(load, total, records) / GB
     if load.transport == "postgres":
         _charge_postgres(bill, load, processes, stored, moved)
+        return
+    if load.transport == "redis-cluster":
+        _charge_cluster(bill, load, stored)
         return
     bill.add("redis-commands", total)
     bill.add("redis-bandwidth-gb", moved)
@@ -45,6 +49,14 @@ def bytes_moved(load: Workload, commands_run: float, records: float) -> float:
     """Return the bytes to and from the store: of commands, records appended and records read."""
     appended = load.events * commands.copies(load, load.audience)
     return commands_run * COMMAND_BYTES + (appended + records) * (load.event_bytes + RECORD_BYTES)
+
+
+def _charge_cluster(bill: Bill, load: Workload, stored: float) -> None:
+    """Add the nodes of the cluster, which bill no commands."""
+    bill.add("cluster-node-hours", load.nodes * MONTH_HOURS)
+    room = max(load.nodes // 2, 1) * NODE_GB
+    if stored > room:
+        bill.note(f"not possible: {stored:,.1f} GB of data exceed the {room:,.1f} GB of the cluster's primaries")
 
 
 def _charge_postgres(bill: Bill, load: Workload, processes: float, stored: float, moved: float) -> None:

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, Self
 
-Transport = Literal["redis-tcp", "upstash-rest", "postgres"]
-TRANSPORTS: tuple[Transport, ...] = ("redis-tcp", "upstash-rest", "postgres")
+Transport = Literal["redis-tcp", "upstash-rest", "redis-cluster", "postgres"]
+TRANSPORTS: tuple[Transport, ...] = ("redis-tcp", "upstash-rest", "redis-cluster", "postgres")
 
 MONTH_HOURS = 730.0  # AWS's convention
 MONTH_SECONDS = MONTH_HOURS * 3600
@@ -31,6 +31,7 @@ LIMITS: Mapping[str, tuple[float, float]] = {
     "partitions": (0, 16),
     "shards": (0, 256),
     "retention_hours": (1, 8_760),
+    "nodes": (1, 500),
 }
 """The minimum and maximum of each number."""
 
@@ -73,6 +74,8 @@ class Workload:
     """User shards, 0 for none."""
     retention_hours: float = 24.0
     """Hours that the log keeps an event."""
+    nodes: int = 6
+    """Nodes of the Redis Cluster, half of them replicas."""
     transport: Transport = "redis-tcp"
     rate_limited: bool = False
     """Whether publish keys have a rate."""

@@ -6,10 +6,13 @@ separate here:
 - The registry of partition schemes is one partition among others. Every other one has a **fence**, a copy of the
   registry's check. An append names the check that its writer knows, and is refused if it differs from the fence. A
   writer that announces a scheme raises all fences before its first append under it.
+  A failover may lose an announcement or a fence, but hardly both. So each writer compares the registry with what it
+  knows after every change of the nodes, and once a second while it appends.
 - Ids that are known under other schemes are read before the append. That is safe because all writers append under the
   newest scheme: behind the fences, the partitions of older schemes do not grow any more.
 """
 
+import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -39,6 +42,8 @@ FENCE = Script.load("fence")
 KNOWN = Script.load("known")
 
 CLOCK_TOLERANCE = 1_000  # ms: nodes with NTP differ by a few
+REGISTRY_CHECK = 1.0  # seconds between two comparisons of the registry with what a writer knows
+REGISTRY_WAIT = 0.25  # seconds for its answer: while its node is lost, appends to other nodes go on
 _ROUNDS = 20  # fences that another writer raised at the same moment
 
 
@@ -56,6 +61,7 @@ class ClusterStreams(StreamsLog[ClusterTail]):
         self._scheme = partitions
         self._fenced_key = f"{{{self.layout.stream(SCHEMES)}}}:fenced"  # the check up to which all fences are raised
         self._fenced = ""  # the registry's check up to which all fences are known to be raised
+        self._check_at = 0.0  # on the loop's clock: the next comparison of the registry
         self.nodes = ClusterNodes(url, self._reassign_tails, self._reconnect_tails)
 
     async def send(self, commands: Sequence[Command], *, even_if_open: bool = False) -> list[Any]:
@@ -106,6 +112,7 @@ class ClusterStreams(StreamsLog[ClusterTail]):
         return ClusterTail(self.nodes, self.layout, self.head, handler)
 
     def _reassign_tails(self) -> None:
+        self._check_at = 0.0
         for tail in self._tails:
             tail.reassign()
 
@@ -114,8 +121,11 @@ class ClusterStreams(StreamsLog[ClusterTail]):
             tail.reconnect(node)
 
     async def _append(self, expected: str, parts: Sequence[Part]) -> tuple[list[Answer], Registry | None]:
-        if expected != self._fenced and any(part.partition != SCHEMES for part in parts):
-            await self._raise_fences(expected)
+        if any(part.partition != SCHEMES for part in parts):
+            if (other := await self._find_other_registry(expected)) is not None:
+                return [None] * len(parts), other
+            if expected != self._fenced:
+                await self._raise_fences(expected)
         answers = await self._find_known(parts)
         rest = [index for index, answer in enumerate(answers) if answer is None]
         if not rest:
@@ -162,6 +172,19 @@ class ClusterStreams(StreamsLog[ClusterTail]):
             known = {place: found[place] for place in part.others if place in found}
             answers[index] = next((lost[name] for name, _ in part.others if name in lost), None) or known or None
         return answers
+
+    async def _find_other_registry(self, expected: str) -> Registry | None:
+        """Return the registry if it was due to be compared, and is not the one that the writer knows."""
+        clock = asyncio.get_running_loop().time
+        if clock() < self._check_at:
+            return None
+        self._check_at = clock() + REGISTRY_CHECK
+        try:
+            async with asyncio.timeout(REGISTRY_WAIT):
+                registry = await self._read_registry()
+        except (TransportUnavailable, TimeoutError):
+            return None
+        return None if registry.check == expected else registry
 
     async def _read_registry(self) -> Registry:
         (reply,) = await self._run(APPEND, [self.layout.read_registry()])

@@ -15,7 +15,7 @@ from typing import Any
 
 from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.crc import key_slot
-from redis.exceptions import MovedError, RedisClusterException
+from redis.exceptions import MovedError, NoPermissionError, RedisClusterException
 
 from tidewire.errors import TransportUnavailable
 from tidewire.primitives.backoff import Backoff
@@ -31,11 +31,14 @@ from tidewire.transports.errors import (
 )
 from tidewire.transports.redis.address import Address, Command, Servers
 from tidewire.transports.redis.pool import TIMEOUT, ConnectionPool
-from tidewire.transports.redis.redis_py import FAILURES, translate
+from tidewire.transports.redis.redis_py import translate
 
 logger = logging.getLogger(__name__)
 
 DISCOVERY_SECONDS = 1.5  # for one node's answer to CLUSTER SLOTS: a caller waits `TIMEOUT` for all of it
+DISCOVERY_PAUSE = 0.1  # seconds between two discoveries: each takes about 10 ms of this process
+
+GRACE = 0.2  # seconds: the pool measures the same time-out, and knows better why it ended
 
 Reply = Any
 """A raw reply, a CommandError, or the TransportUnavailable of a node that could not be reached."""
@@ -50,10 +53,18 @@ class Node:
         self.pool = ConnectionPool(address, lambda: on_evicted(name), returns_redirections=True)
         self.breaker = CircuitBreaker((ConnectionLost, ReadTimeout), self._unavailable)
 
-    async def send(self, commands: Sequence[Command], *, even_if_open: bool = False) -> list[Any]:
-        """Return the replies; see `ConnectionPool.send`. Raises TransportUnavailable."""
+    async def send(self, commands: Sequence[Command], *, until: float, even_if_open: bool = False) -> list[Any]:
+        """Return the replies by `until`, a time of the loop; see `ConnectionPool.send`. Raises TransportUnavailable."""
+
+        async def send_in_time() -> list[Any]:
+            try:
+                async with asyncio.timeout_at(until + GRACE):
+                    return await self.pool.send(commands)
+            except TimeoutError:
+                raise ReadTimeout("no answer in time") from None
+
         try:
-            return await self.breaker.run(lambda: self.pool.send(commands), even_if_open=even_if_open)
+            return await self.breaker.run(send_in_time, even_if_open=even_if_open)
         except StoreError as error:
             raise self._unavailable(error) from error
 
@@ -76,6 +87,7 @@ class ClusterNodes:
         self._nodes: dict[str, Node] = {}
         self._client: RedisCluster | None = None  # with the slots as they were discovered last
         self._refreshing: asyncio.Task[None] | None = None
+        self._refresh_at = 0.0  # on the loop's clock: no discovery begins before it
         self._closed = False
 
     @property
@@ -109,38 +121,52 @@ class ClusterNodes:
 
     async def refresh(self) -> None:
         """Discover the nodes and their slots again, once for all concurrent callers. Raises TransportUnavailable."""
+        refreshing = self._begin_refresh()
+        await asyncio.wait((refreshing,))  # a cancelled caller leaves it to the others
+        if refreshing.cancelled():
+            raise _closed()
+        refreshing.result()
+
+    def _begin_refresh(self) -> "asyncio.Task[None]":
         if self._refreshing is None or self._refreshing.done():
             self._refreshing = asyncio.create_task(self._refresh())
             self._refreshing.add_done_callback(lambda done: done.cancelled() or done.exception())
-        await asyncio.shield(self._refreshing)
+        return self._refreshing
 
     async def send(self, commands: Sequence[Command], *, even_if_open: bool = False) -> list[Reply]:
         """Return the reply to each command; those of an unreachable node are TransportUnavailable, others are not lost.
 
-        A caller waits `TIMEOUT` at most before a node's last try begins.
+        A caller waits `TIMEOUT` at most.
         """
         clock = asyncio.get_running_loop().time
         until = clock() + TIMEOUT
         backoff = Backoff(base=0.02, cap=0.5)
         replies: list[Reply] = [None] * len(commands)
         left: Sequence[int] = range(len(commands))
+        redirected = False
         try:
             await self.discover()
         except TransportUnavailable as error:
             return [error] * len(commands)
         while True:
-            for index, reply in await self._try(commands, left, even_if_open):
+            if self._closed:
+                return [_closed()] * len(commands)
+            for index, reply in await self._try(commands, left, even_if_open, until):
                 replies[index] = reply
+            if any(_is_silent(replies[index]) for index in left):
+                _ = self._begin_refresh()  # a later caller must not wait for a node that was replaced meanwhile
             left = [index for index in left if _may_pass(replies[index])]
             if not left or clock() >= until:
                 return replies
-            if not all(_is_moved(replies[index]) for index in left):
+            if redirected or not all(_is_moved(replies[index]) for index in left):
                 with suppress(TransportUnavailable, TimeoutError):  # else the next try fails, or finds the node again
                     async with asyncio.timeout_at(until):
                         await self.refresh()
                         await asyncio.sleep(backoff.next())
                 # A node that is known to be unavailable is not waited for, unless another one owns its slots now.
                 left = [index for index in left if not self._is_unavailable(commands[index])]
+            else:
+                redirected = True  # two nodes that disagree send a command to and fro
 
     def evict(self) -> None:
         """Close idle connections to all nodes now, and those in use when they become free."""
@@ -155,14 +181,17 @@ class ClusterNodes:
         await asyncio.gather(*(node.pool.aclose() for node in self._nodes.values()), _close(self._client))
 
     async def _try(
-        self, commands: Sequence[Command], indexes: Iterable[int], even_if_open: bool
+        self, commands: Sequence[Command], indexes: Iterable[int], even_if_open: bool, until: float
     ) -> Iterable[tuple[int, Reply]]:
         """Send these commands once, to all nodes at the same time; return each index with its reply."""
         groups: defaultdict[Node | None, list[int]] = defaultdict(list)
         for index in indexes:
             groups[self.owner(_key(commands[index]))].append(index)
         answers = await asyncio.gather(
-            *(self._send_to(node, [commands[index] for index in group], even_if_open) for node, group in groups.items())
+            *(
+                self._send_to(node, [commands[index] for index in group], even_if_open, until)
+                for node, group in groups.items()
+            )
         )
         return [
             pair
@@ -174,20 +203,24 @@ class ClusterNodes:
         owner = self.owner(_key(command))
         return owner is not None and owner.breaker.is_open
 
-    async def _send_to(self, node: Node | None, commands: Sequence[Command], even_if_open: bool) -> Sequence[Reply]:
+    async def _send_to(
+        self, node: Node | None, commands: Sequence[Command], even_if_open: bool, until: float
+    ) -> Sequence[Reply]:
         if node is None:
             error = unavailable("The Redis Cluster", "no node owns the slot", is_cluster=True)
             return [error] * len(commands)
         try:
-            replies = await node.send(commands, even_if_open=even_if_open)
+            replies = await node.send(commands, even_if_open=even_if_open, until=until)
         except TransportUnavailable as error:
             return [error] * len(commands)
         for index, reply in enumerate(replies):
             if isinstance(reply, CommandError) and reply.redirection is not None:
-                replies[index] = await self._redirect(node, reply.redirection, commands[index], reply)
+                replies[index] = await self._redirect(node, reply.redirection, commands[index], reply, until)
         return replies
 
-    async def _redirect(self, node: Node, to: Redirection, command: Command, reply: CommandError) -> Reply:
+    async def _redirect(
+        self, node: Node, to: Redirection, command: Command, reply: CommandError, until: float
+    ) -> Reply:
         """Note a slot's new owner; or, while a slot is being moved, ask the node that takes it."""
         host = to.host or node.address.host
         if not to.asking:
@@ -197,18 +230,25 @@ class ClusterNodes:
             return reply
         target = self._node(ClusterNode(host, to.port))
         try:
-            _, answer = await target.send([["ASKING"], command])
+            _, answer = await target.send([["ASKING"], command], until=until)
         except TransportUnavailable as error:
             return error
         return answer
 
     async def _refresh(self) -> None:
         if self._closed:
-            raise unavailable("The Redis Cluster", ConnectionClosed("the connections to Redis were closed"))
+            raise _closed()
+        clock = asyncio.get_running_loop().time
+        await asyncio.sleep(self._refresh_at - clock())
+        self._refresh_at = clock() + DISCOVERY_PAUSE
         # Of the nodes that were known, none may be left: then the seeds are asked, whose names may lead elsewhere now.
         if self._client is None or await self._discover_with(self._client) is not None:
             client = self._make_client()
-            failure = await self._discover_with(client)
+            try:
+                failure = await self._discover_with(client)
+            except BaseException:  # cancelled by `aclose`
+                await _close(client)
+                raise
             if failure is not None:
                 await _close(client)
                 raise unavailable("The Redis Cluster", _cause(failure), is_cluster=True) from failure
@@ -225,7 +265,7 @@ class ClusterNodes:
         try:
             async with asyncio.timeout(TIMEOUT):
                 await client.nodes_manager.initialize()
-        except (RedisClusterException, TimeoutError, IndexError, *FAILURES) as error:
+        except Exception as error:  # noqa: BLE001 - an answer of another kind of server may be of any shape
             return error
         return None
 
@@ -270,10 +310,18 @@ def _is_moved(reply: Reply) -> bool:
     return isinstance(reply, CommandError) and reply.code == "MOVED"
 
 
+def _is_silent(reply: Reply) -> bool:
+    return isinstance(reply, TransportUnavailable) and isinstance(reply.__cause__, ReadTimeout)
+
+
+def _closed() -> TransportUnavailable:
+    return unavailable("The Redis Cluster", ConnectionClosed("the connections to Redis were closed"), is_cluster=True)
+
+
 def _may_pass(reply: Reply) -> bool:
     """Return whether the same command may succeed soon: its slot or its node is being replaced."""
     if isinstance(reply, TransportUnavailable):
-        return not isinstance(reply.__cause__, ReadTimeout | ConnectionClosed)  # a time-out was the caller's whole wait
+        return not _is_silent(reply)  # a time-out was the caller's whole wait
     return isinstance(reply, CommandError) and reply.code in ("MOVED", "TRYAGAIN", "CLUSTERDOWN")
 
 
@@ -281,5 +329,7 @@ def _cause(error: BaseException) -> Exception | str:
     """Return our error for one of redis-py's, whose text may hold a host."""
     inner = error.__cause__ if isinstance(error, RedisClusterException) and error.__cause__ else error
     if isinstance(inner, RedisClusterException):
+        if isinstance(inner.__context__, NoPermissionError):
+            return CommandError("NOPERM")  # of CLUSTER SLOTS
         return "no node knows all slots, or the server is not in cluster mode"
     return translate(inner) if isinstance(inner, Exception) else "no answer in time"

@@ -18,7 +18,7 @@ from tidewire.primitives.backoff import Backoff
 from tidewire.primitives.counters import RECONNECTS
 from tidewire.primitives.throttled_log import ThrottledLog
 from tidewire.transports.base import Handler
-from tidewire.transports.errors import CommandError, ConnectionLost, StoreError
+from tidewire.transports.errors import CommandError, StoreError
 from tidewire.transports.log_base import stop
 from tidewire.transports.log_follower import UNKNOWN_FAILURE, FollowingTail, TailPageSize, control_first
 from tidewire.transports.redis.address import Command
@@ -114,6 +114,9 @@ class ClusterTail(FollowingTail):
                 except TransportUnavailable as error:
                     is_assigned, self.failure = False, error.detail
                     warnings.warn(f"tail lost, discovering the cluster again: {error.detail}")
+                except Exception:  # noqa: BLE001 - `exception` logs it
+                    is_assigned, self.failure = False, UNKNOWN_FAILURE
+                    warnings.exception("tail failed, discovering the cluster again")
                 if is_assigned:
                     backoff.reset()
                     await self._changed.wait()
@@ -175,6 +178,8 @@ class NodeReader:
         """Read these partitions from now on, and no others; the new ones at once, even if they were read before."""
         self._ring(*(partitions - self.partitions), *new)
         self.partitions = partitions
+        for name in self._rang_at.keys() - partitions:
+            del self._rang_at[name]
         self._subscribe()
 
     def reconnect(self) -> None:
@@ -219,9 +224,10 @@ class NodeReader:
         except BaseException:
             listener.close()
             raise
-        listener.listen(self._on_reply, self._on_lost)
+        listener.listen(self._on_reply, lambda error: self._on_lost(listener, error))
         self._listener = listener
         self._due.clear()
+        self.is_unheard = False
         self._subscribe()
         await self._tail.follower.verify(self._tail.read_heads, self.partitions)
         check_at = clock() + CHECK_HEADS
@@ -239,6 +245,7 @@ class NodeReader:
                     self._tail.update()
                     backoff.reset()
             if clock() >= check_at:
+                self._subscribe_again()
                 await self._tail.follower.verify(self._tail.read_heads, self.partitions)
                 check_at = clock() + CHECK_HEADS
 
@@ -309,6 +316,13 @@ class NodeReader:
             [*(("SUNSUBSCRIBE", channel) for channel in gone), *(("SSUBSCRIBE", channel) for channel in new)]
         )
 
+    def _subscribe_again(self) -> None:
+        """Try again to subscribe on a node that refused it: its operator may have granted the right."""
+        if self.is_unheard:
+            self.is_unheard = False
+            self._channels.clear()
+            self._subscribe()
+
     def _ring(self, *partitions: str) -> None:
         if partitions:
             self._due.update(dict.fromkeys(partitions))
@@ -320,6 +334,9 @@ class NodeReader:
             if reply.code == "MOVED":  # of a subscription: its slot has another owner
                 self._channels.clear()
                 self._tail.rediscover()
+            elif reply.code not in ("NOPERM", "ERR"):  # CLUSTERDOWN, LOADING …: it passes
+                self._lost = reply
+                self._wake.set()
             elif not self.is_unheard:
                 self.is_unheard = True
                 warnings.warn(f"the node {self.node.name} refuses SSUBSCRIBE ({reply.code}): {_UNHEARD}")
@@ -337,9 +354,10 @@ class NodeReader:
             self._tail.rediscover()
         self._ring(name)  # also when a subscription is confirmed: rings before it were not heard
 
-    def _on_lost(self, error: ConnectionLost) -> None:
-        self._lost = error
-        self._wake.set()
+    def _on_lost(self, listener: Connection, error: StoreError) -> None:
+        if listener is self._listener:  # else it was closed together with the other one, and is replaced
+            self._lost = error
+            self._wake.set()
 
 
 _UNHEARD = (
