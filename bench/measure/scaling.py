@@ -40,7 +40,7 @@ READERS = 4  # processes that read everything
 READ_RATE = 1_000  # events per second
 READ_BATCH = 5
 RATE = 500  # events per second of the latency
-SECONDS = 10.0  # until a process must be ready, or done beyond its planned time
+SECONDS = 30.0  # until a process must be ready, or done beyond its planned time
 
 
 @dataclass(frozen=True, slots=True)
