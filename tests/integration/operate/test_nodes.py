@@ -57,7 +57,7 @@ async def test_a_lost_node_is_named_in_metrics_and_not_in_public(
         assert during["tail_running"][owner.address] == 0
         assert min(value for name, value in during["up"].items() if name != owner.address) == 1
         assert owner.address in instance.log()
-        await asyncio.to_thread(cluster.restart, owner)
+        await asyncio.to_thread(owner.restart)
         await eventually(lambda: has_status(instance, 200))
         assert set((await gauges(instance))["tail_running"].values()) == {1}
 
