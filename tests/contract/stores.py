@@ -381,7 +381,7 @@ CARRIERS: dict[str, tuple[type[Store], tuple[str, ...]]] = {
 }
 """The same for transports without a log."""
 
-ONLY_IN_FULL = {"valkey"}
+ONLY_IN_FULL = {"sentinel", "valkey"}
 """Stores that `scripts/test` leaves out: another server for a transport that it tests already."""
 
 
