@@ -128,7 +128,9 @@ async def test_without_sentinels_work_goes_on(group: SentinelGroup, make_instanc
         async with follow(instance):
             pass
         assert (await get(instance, "/api/health/ready")).status == 200
-        await live.has("before", "one", *(f"many-{n}" for n in range(10)))
+        sent = {"before", "one", *(f"many-{n}" for n in range(10))}
+        await live.seen.until(lambda: sent == set(live.names))
+        assert len(live.names) == len(sent)
         other = await on_sentinel(group, make_instance)  # knows no primary
         (await publish(other, event("nowhere"))).assert_unavailable()
         assert "no sentinel answers" in await reasons(other)

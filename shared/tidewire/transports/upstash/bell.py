@@ -91,6 +91,7 @@ class Bell:
         self._missed_at: float | None = None  # when a record was found last whose ring did not come
         self._late: dict[str, asyncio.TimerHandle] = {}
         self._retry = asyncio.Event()
+        self._is_held = False  # the next try has to wait
         self._warnings = ThrottledLog(log)
 
     @property
@@ -110,7 +111,7 @@ class Bell:
         backoff = Backoff(base=0.1, cap=RECONNECT_MAX)
         while True:
             await wait_for_partitions()
-            began, pause = self._now(), 0.0
+            began, pause, self._is_held = self._now(), 0.0, False
             try:
                 await self._listen()
                 continue  # nothing is followed any more
@@ -126,6 +127,7 @@ class Bell:
             except TransportUnavailable as error:
                 if self._subscribed_at is None:  # it was not opened, rather than cut
                     pause = min(error.retry_after, HOLD_SECONDS)
+                    self._is_held = error.retry_after > 1  # by Upstash, or by a refused token
                 self._warnings.warn(f"the doorbell is not heard, subscribing again: {error.detail}")
             except Exception:  # noqa: BLE001 - `exception` logs it
                 self._warnings.exception("the doorbell failed, subscribing again")
@@ -146,7 +148,7 @@ class Bell:
 
     def retry(self) -> None:
         """Subscribe again now, if it is not known to be useless: the store answers again."""
-        if self.advice is None:
+        if self.advice is None and not self._is_held:
             self._retry.set()
 
     def doubt(self) -> None:
