@@ -66,6 +66,7 @@ class LogFollower:
         self._handler = handler
         self._added = asyncio.Event()
         self._unread: dict[str, asyncio.Future[None]] = {}  # followed, but the store has not answered a read of them
+        self._partly_read: set[asyncio.Future[None]] = set()  # a read of some of their partitions was answered
 
     def follow(self, positions: Mapping[str, Position | None]) -> asyncio.Future[None] | None:
         """Add partitions; those that are followed already stay at their positions.
@@ -85,16 +86,21 @@ class LogFollower:
         """Note that the store has answered a read of these partitions."""
         if not self._unread:
             return
-        reads = {read for name in partitions if (read := self._unread.pop(name, None)) is not None}
-        for read in reads.difference(self._unread.values()):
-            if not read.done():
-                read.set_result(None)
+        self._partly_read |= {read for name in partitions if (read := self._unread.pop(name, None)) is not None}
+        self._end_reads()
 
     def unfollow(self, partitions: Sequence[str]) -> None:
         """Remove partitions."""
         for name in partitions:
             self.positions.pop(name, None)
             self._unread.pop(name, None)
+        self._end_reads()  # one node of a cluster may have answered, and the partitions of another are not wanted now
+
+    def _end_reads(self) -> None:
+        for read in self._partly_read.difference(self._unread.values()):
+            self._partly_read.remove(read)
+            if not read.done():
+                read.set_result(None)
 
     async def wait_for_partitions(self) -> None:
         """Return once at least one partition is followed."""

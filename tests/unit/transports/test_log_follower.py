@@ -166,3 +166,22 @@ async def test_following_again_during_verify_is_no_gap() -> None:
 async def test_verify_returns_whether_the_log_holds_more(head: Record, more: bool) -> None:
     one, _ = following(place(LOG[3]))
     assert await one.verify(heads(head)) is more
+
+
+async def test_a_read_ends_when_its_unread_rest_is_unfollowed() -> None:
+    """A cluster's nodes answer one after the other; a stream of the first partition must not wait for ever."""
+    follower = LogFollower(lambda _: None)
+    read = follower.follow({"a": Position(1, 0), "b": Position(1, 0)})
+    assert read is not None
+    follower.mark_read(["a"])
+    assert not read.done()
+    follower.unfollow(["b"])
+    assert read.done()
+
+
+async def test_a_read_that_nothing_answered_stays_pending() -> None:
+    follower = LogFollower(lambda _: None)
+    read = follower.follow({"a": Position(1, 0), "b": Position(1, 0)})
+    assert read is not None
+    follower.unfollow(["a", "b"])
+    assert not read.done()

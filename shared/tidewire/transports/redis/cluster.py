@@ -109,7 +109,7 @@ class ClusterStreams(StreamsLog[ClusterTail]):
         await self.nodes.aclose()
 
     def _make_tail(self, handler: Handler) -> ClusterTail:
-        return ClusterTail(self.nodes, self.layout, self.head, handler)
+        return ClusterTail(self.nodes, self.layout, self._read_heads, handler)
 
     def _reassign_tails(self) -> None:
         self._check_at = 0.0
